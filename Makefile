@@ -1,0 +1,40 @@
+# make quickstart   set up, then train Decision Mamba against Decision Transformer and print which is better
+# make test         set up, then lint, type-check and test
+# make mlflow       the MLflow UI on what has been run here
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test setup mlflow lint format clean
+
+quickstart: setup
+	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check dmray tests benchmarks
+	$(BIN)/ruff format --check dmray tests benchmarks
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix dmray tests benchmarks
+	$(BIN)/ruff format dmray tests benchmarks
+
+mlflow: setup
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --port 5000
+
+# Set-up runs again only when what it installs from has changed. torch comes first and alone, so that pip takes a CPU
+# build where one is at hand.
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,34 @@
+"""Sweeps and trials as frozen, validated values. No numpy, no torch: planning is instant."""
+
+from dmray.specs.base import Spec, canonical_json, content_hash
+from dmray.specs.loading import apply_overrides, load_sweep
+from dmray.specs.sweep import FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
+from dmray.specs.trial import (
+    DatasetSpec,
+    EvaluationSpec,
+    MazeGeneration,
+    MethodName,
+    ModelSpec,
+    TrainingSpec,
+    TrialSpec,
+)
+
+__all__ = [
+    "DatasetSpec",
+    "EvaluationSpec",
+    "FaultSpec",
+    "GridBlock",
+    "MazeGeneration",
+    "MethodName",
+    "ModelSpec",
+    "ResourcesSpec",
+    "Spec",
+    "SweepSpec",
+    "TrackingSpec",
+    "TrainingSpec",
+    "TrialSpec",
+    "apply_overrides",
+    "canonical_json",
+    "content_hash",
+    "load_sweep",
+]

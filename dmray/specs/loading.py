@@ -1,0 +1,146 @@
+"""Sweep files and overrides in, a `SweepSpec` out; every mistake named by file, place, value and nearest right word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from dmray.errors import SpecError
+from dmray.registry import nearest
+from dmray.specs.sweep import SweepSpec
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader as people write sweeps: 1e-4 is a number, off is a word, a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))
+
+
+def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
+    """The sweep in the YAML file at `path` with `key.path=value` overrides applied.
+
+    Raises:
+        SpecError: the file is missing, is no YAML mapping, or says something impossible.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise SpecError(f"{path}: cannot read the sweep file: {cause}") from cause
+    content = _parse(text, str(path))
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: a sweep file is a mapping (name:, datasets:, grid:, seeds:, ...)")
+    return _validate(apply_overrides(content, overrides), str(path))
+
+
+def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `content` with each `a.b=value` set (value read as YAML; list items by number: `datasets.0.name=x`)."""
+    changed: dict[str, Any] = _copy(content)
+    for override in overrides:
+        place, equals, value = override.partition("=")
+        if not equals or not place:
+            raise SpecError(f"-o {override}: write it as key.path=value, for example -o training.steps=1000")
+        _set(changed, place.split("."), _parse(value, f"-o {override}"), override)
+    return changed
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as cause:
+        raise SpecError(f"{source}: not valid YAML: {' '.join(str(cause).split())}") from cause
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _set(content: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    here: Any = content
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(here, list):
+            if not key.isdecimal() or int(key) >= len(here):
+                raise SpecError(f"-o {override}: '{key}' is not one of the {len(here)} items there (count from 0)")
+            if last:
+                here[int(key)] = value
+            here = here[int(key)]
+        elif isinstance(here, dict):
+            if last:
+                here[key] = value
+            here = here.setdefault(key, {})
+        else:
+            raise SpecError(f"-o {override}: '{'.'.join(keys[:depth])}' has no fields")
+
+
+def _validate(content: dict[str, Any], source: str) -> SweepSpec:
+    try:
+        return SweepSpec.model_validate(content)
+    except ValidationError as invalid:
+        raise SpecError("\n".join(f"{source}: {_sentence(error)}" for error in _causes(invalid))) from None
+
+
+def _causes(invalid: ValidationError) -> list[ErrorDetails]:
+    """The errors without those that only follow from a wrong item inside (a tuple left too short)."""
+    errors = invalid.errors()
+    places = [error["loc"] for error in errors]
+    return [e for e in errors if not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] for p in places)]
+
+
+def _sentence(error: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        field = str(error["loc"][-1])
+        best = nearest(field, _fields_at(error["loc"][:-1]))
+        return f"{place}: unknown field, " + (
+            f"did you mean '{best}'?" if best else f"known: {', '.join(sorted(_fields_at(error['loc'][:-1])))}"
+        )
+    if kind == "missing":
+        return f"{place}: missing"
+    if kind == "literal_error":
+        choices = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        best = nearest(str(value), choices)
+        cure = f"did you mean '{best}'?" if best else f"one of {', '.join(choices)}"
+        return f"{place}: unknown value {value!r}, {cure}"
+    if kind == "value_error":
+        return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    return f"{place}: {error['msg']}, not {value!r}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = SweepSpec
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)

@@ -1,0 +1,94 @@
+"""A sweep file, parsed: what to run (data sets x methods x models x seeds) and where and how to run it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from dmray.specs.base import Spec
+from dmray.specs.trial import (
+    DatasetSpec,
+    EvaluationSpec,
+    MethodName,
+    ModelSpec,
+    Seed,
+    Slug,
+    TrainingSpec,
+)
+
+
+class GridBlock(Spec):
+    """Methods x models; a sweep may have several blocks (trials that two blocks share are run once)."""
+
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
+    models: Annotated[tuple[ModelSpec, ...], Field(min_length=1)] = (ModelSpec(),)
+
+
+class ResourcesSpec(Spec):
+    """What one trial and the evaluation actors take. It never changes a result, only when it is there.
+
+    A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open; then it waits.
+    """
+
+    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    max_concurrent_trials: PositiveInt | None = None
+    torch_threads: PositiveInt = 1
+    evaluation_actors: PositiveInt = 1
+    cpus_per_evaluation_actor: Annotated[float, Field(gt=0)] = 1.0
+    max_pending_evaluations: PositiveInt = 4
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value}: a fraction of a GPU is below 1, more than one GPU is a whole number")
+        return value
+
+
+class FaultSpec(Spec):
+    """How often a trial may be started again after its worker or its driver died, and how often it saves."""
+
+    worker_restarts: Annotated[int, Field(ge=0)] = 3
+    driver_restarts: Annotated[int, Field(ge=0)] = 2
+    checkpoint_every_steps: PositiveInt = 1000
+
+
+class TrackingSpec(Spec):
+    """Where records go beside the ledger. `mlflow_uri` None: an SQLite file in the storage folder; "off": no MLflow."""
+
+    mlflow_uri: str | None = None
+    log_every_steps: PositiveInt = 100
+    flush_every_s: Annotated[float, Field(gt=0)] = 2.0
+
+
+class SweepSpec(Spec):
+    """The whole sweep file."""
+
+    name: Slug
+    datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
+    grid: Annotated[tuple[GridBlock, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    faults: FaultSpec = FaultSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    storage: str = "runs"
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _names_are_short_for_datasets(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple({"name": item} if isinstance(item, str) else item for item in value)
+        return value
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> SweepSpec:
+        names = [dataset.name for dataset in self.datasets]
+        for kind, values in (("datasets", names), ("seeds", list(self.seeds))):
+            again = {value for value in values if values.count(value) > 1}
+            if again:
+                raise ValueError(f"{kind}: named twice: {', '.join(map(str, sorted(again)))}")
+        return self

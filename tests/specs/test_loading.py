@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmray.errors import SpecError
+from dmray.specs import load_sweep
+
+MINIMAL = """
+name: small
+datasets: [maze2d-umaze-v1]
+grid: [{methods: [dm, dt]}]
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_a_minimal_file_gets_the_papers_settings(sweep_file: Path) -> None:
+    sweep = load_sweep(sweep_file)
+    model = sweep.grid[0].models[0]
+    assert (model.d_model, model.n_layer, model.context_length) == (128, 6, 20)
+    assert (sweep.training.steps, sweep.training.batch_size, sweep.training.learning_rate) == (1_000_000, 16, 1e-4)
+    assert (sweep.evaluation.episodes, sweep.evaluation.every_steps, sweep.evaluation.decode) == (100, 1000, "window")
+
+
+def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
+    sweep = load_sweep(sweep_file, ["training.learning_rate=1e-3", "datasets.0=maze2d-open-v0", "tracking.mlflow_uri=off"])
+    assert sweep.training.learning_rate == 1e-3
+    assert sweep.datasets[0].name == "maze2d-open-v0"
+    assert sweep.tracking.mlflow_uri == "off"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainng.steps=3", "trainng: unknown field, did you mean 'training'?"),
+        ("grid.0.models=[{contex_length: 4}]", "grid.0.models.0.contex_length: unknown field, did you mean 'context_length'?"),
+        ("grid.0.methods=[dmm]", "grid.0.methods.0: unknown value 'dmm', did you mean 'dm'?"),
+        ("evaluation.decode=windw", "evaluation.decode: unknown value 'windw', did you mean 'window'?"),
+        ("training.steps=0", "training.steps: Input should be greater than 0, not 0"),
+        ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number"),
+        ("seeds=[1, 1]", "seeds: named twice: 1"),
+        ("seeds=[]", "seeds: Tuple should have at least 1 item"),
+        ("resources.gpus_per_trial=1.5", "a fraction of a GPU is below 1"),
+        ("grid.0.models=[{d_model: 65, n_head: 2}]", "n_head 2 does not divide d_model 65"),
+        ("datasets=[{name: a, generate: {behaviour: expert}}]", "'generate' needs 'task'"),
+        ("datasets=[{name: a/b}]", "datasets.0.name: String should match pattern"),
+        ("datasets=null", "datasets: Input should be a valid tuple"),
+    ],
+)
+def test_a_mistake_is_named_by_file_place_and_cure(sweep_file: Path, override: str, message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        load_sweep(sweep_file, [override])
+    assert str(error.value).startswith(f"{sweep_file}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.steps", "write it as key.path=value"),
+        ("seeds.7=1", "'7' is not one of the 2 items there"),
+        ("name.first=x", "'name' has no fields"),
+        ("seeds=[1", "not valid YAML"),
+    ],
+)
+def test_a_malformed_override_is_named(sweep_file: Path, override: str, message: str) -> None:
+    with pytest.raises(SpecError, match="-o ") as error:
+        load_sweep(sweep_file, [override])
+    assert message in str(error.value)
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(sweep_file: Path) -> None:
+    with pytest.raises(SpecError) as error:
+        load_sweep(sweep_file, ["training.stepz=3", "evaluation.episodes=-1"])
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "is a mapping"),
+        ("name: [", "not valid YAML"),
+        (MINIMAL + "seeds: [2]\n", "'seeds' is given twice"),
+        ("name: x\n", "datasets: missing"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(sweep_file: Path, text: str, message: str) -> None:
+    sweep_file.write_text(text)
+    with pytest.raises(SpecError) as error:
+        load_sweep(sweep_file)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="nowhere.yaml: cannot read"):
+        load_sweep(tmp_path / "nowhere.yaml")

@@ -1,0 +1,66 @@
+"""Imports point down: each package belongs to a floor and imports its own package and lower floors only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dmray"
+FLOORS = {
+    "errors": 0, "fields": 0, "registry": 0,
+    "specs": 1,
+    "tasks": 2, "data": 2, "models": 2,
+    "policies": 3,
+    "training": 4, "rollout": 4, "tracking": 4,
+    "execution": 5,
+    "reporting": 6,
+    "sweep": 7, "report": 7,
+}  # fmt: skip
+RIM = {"ray": "execution/on_ray", "mlflow": "tracking", "mujoco": "rollout", "gymnasium": "rollout"}
+
+
+def imports_of(module: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            names.add(node.module or "")
+    return names
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in FLOORS)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(module: Path) -> None:
+    own = module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "testing":
+        return
+    for name in imports_of(module):
+        if name.startswith("dmray."):
+            other = name.split(".")[1]
+            assert other == own or FLOORS[other] < FLOORS[own], f"{own} must not import {other}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_ray_mlflow_and_simulators_stay_at_the_rim(module: Path) -> None:
+    place = module.relative_to(PACKAGE).as_posix()
+    for name in imports_of(module):
+        home = RIM.get(name.split(".")[0])
+        assert home is None or place.startswith((home, "testing")), f"{place} imports {name}, which belongs in {home}"
+
+
+def test_every_module_has_a_floor() -> None:
+    names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+    assert names - {"__init__", "testing"} == set(FLOORS)
+
+
+def test_importing_dmray_and_planning_load_neither_torch_nor_ray() -> None:
+    code = "import sys, dmray, dmray.execution.plan, dmray.execution.cost; print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
