@@ -86,9 +86,12 @@ class SweepSpec(Spec):
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> SweepSpec:
-        names = [dataset.name for dataset in self.datasets]
-        for kind, values in (("datasets", names), ("seeds", list(self.seeds))):
-            again = {value for value in values if values.count(value) > 1}
+        given: dict[str, list[str]] = {
+            "datasets": [dataset.name for dataset in self.datasets],
+            "seeds": [str(seed) for seed in self.seeds],
+        }
+        for kind, values in given.items():
+            again = sorted({value for value in values if values.count(value) > 1})
             if again:
-                raise ValueError(f"{kind}: named twice: {', '.join(map(str, sorted(again)))}")
+                raise ValueError(f"{kind}: named twice: {', '.join(again)}")
         return self

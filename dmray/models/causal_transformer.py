@@ -1,0 +1,91 @@
+"""The causal transformer of Decision Transformer (arXiv 2106.01345) at the sizes of arXiv 2405.07943: GPT-2 blocks.
+
+Glossary (shapes: B windows, L tokens, D width, H heads):
+    ln_1, ln_2, ln_f  LayerNorms before attention, before the MLP, after the last block
+    c_attn, c_fc      projections into attention (query, key, value) and into the MLP (4 D)
+    c_proj            the projections back onto the residual path, drawn smaller by 1/sqrt(2 n_layer)
+
+Deliberate differences from GPT-2: ReLU in place of GELU, no token table, and no positions: a token knows its place in
+the episode by the timestep embedding that the sequence model adds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmray.specs import ModelSpec
+
+_INIT_STD = 0.02
+
+
+class CausalTransformer(nn.Module):
+    """GPT-2 blocks over `(B, L, d_model)`. Dropout draws from torch's global RNG, in training mode only."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(spec.dropout)
+        self.layers = nn.ModuleList(_Block(spec) for _ in range(spec.n_layer))
+        self.ln_f = nn.LayerNorm(spec.d_model)
+        _initialise(self, spec.n_layer)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.dropout(tokens)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        normed: Tensor = self.ln_f(hidden)
+        return normed
+
+
+class _Block(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(spec.d_model)
+        self.attention = _Attention(spec)
+        self.ln_2 = nn.LayerNorm(spec.d_model)
+        self.mlp = _Mlp(spec)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.attention(self.ln_1(hidden))
+        out: Tensor = hidden + self.mlp(self.ln_2(hidden))
+        return out
+
+
+class _Attention(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.n_head, self.dropout = spec.n_head, spec.dropout
+        self.c_attn = nn.Linear(spec.d_model, 3 * spec.d_model)
+        self.c_proj = nn.Linear(spec.d_model, spec.d_model)
+        self.residual_dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        batch, length, width = hidden.shape
+        split = self.c_attn(hidden).view(batch, length, 3, self.n_head, width // self.n_head)
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        out: Tensor = self.residual_dropout(self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width)))
+        return out
+
+
+class _Mlp(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(spec.d_model, 4 * spec.d_model)
+        self.c_proj = nn.Linear(4 * spec.d_model, spec.d_model)
+        self.residual_dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.residual_dropout(self.c_proj(F.relu(self.c_fc(hidden))))
+        return out
+
+
+def _initialise(model: nn.Module, n_layer: int) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            on_residual_path = name.endswith("c_proj")
+            nn.init.normal_(module.weight, std=_INIT_STD / math.sqrt(2 * n_layer) if on_residual_path else _INIT_STD)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,128 @@
+"""The Mamba backbone of Decision Mamba (arXiv 2405.07943): Mamba-1 blocks (arXiv 2312.00752) with a gated MLP each.
+
+Glossary (shapes: B windows, L tokens, D width, I inner width = expand * D, N state size, R = ceil(D / 16)):
+    in_proj   D -> 2 I        the scanned branch x and the gate z
+    conv1d    over L          causal depthwise convolution of d_conv taps on x
+    x_proj    I -> R + 2 N    per token: the step size (low rank), B (what enters the state), C (what is read)
+    dt_proj   R -> I          step size per channel; softplus after its bias
+    A_log     (I, N)          A = -exp(A_log), the decay rates
+    D         (I,)            skip from x to the output
+    out_proj  I -> D          back onto the residual path
+    fc1, fc2  D -> 2 hidden -> D   gated MLP, hidden = D rounded up to a multiple of 128
+
+Names of the mixer's parameters, shapes and initialisation are those of `mamba_ssm.Mamba`, so weights interchange.
+A block is residual + mixer(norm(.)), then residual + mlp(norm2(.)); the residual keeps the input's dtype, which is
+float32 under autocast.
+
+Deliberate difference from the authors' code: projections onto the residual path are drawn smaller by
+1/sqrt(2 n_layer), two of them a layer, as their backbone does; their outer module then draws them once more, smaller
+by 1/sqrt(n_layer) only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmray.models.selective_scan import selective_scan
+from dmray.specs import ModelSpec
+
+_NORM_EPSILON = 1e-5
+_MLP_MULTIPLE = 128
+# mamba_ssm's range of step sizes at the start, log-uniform, and its floor
+_DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class Mamba(nn.Module):
+    """Mamba blocks and a final RMSNorm over `(B, L, d_model)`; no positions, no dropout."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Block(spec) for _ in range(spec.n_layer))
+        self.norm_f = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
+        _shrink_residual_projections(self, spec.n_layer)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        residual = tokens
+        for layer in self.layers:
+            residual = layer(residual)
+        normed: Tensor = self.norm_f(residual)
+        return normed
+
+
+class _Block(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
+        self.mixer = MambaMixer(spec)
+        self.norm2 = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
+        self.mlp = _GatedMlp(spec.d_model)
+
+    def forward(self, residual: Tensor) -> Tensor:
+        residual = residual + self.mixer(self.norm(residual))
+        out: Tensor = residual + self.mlp(self.norm2(residual))
+        return out
+
+
+class MambaMixer(nn.Module):
+    """The selective state space layer, `(B, L, D) -> (B, L, D)`; parameters named as in `mamba_ssm.Mamba`."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        inner, rank = spec.expand * spec.d_model, math.ceil(spec.d_model / 16)
+        self.splits = (rank, spec.d_state, spec.d_state)
+        self.in_proj = nn.Linear(spec.d_model, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, spec.d_conv, groups=inner, padding=spec.d_conv - 1)
+        self.x_proj = nn.Linear(inner, sum(self.splits), bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, spec.d_state + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, spec.d_model, bias=False)
+        _initialise_dt(self.dt_proj)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        x = F.silu(_causal_depthwise(x, self.conv1d))
+        dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
+        delta = F.linear(dt, self.dt_proj.weight)
+        y = selective_scan(x, delta, -self.A_log.exp(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
+        out: Tensor = self.out_proj(y)
+        return out
+
+
+class _GatedMlp(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = math.ceil(width / _MLP_MULTIPLE) * _MLP_MULTIPLE
+        self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        value, gate = self.fc1(hidden).chunk(2, dim=-1)
+        out: Tensor = self.fc2(value * F.silu(gate))
+        return out
+
+
+def _causal_depthwise(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """`conv` over (B, L, I) without the outputs that its right padding adds."""
+    out: Tensor = conv(x.transpose(1, 2))
+    return out[..., : x.shape[1]].transpose(1, 2).contiguous()
+
+
+def _initialise_dt(dt_proj: nn.Linear) -> None:
+    bound = dt_proj.in_features**-0.5
+    nn.init.uniform_(dt_proj.weight, -bound, bound)
+    span = math.log(_DT_MAX) - math.log(_DT_MIN)
+    dt = (torch.rand(dt_proj.out_features) * span + math.log(_DT_MIN)).exp().clamp(min=_DT_FLOOR)
+    with torch.no_grad():
+        dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # the inverse of softplus
+
+
+def _shrink_residual_projections(model: nn.Module, n_layer: int) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("out_proj.weight", "fc2.weight")):
+                parameter.div_(math.sqrt(2 * n_layer))

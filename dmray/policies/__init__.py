@@ -1,0 +1,25 @@
+"""DT, HDT, DM, DM+R and HDM as rows of one table: the policy, its snapshots and how it acts."""
+
+from dmray.policies.algorithms import ALGORITHMS, Algorithm, algorithm
+from dmray.policies.decoding import DECODERS, Decoder, WindowDecoder, make_decoder
+from dmray.policies.layout import Layout
+from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
+from dmray.policies.recipe import PolicyRecipe, PolicyShape
+from dmray.policies.sequence_model import SequenceModel
+
+__all__ = [
+    "ALGORITHMS",
+    "DECODERS",
+    "Algorithm",
+    "Decoder",
+    "Layout",
+    "PolicyRecipe",
+    "PolicyShape",
+    "PolicySnapshot",
+    "SequenceModel",
+    "SequencePolicy",
+    "WindowDecoder",
+    "algorithm",
+    "make_decoder",
+    "snapshot",
+]

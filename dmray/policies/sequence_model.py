@@ -1,0 +1,85 @@
+"""One network for every stage of every method: embed a timestep's tokens, interleave, run a causal backbone, read.
+
+Shapes: B windows, T timesteps, K tokens per timestep, W width (d_model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dmray.fields import Field, Token
+from dmray.models import CausalTransformer, Mamba
+from dmray.policies.algorithms import BackboneName
+from dmray.policies.layout import Layout
+from dmray.policies.recipe import PolicyShape
+from dmray.specs import ModelSpec
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A causal network, whether its tokens carry a timestep embedding, and whether biases around it start at zero."""
+
+    build: Callable[[ModelSpec], nn.Module]
+    timestep_embedding: bool
+    zero_biases: bool
+
+
+BACKBONES: Mapping[BackboneName, Backbone] = {
+    "transformer": Backbone(CausalTransformer, timestep_embedding=True, zero_biases=False),
+    "mamba": Backbone(Mamba, timestep_embedding=False, zero_biases=True),
+}
+
+
+class SequenceModel(nn.Module):
+    """A layout over a backbone. Takes encoded values and gives predictions in the target's encoded units."""
+
+    def __init__(self, layout: Layout, backbone: BackboneName, spec: ModelSpec, shape: PolicyShape) -> None:
+        super().__init__()
+        row = BACKBONES[backbone]
+        self.layout = layout
+        fields = dict.fromkeys(token.field for token in layout.tokens)
+        self.embeddings = nn.ModuleDict({field: nn.Linear(shape.dim(field), spec.d_model) for field in fields})
+        self.timesteps = nn.Embedding(shape.max_timesteps, spec.d_model) if row.timestep_embedding else None
+        self.norm = nn.LayerNorm(spec.d_model)
+        self.backbone = row.build(spec)
+        self.head = nn.Linear(spec.d_model, shape.dim(layout.target))
+        self.output_scale = shape.action_limit if layout.target is Field.ACTION else 1.0
+        if row.zero_biases:
+            for name, parameter in (*self.embeddings.named_parameters(), *self.head.named_parameters()):
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
+
+    def forward(self, values: Mapping[Token, Tensor], timesteps: Tensor) -> Tensor:
+        """Predictions (B, T, target dim) for every timestep; values (B, T, dim) per token, timesteps (B, T)."""
+        embedded = self.embed(values, timesteps)
+        hidden: Tensor = self.backbone(embedded.flatten(1, 2))
+        return self._read(hidden.view_as(embedded)[:, :, self.layout.read_at])
+
+    def embed(self, values: Mapping[Token, Tensor], timesteps: Tensor) -> Tensor:
+        """The backbone's input, (B, T, K, W). Each timestep's part depends on that timestep alone."""
+        tokens = torch.stack([self.embeddings[token.field](values[token]) for token in self.layout.tokens], dim=2)
+        if self.timesteps is not None:
+            tokens = tokens + self.timesteps(timesteps)[:, :, None]
+        # The residual path starts here: in the parameters' dtype, whatever autocast made of the products above.
+        normed: Tensor = self.norm(tokens.to(self.norm.weight.dtype))
+        return normed
+
+    def predict_last(self, embedded: Tensor) -> Tensor:
+        """The prediction (B, target dim) for the last of the embedded timesteps (B, T, K, W).
+
+        What the last timestep holds after the token that is read has no influence.
+        """
+        unread = len(self.layout.tokens) - 1 - self.layout.read_at
+        tokens = embedded.flatten(1, 2)
+        hidden: Tensor = self.backbone(tokens[:, : tokens.shape[1] - unread])
+        return self._read(hidden[:, -1])
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        prediction: Tensor = self.head(hidden)
+        if self.layout.squash:
+            prediction = torch.tanh(prediction)
+        return prediction * self.output_scale

@@ -1,0 +1,5 @@
+"""Behaviour cloning of a sequence policy: one optimizer step at a time, resumable exactly."""
+
+from dmray.training.trainer import Sampler, StepMetrics, Trainer
+
+__all__ = ["Sampler", "StepMetrics", "Trainer"]

@@ -1,0 +1,129 @@
+"""The optimizer step, and everything that a run needs to go on as if it had never stopped.
+
+The authors train each stage with an AdamW of its own. Stages share no parameter and AdamW treats each number alone, so
+one AdamW on the summed loss, with the gradient clipped per stage, takes the same steps bit for bit.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from dmray.policies import SequencePolicy
+from dmray.specs import TrainingSpec
+
+if TYPE_CHECKING:
+    from dmray.data import Windows
+
+
+class Sampler(Protocol):
+    """Where training windows come from; their only randomness is the generator's."""
+
+    def sample(self, generator: torch.Generator) -> Windows:
+        """A batch of windows on the sampler's device."""
+
+
+class StepMetrics(NamedTuple):
+    """What one step measured, detached and still on the device: reading a number waits for it."""
+
+    stage_losses: Tensor  # (stages,) before the step
+    grad_norms: Tensor  # (stages,) before clipping
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The norm of all stages' gradients together, ()."""
+        norm: Tensor = torch.linalg.vector_norm(self.grad_norms)
+        return norm
+
+
+class Trainer:
+    """Trains `policy` (on `device`) on windows of `sampler`, deterministically from `seed`.
+
+    It seeds torch's global RNG, which dropout draws from, and its own generator, which batches are drawn by. On a CPU
+    two trainers with the same policy, spec and seed take the same steps bit for bit.
+    """
+
+    def __init__(
+        self, policy: SequencePolicy, sampler: Sampler, spec: TrainingSpec, seed: int, device: str = "cpu"
+    ) -> None:
+        self.policy = policy.train()
+        self._sampler, self._spec, self._device = sampler, spec, torch.device(device)
+        torch.manual_seed(seed)
+        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._stages = policy.stage_parameters()
+        parameters = [parameter for stage in self._stages for parameter in stage]
+        self._optimizer = torch.optim.AdamW(
+            parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: warm_up(step, spec.warmup_steps)
+        )
+        self._steps_done = 0
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps taken so far, over all attempts."""
+        return self._steps_done
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step(self) -> StepMetrics:
+        """Draw a batch and take one optimizer step. Does not wait for the device."""
+        windows = self._sampler.sample(self._generator)
+        with self._precision():
+            losses = self.policy.stage_losses(windows)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]
+        self._optimizer.step()
+        self._schedule.step()
+        self._steps_done += 1
+        return StepMetrics(losses.detach(), torch.stack(norms).detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, as tensors, numbers and containers of them (`torch.load(..., weights_only=True)` reads it).
+
+        The tensors are the trainer's own: save or copy them before the next step.
+        """
+        on_gpu = self._device.type == "cuda"
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "step": self._steps_done,
+            "sampler_generator": self._generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self._device) if on_gpu else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict` (on any device) of a trainer with the same recipe, spec and seed.
+
+        Torch's global RNG is set too, so load last before training goes on.
+        """
+        self.policy.load_state_dict(state["policy"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._steps_done = state["step"]
+        self._generator.set_state(state["sampler_generator"].cpu())
+        torch.set_rng_state(state["torch_rng"].cpu())
+        if state["cuda_rng"] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        if self._spec.dtype == "float32":
+            return nullcontext()
+        autocast: AbstractContextManager[None] = torch.autocast(self._device.type, dtype=torch.bfloat16)
+        return autocast
+
+
+def warm_up(step: int, warmup_steps: int) -> float:
+    """The factor on the learning rate at optimizer step `step` (from 0): linear up to 1 at step `warmup_steps - 1`."""
+    return min((step + 1) / max(warmup_steps, 1), 1.0)

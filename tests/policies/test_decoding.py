@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmray.errors import SpecError
+from dmray.fields import Field
+from dmray.policies import SequencePolicy, make_decoder
+from dmray.policies.algorithms import ActionInput
+from dmray.specs import MethodName
+from tests.policies.windows import METHODS, SHAPE, TINY, Fields, random_fields, tiny_policy, windows_of
+
+CONTEXT = TINY.context_length
+STEPS = 3 * CONTEXT  # beyond the decoder's buffer of twice the context
+every_method = pytest.mark.parametrize("method", METHODS)
+every_input = pytest.mark.parametrize("action_input", ["paper", "dt"])
+
+
+def observed(fields: Fields, t: int) -> tuple[np.ndarray, np.ndarray]:
+    return fields[Field.STATE][:, t].numpy(), fields[Field.RETURN_TO_GO][:, t, 0].numpy()
+
+
+def act(policy: SequencePolicy, fields: Fields, steps: int) -> np.ndarray:
+    """Actions (E, steps, A) for the observations and returns-to-go of `fields`."""
+    decoder = make_decoder(policy, "window", len(fields[Field.STATE]))
+    return np.stack([decoder.decide(*observed(fields, t)) for t in range(steps)], axis=1)
+
+
+@torch.no_grad()
+def act_by_training_forward(policy: SequencePolicy, given: Fields, steps: int) -> np.ndarray:
+    """The same by `predict` on right-padded windows; what is not decided yet holds noise."""
+    fields = {name: values.clone() for name, values in given.items()}
+    for t in range(steps):
+        first = max(0, t - CONTEXT + 1)
+        for stage, layout in enumerate(policy.algorithm.stages):
+            windows = windows_of(fields, policy.tokens, first, CONTEXT, t - first + 1)
+            decided = policy.predict(windows)[stage][:, t - first]
+            if layout.target is Field.SUBGOAL:
+                decided = decided * policy.state_std + policy.state_mean
+            fields[layout.target][:, t] = decided
+    return fields[Field.ACTION][:, :steps].numpy()
+
+
+@every_method
+@every_input
+def test_acting_equals_the_training_forward_on_the_padded_window(method: MethodName, action_input: ActionInput) -> None:
+    policy, fields = tiny_policy(method, action_input), random_fields(3, STEPS)
+    np.testing.assert_allclose(
+        act(policy, fields, STEPS), act_by_training_forward(policy, fields, STEPS), rtol=0, atol=5e-6
+    )
+
+
+@pytest.mark.parametrize("method", ["dt", "dm", "dm+r"])  # the others decide their subgoals while acting
+def test_one_training_forward_gives_all_decisions_of_the_first_window(method: MethodName) -> None:
+    policy, fields = tiny_policy(method), random_fields(3, CONTEXT)
+    fields[Field.ACTION][:] = torch.from_numpy(act(policy, fields, CONTEXT))
+    with torch.no_grad():
+        (predicted,) = policy.predict(windows_of(fields, policy.tokens, 0, CONTEXT, CONTEXT))
+    torch.testing.assert_close(predicted, fields[Field.ACTION], rtol=0, atol=5e-6)
+
+
+@every_method
+def test_a_cohort_equals_single_episodes(method: MethodName) -> None:
+    policy, fields = tiny_policy(method), random_fields(4, STEPS)
+    together = act(policy, fields, STEPS)
+    for row in range(4):
+        alone = act(policy, {name: values[row : row + 1] for name, values in fields.items()}, STEPS)
+        np.testing.assert_allclose(together[row : row + 1], alone, rtol=0, atol=5e-6)
+
+
+@every_method
+@given(data=st.data())
+@settings(max_examples=5, deadline=None)
+def test_rows_that_are_kept_decide_as_if_none_had_left(method: MethodName, data: st.DataObject) -> None:
+    policy, fields = tiny_policy(method, "dt"), random_fields(5, STEPS)
+    expected = act(policy, fields, STEPS)
+    decoder, live = make_decoder(policy, "window", 5), np.arange(5)
+    for t in range(STEPS):
+        states, targets = observed(fields, t)
+        actions = decoder.decide(states[live], targets[live])
+        np.testing.assert_allclose(actions, expected[live, t], rtol=0, atol=5e-6)
+        kept = data.draw(st.sets(st.integers(0, len(live) - 1), min_size=max(1, len(live) - 1)))
+        if len(kept) < len(live):
+            rows = np.array(sorted(kept), dtype=np.int64)
+            decoder.keep(rows)
+            live = live[rows]
+
+
+def test_what_lies_before_the_window_is_forgotten() -> None:
+    policy, fields = tiny_policy("dt"), random_fields(2, CONTEXT + 2)
+    changed = {name: values.clone() for name, values in fields.items()}
+    changed[Field.STATE][:, 0] += 1.0
+    before, after = act(policy, fields, CONTEXT), act(policy, changed, CONTEXT)
+    assert np.abs(before[:, -1] - after[:, -1]).max() > 1e-4
+    for t in range(CONTEXT, CONTEXT + 2):  # given the same actions, only the window counts
+        fields[Field.ACTION][:, :CONTEXT] = changed[Field.ACTION][:, :CONTEXT] = 0.0
+        windows = [windows_of(f, policy.tokens, t - CONTEXT + 1, CONTEXT, CONTEXT) for f in (fields, changed)]
+        torch.testing.assert_close(*(policy.predict(w)[0] for w in windows), rtol=0, atol=0)
+
+
+@every_method
+def test_only_policies_with_a_target_listen_to_it(method: MethodName) -> None:
+    policy, fields = tiny_policy(method), random_fields(2, 3)
+    changed = {**fields, Field.RETURN_TO_GO: fields[Field.RETURN_TO_GO] + 20.0}
+    assert bool((act(policy, fields, 3) != act(policy, changed, 3)).any()) == policy.takes_target
+
+
+def test_actions_are_single_precision_rows_for_the_environment() -> None:
+    actions = make_decoder(tiny_policy("hdm"), "window", 3).decide(np.zeros((3, 3)), np.zeros(3))
+    assert actions.dtype == np.float32
+    assert actions.shape == (3, SHAPE.action_dim)
+
+
+def test_an_unknown_decoding_mode_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(SpecError, match="did you mean 'window'"):
+        make_decoder(tiny_policy("dm"), "windows", 1)
+
+
+def test_acting_in_training_mode_is_refused() -> None:
+    with pytest.raises(AssertionError, match="evaluation mode"):
+        make_decoder(tiny_policy("dt").train(), "window", 1)
+
+
+def test_acting_longer_than_the_shape_allows_is_refused() -> None:
+    policy = tiny_policy("dm")
+    decoder = make_decoder(policy, "window", 1)
+    for _ in range(SHAPE.max_timesteps):
+        decoder.decide(np.zeros((1, 3)), np.zeros(1))
+    with pytest.raises(AssertionError, match="outlasts"):
+        decoder.decide(np.zeros((1, 3)), np.zeros(1))

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from dmray.data import Windows
+from dmray.policies import SequencePolicy
+from dmray.specs import MethodName, TrainingSpec
+from dmray.training import StepMetrics, Trainer
+from dmray.training.trainer import warm_up
+from tests.policies.windows import TINY, random_fields, tiny_policy, windows_of
+
+SPEC = TrainingSpec(steps=10, batch_size=3, learning_rate=1e-2, warmup_steps=4)
+
+
+class RandomCuts:
+    """Windows of fixed trajectories, their first timestep by the generator."""
+
+    def __init__(self, policy: SequencePolicy, num_valid: int = 4) -> None:
+        self._fields, self._tokens, self._num_valid = random_fields(3, 8), policy.tokens, num_valid
+
+    def sample(self, generator: torch.Generator) -> Windows:
+        first = int(torch.randint(0, 4, (), generator=generator))
+        return windows_of(self._fields, self._tokens, first, 5, self._num_valid)
+
+
+def trainer_of(method: MethodName, spec: TrainingSpec = SPEC, seed: int = 0, dropout: float = 0.0) -> Trainer:
+    policy = tiny_policy(method, model=TINY.model_copy(update={"dropout": dropout}))
+    return Trainer(policy, RandomCuts(policy), spec, seed)
+
+
+def numbers(metrics: StepMetrics) -> list[float]:
+    return torch.cat([metrics.stage_losses, metrics.grad_norms]).tolist()
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.policy.parameters()])
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    loaded: dict[str, Any] = torch.load(stream, weights_only=True)
+    return loaded
+
+
+@pytest.mark.parametrize("method", ["dt", "hdm"])
+def test_a_run_that_is_saved_and_loaded_continues_bit_for_bit(method: MethodName) -> None:
+    first = trainer_of(method, dropout=0.3)
+    for _ in range(3):
+        first.step()
+    state = through_a_file(first.state_dict())
+    expected = [numbers(first.step()) for _ in range(3)]
+
+    second = trainer_of(method, seed=7, dropout=0.3)
+    second.step()
+    second.load_state_dict(state)
+    assert second.steps_done == 3
+    assert [numbers(second.step()) for _ in range(3)] == expected
+    assert torch.equal(weights(first), weights(second))
+    assert first.learning_rate == second.learning_rate
+
+
+@pytest.mark.parametrize("left_out", ["optimizer", "schedule", "sampler_generator", "torch_rng"])
+def test_each_part_of_the_state_is_needed_to_continue(left_out: str) -> None:
+    first = trainer_of("dt", dropout=0.3)
+    for _ in range(2):
+        first.step()
+    state = through_a_file(first.state_dict())
+    for _ in range(3):
+        first.step()
+    second = trainer_of("dt", seed=7, dropout=0.3)
+    second.load_state_dict({**state, left_out: second.state_dict()[left_out]})
+    for _ in range(3):
+        second.step()
+    assert not torch.equal(weights(first), weights(second))
+
+
+def test_the_seed_decides_batches_and_dropout() -> None:
+    runs = []
+    for run, seed in enumerate((0, 0, 1)):
+        policy = tiny_policy("dt", model=TINY.model_copy(update={"dropout": 0.3}))
+        torch.manual_seed(100 + run)
+        trainer = Trainer(policy, RandomCuts(policy), SPEC, seed)
+        runs.append([numbers(trainer.step()) for _ in range(3)])
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+@pytest.mark.parametrize("method", ["hdm", "hdt"])
+def test_one_optimizer_with_clipping_per_stage_equals_one_optimizer_per_stage(method: MethodName) -> None:
+    ours, theirs = trainer_of(method), tiny_policy(method)
+    sampler, generator = RandomCuts(theirs), torch.Generator().manual_seed(0)
+    optimizers = [
+        torch.optim.AdamW(stage, lr=SPEC.learning_rate, weight_decay=SPEC.weight_decay, fused=True)
+        for stage in theirs.stage_parameters()
+    ]
+    for step in range(3):
+        ours.step()
+        windows = sampler.sample(generator)
+        for stage, optimizer in enumerate(optimizers):
+            optimizer.param_groups[0]["lr"] = SPEC.learning_rate * (step + 1) / SPEC.warmup_steps
+            optimizer.zero_grad()
+            theirs.stage_losses(windows)[stage].backward()  # type: ignore[no-untyped-call]
+            clip_grad_norm_(theirs.stage_parameters()[stage], SPEC.grad_clip)
+            optimizer.step()
+    for mine, other in zip(ours.policy.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_clipping_bounds_each_stages_gradient_and_reports_it_unclipped() -> None:
+    trainer = trainer_of("hdm", SPEC.model_copy(update={"grad_clip": 1e-3}))
+    metrics = trainer.step()
+    assert (metrics.grad_norms > 1e-3).all()
+    for stage in trainer.policy.stage_parameters():
+        clipped = torch.stack([p.grad.norm() for p in stage if p.grad is not None]).norm()
+        assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
+    assert float(metrics.grad_norm) == pytest.approx(float(metrics.grad_norms.square().sum().sqrt()), rel=1e-6)
+
+
+def test_the_learning_rate_rises_linearly_and_stays() -> None:
+    trainer, rates = trainer_of("dm"), []
+    for _ in range(6):
+        rates.append(trainer.learning_rate)
+        trainer.step()
+    assert rates == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2])
+
+
+def test_without_warm_up_the_first_step_takes_the_whole_rate() -> None:
+    assert [warm_up(step, 0) for step in (0, 1)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("method", ["dt", "dm", "dm+r", "hdt", "hdm"])
+def test_every_method_learns_a_small_batch_by_heart(method: MethodName) -> None:
+    spec = TrainingSpec(learning_rate=1e-2, weight_decay=0.0, warmup_steps=5, grad_clip=1.0)
+    policy = tiny_policy(method)
+    fields = {name: 0.4 * torch.tanh(values) for name, values in random_fields(2, 3).items()}
+    policy.set_statistics(torch.zeros(3), torch.ones(3))
+    windows = windows_of(fields, policy.tokens, 0, 4, 3)
+
+    class SameBatch:
+        def sample(self, generator: torch.Generator) -> Windows:
+            return windows
+
+    trainer = Trainer(policy, SameBatch(), spec, seed=0)
+    first = trainer.step().stage_losses
+    for _ in range(120):
+        last = trainer.step().stage_losses
+    assert (last < 0.03 * first).all(), f"{first.tolist()} -> {last.tolist()}"
+
+
+@pytest.mark.parametrize("method", ["dt", "dm"])
+def test_bfloat16_trains_float32_parameters_near_the_float32_loss(method: MethodName) -> None:
+    exact = trainer_of(method).step()
+    trainer = trainer_of(method, SPEC.model_copy(update={"dtype": "bfloat16"}))
+    metrics = trainer.step()
+    assert metrics.stage_losses.dtype == torch.float32
+    assert numbers(metrics) == pytest.approx(numbers(exact), rel=0.05)
+    assert numbers(metrics) != numbers(exact)
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.policy.parameters())
+
+
+def test_metrics_hold_no_graph() -> None:
+    metrics = trainer_of("hdm").step()
+    assert not metrics.stage_losses.requires_grad
+    assert not metrics.grad_norms.requires_grad
+    assert metrics.stage_losses.shape == metrics.grad_norms.shape == (2,)
