@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("dmray", deadline=None)  # the machine is noisy, and compiled loops start slowly
+settings.load_profile("dmray")
 
 
 @pytest.fixture(autouse=True, scope="session")

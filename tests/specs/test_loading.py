@@ -31,7 +31,9 @@ def test_a_minimal_file_gets_the_papers_settings(sweep_file: Path) -> None:
 
 
 def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
-    sweep = load_sweep(sweep_file, ["training.learning_rate=1e-3", "datasets.0=maze2d-open-v0", "tracking.mlflow_uri=off"])
+    sweep = load_sweep(
+        sweep_file, ["training.learning_rate=1e-3", "datasets.0=maze2d-open-v0", "tracking.mlflow_uri=off"]
+    )
     assert sweep.training.learning_rate == 1e-3
     assert sweep.datasets[0].name == "maze2d-open-v0"
     assert sweep.tracking.mlflow_uri == "off"
@@ -41,7 +43,10 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
     ("override", "message"),
     [
         ("trainng.steps=3", "trainng: unknown field, did you mean 'training'?"),
-        ("grid.0.models=[{contex_length: 4}]", "grid.0.models.0.contex_length: unknown field, did you mean 'context_length'?"),
+        (
+            "grid.0.models=[{contex_length: 4}]",
+            "grid.0.models.0.contex_length: unknown field, did you mean 'context_length'?",
+        ),
         ("grid.0.methods=[dmm]", "grid.0.methods.0: unknown value 'dmm', did you mean 'dm'?"),
         ("evaluation.decode=windw", "evaluation.decode: unknown value 'windw', did you mean 'window'?"),
         ("training.steps=0", "training.steps: Input should be greater than 0, not 0"),

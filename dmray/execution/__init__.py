@@ -1,0 +1,17 @@
+"""From a plan to finished trials. Light to import: torch and Ray come with the runners."""
+
+from dmray.execution.cost import Cost, total_cost, trial_cost
+from dmray.execution.plan import Plan, plan
+from dmray.execution.survey import TrialState, failures, survey, to_run
+
+__all__ = [
+    "Cost",
+    "Plan",
+    "TrialState",
+    "failures",
+    "plan",
+    "survey",
+    "to_run",
+    "total_cost",
+    "trial_cost",
+]

@@ -1,0 +1,42 @@
+"""What a worker is handed: a trial, where its files are, and the settings that never change its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dmray.specs import Spec, SweepSpec, TrialSpec
+from dmray.tracking.folders import SweepFolder, TrialFolder
+
+
+class TrialJob(Spec):
+    """One trial as work. JSON in and out, so that it crosses processes as plain text."""
+
+    trial: TrialSpec
+    storage: Path
+    sweep_name: str
+    checkpoint_every_steps: int
+    log_every_steps: int
+    torch_threads: int
+    max_pending_evaluations: int
+    gpus: float
+
+    @classmethod
+    def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
+        return cls(
+            trial=trial,
+            storage=folder.storage,
+            sweep_name=sweep.name,
+            checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
+            log_every_steps=sweep.tracking.log_every_steps,
+            torch_threads=sweep.resources.torch_threads,
+            max_pending_evaluations=sweep.resources.max_pending_evaluations,
+            gpus=sweep.resources.gpus_per_trial,
+        )
+
+    @property
+    def sweep_folder(self) -> SweepFolder:
+        return SweepFolder(self.storage, self.sweep_name)
+
+    @property
+    def folder(self) -> TrialFolder:
+        return self.sweep_folder.trial(self.trial.trial_id)

@@ -1,0 +1,27 @@
+"""Runs trials one after the other in this process, without Ray: for debugging, and for a handful of small trials."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from dmray.execution.evaluation import InlineEvaluation
+from dmray.execution.job import TrialJob
+from dmray.execution.plan import Plan
+from dmray.execution.trial import run_trial
+from dmray.specs import TrialSpec
+from dmray.tracking import SweepFolder
+
+_log = logging.getLogger(__name__)
+
+
+class LocalRunner:
+    """The same trials, records and files as on Ray."""
+
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
+        """Run `todo`; a trial that fails is recorded in its ledger, and the others go on."""
+        for trial in todo:
+            try:
+                run_trial(TrialJob.of(trial, plan.sweep, folder), InlineEvaluation())
+            except Exception as cause:  # noqa: BLE001 - recorded by run_trial with its traceback
+                _log.warning("%s failed: %s", trial.trial_id, cause)

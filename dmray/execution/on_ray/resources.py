@@ -1,0 +1,69 @@
+"""Does the sweep fit the machines, and how many trials run at once: decided before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+
+from dmray.errors import ClusterError
+from dmray.specs import ResourcesSpec
+
+DRIVER_RESOURCE = "dmray_driver"  # a custom resource of the head node, so that trial drivers never take a worker's CPU
+_DRIVER_CPU = 0.01  # where the cluster has no such resource; Ray refuses a bundle of zero
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a Ray cluster has in all."""
+
+    cpus: float
+    gpus: float
+    drivers: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a sweep is laid out: trials at once, and what each Tune trial (a driver without work of its own) takes."""
+
+    concurrent_trials: int
+    driver: dict[str, float]
+
+
+def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: int) -> Machines:
+    """What to tell Ray that this machine has: its CPUs, or as many as one trial beside the actors needs.
+
+    A laptop with fewer cores than the sweep file asks for is oversubscribed rather than refused: slower, same results.
+    """
+    least = resources.cpus_per_trial + resources.evaluation_actors * resources.cpus_per_evaluation_actor
+    return Machines(max(float(cpu_count), float(-floor(-least))), float(gpu_count), drivers=1000.0)
+
+
+def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:
+    """Lay `num_trials` out on `machines`, evaluation actors first, so that trials and actors cannot starve each other.
+
+    Raises:
+        ClusterError: not even one trial fits beside the evaluation actors; the message does the sum.
+    """
+    actors = resources.evaluation_actors * resources.cpus_per_evaluation_actor
+    left = machines.cpus - actors
+    slots = [floor(left / resources.cpus_per_trial + 1e-9)]
+    if resources.gpus_per_trial > 0:
+        slots.append(_gpu_slots(machines.gpus, resources.gpus_per_trial))
+    if min(slots) < 1:
+        raise ClusterError(
+            f"resources: {resources.evaluation_actors} evaluation actors take {actors:g} of {machines.cpus:g} CPUs; "
+            f"a trial needs {resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs, "
+            f"{max(left, 0):g} CPUs and {machines.gpus:g} GPUs are left. Lower resources.evaluation_actors, "
+            "resources.cpus_per_trial or resources.gpus_per_trial, or add machines"
+        )
+    wanted = [n for n in (resources.max_concurrent_trials, num_trials) if n is not None]
+    concurrent = min(*slots, *wanted)
+    if machines.drivers >= 1:
+        return Fit(min(concurrent, floor(machines.drivers)), {DRIVER_RESOURCE: 1.0})
+    return Fit(concurrent, {"cpu": _DRIVER_CPU})
+
+
+def _gpu_slots(gpus: float, gpus_per_trial: float) -> int:
+    if gpus_per_trial >= 1:
+        return floor(gpus / gpus_per_trial)
+    return floor(gpus) * floor(1 / gpus_per_trial + 1e-9)

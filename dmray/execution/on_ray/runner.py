@@ -1,0 +1,129 @@
+"""Runs the unfinished trials of a plan on Ray: Tune over the grid, one Train worker a trial, one evaluation pool."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from dmray.errors import ClusterError
+from dmray.execution.job import TrialJob
+from dmray.execution.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
+from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, fit, machines_for_one_node
+from dmray.execution.on_ray.trainable import TrainableConfig, run_tune_trial
+from dmray.execution.plan import Plan
+from dmray.specs import TrialSpec
+from dmray.tracking import SweepFolder
+
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait as long
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it stops the sweep and says how to resume
+    "RAY_AIR_NEW_OUTPUT": "1",
+}
+
+
+class RayRunner:
+    """A runner on a Ray cluster: the one at `address`, or one started on this machine for the sweep."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
+        """Run `todo`; returns when each has ended, well or not (its folder tells).
+
+        Raises:
+            ClusterError: no cluster answers, or not one trial fits it.
+        """
+        attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
+        with _connected(self._address, plan) as machines:
+            layout = fit(plan.sweep.resources, machines, len(todo))
+            pool = EvaluationPool.start(plan.sweep.resources, attempt)
+            ray_folder = folder.ray(attempt)
+            trainables = [
+                TrainableConfig(
+                    job=TrialJob.of(trial, plan.sweep, folder),
+                    resources=plan.sweep.resources,
+                    faults=plan.sweep.faults,
+                    dispatcher_name=pool.dispatcher_name,
+                    ray_folder=ray_folder / "train",
+                )
+                for trial in todo
+            ]
+            _tune(trainables, layout, ray_folder)
+        shutil.rmtree(ray_folder, ignore_errors=True)  # Ray's own state; nothing is resumed from it
+
+
+def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> None:
+    names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
+    tuner = tune.Tuner(
+        tune.with_resources(run_tune_trial, layout.driver),
+        param_space={"trainable": tune.grid_search(list(names))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=layout.concurrent_trials,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: names[trial.config["trainable"]],
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(ray_folder),
+            failure_config=tune.FailureConfig(max_failures=trainables[0].faults.driver_restarts),
+            verbose=0,
+        ),
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # even verbose=0 prints boxes; the ledgers tell the progress
+        tuner.fit()
+
+
+@contextlib.contextmanager
+def _connected(address: str | None, plan: Plan) -> Iterator[Machines]:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    if ray.is_initialized():  # the process brought its own
+        yield _machines()
+        return
+    try:
+        machines = _join(address) if address else _start(plan)
+    except (ConnectionError, RuntimeError, ValueError) as cause:
+        raise ClusterError(f"--address {address or 'local'}: no Ray cluster: {str(cause).splitlines()[0]}") from cause
+    try:
+        yield machines
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> Machines:
+    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    return _machines()
+
+
+def _machines() -> Machines:
+    total = ray.cluster_resources()
+    return Machines(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get(DRIVER_RESOURCE, 0.0))
+
+
+def _start(plan: Plan) -> Machines:
+    import torch
+
+    machines = machines_for_one_node(plan.sweep.resources, os.cpu_count() or 1, torch.cuda.device_count())
+    ray.init(
+        "local",
+        namespace=NAMESPACE,
+        num_cpus=int(machines.cpus),
+        num_gpus=int(machines.gpus),
+        resources={DRIVER_RESOURCE: machines.drivers},
+        include_dashboard=True,  # Ray Train frees the GPUs of a trial that died through the dashboard's state API
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    return machines

@@ -1,0 +1,94 @@
+"""One Tune trial: a driver without work of its own, which runs the trial in a Ray Train worker.
+
+Ray Train restarts a worker that died (its machine was taken, it was killed) and Tune restarts a driver that died; the
+trial continues from dmray's own checkpoint in both cases, so Ray's state on disk is disposable. A mistake of the user
+or a bug would fail the same way again: it ends the trial at once, recorded in its ledger, and the sweep goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dmray.execution.job import TrialJob
+from dmray.specs import FaultSpec, ResourcesSpec, Spec
+
+_REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
+
+
+class TrainableConfig(Spec):
+    """What a Tune trial is given, as JSON."""
+
+    job: TrialJob
+    resources: ResourcesSpec
+    faults: FaultSpec
+    dispatcher_name: str
+    ray_folder: Path
+
+
+def run_tune_trial(config: dict[str, Any]) -> None:
+    """Tune's function trainable: one TorchTrainer with one worker."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    given = TrainableConfig.model_validate_json(config["trainable"])
+    resources = {"CPU": given.resources.cpus_per_trial}
+    if given.resources.gpus_per_trial:
+        resources["GPU"] = given.resources.gpus_per_trial
+    TorchTrainer(
+        run_in_worker,
+        train_loop_config={"trainable": config["trainable"]},
+        torch_config=TorchConfig(backend="gloo"),  # one worker: NCCL is not needed, and its failures leak GPUs
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=1, use_gpu=given.resources.gpus_per_trial > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=given.job.trial.trial_id,
+            storage_path=str(given.ray_folder),
+            failure_config=ray.train.FailureConfig(max_failures=given.faults.worker_restarts),
+            callbacks=[TuneReportCallback()],
+        ),
+    ).fit()
+
+
+def run_in_worker(config: dict[str, Any]) -> None:
+    """Ray Train's loop function."""
+    from dmray.execution.on_ray.evaluation_pool import RemoteEvaluation
+    from dmray.execution.trial import run_trial
+
+    given = TrainableConfig.model_validate_json(config["trainable"])
+    try:
+        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter())
+    except Exception as cause:
+        if is_the_worlds(cause):
+            raise  # Ray Train tries again within the fault budget
+        return  # recorded by run_trial; trying again would fail the same way
+
+
+def is_the_worlds(cause: Exception) -> bool:
+    """Whether a failure came from outside (a lost actor or node, a full disk), so that another attempt may do better.
+
+    An exception that an evaluation actor's code raised comes as Ray's, but is a bug like one raised here.
+    """
+    import ray
+
+    if isinstance(cause, ray.exceptions.RayTaskError):
+        return False
+    return isinstance(cause, ray.exceptions.RayError | OSError)
+
+
+class _Reporter:
+    """Tells Ray Train (and through it Tune) how far the trial is."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self, step: int, score: float | None) -> None:
+        import time
+
+        import ray.train
+
+        if time.monotonic() - self._last >= _REPORT_EVERY_S:
+            ray.train.report({"step": step, "normalized_score": score})
+            self._last = time.monotonic()

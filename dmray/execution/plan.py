@@ -1,0 +1,58 @@
+"""From a sweep to its trials: pure, the same on every machine, instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dmray.specs import DatasetSpec, EvaluationSpec, SweepSpec, TrialSpec
+from dmray.tasks import Task, task_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a sweep in the order in which they are started; no trial twice."""
+
+    sweep: SweepSpec
+    trials: tuple[TrialSpec, ...]
+
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        return tuple(trial.trial_id for trial in self.trials)
+
+
+def plan(sweep: SweepSpec) -> Plan:
+    """Expand data sets x seeds x (methods x models), data set by data set, all methods of a seed together.
+
+    So the first seed's comparison on the first data set is there first. What the sweep leaves to the task (target
+    returns, return scale) is filled in, so that a trial's spec says everything.
+
+    Raises:
+        SpecError: an unknown data set or task, with the nearest right name.
+    """
+    trials: dict[str, TrialSpec] = {}
+    for dataset in sweep.datasets:
+        evaluation = _resolved(sweep.evaluation, task_of(dataset))
+        for seed in sweep.seeds:
+            for trial in _comparison(sweep, dataset, evaluation, seed):
+                trials.setdefault(trial.trial_id, trial)
+    return Plan(sweep, tuple(trials.values()))
+
+
+def _comparison(sweep: SweepSpec, dataset: DatasetSpec, evaluation: EvaluationSpec, seed: int) -> tuple[TrialSpec, ...]:
+    return tuple(
+        TrialSpec(
+            dataset=dataset, method=method, model=model, seed=seed, training=sweep.training, evaluation=evaluation
+        )
+        for block in sweep.grid
+        for model in block.models
+        for method in block.methods
+    )
+
+
+def _resolved(evaluation: EvaluationSpec, task: Task) -> EvaluationSpec:
+    return evaluation.model_copy(
+        update={
+            "target_returns": evaluation.target_returns or task.target_returns,
+            "return_scale": evaluation.return_scale or task.return_scale,
+        }
+    )

@@ -1,0 +1,73 @@
+"""A sweep from start to end: lease, survey, records, runner, progress, MLflow, report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from dmray.execution.lease import lease
+from dmray.execution.plan import Plan
+from dmray.execution.progress import ProgressView
+from dmray.execution.survey import TrialState, survey, to_run
+from dmray.specs import TrialSpec
+from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder, write_json
+
+NO_MLFLOW = "off"
+
+
+class Runner(Protocol):
+    """Something that runs trials: Ray, or this process."""
+
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
+        """Run `todo` until each trial has ended, well or not; their folders tell."""
+
+
+ReportWriter = Callable[[SweepFolder], Path]  # makes the report of a sweep's folder, gives the report's folder
+
+
+def run_sweep(
+    plan: Plan, folder: SweepFolder, runner: Runner, write_report: ReportWriter, *, resume: bool, console: Console
+) -> dict[str, TrialState]:
+    """Run what is not done of `plan` with progress on `console`, then report; the state of each trial afterwards.
+
+    Raises:
+        StorageError: the folder cannot be written, another driver holds it, or trials were begun and not `resume`.
+        TrackingError: the MLflow server does not answer at the start (later it may come and go).
+        ClusterError: the sweep does not fit the machines.
+    """
+    folder.make_writable()
+    with lease(folder):
+        todo = to_run(plan, survey(plan, folder), resume)
+        write_manifest(plan, folder)
+        with _mirrored(plan, folder) as attach:
+            if todo:
+                with ProgressView(plan, folder, console):
+                    runner.run(plan, todo, folder)
+            attach(write_report(folder))
+        return survey(plan, folder)
+
+
+def write_manifest(plan: Plan, folder: SweepFolder) -> None:
+    """Note the resolved sweep and its trials: all that a report needs beside the ledgers."""
+    trials = [trial.model_dump(mode="json") for trial in plan.trials]
+    write_json(folder.manifest, {"sweep": plan.sweep.model_dump(mode="json"), "trials": trials})
+
+
+@contextlib.contextmanager
+def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None]]:
+    """MLflow follows the ledgers meanwhile and is complete in the end; yields how to attach a report."""
+    tracking = plan.sweep.tracking
+    if tracking.mlflow_uri == NO_MLFLOW:
+        yield lambda report: None
+        return
+    mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials)
+    reports: list[Path] = []
+    try:
+        with MirrorThread(mirror, tracking.flush_every_s):
+            yield reports.append
+    finally:
+        mirror.close(*reports)

@@ -1,0 +1,65 @@
+"""What a sweep's folder says about each trial, and what is to be run: resume is a set difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from dmray.errors import StorageError
+from dmray.execution.plan import Plan
+from dmray.specs import TrialSpec
+from dmray.tracking import AttemptFailed, SweepFolder, TrialDone, TrialFolder, read_ledger
+
+
+class TrialState(StrEnum):
+    """Done as a result (finished, diverged), ended by an error (failed), begun and not ended (started), or new."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    STARTED = "started"
+    NEW = "new"
+
+
+DONE = frozenset({TrialState.FINISHED, TrialState.DIVERGED})
+
+
+def survey(plan: Plan, folder: SweepFolder) -> dict[str, TrialState]:
+    """The state of each trial of `plan`, by trial id."""
+    return {trial_id: trial_state(folder.trial(trial_id)) for trial_id in plan.trial_ids}
+
+
+def trial_state(folder: TrialFolder) -> TrialState:
+    """Read from the done marker, else from the ledger's last word."""
+    if folder.done.exists():
+        return TrialState(TrialDone.model_validate_json(folder.done.read_bytes()).status)
+    records = read_ledger(folder.ledger)
+    if not records:
+        return TrialState.NEW
+    return TrialState.FAILED if isinstance(records[-1], AttemptFailed) else TrialState.STARTED
+
+
+def to_run(plan: Plan, states: Mapping[str, TrialState], resume: bool) -> tuple[TrialSpec, ...]:
+    """The trials that are not done, in the plan's order.
+
+    Raises:
+        StorageError: trials were begun before and `resume` was not asked for.
+    """
+    todo = tuple(trial for trial in plan.trials if states[trial.trial_id] not in DONE)
+    begun = [trial for trial in todo if states[trial.trial_id] is not TrialState.NEW]
+    if begun and not resume:
+        raise StorageError(
+            f"sweep '{plan.sweep.name}' was begun before: {len(plan.trials) - len(todo)} trials are done, "
+            f"{len(begun)} are not; continue with --resume, or choose another folder with --storage"
+        )
+    return todo
+
+
+def failures(plan: Plan, folder: SweepFolder) -> dict[str, str]:
+    """The first line of the error of each failed trial, by trial id."""
+    last = {
+        trial_id: records[-1]
+        for trial_id in plan.trial_ids
+        if not folder.trial(trial_id).done.exists() and (records := read_ledger(folder.trial(trial_id).ledger))
+    }
+    return {trial_id: record.error for trial_id, record in last.items() if isinstance(record, AttemptFailed)}

@@ -1,0 +1,267 @@
+"""One trial, from data to result: train, checkpoint, evaluate beside the training, record everything.
+
+The same function runs in a Ray Train worker and in the calling process. Whatever ends it, the next attempt continues
+from the last checkpoint: the same batches, the same weights, each evaluation recorded once (the first record of a step
+counts; work done again after a crash gives the same record on a CPU).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dmray.data import Episodes, Statistics, WindowSampler
+from dmray.errors import StorageError
+from dmray.execution.checkpoints import (
+    Origin,
+    policy_recipe,
+    resume_checkpoint,
+    save_checkpoint,
+    to_arrays,
+    to_tensors,
+)
+from dmray.execution.datasets import open_dataset
+from dmray.execution.evaluation import EvaluationFuture, EvaluationService, request_for, summarize
+from dmray.execution.job import TrialJob
+from dmray.execution.meter import Meter
+from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, snapshot
+from dmray.tasks import Task, task_of
+from dmray.tracking import (
+    AttemptFailed,
+    AttemptStarted,
+    EvaluationDone,
+    Ledger,
+    TrialDone,
+    TrialFolder,
+    provenance,
+    read_ledger,
+    write_json,
+)
+from dmray.training import Trainer
+
+Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
+_LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
+
+
+def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda step, score: None) -> TrialDone:
+    """Run `job` to its end, or continue it there where its last attempt was saved.
+
+    Raises:
+        DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
+    """
+    with _alone(job.folder):
+        if job.folder.done.exists():
+            return TrialDone.model_validate_json(job.folder.done.read_bytes())
+        ledger = Ledger(job.folder.ledger)
+        attempt = 1 + sum(isinstance(record, AttemptStarted) for record in read_ledger(job.folder.ledger))
+        run: _Attempt | None = None
+        try:
+            run = _Attempt(job, service, report, ledger, attempt)
+            return run.to_the_end()
+        except Exception as cause:
+            step = run.trainer.steps_done if run else 0
+            first_line = f"{type(cause).__name__}: {cause}".splitlines()[0]
+            trace = "".join(traceback.format_exception(cause))
+            ledger.append(
+                AttemptFailed(time_s=time.time(), attempt=attempt, step=step, error=first_line, traceback=trace)
+            )
+            raise
+
+
+class _Attempt:
+    """One attempt: its state is the trainer, the meter, the open evaluations and the best score so far."""
+
+    def __init__(self, job: TrialJob, service: EvaluationService, report: Report, ledger: Ledger, attempt: int) -> None:
+        self.job, self.service, self.report, self.ledger = job, service, report, ledger
+        self.device = "cuda" if job.gpus > 0 else "cpu"
+        torch.set_num_threads(job.torch_threads)
+        task = task_of(job.trial.dataset)
+        episodes = open_dataset(job.trial.dataset, task, job.sweep_folder.datasets)
+        self.trainer, self.origin = self._build(task, episodes)
+        self.request = request_for(job.trial, task, self.trainer.policy.takes_target)
+        self.meter = Meter(self.trainer.policy.stage_names, self.device)
+        self.open: dict[int, _OpenEvaluation] = {}
+        self.train_s = 0.0
+        self.latest: float | None = None
+        records = read_ledger(job.folder.ledger)
+        self.recorded = {(record.kind, record.step) for record in records if record.kind in ("train", "evaluation")}
+        self.best = _best_of(records)
+        self._restore()
+        self.ledger.append(self._started(attempt))
+
+    def to_the_end(self) -> TrialDone:
+        spec = self.job.trial
+        started = time.perf_counter()
+        while self.trainer.steps_done < spec.training.steps:
+            self._train_until(self._next_stop())
+            step = self.trainer.steps_done
+            if self._due(step, self.job.log_every_steps) and not self._log_progress(step):
+                return self._finish("diverged", started)
+            if self._due(step, spec.evaluation.every_steps):
+                if not self.meter.finite:
+                    return self._finish("diverged", started)
+                self._submit(step, snapshot(self.trainer.policy))
+            self._collect(wait_until_open=self.job.max_pending_evaluations)
+            if self._due(step, self.job.checkpoint_every_steps):
+                self._save(self.train_s + time.perf_counter() - started)
+                self.report(step, self.latest)
+        return self._finish("finished", started)
+
+    def _build(self, task: Task, episodes: Episodes) -> tuple[Trainer, Origin]:
+        trial = self.job.trial
+        shape = PolicyShape(
+            observation_dim=task.observation_dim,
+            action_dim=task.action_dim,
+            action_limit=task.action_limit,
+            max_timesteps=max(task.horizon, int(episodes.lengths.max())),
+        )
+        recipe = policy_recipe(trial, shape)
+        torch.manual_seed(trial.seed)
+        policy = SequencePolicy(recipe)
+        statistics = Statistics.of(episodes)
+        policy.set_statistics(statistics.mean, statistics.std)
+        sampler = WindowSampler(
+            episodes,
+            policy.tokens,
+            context_length=trial.model.context_length,
+            batch_size=trial.training.batch_size,
+            episode_weighting=trial.training.episode_weighting,
+            device=self.device,
+        )
+        trainer = Trainer(policy.to(self.device), sampler, trial.training, trial.seed, self.device)
+        return trainer, Origin(trial, episodes.fingerprint, recipe)
+
+    def _started(self, attempt: int) -> AttemptStarted:
+        return AttemptStarted(
+            time_s=time.time(),
+            attempt=attempt,
+            from_step=self.trainer.steps_done,
+            trial_id=self.job.trial.trial_id,
+            spec=self.job.trial.model_dump(mode="json"),
+            provenance={**provenance(), "pid": os.getpid(), "dataset_fingerprint": self.origin.dataset_fingerprint},
+        )
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.job.trial.training.steps
+
+    def _next_stop(self) -> int:
+        cadences = (
+            self.job.log_every_steps,
+            self.job.trial.evaluation.every_steps,
+            self.job.checkpoint_every_steps,
+        )
+        step = self.trainer.steps_done
+        return min(self.job.trial.training.steps, *((step // every + 1) * every for every in cadences))
+
+    def _train_until(self, step: int) -> None:
+        while self.trainer.steps_done < step:
+            self.meter.add(self.trainer.step())
+
+    def _log_progress(self, step: int) -> bool:
+        progress = self.meter.record(step, self.trainer.learning_rate)
+        if progress is not None and ("train", step) not in self.recorded:
+            self.ledger.append(progress)
+        return progress is not None
+
+    def _submit(self, step: int, weights: PolicySnapshot) -> None:
+        if ("evaluation", step) not in self.recorded:
+            self.open[step] = _OpenEvaluation(weights, self.service.submit(weights, self.request), time.perf_counter())
+
+    def _collect(self, wait_until_open: int) -> None:
+        """Record finished evaluations in the order of their steps; wait while more than `wait_until_open` are open."""
+        for step in sorted(self.open):
+            if self.open[step].future.done() or len(self.open) > wait_until_open:
+                self._record(step, self.open[step])
+                del self.open[step]
+            else:
+                return
+
+    def _record(self, step: int, evaluation: _OpenEvaluation) -> None:
+        episodes = evaluation.future.result()
+        done = EvaluationDone(
+            time_s=time.time(),
+            step=step,
+            decode=self.request.decode,
+            seed=self.request.seed,
+            targets=summarize(self.request, episodes),
+            wall_s=time.perf_counter() - evaluation.submitted,
+        )
+        self.latest = done.headline.normalized_mean
+        if self.best is None or self.latest > self.best[1]:
+            self.best = (step, self.latest)
+            best = {"step": step, "score": self.latest, "weights": to_tensors(evaluation.weights.weights)}
+            save_checkpoint(self.job.folder.best_checkpoint, self.origin, best)
+        self.ledger.append(done)
+        self.recorded.add(("evaluation", step))
+
+    def _save(self, train_s: float) -> None:
+        content = {
+            "trainer": self.trainer.state_dict(),
+            "meter": self.meter.state_dict(),
+            "open_evaluations": {step: to_tensors(item.weights.weights) for step, item in self.open.items()},
+            "train_s": train_s,
+        }
+        save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
+
+    def _restore(self) -> None:
+        content = resume_checkpoint(self.job.folder.last_checkpoint, self.origin, self.device)
+        if content is None:
+            return
+        self.trainer.load_state_dict(content["trainer"])
+        self.meter.load_state_dict(content["meter"])
+        self.train_s = content["train_s"]
+        open_evaluations: dict[int, dict[str, Any]] = content["open_evaluations"]
+        for step, weights in open_evaluations.items():
+            self._submit(step, PolicySnapshot(self.origin.recipe, to_arrays(weights)))
+
+    def _finish(self, status: str, started: float) -> TrialDone:
+        train_s = self.train_s + time.perf_counter() - started
+        self._collect(wait_until_open=0)
+        done = TrialDone(
+            time_s=time.time(),
+            status=status,
+            step=self.trainer.steps_done,
+            best_step=self.best[0] if self.best else None,
+            train_s=train_s,
+        )
+        self.ledger.append(done)
+        write_json(self.job.folder.done, done.model_dump(mode="json"))
+        self.report(done.step, self.latest)
+        return done
+
+
+class _OpenEvaluation:
+    """A snapshot that is being evaluated; it stays in the checkpoint until its episodes are recorded."""
+
+    def __init__(self, weights: PolicySnapshot, future: EvaluationFuture, submitted: float) -> None:
+        self.weights, self.future, self.submitted = weights, future, submitted
+
+
+def _best_of(records: list[Any]) -> tuple[int, float] | None:
+    """The recorded evaluation with the highest headline score (ties: the earlier step)."""
+    scores = [(r.step, r.headline.normalized_mean) for r in records if isinstance(r, EvaluationDone)]
+    return max(scores, key=lambda item: (item[1], -item[0]), default=None)
+
+
+@contextmanager
+def _alone(folder: TrialFolder) -> Iterator[None]:
+    """Hold the trial's folder: of two workers that were given the same trial, one waits for the other."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    with (folder.path / ".worker.lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StorageError(f"{folder.path}: another worker still runs this trial; stop it first") from None
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,110 @@
+"""Closed-loop evaluation in cohorts: fixed sets of episodes that move in lockstep, so the policy sees one batch a step.
+
+A cohort is decided by the request alone, so its episodes are the same bit for bit whoever rolls it out, in whatever
+order, however many share the work. Return-to-go is in raw units here; the policy scales.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmray.policies import Decoder, SequencePolicy, make_decoder
+from dmray.rollout.engine import VectorEngine, make_engine
+from dmray.tasks import Task
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """`episodes` episodes under each of `target_returns` (None for methods that take none).
+
+    Episode i has the same seed, so the same start, under every target. `decode` is a mode of `make_decoder`.
+    """
+
+    task: Task
+    episodes: int
+    seed: int
+    decode: str
+    target_returns: tuple[float | None, ...]
+    cohort_size: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One episode to roll out: its index in the request, and the target it is asked for."""
+
+    index: int
+    target_return: float | None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Episodes that are rolled out together: up to `cohort_size` indices, each under every target."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One finished episode; `episode_return` is undiscounted and raw, `length` counts its steps."""
+
+    index: int
+    seed: int
+    target_return: float | None
+    episode_return: float
+    length: int
+
+
+def cohorts(request: EvaluationRequest) -> tuple[Cohort, ...]:
+    """The request's work in a fixed order: by episode index, `cohort_size` indices at a time."""
+    return tuple(
+        Cohort(tuple(Row(index, target) for target in request.target_returns for index in indices))
+        for first in range(0, request.episodes, request.cohort_size)
+        for indices in [range(first, min(first + request.cohort_size, request.episodes))]
+    )
+
+
+def episode_seed(base: int, index: int) -> int:
+    """The seed of episode `index`, in [0, 2**31): the range that every simulator takes."""
+    return int(np.random.SeedSequence(base, spawn_key=(index,)).generate_state(1)[0] >> 1)
+
+
+def run_cohort(policy: SequencePolicy, request: EvaluationRequest, cohort: Cohort) -> tuple[EpisodeRecord, ...]:
+    """Roll `cohort` out with `policy`, which is in evaluation mode and stays as it is; one record a row, in its order.
+
+    Raises:
+        EngineError: the task has no simulator here.
+        FloatingPointError: the policy decided an action that is not finite.
+    """
+    with closing(make_engine(request.task, len(cohort.rows))) as engine:
+        return roll_out(make_decoder(policy, request.decode, len(cohort.rows)), engine, request, cohort)
+
+
+def roll_out(
+    decoder: Decoder, engine: VectorEngine, request: EvaluationRequest, cohort: Cohort
+) -> tuple[EpisodeRecord, ...]:
+    """`run_cohort` with the decoder and the engine given, both fresh and of as many rows as the cohort."""
+    seeds = [episode_seed(request.seed, row.index) for row in cohort.rows]
+    returns_to_go = np.array([row.target_return or 0.0 for row in cohort.rows], dtype=np.float64)
+    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)
+    observations, live = engine.reset(seeds), np.arange(len(seeds))
+    while True:
+        actions = decoder.decide(observations, returns_to_go[live])
+        if not np.isfinite(actions).all():
+            raise FloatingPointError(f"{request.task.name}: the policy decided an action that is not finite")
+        observations, rewards, terminated, truncated = engine.step(actions, live)
+        returns[live] += rewards
+        returns_to_go[live] -= rewards
+        lengths[live] += 1
+        going = np.flatnonzero(~(terminated | truncated))
+        if not going.size:
+            break
+        if going.size < live.size:  # the rows that ended are neither stepped nor batched any more
+            decoder.keep(going)
+            observations, live = observations[going], live[going]
+    return tuple(
+        EpisodeRecord(row.index, seed, row.target_return, float(episode_return), int(length))
+        for row, seed, episode_return, length in zip(cohort.rows, seeds, returns, lengths, strict=True)
+    )

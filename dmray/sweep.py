@@ -1,0 +1,109 @@
+"""`python -m dmray.sweep FILE`: plan a sweep, run it, report it."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from dmray.errors import DmrayError
+from dmray.execution import Plan, failures, plan, survey
+from dmray.execution.plan_view import render_plan
+from dmray.execution.session import NO_MLFLOW, Runner, run_sweep
+from dmray.execution.survey import DONE
+from dmray.specs import load_sweep
+from dmray.tracking.folders import SweepFolder
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_out, _err = Console(), Console(stderr=True)
+_INTERRUPTED = 130
+
+
+@app.command()
+def main(
+    file: Annotated[Path, typer.Argument(help="The sweep file, for example sweeps/quickstart.yaml.")],
+    only_plan: Annotated[
+        bool, typer.Option("--plan", help="Print trials, order, cost, what is done; run nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue: what is finished is kept, the rest goes on.")
+    ] = False,
+    local: Annotated[bool, typer.Option("--local", help="No Ray: one trial after the other in this process.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, for example auto; else one is started.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="The folder for everything that the sweep writes.")] = None,
+    mlflow_uri: Annotated[
+        str | None, typer.Option(help="An MLflow server, or off; else SQLite in the storage.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("-o", help="KEY=VALUE over the file: -o training.steps=1000.")
+    ] = None,
+) -> None:
+    """Run every trial of a sweep file on Ray, keep its records, and tell which method is better."""
+    named = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
+    overrides = [*(override or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)]
+    )
+    try:
+        planned = plan(load_sweep(file, overrides))
+        folder = SweepFolder(Path(planned.sweep.storage).expanduser().resolve(), planned.sweep.name)
+        if only_plan:
+            _out.print(render_plan(planned, survey(planned, folder)))
+            return
+        succeeded = _run(planned, folder, resume, local, address)
+    except DmrayError as mistake:
+        _err.print("error:", str(mistake), style="bold red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        again = shlex.join(["python", "-m", "dmray.sweep", *dict.fromkeys([*sys.argv[1:], "--resume"])])
+        _err.print(f"Stopped; nothing is lost. Continue with:\n  {again}", highlight=False, soft_wrap=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    raise typer.Exit(0 if succeeded else 1)
+
+
+def _run(planned: Plan, folder: SweepFolder, resume: bool, local: bool, address: str | None) -> bool:
+    """Run, report, tell; whether every trial is done."""
+    from dmray.reporting import render_summary, write_report
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is a Ctrl-C
+    runner = _runner(local, address)
+    states = run_sweep(planned, folder, runner, write_report, resume=resume, console=_err)
+    _out.print(render_summary(folder))
+    _tell_where(planned, folder)
+    for trial_id, error in failures(planned, folder).items():
+        _err.print(f"failed: {trial_id}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return all(state in DONE for state in states.values())
+
+
+def _runner(local: bool, address: str | None) -> Runner:
+    if local:
+        from dmray.execution.local import LocalRunner
+
+        return LocalRunner()
+    from dmray.execution.on_ray import RayRunner
+
+    return RayRunner(address)
+
+
+def _tell_where(planned: Plan, folder: SweepFolder) -> None:
+    uri = planned.sweep.tracking.mlflow_uri
+    _out.print(f"report   {folder.report / 'report.html'}", highlight=False, soft_wrap=True)
+    if uri is None:
+        uri_here = f"sqlite:///{folder.mlflow_database}"
+        _out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)
+        _out.print(f"         then open http://127.0.0.1:5000, experiment dmray/{folder.name}", highlight=False)
+    elif uri != NO_MLFLOW:
+        _out.print(f"MLflow   {uri}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

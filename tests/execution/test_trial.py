@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dmray.errors import CheckpointError, DatasetError
+from dmray.execution.checkpoints import load_checkpoint, load_policy_snapshot
+from dmray.execution.evaluation import EvaluationFuture, InlineEvaluation
+from dmray.execution.job import TrialJob
+from dmray.execution.trial import run_trial
+from dmray.policies import PolicySnapshot
+from dmray.rollout import EpisodeRecord, EvaluationRequest
+from dmray.tracking import (
+    AttemptFailed,
+    AttemptStarted,
+    EvaluationDone,
+    SweepFolder,
+    TrainProgress,
+    TrialDone,
+    read_ledger,
+)
+from tests.execution.sweeps import tiny_plan
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the package may catch it."""
+
+
+def job(storage: Path, method: str = "dm", **changes: Any) -> TrialJob:
+    plan = tiny_plan(storage, **changes)
+    trial = next(trial for trial in plan.trials if trial.method == method)
+    return TrialJob.of(trial, plan.sweep, SweepFolder(storage, plan.sweep.name))
+
+
+def records_of(job: TrialJob, kind: type) -> list[Any]:
+    return [record for record in read_ledger(job.folder.ledger) if isinstance(record, kind)]
+
+
+def science(job: TrialJob) -> list[dict[str, Any]]:
+    """What a trial measured, without clocks and rates."""
+    timed = {"time_s", "wall_s", "steps_per_s", "train_s"}
+    kinds = (TrainProgress, EvaluationDone, TrialDone)
+    records = [record for record in read_ledger(job.folder.ledger) if isinstance(record, kinds)]
+    ordered = sorted(records, key=lambda record: (record.kind, record.step))
+    return [record.model_dump(exclude=timed) for record in ordered]
+
+
+class ScriptedService:
+    """Evaluations whose headline return is scripted per submission; they end when the test says so, or at once."""
+
+    def __init__(self, returns: list[float], at_once: bool = True) -> None:
+        self.returns, self.at_once = list(returns), at_once
+        self.submitted: list[tuple[PolicySnapshot, EvaluationFuture, tuple[EpisodeRecord, ...]]] = []
+
+    def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
+        value = self.returns.pop(0)
+        episodes = tuple(
+            EpisodeRecord(index=index, seed=index, target_return=target, episode_return=value, length=3)
+            for target in request.target_returns
+            for index in range(request.episodes)
+        )
+        future: EvaluationFuture = Future()
+        self.submitted.append((snapshot, future, episodes))
+        if self.at_once:
+            future.set_result(episodes)
+        return future
+
+
+class StopAt:
+    """Kills the worker when it reports a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, step: int, score: float | None) -> None:
+        if step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("method", ["dm", "dt"])
+def test_a_trial_records_its_cadence_and_ends_with_a_done_marker(tmp_path: Path, method: str) -> None:
+    work = job(tmp_path, method)
+    done = run_trial(work, InlineEvaluation())
+    assert (done.status, done.step) == ("finished", 40)
+    assert [record.step for record in records_of(work, TrainProgress)] == [10, 20, 30, 40]
+    evaluations = records_of(work, EvaluationDone)
+    assert [record.step for record in evaluations] == [20, 40]
+    assert [len(record.headline.returns) for record in evaluations] == [4, 4]
+    assert evaluations[0].headline.target_return == (50.0 if method == "dt" else None)
+    assert TrialDone.model_validate_json(work.folder.done.read_bytes()) == done
+    assert records_of(work, AttemptStarted)[0].provenance["dataset_fingerprint"]
+
+
+@pytest.mark.parametrize("killed_at", [10, 20, 30, 40])
+@pytest.mark.parametrize("method", ["dm", "dt"])
+def test_a_killed_trial_continues_to_the_same_result(tmp_path: Path, killed_at: int, method: str) -> None:
+    whole, broken = job(tmp_path / "whole", method), job(tmp_path / "broken", method)
+    run_trial(whole, InlineEvaluation())
+    with pytest.raises(Killed):
+        run_trial(broken, InlineEvaluation(), StopAt(killed_at))
+    run_trial(broken, InlineEvaluation())
+    assert [record.from_step for record in records_of(broken, AttemptStarted)] == [0, killed_at]
+    assert science(broken) == science(whole)
+    ours, theirs = (load_checkpoint(one.folder.last_checkpoint)["trainer"]["policy"] for one in (broken, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_kill_between_checkpoints_repeats_work_and_records_each_step_once(tmp_path: Path) -> None:
+    whole, broken = (job(tmp_path / name, faults={"checkpoint_every_steps": 15}) for name in ("whole", "broken"))
+    run_trial(whole, InlineEvaluation())
+
+    class DiesAfterTwo(InlineEvaluation):
+        count = 0
+
+        def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
+            self.count += 1
+            if self.count == 2:  # step 40, ten steps after the checkpoint of step 30
+                raise Killed
+            return super().submit(snapshot, request)
+
+    with pytest.raises(Killed):
+        run_trial(broken, DiesAfterTwo())
+    run_trial(broken, InlineEvaluation())
+    assert [record.from_step for record in records_of(broken, AttemptStarted)] == [0, 30]
+    assert science(broken) == science(whole)
+
+
+def test_open_evaluations_travel_in_the_checkpoint_and_are_submitted_again(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    slow = ScriptedService([1.0], at_once=False)
+    with pytest.raises(Killed):
+        run_trial(work, slow, StopAt(30))
+    again = ScriptedService([7.0, 8.0])
+    run_trial(work, again)
+    assert [record.step for record in records_of(work, EvaluationDone)] == [20, 40]
+    first, resubmitted = slow.submitted[0][0].weights, again.submitted[0][0].weights
+    assert all(np.array_equal(first[name], resubmitted[name]) for name in first)
+
+
+def test_training_waits_when_too_many_evaluations_are_open(tmp_path: Path) -> None:
+    resources = {"max_pending_evaluations": 1}
+    evaluation = {"episodes": 2, "every_steps": 10, "cohort_size": 2}
+    work = job(tmp_path, resources=resources, evaluation=evaluation)
+
+    class Watched(ScriptedService):
+        most_open = 0
+
+        def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
+            future = super().submit(snapshot, request)
+            still_open = [item for item in self.submitted if not item[1].done()]
+            self.most_open = max(self.most_open, len(still_open))
+            if len(still_open) > 1:  # the trainer is about to wait for the oldest: let it end
+                still_open[0][1].set_result(still_open[0][2])
+            if len(self.submitted) == 4:
+                future.set_result(self.submitted[-1][2])
+            return future
+
+    service = Watched([1.0, 2.0, 3.0, 4.0], at_once=False)
+    run_trial(work, service)
+    assert service.most_open == 2
+    assert [record.headline.return_mean for record in records_of(work, EvaluationDone)] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("returns", "best_step"), [([1.0, 2.0, 3.0, 2.5], 30), ([3.0, 3.0, 1.0, 3.0], 10), ([0.0, 0.0, 0.0, 9.0], 40)]
+)
+def test_the_best_checkpoint_is_the_first_of_the_highest_headline_scores(
+    tmp_path: Path, returns: list[float], best_step: int
+) -> None:
+    work = job(tmp_path, evaluation={"episodes": 2, "every_steps": 10})
+    service = ScriptedService(returns)
+    assert run_trial(work, service).best_step == best_step
+    assert load_checkpoint(work.folder.best_checkpoint)["step"] == best_step
+    trial, stored = load_policy_snapshot(work.folder.best_checkpoint)
+    assert trial == work.trial
+    evaluated = service.submitted[best_step // 10 - 1][0].weights
+    assert all(np.array_equal(stored.weights[name], evaluated[name]) for name in evaluated)
+
+
+def test_a_stored_best_policy_gives_its_recorded_score_again(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    done = run_trial(work, InlineEvaluation())
+    recorded = next(record for record in records_of(work, EvaluationDone) if record.step == done.best_step)
+    trial, stored = load_policy_snapshot(work.folder.best_checkpoint)
+    from dmray.execution.evaluation import request_for, summarize
+    from dmray.tasks import task_of
+
+    request = request_for(trial, task_of(trial.dataset), takes_target=False)
+    assert summarize(request, InlineEvaluation().submit(stored, request).result()) == recorded.targets
+
+
+def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
+    work = job(tmp_path, training={"steps": 40, "batch_size": 8, "learning_rate": 1e38, "warmup_steps": 0})
+    done = run_trial(work, InlineEvaluation())
+    assert done.status == "diverged"
+    assert run_trial(work, InlineEvaluation()) == done
+
+
+def test_a_finished_trial_is_not_run_again(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    run_trial(work, InlineEvaluation())
+    before = work.folder.ledger.read_bytes()
+    run_trial(work, ScriptedService([]))
+    assert work.folder.ledger.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
+    ours, other = job(tmp_path, seeds=[0]), job(tmp_path, seeds=[1])
+    for one in (ours, other):
+        with pytest.raises(Killed):
+            run_trial(one, InlineEvaluation(), StopAt(10))
+    ours.folder.last_checkpoint.write_bytes(other.folder.last_checkpoint.read_bytes())
+    with pytest.raises(CheckpointError, match="belongs to another spec"):
+        run_trial(ours, InlineEvaluation())
+    failure = records_of(ours, AttemptFailed)[-1]
+    assert failure.error.startswith("CheckpointError")
+    assert "Traceback" in failure.traceback
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    with pytest.raises(Killed):
+        run_trial(work, InlineEvaluation(), StopAt(10))
+    content = work.folder.last_checkpoint.read_bytes()
+    work.folder.last_checkpoint.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="last.pt: not a dmray checkpoint"):
+        run_trial(work, InlineEvaluation())
+
+
+def test_a_data_set_that_changed_under_a_trial_is_refused(tmp_path: Path) -> None:
+    first, second = (
+        job(tmp_path / name, datasets=[{"name": "mine", "task": "maze2d-open", "generate": {"transitions": count}}])
+        for name, count in (("a", 1500), ("b", 3000))
+    )
+    for one in (first, second):
+        with pytest.raises(Killed):
+            run_trial(one, InlineEvaluation(), StopAt(10))
+    files = [next(one.sweep_folder.datasets.glob("*.hdf5")) for one in (first, second)]
+    files[0].write_bytes(files[1].read_bytes())
+    with pytest.raises(CheckpointError, match="another content of the data set"):
+        run_trial(first, InlineEvaluation())
+
+
+def test_a_missing_data_set_says_what_to_download_to_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path / "here"))
+    work = job(tmp_path, datasets=["maze2d-umaze-v1"])
+    with pytest.raises(DatasetError, match=r"no file maze2d-umaze-sparse-v1.hdf5 in .*here .*download http"):
+        run_trial(work, InlineEvaluation())

@@ -1,0 +1,150 @@
+"""What a user does, through the command line: run, kill -9 the driver in the middle, resume, look at the result."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dmray.execution import TrialState, survey
+from dmray.tracking import AttemptStarted, SweepFolder, distinct, read_ledger
+from tests.execution.sweeps import tiny_plan, tiny_sweep
+
+CHANGES = {
+    "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
+    "resources": {"cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
+    "tracking": {"log_every_steps": 20, "flush_every_s": 0.5},
+}
+
+
+def command(sweep_file: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "dmray.sweep", str(sweep_file), *options]
+
+
+def run(sweep_file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(sweep_file, *options), capture_output=True, text=True, timeout=300)
+
+
+def sweep_file(storage: Path, **changes: object) -> Path:
+    path = storage / "sweep.yaml"
+    storage.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(json.loads(tiny_sweep(storage, **changes).model_dump_json())))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_one(tmp_path: Path) -> None:
+    import mlflow
+
+    whole, broken = (sweep_file(tmp_path / name, **CHANGES) for name in ("whole", "broken"))
+    undisturbed = run(whole, "--local")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    folder = SweepFolder(tmp_path / "broken", "tiny")
+    plan = tiny_plan(tmp_path / "broken", **CHANGES)
+    with subprocess.Popen(command(broken), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
+        _wait_until(lambda: folder.trial(plan.trial_ids[0]).last_checkpoint.exists())
+        driver.send_signal(signal.SIGKILL)
+
+    refused = run(broken)
+    assert refused.returncode == 1
+    assert "--resume" in refused.stderr
+    resumed = run(broken, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert set(survey(plan, folder).values()) == {TrialState.FINISHED}
+    assert _science(folder, plan.trial_ids) == _science(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
+    attempts = [r for r in read_ledger(folder.trial(plan.trial_ids[0]).ledger) if isinstance(r, AttemptStarted)]
+    assert attempts[-1].from_step > 0, "the killed trial continued from its checkpoint"
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder.mlflow_database}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "dmray/tiny"]
+    runs = client.search_runs([experiment.experiment_id], "tags.`dmray.level` = 'trial'")
+    assert len(runs) == 2, "each trial has one run"
+    for one in runs:
+        assert one.info.status == "FINISHED"
+        steps = [metric.step for metric in client.get_metric_history(one.info.run_id, "train/loss")]
+        assert sorted(steps) == list(range(20, 601, 20)), "each step once"
+        artifacts = client.list_artifacts(one.info.run_id)
+        assert artifacts is not None
+
+    again = run(broken, "--resume")
+    assert again.returncode == 0
+    assert "dm" in again.stdout
+
+
+@pytest.mark.ray
+def test_ctrl_c_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
+    long = CHANGES | {"training": {"steps": 1_000_000, "batch_size": 8}}
+    file = sweep_file(tmp_path, **long)
+    with subprocess.Popen(
+        command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        trial = SweepFolder(tmp_path, "tiny").trial(tiny_plan(tmp_path, **long).trial_ids[0])
+        _wait_until(lambda: trial.last_checkpoint.exists())
+        driver.send_signal(signal.SIGINT)
+        _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert f"python -m dmray.sweep {file} --local --resume" in errors
+
+
+def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None:
+    path = Path(__file__).parent.parent / "sweeps" / "full_benchmark.yaml"
+    planned = run(path, "--plan")
+    assert planned.returncode == 0
+    assert "540 trials" in planned.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "grid.0.methods=[dmm]"], "did you mean 'dm'?"),
+        (["-o", "datasets=[hoper-medium-v2]"], "hopper-medium-v2"),
+        (["--storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--mlflow-uri", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
+        (["--address", "127.0.0.1:9"], "no Ray cluster"),
+    ],
+)
+def test_a_mistake_is_one_clear_message_and_a_failed_exit_status(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = run(sweep_file(tmp_path), *options)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_trial_is_told_and_fails_the_command(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.hdf5"
+    broken.write_bytes(b"not HDF5")
+    file = sweep_file(tmp_path, datasets=[{"name": "mine", "task": "maze2d-open", "path": str(broken)}])
+    done = run(file, "--local")
+    assert done.returncode == 1
+    assert str(broken) in done.stderr
+
+
+def _science(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
+    """The distinct records of all trials without clocks."""
+    timed = {"time_s", "wall_s", "steps_per_s", "train_s"}
+    return [
+        record.model_dump(exclude=timed)
+        for trial_id in trial_ids
+        for record in sorted(
+            distinct(read_ledger(folder.trial(trial_id).ledger)), key=lambda r: (r.kind, getattr(r, "step", 0))
+        )
+        if not isinstance(record, AttemptStarted)
+    ]
+
+
+def _wait_until(condition: object, timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
