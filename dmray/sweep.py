@@ -50,9 +50,9 @@ def main(
     """Run every trial of a sweep file on Ray, keep its records, and tell which method is better."""
     named = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
     overrides = [*(override or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)]
-    )
+    handler = RichHandler(console=_err, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("dmray").setLevel(logging.INFO)
     try:
         planned = plan(load_sweep(file, overrides))
         folder = SweepFolder(Path(planned.sweep.storage).expanduser().resolve(), planned.sweep.name)
@@ -75,8 +75,11 @@ def _run(planned: Plan, folder: SweepFolder, resume: bool, local: bool, address:
     from dmray.reporting import render_summary, write_report
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is a Ctrl-C
-    runner = _runner(local, address)
-    states = run_sweep(planned, folder, runner, write_report, resume=resume, console=_err)
+
+    def report(sweep: SweepFolder) -> Path:
+        return write_report(sweep).folder
+
+    states = run_sweep(planned, folder, _runner(local, address), report, resume=resume, console=_err)
     _out.print(render_summary(folder))
     _tell_where(planned, folder)
     for trial_id, error in failures(planned, folder).items():

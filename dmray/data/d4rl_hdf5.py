@@ -61,8 +61,8 @@ def read_d4rl_hdf5(path: Path, rules: FileRules) -> Episodes:
 def episode_starts(terminals: np.ndarray, timeouts: np.ndarray | None, rules: FileRules) -> np.ndarray:
     """Where episodes start, and where the last one ends, (E + 1,) int64: the one place that knows how to split.
 
-    An episode ends where `timeouts` says so and, if the rules split on them, where `terminals` does. Without timeouts it
-    ends after the horizon at the latest.
+    An episode ends where `timeouts` says so and, if the rules split on them, where `terminals` does. Without timeouts
+    it ends after the horizon at the latest.
     """
     count = len(terminals)
     ends = terminals.copy() if rules.split_on_terminals else np.zeros(count, dtype=bool)

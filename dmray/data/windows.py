@@ -29,8 +29,8 @@ class WindowSampler:
     """Draws windows of `episodes`: an episode, uniformly or by its length, then a last step, uniformly in it.
 
     A window holds the `context_length` steps up to that last step, or all steps up to it when there are fewer (the
-    authors' code). A token with a lag is the field's value that many steps earlier in the episode, zero before its start.
-    The data set is copied to `device` once.
+    authors' code). A token with a lag is the field's value that many steps earlier in the episode, zero before its
+    start. The data set is copied to `device` once.
     """
 
     def __init__(

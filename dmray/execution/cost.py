@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from dmray.specs import ModelSpec, TrialSpec
+from dmray.specs import MethodName, ModelSpec, TrialSpec
 from dmray.tasks import Task, task_of
 
 RETURN_CONDITIONED = frozenset({"dt", "dm+r"})
 TRANSFORMERS = frozenset({"dt", "hdt"})
 _FLOAT_BYTES = 4
+_Stage = tuple[tuple[int, ...], int]  # sizes of the tokens that it embeds, size of what it predicts
 _EPISODE_BYTES = 24  # one return and one length as JSON
 _TRAIN_RECORD_BYTES = 260
 
@@ -64,20 +65,21 @@ def num_targets(trial: TrialSpec) -> int:
 def num_parameters(trial: TrialSpec, task: Task) -> int:
     """Trainable parameters of all stages (timestep table of the horizon's length; a longer trajectory adds rows)."""
     model, observation, action = trial.model, task.observation_dim, task.action_dim
-    inputs_and_target = {
+    low: _Stage = ((observation, observation, action), action)
+    inputs_and_target: dict[MethodName, list[_Stage]] = {
         "dt": [((1, observation, action), action)],
         "dm": [((observation, action), action)],
         "dm+r": [((1, observation, action), action)],
-        "hdt": [((observation, observation), observation), ((observation, observation, action), action)],
-        "hdm": [((observation, observation), observation), ((observation, observation, action), action)],
-    }[trial.method]
+        "hdt": [((observation, observation), observation), low],
+        "hdm": [((observation, observation), observation), low],
+    }
     transformer = trial.method in TRANSFORMERS
     backbone = _transformer(model) if transformer else _mamba(model)
     timesteps = task.horizon * model.d_model if transformer else 0
     return sum(
         backbone + timesteps + sum(_linear(size, model.d_model) for size in inputs) + 2 * model.d_model
         + _linear(model.d_model, target)
-        for inputs, target in inputs_and_target
+        for inputs, target in inputs_and_target[trial.method]
     )  # fmt: skip
 
 

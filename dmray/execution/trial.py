@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -221,7 +221,7 @@ class _Attempt:
         for step, weights in open_evaluations.items():
             self._submit(step, PolicySnapshot(self.origin.recipe, to_arrays(weights)))
 
-    def _finish(self, status: str, started: float) -> TrialDone:
+    def _finish(self, status: Literal["finished", "diverged"], started: float) -> TrialDone:
         train_s = self.train_s + time.perf_counter() - started
         self._collect(wait_until_open=0)
         done = TrialDone(

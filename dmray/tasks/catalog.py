@@ -1,8 +1,8 @@
 """The catalog: seven families on MuJoCo, and D4RL's data sets of them.
 
-Reference scores, horizons and addresses are D4RL's (`d4rl/infos.py`). Target returns are Chen et al.'s (arXiv 2106.01345)
-for hopper, halfcheetah and walker2d, CORL's for maze2d and antmaze; for ant, kitchen and maze2d-open nobody has
-established any, so those are ours and say so.
+Reference scores, horizons and addresses are D4RL's (`d4rl/infos.py`). Target returns are Chen et al.'s (arXiv
+2106.01345) for hopper, halfcheetah and walker2d, CORL's for maze2d and antmaze; for ant, kitchen and maze2d-open nobody
+has established any, so those are ours and say so.
 
 ant is Ant-v4's 27 numbers; D4RL's ant files append 84 contact forces to them.
 """

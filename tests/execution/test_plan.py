@@ -60,7 +60,7 @@ def test_storage_actors_and_budgets_do_not_change_the_trials(tmp_path: Path) -> 
 
 
 def test_an_unknown_data_set_is_named_with_the_nearest_right_one(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="hoper-medium-v2.*hopper-medium-v2"):
+    with pytest.raises(SpecError, match=r"hoper-medium-v2.*hopper-medium-v2"):
         tiny_plan(tmp_path, datasets=["hoper-medium-v2"])
 
 

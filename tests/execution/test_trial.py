@@ -228,7 +228,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
         run_trial(work, InlineEvaluation(), StopAt(10))
     content = work.folder.last_checkpoint.read_bytes()
     work.folder.last_checkpoint.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="last.pt: not a dmray checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: not a dmray checkpoint"):
         run_trial(work, InlineEvaluation())
 
 

@@ -106,5 +106,5 @@ def test_a_file_that_is_no_sweep_is_refused(sweep_file: Path, text: str, message
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="nowhere.yaml: cannot read"):
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: cannot read"):
         load_sweep(tmp_path / "nowhere.yaml")

@@ -25,7 +25,6 @@ _OUTSIDE_ANY_GROUP = PlacementGroupSchedulingStrategy(placement_group=None)  # e
 _AGAIN_AFTER_S = 0.5
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1)
 class RolloutActor:
     """Rolls out one cohort at a time on one CPU."""
 
@@ -44,7 +43,6 @@ class RolloutActor:
         return os.getpid()
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000)
 class Dispatcher:
     """One queue of cohorts for all actors, first come, first served; what a dead actor left goes back to the queue."""
 
@@ -100,14 +98,18 @@ class EvaluationPool:
     def start(cls, resources: ResourcesSpec, attempt: str) -> EvaluationPool:
         """Create the actors and wait until each runs, so that their CPUs are taken before the first trial starts."""
         names = [f"rollout-{attempt}-{number}" for number in range(resources.evaluation_actors)]
-        place = {"namespace": NAMESPACE, "scheduling_strategy": _OUTSIDE_ANY_GROUP}
-        actors = tuple(
-            RolloutActor.options(name=name, num_cpus=resources.cpus_per_evaluation_actor, **place).remote()
-            for name in names
-        )
+        always = {
+            "namespace": NAMESPACE,
+            "scheduling_strategy": _OUTSIDE_ANY_GROUP,
+            "max_restarts": -1,
+            "max_task_retries": -1,
+        }
+        rollout = ray.remote(num_cpus=resources.cpus_per_evaluation_actor, **always)(RolloutActor)
+        actors = tuple(rollout.options(name=name).remote() for name in names)
         ray.get([actor.process_id.remote() for actor in actors])
         dispatcher_name = f"dispatcher-{attempt}"
-        dispatcher = Dispatcher.options(name=dispatcher_name, **place).remote(names)
+        dispatch = ray.remote(num_cpus=0, max_concurrency=1000, **always)(Dispatcher)
+        dispatcher = dispatch.options(name=dispatcher_name).remote(names)
         return cls(actors, dispatcher, dispatcher_name)
 
 

@@ -30,6 +30,9 @@ ENVIRONMENT = {
 }
 
 
+_log = logging.getLogger(__name__)
+
+
 class RayRunner:
     """A runner on a Ray cluster: the one at `address`, or one started on this machine for the sweep."""
 
@@ -45,6 +48,14 @@ class RayRunner:
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
             layout = fit(plan.sweep.resources, machines, len(todo))
+            _log.info(
+                "%d trials to run, %d at a time beside %d evaluation actors, on %g CPUs and %g GPUs",
+                len(todo),
+                layout.concurrent_trials,
+                plan.sweep.resources.evaluation_actors,
+                machines.cpus,
+                machines.gpus,
+            )
             pool = EvaluationPool.start(plan.sweep.resources, attempt)
             ray_folder = folder.ray(attempt)
             trainables = [

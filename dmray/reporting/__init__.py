@@ -1,0 +1,18 @@
+"""Tables, figures and the report of a sweep, from its records alone: no Ray and no MLflow needed."""
+
+from dmray.reporting.render import ReportPaths, write_report
+from dmray.reporting.results import CellResult, Comparison, Protocol, SweepResults, TrialResult, collect
+from dmray.reporting.terminal import render_results, render_summary
+
+__all__ = [
+    "CellResult",
+    "Comparison",
+    "Protocol",
+    "ReportPaths",
+    "SweepResults",
+    "TrialResult",
+    "collect",
+    "render_results",
+    "render_summary",
+    "write_report",
+]

@@ -1,0 +1,140 @@
+"""A report as a list of blocks, and the two ways to write it down."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table; `strong` marks the best of its column."""
+
+    text: str
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column holds names, the others numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG file below the report's folder."""
+
+    path: Path
+    alt: str
+
+
+Block = Table | Heading | Paragraph | Bullets | Image
+
+
+def to_markdown(blocks: Iterable[Block], folder: Path) -> str:
+    """GitHub's Markdown; images are linked relative to `folder`."""
+    return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
+
+
+def to_html(blocks: Sequence[Block], title: str) -> str:
+    """One self-contained page: style and images are inside, nothing is loaded from anywhere."""
+    body = "\n".join(_html(block) for block in blocks)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _markdown(block: Block, folder: Path) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {block.text}"
+        case Paragraph():
+            return block.text
+        case Bullets():
+            return "\n".join(f"- {item}" for item in block.items)
+        case Image():
+            return f"![{block.alt}]({block.path.relative_to(folder).as_posix()})"
+        case Table():
+            rule = "|".join([":--", *["--:"] * (len(block.columns) - 1)])
+            lines = [" | ".join(_in_table(column) for column in block.columns), rule]
+            lines += [" | ".join(_markdown_cell(cell) for cell in row) for row in block.rows]
+            return f"**{block.title}**\n\n" + "\n".join(f"| {line} |" for line in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _in_table(cell.text)
+    return f"**{text}**" if cell.strong else text
+
+
+def _in_table(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _html(block: Block) -> str:
+    match block:
+        case Heading():
+            return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
+        case Paragraph():
+            return f"<p>{escape(block.text)}</p>"
+        case Bullets():
+            return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in block.items) + "</ul>"
+        case Image():
+            data = base64.b64encode(block.path.read_bytes()).decode()
+            return f'<img alt="{escape(block.alt)}" src="data:image/png;base64,{data}">'
+        case Table():
+            head = "".join(f"<th>{escape(column)}</th>" for column in block.columns)
+            rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in block.rows)
+            table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            return f"<figure><figcaption>{escape(block.title)}</figcaption>{table}</figure>"
+
+
+def _html_cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    return f"<td><strong>{text}</strong></td>" if cell.strong else f"<td>{text}</td>"
+
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --band: #f6f8fa; --mark: #e8f1fb; }
+body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 980px; margin: 0 auto; padding: 40px 24px 80px; }
+h1 { font-size: 1.9rem; margin: 0 0 .3em; }
+h2 { font-size: 1.35rem; margin: 2.4em 0 .6em; padding-top: .9em; border-top: 1px solid var(--line); }
+h3 { font-size: 1.05rem; margin: 1.6em 0 .4em; }
+p, li { max-width: 75ch; }
+li { margin: .2em 0; }
+figure { margin: 1.2em 0; overflow-x: auto; }
+figcaption { color: var(--soft); font-size: .9rem; margin-bottom: .5em; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
+th, td { padding: .45em .8em; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th { font-weight: 600; color: var(--soft); border-bottom: 2px solid var(--line); vertical-align: bottom; }
+td { border-bottom: 1px solid var(--line); }
+tbody tr:nth-child(even) { background: var(--band); }
+td strong { background: var(--mark); border-radius: 4px; padding: .1em .4em; margin-right: -.4em; }
+img { display: block; width: 100%; max-width: 860px; margin: 1.2em 0; }
+@media print { main { max-width: none; padding: 0; } h2 { break-before: auto; } figure, img { break-inside: avoid; } }
+"""

@@ -1,0 +1,126 @@
+"""Learning curves: the headline score over training steps, one line a method, a band for the seeds."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from dmray.reporting.results import CellResult, Comparison, TrialResult
+
+# Okabe and Ito's palette, which stays distinct for the colour-blind; markers tell methods apart without any colour.
+_LOOKS = {
+    "dt": ("#0072B2", "o"),
+    "dm": ("#D55E00", "s"),
+    "dm+r": ("#E69F00", "^"),
+    "hdt": ("#56B4E9", "D"),
+    "hdm": ("#009E73", "v"),
+}
+_LINES = ("-", "--", ":", "-.")  # several models of one method
+_MOST_MARKERS = 12
+
+
+class Curve(NamedTuple):
+    """A cell's score over steps: mean, lowest and highest over `seeds` trials."""
+
+    steps: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    seeds: int
+    finished: bool
+
+
+def curve_of(cell: CellResult) -> Curve | None:
+    """Over the finished trials (over those begun, while none has finished), at the steps that all of them have."""
+    finished = [trial for trial in cell.trials if trial.status == "finished" and trial.scores]
+    trials = finished or [trial for trial in cell.trials if trial.scores]
+    if not trials:
+        return None
+    values = [_by_step(trial) for trial in trials]
+    steps = sorted(set.intersection(*(set(each) for each in values)))
+    at = [[each[step] for each in values] for step in steps]
+    return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], len(trials), bool(finished))
+
+
+def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
+    """Write the figure as PNG; False (and no file) when there is nothing to draw."""
+    curves = [(cell, curve) for cell in comparison.cells if (curve := curve_of(cell)) is not None and curve.steps]
+    if not curves:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only wanted here
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.2), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lines = {cell.method: cycle(_LINES) for cell, _ in curves}
+    for cell, curve in curves:
+        _draw_curve(axes, cell, curve, next(lines[cell.method]))
+    _draw_references(axes, comparison)
+    _dress(axes, comparison)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", metadata={"Software": None})
+    return True
+
+
+def _by_step(trial: TrialResult) -> dict[int, float]:
+    return {score.step: score.normalized for score in trial.scores}
+
+
+def _draw_curve(axes: Any, cell: CellResult, curve: Curve, line: str) -> None:
+    colour, marker = _LOOKS[cell.method]
+    seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}{'' if curve.finished else ', unfinished'}"
+    axes.plot(
+        curve.steps,
+        curve.mean,
+        color=colour,
+        linestyle=line,
+        marker=marker,
+        markersize=5,
+        markevery=max(1, len(curve.steps) // _MOST_MARKERS),
+        linewidth=2.0,
+        label=f"{cell.label} ({seeds})",
+    )
+    if curve.seeds > 1:
+        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _draw_references(axes: Any, comparison: Comparison) -> None:
+    reference = comparison.task.reference
+    lines = ((0.0, "random policy", reference.minimum), (100.0, "D4RL reference", reference.maximum))
+    for height, name, raw in lines:
+        axes.axhline(height, color="#8a94a0", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            f"{name} ({raw:,.1f})",
+            xy=(1.0, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(-3, 3),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8.5,
+            color="#5b6675",
+        )
+
+
+def _dress(axes: Any, comparison: Comparison) -> None:
+    axes.set_title(comparison.dataset.name, loc="left", fontsize=13, fontweight="bold")
+    axes.set_xlabel("training steps", fontsize=11)
+    axes.set_ylabel("normalized score", fontsize=11)
+    axes.tick_params(labelsize=10)
+    axes.xaxis.set_major_formatter(_thousands)
+    axes.set_xlim(left=0)
+    axes.margins(y=0.08)
+    axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=10)
+
+
+def _thousands(value: float, _: int) -> str:
+    if value >= 1_000_000:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if value >= 1000 else f"{value:g}"

@@ -1,0 +1,55 @@
+"""The end of a sweep in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dmray.reporting.document import Table
+from dmray.reporting.results import SweepResults, collect
+from dmray.reporting.tables import NOTHING, score_table, verdict
+from dmray.tracking import SweepFolder
+
+_ONLY_IN_THE_REPORT = frozenset({"best, raw return"})
+
+
+def render_summary(folder: SweepFolder) -> Group:
+    """The tables of the sweep in `folder`, read anew.
+
+    Raises:
+        StorageError: there is no sweep in the folder, or a file of it is damaged.
+    """
+    return render_results(collect(folder))
+
+
+def render_results(results: SweepResults) -> Group:
+    """One table a data set, and who is ahead."""
+    return Group(*_parts(results))
+
+
+def _parts(results: SweepResults) -> Iterable[RenderableType]:
+    for comparison in results.comparisons:
+        yield _rich(score_table(comparison))
+        yield Text(verdict(comparison), style="bold")
+        yield Text("last: the final weights, the headline; best: the highest along the way\n", style="dim")
+
+
+def _rich(table: Table) -> RichTable:
+    """Numbers are never broken; a column that says nothing is left out, as is what 80 columns have no room for."""
+    drawn = RichTable(title=table.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    wanted = [
+        place
+        for place, name in enumerate(table.columns)
+        if name not in _ONLY_IN_THE_REPORT and any(row[place].text != NOTHING for row in table.rows)
+    ]
+    for place in wanted:
+        number = 0 < place < len(table.columns) - 1
+        head = table.columns[place].replace(", ", "\n")
+        drawn.add_column(head, justify="right" if number else "left", no_wrap=number)
+    for row in table.rows:
+        drawn.add_row(*(Text(row[place].text, style="bold green" if row[place].strong else "") for place in wanted))
+    return drawn

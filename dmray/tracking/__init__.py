@@ -1,0 +1,45 @@
+"""What happened: each trial's ledger (the truth), MLflow as its mirror, provenance. Light: MLflow loads when opened."""
+
+from dmray.tracking.folders import SweepFolder, TrialFolder, write_atomic, write_json
+from dmray.tracking.ledger import Ledger, LedgerTail, distinct, read_ledger
+from dmray.tracking.mirror_thread import MirrorThread
+from dmray.tracking.mlflow_mirror import Lag, MlflowMirror
+from dmray.tracking.provenance import provenance
+from dmray.tracking.records import (
+    AttemptFailed,
+    AttemptStarted,
+    EvaluationDone,
+    LedgerRecord,
+    TargetResult,
+    TrainProgress,
+    TrialDone,
+)
+from dmray.tracking.run_labels import method_label
+from dmray.tracking.scores import Score, Spread, best_score, last_score
+
+__all__ = [
+    "AttemptFailed",
+    "AttemptStarted",
+    "EvaluationDone",
+    "Lag",
+    "Ledger",
+    "LedgerRecord",
+    "LedgerTail",
+    "MirrorThread",
+    "MlflowMirror",
+    "Score",
+    "Spread",
+    "SweepFolder",
+    "TargetResult",
+    "TrainProgress",
+    "TrialDone",
+    "TrialFolder",
+    "best_score",
+    "distinct",
+    "last_score",
+    "method_label",
+    "provenance",
+    "read_ledger",
+    "write_atomic",
+    "write_json",
+]

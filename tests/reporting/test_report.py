@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dmray.report import app
+from dmray.reporting import collect, write_report
+from dmray.reporting.document import Bullets, Cell, Heading, Paragraph, Table, to_html, to_markdown
+from dmray.reporting.figures import curve_of
+from dmray.tracking import SweepFolder
+from tests.tracking.examples import (
+    evaluated,
+    example_sweep,
+    failed,
+    started,
+    trials_of,
+    whole_trial,
+    write_ledger,
+    write_manifest,
+)
+
+SWEEP = example_sweep()
+TRIALS = trials_of(SWEEP)  # dm s0, dt s0, dm s1, dt s1
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    folder = SweepFolder(tmp_path, "example")
+    write_manifest(folder, SWEEP)
+    write_ledger(folder, TRIALS[0], whole_trial(50, 60))
+    write_ledger(folder, TRIALS[1], [started(), evaluated(20, 30, 20), failed(30)])
+    write_ledger(folder, TRIALS[2], whole_trial(70, 64))
+    return folder
+
+
+def test_a_report_is_written_whole(folder: SweepFolder) -> None:
+    paths = write_report(folder)
+    markdown, html = paths.markdown.read_text(), paths.html.read_text()
+    for text in (markdown, html):
+        assert "62.0 ± 2.8" in text
+        assert "2 finished, 1 failed, 1 missing" in text
+        assert "decode mode window" in text
+        assert "Target return of the headline score: 3600, the first of the list" in text
+        assert "OSError: disk full" in text
+    assert [path.read_bytes()[:8] for path in paths.figures] == [PNG]
+    assert "![learning curves of hopper-medium-v2](figures/hopper-medium-v2.png)" in markdown
+
+
+def test_the_page_is_self_contained(folder: SweepFolder) -> None:
+    html = write_report(folder).html.read_text()
+    assert 'src="data:image/png;base64,' in html
+    assert not re.search(r'(?:src|href)="(?!data:)|@import|url\(', html)
+
+
+def test_the_csv_files_hold_every_trial_and_every_evaluation(folder: SweepFolder) -> None:
+    paths = write_report(folder)
+    trials = list(csv.DictReader(paths.trials.read_text().splitlines()))
+    assert [(row["method"], row["seed"], row["status"], row["last_normalized"]) for row in trials] == [
+        ("dm", "0", "finished", "60.0"),
+        ("dt", "0", "failed", ""),
+        ("dm", "1", "finished", "64.0"),
+        ("dt", "1", "missing", ""),
+    ]
+    curves = list(csv.DictReader(paths.curves.read_text().splitlines()))
+    assert [(row["method"], row["step"], row["normalized"]) for row in curves][:2] == [
+        ("dm", "20", "50.0"),
+        ("dm", "40", "60.0"),
+    ]
+    assert len(curves) == 5
+
+
+def test_a_sweep_that_has_not_begun_can_be_reported(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "example")
+    write_manifest(folder, SWEEP)
+    paths = write_report(folder)
+    assert paths.figures == ()
+    assert "4 missing" in paths.markdown.read_text()
+
+
+def test_data_recorded_by_dmray_is_no_benchmark(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "example")
+    maze = {"name": "mine", "task": "maze2d-umaze", "generate": {}}
+    write_manifest(folder, example_sweep(datasets=[maze]))
+    assert "these are no benchmark results" in write_report(folder).markdown.read_text()
+
+
+def test_a_report_made_twice_is_the_same(folder: SweepFolder) -> None:
+    paths = write_report(folder)
+    files = [paths.markdown, paths.html, paths.trials, paths.curves, *paths.figures]
+    before = [path.read_bytes() for path in files]
+    write_report(folder)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_curve_is_over_the_finished_seeds_with_their_range(folder: SweepFolder) -> None:
+    dm, dt = collect(folder).comparisons[0].cells
+    curve = curve_of(dm)
+    assert curve is not None
+    assert (curve.steps, curve.mean, curve.low, curve.high) == ([20, 40], [60, 62], [50, 60], [70, 64])
+    assert (curve.seeds, curve.finished) == (2, True)
+    unfinished = curve_of(dt)
+    assert unfinished is not None
+    assert (unfinished.steps, unfinished.seeds, unfinished.finished) == ([20], 1, False)
+
+
+def test_text_cannot_break_the_page_or_the_table() -> None:
+    table = Table("<t>", ("a|b", "n"), ((Cell("x|y\nz"), Cell("<1>", strong=True)),))
+    assert "| x\\|y z | **<1>** |" in to_markdown([table], Path())
+    html = to_html([Heading("<h>", 1), Paragraph("a & b"), Bullets(("<i>",)), table], "<title>")
+    assert "<strong>&lt;1&gt;</strong>" in html
+    assert "<i>" not in html
+
+
+def test_the_command_prints_the_table_and_where_the_report_is(folder: SweepFolder) -> None:
+    ran = CliRunner().invoke(app, [str(folder.path)])
+    assert ran.exit_code == 0, ran.output
+    assert "62.0 ± 2.8" in ran.output
+    assert str(folder.report / "report.html") in ran.output
+
+
+def test_a_wrong_folder_is_one_clear_line_and_exit_1(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(app, [str(tmp_path)])
+    assert ran.exit_code == 1
+    assert "no sweep here" in ran.output
+    assert "Traceback" not in ran.output

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmray.errors import StorageError
+from dmray.reporting import SweepResults, collect
+from dmray.specs import SweepSpec
+from dmray.tracking import LedgerRecord, SweepFolder
+from tests.tracking.examples import (
+    done,
+    evaluated,
+    example_sweep,
+    failed,
+    started,
+    trained,
+    trials_of,
+    whole_trial,
+    write_ledger,
+    write_manifest,
+)
+
+
+def results_of(folder: SweepFolder, sweep: SweepSpec) -> SweepResults:
+    write_manifest(folder, sweep)
+    return collect(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path, "example")
+
+
+def test_every_trial_has_one_status(folder: SweepFolder) -> None:
+    sweep = example_sweep(seeds=[0, 1, 2])
+    trials = trials_of(sweep)
+    ledgers: list[list[LedgerRecord]] = [
+        whole_trial(50, 60),
+        [started(), trained(20), done(20, "diverged", None)],
+        [started(), failed(10)],
+        [started(), trained(20)],
+        [started(), failed(10), started(2, 0)],
+    ]
+    for trial, records in zip(trials, ledgers, strict=False):
+        write_ledger(folder, trial, records)
+    results = results_of(folder, sweep)
+    statuses = [result.status for result in results.trials]
+    assert statuses == ["finished", "diverged", "failed", "unfinished", "unfinished", "missing"]
+    assert [result.error for result in results.trials] == [
+        None,
+        None,
+        "OSError: disk full",
+        None,
+        "OSError: disk full",
+        None,
+    ]
+    assert results.count("unfinished") == 2
+
+
+def test_only_a_finished_trial_has_last_and_best(folder: SweepFolder) -> None:
+    sweep = example_sweep()
+    trials = trials_of(sweep)
+    write_ledger(folder, trials[0], whole_trial(70, 60))
+    write_ledger(folder, trials[1], [started(), evaluated(20, 90, 1)])
+    first, second, *_ = results_of(folder, sweep).trials
+    assert first.last is not None
+    assert first.best is not None
+    assert (first.last.normalized, first.last.step, first.best.normalized, first.best.step) == (60, 40, 70, 20)
+    assert (second.last, second.best) == (None, None)
+    assert len(second.scores) == 1
+
+
+def test_a_step_that_was_redone_counts_once_and_first(folder: SweepFolder) -> None:
+    sweep = example_sweep()
+    records: list[LedgerRecord] = [
+        started(),
+        evaluated(20, 50, 1),
+        started(2),
+        evaluated(20, 51, 1),
+        evaluated(40, 60, 1),
+        done(),
+    ]
+    write_ledger(folder, trials_of(sweep)[0], records)
+    result = results_of(folder, sweep).trials[0]
+    assert [score.normalized for score in result.scores] == [50, 60]
+    assert result.attempts == 2
+
+
+def test_seeds_of_a_setting_make_a_cell_and_methods_a_comparison(folder: SweepFolder) -> None:
+    (comparison,) = results_of(folder, example_sweep(seeds=[0, 1, 2])).comparisons
+    assert [(cell.label, len(cell.trials)) for cell in comparison.cells] == [("DM", 3), ("DT", 3)]
+
+
+def test_models_of_one_method_are_told_apart_by_what_differs(folder: SweepFolder) -> None:
+    grid = [{"methods": ["dm"], "models": [{"d_model": 64}, {"d_model": 128}]}]
+    (comparison,) = results_of(folder, example_sweep(grid=grid)).comparisons
+    assert [cell.label for cell in comparison.cells] == ["DM (d_model 64)", "DM (d_model 128)"]
+
+
+def test_data_sets_are_compared_apart(folder: SweepFolder) -> None:
+    maze = {"name": "mine", "task": "maze2d-umaze", "generate": {}}
+    results = results_of(folder, example_sweep(datasets=["hopper-medium-v2", maze]))
+    assert [comparison.dataset.name for comparison in results.comparisons] == ["hopper-medium-v2", "mine"]
+
+
+def test_protocols_are_never_mixed(folder: SweepFolder) -> None:
+    """Two evaluations of one data set, as a manifest merged from two sweeps could hold."""
+    from dmray.tracking import write_json
+
+    ten, hundred = (example_sweep(evaluation={"episodes": n, "every_steps": 20}) for n in (10, 100))
+    trials = [trial.model_dump(mode="json") for sweep in (ten, hundred) for trial in trials_of(sweep)]
+    write_json(folder.manifest, {"sweep": ten.model_dump(mode="json"), "trials": trials})
+    results = collect(folder)
+    assert sorted(comparison.protocol.episodes for comparison in results.comparisons) == [10, 100]
+    assert all(len(comparison.cells) == 2 for comparison in results.comparisons)
+
+
+def test_a_folder_without_a_sweep_is_named(folder: SweepFolder) -> None:
+    with pytest.raises(StorageError, match=r"example: no sweep here \(no sweep\.json\); name the folder"):
+        collect(folder)
+
+
+def test_a_damaged_manifest_is_named(folder: SweepFolder) -> None:
+    folder.path.mkdir(parents=True)
+    folder.manifest.write_text('{"sweep": {}}')
+    with pytest.raises(StorageError, match=r"sweep\.json: not the manifest of a sweep of this version"):
+        collect(folder)

@@ -1,0 +1,188 @@
+"""Tables of ledgers whose means and deviations are known."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dmray.reporting import Comparison, collect, render_results
+from dmray.reporting.document import Table
+from dmray.reporting.tables import overview_tables, score_table, trial_rows, verdict
+from dmray.tracking import SweepFolder
+from tests.tracking.examples import (
+    done,
+    example_sweep,
+    failed,
+    started,
+    trained,
+    trials_of,
+    whole_trial,
+    write_ledger,
+    write_manifest,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path, "example")
+
+
+def write(folder: SweepFolder, ledgers: dict[str, list[Any]], **changes: Any) -> None:
+    """`ledgers`: by "method seed" or "method seed data set"; a list of numbers is a finished trial's scores."""
+    sweep = example_sweep(**changes)
+    write_manifest(folder, sweep)
+    for trial in trials_of(sweep):
+        key = f"{trial.method} {trial.seed}"
+        records = ledgers.get(f"{key} {trial.dataset.name}", ledgers.get(key, []))
+        scores = all(isinstance(record, int | float) for record in records)
+        write_ledger(folder, trial, whole_trial(*records) if records and scores else records)
+
+
+def comparison(folder: SweepFolder) -> Comparison:
+    return collect(folder).comparisons[0]
+
+
+def cells(table: Table) -> dict[str, dict[str, str]]:
+    return {row[0].text: dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows}
+
+
+def strong(table: Table) -> set[tuple[str, str]]:
+    named = ((row[0].text, zip(table.columns, row, strict=True)) for row in table.rows)
+    return {(name, column) for name, row in named for column, cell in row if cell.strong}
+
+
+def test_means_and_sample_deviations_over_seeds(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [80, 50], "dm 1": [56, 56], "dt 0": [10, 20], "dt 1": [40, 30]})
+    table = cells(score_table(comparison(folder)))
+    assert table["DM"] == {
+        "method": "DM",
+        "seeds": "2 of 2",
+        "last, normalized": "53.0 ± 4.2",  # 50 and 56: deviation 6 / sqrt(2)
+        "best, normalized": "68.0 ± 17.0",  # 80 and 56
+        "last, raw return": "530.0 ± 42.4",
+        "best, raw return": "680.0 ± 169.7",
+        "without a score": "-",
+    }
+    assert table["DT"]["last, normalized"] == "25.0 ± 7.1"
+    assert table["DT"]["best, normalized"] == "30.0 ± 14.1"
+
+
+def test_the_highest_mean_of_each_column_is_marked(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [90, 50], "dt 0": [10, 60]}, seeds=[0])
+    assert strong(score_table(comparison(folder))) == {
+        ("DM", "best, normalized"),
+        ("DM", "best, raw return"),
+        ("DT", "last, normalized"),
+        ("DT", "last, raw return"),
+    }
+
+
+def test_a_method_alone_is_not_marked(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [90, 50]}, seeds=[0])
+    assert strong(score_table(comparison(folder))) == set()
+
+
+def test_what_has_no_score_is_counted_beside_the_mean(folder: SweepFolder) -> None:
+    diverged: list[Any] = [started(), trained(20), done(20, "diverged", None)]
+    ledgers = {"dm 0": [50, 60], "dm 1": diverged, "dm 2": [started(), failed(1)], "dm 3": [started()], "dt 0": [1, 2]}
+    write(folder, ledgers, seeds=[0, 1, 2, 3])
+    table = cells(score_table(comparison(folder)))
+    assert table["DM"]["seeds"] == "1 of 4"
+    assert table["DM"]["last, normalized"] == "60.0"
+    assert table["DM"]["without a score"] == "1 diverged, 1 failed, 1 unfinished"
+    assert table["DT"]["without a score"] == "3 missing"
+
+
+def test_the_headline_of_the_first_target_is_reported(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [50, 60]}, seeds=[0])  # the second target scores 5 less at each step
+    assert cells(score_table(comparison(folder)))["DM"]["last, normalized"] == "60.0"
+
+
+def test_the_title_names_the_protocol(folder: SweepFolder) -> None:
+    write(folder, {})
+    title = score_table(comparison(folder)).title
+    assert "decode window, 2 episodes, evaluation seed 0" in title
+    assert title.endswith("mean ± std over seeds")
+
+
+@pytest.mark.parametrize(
+    ("ledgers", "sentence"),
+    [
+        ({}, "Too few methods have finished to compare."),
+        ({"dm 0": [1, 60], "dt 0": [1, 50]}, "DM is ahead of DT by 10.0 normalized points (last score; one seed tells"),
+        (
+            {"dm 0": [1, 60], "dm 1": [1, 62], "dt 0": [1, 50], "dt 1": [1, 50]},
+            "by 11.0 normalized points (last score, standard error 1.0: more than two standard errors; 2 and 2 seeds)",
+        ),
+        (
+            {"dm 0": [1, 40], "dm 1": [1, 62], "dt 0": [1, 50], "dt 1": [1, 50]},
+            "DM is ahead of DT by 1.0 normalized points (last score, standard error 11.0: within two",
+        ),
+        ({"dm 0": [1, 50], "dt 0": [1, 50]}, "DM and DT have the same last normalized score, 50.0."),
+    ],
+)
+def test_the_verdict_weighs_the_lead_against_the_seeds(
+    folder: SweepFolder, ledgers: dict[str, list[Any]], sentence: str
+) -> None:
+    write(folder, ledgers)
+    assert sentence in verdict(comparison(folder))
+
+
+def test_dm_against_dt_is_always_told(folder: SweepFolder) -> None:
+    ledgers: dict[str, list[Any]] = {"dm 0": [1, 50], "dt 0": [1, 40], "hdm 0": [1, 70], "hdt 0": [1, 60]}
+    write(folder, ledgers, seeds=[0], grid=[{"methods": ["dm", "dt", "hdm", "hdt"]}])
+    told = verdict(comparison(folder))
+    assert told.startswith("HDM is ahead of HDT by 10.0")
+    assert "DM is ahead of DT by 10.0" in told.partition(". ")[2]
+
+
+def test_the_overview_averages_only_data_sets_that_all_methods_have(folder: SweepFolder) -> None:
+    ledgers: dict[str, list[Any]] = {
+        "dm 0 hopper-medium-v2": [1, 60],
+        "dt 0 hopper-medium-v2": [1, 50],
+        "dm 0 hopper-expert-v2": [1, 80],
+        "dt 0 hopper-expert-v2": [1, 90],
+        "dm 0 hopper-medium-expert-v2": [1, 10],
+    }
+    names = ["hopper-medium-v2", "hopper-expert-v2", "hopper-medium-expert-v2"]
+    write(folder, ledgers, seeds=[0], datasets=names)
+    (table,) = overview_tables(collect(folder))
+    found = cells(table)
+    assert (found["hopper-medium-v2"]["DM"], found["hopper-medium-v2"]["DT"]) == ("60.0", "50.0")
+    assert found["hopper-medium-expert-v2"]["DT"] == "-"
+    assert (found["mean of the 2 data sets that all have"]["DM"], strong(table)) == (
+        "70.0",
+        {
+            ("hopper-medium-v2", "DM"),
+            ("hopper-expert-v2", "DT"),
+            ("mean of the 2 data sets that all have", "DM"),
+            ("mean of the 2 data sets that all have", "DT"),
+        },
+    )
+
+
+def test_one_data_set_needs_no_overview(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [1, 60]})
+    assert overview_tables(collect(folder)) == []
+
+
+def test_trial_rows_are_flat_and_complete(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [70, 60]}, seeds=[0])
+    rows = list(trial_rows(collect(folder)))
+    assert [set(row) for row in rows] == [set(rows[0])] * 2
+    assert (rows[0]["last_normalized"], rows[0]["best_normalized"], rows[0]["best_step"]) == (60, 70, 20)
+    assert (rows[1]["status"], rows[1]["last_normalized"]) == ("missing", None)
+
+
+def test_the_terminal_table_fits_eighty_columns(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [80, 50], "dm 1": [56, 56], "dt 0": [10, 20]})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render_results(collect(folder)))
+    text = console.export_text()
+    assert "53.0 ± 4.2" in text
+    assert "530.0 ± 42.4" in text
+    assert "1 missing" in text

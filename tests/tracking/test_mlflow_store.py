@@ -1,0 +1,242 @@
+"""The real MLflow: what the fake store assumes of it, and what a user sees when it is not there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmray.errors import TrackingError
+from dmray.tracking import MlflowMirror, SweepFolder
+from dmray.tracking.metric_points import Point
+from dmray.tracking.mlflow_store import MlflowStore, RunStore, StoreError, open_store, without_secrets
+from tests.tracking.examples import example_sweep, started, trained, trials_of, whole_trial, write_ledger
+from tests.tracking.fake_store import FakeStore
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
+
+
+@pytest.fixture(scope="session")
+def mlflow_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for all tests: making it takes seconds."""
+    storage = tmp_path_factory.mktemp("mlflow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        open_store(None, SweepFolder(storage, "first"))
+    return storage
+
+
+@pytest.fixture(params=["fake", "mlflow"])
+def store(request: pytest.FixtureRequest) -> RunStore:
+    if request.param == "fake":
+        return FakeStore()
+    storage = request.getfixturevalue("mlflow_storage")
+    return open_store(None, SweepFolder(storage, f"contract-{time.monotonic_ns()}"))
+
+
+def run_of(store: RunStore) -> str:
+    return store.create_run("a run", {"dmray.sweep_id": "1", "dmray.key": "a"}, 1000)
+
+
+def test_runs_are_found_by_tag_oldest_first(store: RunStore) -> None:
+    late = store.create_run("late", {"x": "1"}, 2000)
+    early = store.create_run("early", {"x": "1"}, 1000)
+    store.create_run("other", {"x": "2"}, 500)
+    assert [run.run_id for run in store.find_runs("x", "1")] == [early, late]
+
+
+def test_a_found_run_shows_what_was_logged(store: RunStore) -> None:
+    run_id = run_of(store)
+    store.log(run_id, [Point("m", 1.0, 10, 5), Point("m", 2.0, 20, 6)], {"p": "v"}, {"t": "w"})
+    store.set_status(run_id, "FAILED", 9000)
+    (run,) = store.find_runs("dmray.sweep_id", "1")
+    assert (run.status, run.ended_s) == ("FAILED", 9.0)
+    assert (set(run.params), dict(run.metrics)) == ({"p"}, {"m": 2.0})
+    assert run.tags["t"] == "w"
+    assert store.steps(run_id, "m") == {10, 20}
+
+
+def test_a_point_that_is_logged_twice_is_there_once(mlflow_storage: Path) -> None:
+    store = open_store(None, SweepFolder(mlflow_storage, "twice"))
+    run_id = run_of(store)
+    for _ in range(2):
+        store.log(run_id, [Point("m", 1.0, 10, 5)])
+    assert _history(store, run_id, "m") == [(10, 1.0)]
+
+
+def test_an_ended_run_can_run_again(store: RunStore) -> None:
+    run_id = run_of(store)
+    store.set_status(run_id, "KILLED")
+    store.set_status(run_id, "RUNNING")
+    store.log(run_id, [Point("m", 1.0, 1, 1)])
+    assert store.find_runs("dmray.sweep_id", "1")[0].status == "RUNNING"
+
+
+def _history(store: Any, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in store._client.get_metric_history(run_id, key)]
+
+
+def test_a_changed_param_is_refused(mlflow_storage: Path) -> None:
+    store = open_store(None, SweepFolder(mlflow_storage, "params"))
+    run_id = run_of(store)
+    store.log(run_id, params={"p": "1"})
+    with pytest.raises(StoreError) as caught:
+        store.log(run_id, params={"p": "2"})
+    assert caught.value.refused
+
+
+def test_a_sweep_is_mirrored_into_sqlite_once_however_often_it_is_replayed(mlflow_storage: Path) -> None:
+    sweep = example_sweep(name="mirrored")
+    trials, folder = trials_of(sweep), SweepFolder(mlflow_storage, "mirrored")
+    write_ledger(folder, trials[0], whole_trial(50, 60))
+    write_ledger(folder, trials[1], [started(), trained(20)])
+    folder.report.mkdir()
+    (folder.report / "report.md").write_text("# a report\n")
+    for _ in range(2):
+        assert MlflowMirror.open(None, folder, sweep, trials).close(report=folder.report).records == 0
+    store = open_store(None, folder)
+    runs = {run.tags["dmray.key"]: run for run in store.find_runs("dmray.sweep", "mirrored")}
+    assert len(runs) == 1 + 2 + 2
+    trial = runs[trials[0].trial_id]
+    assert _history(store, trial.run_id, "eval/normalized_score") == [(20, 50.0), (40, 60.0)]
+    assert (trial.status, runs[trials[1].trial_id].status) == ("FINISHED", "KILLED")
+    assert runs[trials[0].cell_id].metrics["agg/normalized_score_last_mean"] == 60
+    assert len(list((mlflow_storage / "mlartifacts" / "mirrored").rglob("report/report.md"))) == 1
+
+
+def test_the_experiment_is_named_after_the_sweep_and_for_model_development(mlflow_storage: Path) -> None:
+    store: Any = open_store(None, SweepFolder(mlflow_storage, "named"))
+    experiment = store._client.get_experiment_by_name("dmray/named")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert experiment.artifact_location == (mlflow_storage / "mlartifacts" / "named").as_uri()
+
+
+def test_the_database_keeps_a_write_ahead_log(mlflow_storage: Path) -> None:
+    with sqlite3.connect(mlflow_storage / "mlflow.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "./mlruns", "/tmp/mlruns"])
+def test_a_folder_is_refused_with_the_cure(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"no longer writes to; leave mlflow_uri out .* sqlite:///"):
+        open_store(uri, SweepFolder(tmp_path, "x"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_server_that_is_not_there_is_named_at_once_with_the_cure(tmp_path: Path) -> None:
+    port, started_at = free_port(), time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        open_store(f"http://me:secret@127.0.0.1:{port}", SweepFolder(tmp_path, "x"))
+    assert time.monotonic() - started_at < 6.0
+    message = str(caught.value)
+    assert f"no MLflow server answers at http://127.0.0.1:{port} (tried to connect to 127.0.0.1:{port}" in message
+    assert "--mlflow-uri off" in message
+    assert "secret" not in message
+
+
+def test_a_server_that_accepts_and_is_silent_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started_at = time.monotonic()
+        with pytest.raises(TrackingError, match="does not work"):
+            open_store(f"http://127.0.0.1:{silent.getsockname()[1]}", SweepFolder(tmp_path, "x"))
+        assert time.monotonic() - started_at < 5.0
+
+
+def test_a_database_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("these are notes, not a database, and there are many of them" * 20)
+    with pytest.raises(TrackingError, match=r"cannot use .*notes\.db as MLflow's database"):
+        open_store(f"sqlite:///{path}", SweepFolder(tmp_path, "x"))
+
+
+def test_secrets_are_taken_out_of_addresses() -> None:
+    assert without_secrets("postgresql+psycopg2://u:p@db:5432/x") == "postgresql+psycopg2://db:5432/x"
+    assert without_secrets("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
+
+
+class Server:
+    """A real `mlflow server` on loopback."""
+
+    def __init__(self, storage: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._database, self._artifacts = f"sqlite:///{storage / 'server.db'}", str(storage / "artifacts")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        arguments = ["--port", str(self.port), "-w", "1", "--backend-store-uri", self._database]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *arguments, "--artifacts-destination", self._artifacts],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError("the MLflow server did not start")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, 9)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_server_may_go_and_come_back(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmray.tracking.mlflow_mirror._LONGEST_PAUSE_S", 0.0)
+    sweep = example_sweep()
+    trials, folder = trials_of(sweep), SweepFolder(tmp_path, sweep.name)
+    mirror = MlflowMirror.open(server.uri, folder, sweep, trials)
+    records = whole_trial(50, 60)
+    write_ledger(folder, trials[0], records[:3])
+    assert mirror.advance()
+    server.stop()
+    write_ledger(folder, trials[0], records[3:])
+    assert not mirror.advance()
+    assert mirror.lag.records == 3
+    server.start()
+    folder.report.mkdir()
+    (folder.report / "report.md").write_text("# a report\n")
+    lag = mirror.close(report=folder.report)
+    assert (lag.records, lag.problem) == (0, None)
+    assert len(list((tmp_path / "artifacts").rglob("report/report.md"))) == 1
+    store = MlflowStore(server.uri, "dmray/example", None)
+    run = next(run for run in store.find_runs("dmray.sweep", "example") if run.tags["dmray.key"] == trials[0].trial_id)
+    assert _history(store, run.run_id, "eval/normalized_score") == [(20, 50.0), (40, 60.0)]
+    assert _history(store, run.run_id, "final/step") == [(40, 40.0)]
+    assert run.status == "FINISHED"
