@@ -7,7 +7,7 @@ Definition (the authors' code, cubic there): from step i of an episode of T step
 and it stays until step j* is reached, where the next one is chosen. The last step's label is the episode's first state.
 
 With P the sums of rewards before each step, the mean is the slope from (i, P_i) to (j, P_j), so j* is the first corner
-after i of the upper concave hull of the points i, ..., T - 1: one pass from the right with a stack finds it for every i.
+after i of the upper concave hull of the points i, ..., T - 1: one pass from the right with a stack finds all of them.
 """
 
 from __future__ import annotations
