@@ -15,13 +15,13 @@ test: setup lint
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check dmray tests benchmarks
-	$(BIN)/ruff format --check dmray tests benchmarks
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 format: setup
-	$(BIN)/ruff check --fix dmray tests benchmarks
-	$(BIN)/ruff format dmray tests benchmarks
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 mlflow: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --port 5000

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from dmray.errors import DmrayError
 
@@ -30,11 +30,3 @@ def lookup(kind: str, name: str, table: Mapping[str, T], error: type[DmrayError]
     if name not in table:
         raise error(unknown(kind, name, table))
     return table[name]
-
-
-def require(importer: Callable[[], Any], extra: str, error: type[DmrayError]) -> Any:
-    """What `importer` returns; a missing optional package becomes one sentence with the cure."""
-    try:
-        return importer()
-    except ImportError as missing:
-        raise error(f'{missing}; install it with: pip install "dmray[{extra}]"') from missing

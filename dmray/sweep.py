@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,10 +16,12 @@ from rich.logging import RichHandler
 from dmray.errors import DmrayError
 from dmray.execution import Plan, failures, plan, survey
 from dmray.execution.plan_view import render_plan
-from dmray.execution.session import NO_MLFLOW, Runner, run_sweep
 from dmray.execution.survey import DONE
-from dmray.specs import load_sweep
+from dmray.specs import NO_MLFLOW, load_sweep
 from dmray.tracking.folders import SweepFolder
+
+if TYPE_CHECKING:
+    from dmray.execution.session import Runner
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _out, _err = Console(), Console(stderr=True)
@@ -72,6 +74,7 @@ def main(
 
 def _run(planned: Plan, folder: SweepFolder, resume: bool, local: bool, address: str | None) -> bool:
     """Run, report, tell; whether every trial is done."""
+    from dmray.execution.session import run_sweep
     from dmray.reporting import render_summary, write_report
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is a Ctrl-C

@@ -41,6 +41,7 @@ def sweep_file(storage: Path, **changes: object) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_one(tmp_path: Path) -> None:
     import mlflow
 
@@ -72,8 +73,6 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
         assert one.info.status == "FINISHED"
         steps = [metric.step for metric in client.get_metric_history(one.info.run_id, "train/loss")]
         assert sorted(steps) == list(range(20, 601, 20)), "each step once"
-        artifacts = client.list_artifacts(one.info.run_id)
-        assert artifacts is not None
 
     again = run(broken, "--resume")
     assert again.returncode == 0
@@ -107,6 +106,8 @@ def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None
     [
         (["-o", "grid.0.methods=[dmm]"], "did you mean 'dm'?"),
         (["-o", "datasets=[hoper-medium-v2]"], "hopper-medium-v2"),
+        (["-o", "datasets=[antmaze-umaze-v2]"], "the antmaze family has no simulator here yet"),
+        (["-o", "datasets=[{name: mine, task: hopper, path: /none.hdf5}]"], "/none.hdf5: no such file"),
         (["--storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["--mlflow-uri", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         (["--address", "127.0.0.1:9"], "no Ray cluster"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from rich.console import Group
@@ -11,34 +11,45 @@ from rich.table import Table
 
 from dmray.execution.cost import Cost, total_cost
 from dmray.execution.plan import Plan
-from dmray.execution.survey import TrialState
+from dmray.execution.survey import DONE, TrialState
+from dmray.specs import TrialSpec
 
 
 def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
     """Trials by data set in the order of their start, what they cost at most, and what is already done."""
-    table = Table(title=f"sweep '{plan.sweep.name}': {len(plan.trials)} trials", title_justify="left", box=None)
-    for name, justify in (("data set", "left"), ("methods", "left"), ("seeds", "left"), ("trials", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for name in ("training steps", "env steps <=", "disk", "done"):
-        table.add_column(name, justify="right")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("data set", no_wrap=True)
+    for name in ("trials", "training steps", "env steps <=", "disk", "done"):
+        table.add_column(name, justify="right", no_wrap=True)
     log_every_steps = plan.sweep.tracking.log_every_steps
     for dataset, group in groupby(plan.trials, key=lambda trial: trial.dataset.name):
         trials = list(group)
-        done = sum(states[trial.trial_id] in (TrialState.FINISHED, TrialState.DIVERGED) for trial in trials)
-        table.add_row(
-            dataset,
-            " ".join(dict.fromkeys(trial.method for trial in trials)),
-            " ".join(map(str, sorted({trial.seed for trial in trials}))),
-            str(len(trials)),
-            *_cost(total_cost(trials, log_every_steps)),
-            f"{done}/{len(trials)}",
-        )
-    total = total_cost(plan.trials, log_every_steps)
+        done = sum(states[trial.trial_id] in DONE for trial in trials)
+        table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, log_every_steps)), f"{done}/{len(trials)}")
+    steps, env_steps, disk = _cost(total_cost(plan.trials, log_every_steps))
     counts = Counter(states.values())
-    steps, env_steps, disk = _cost(total)
-    summary = f"{len(plan.trials)} trials: {steps} training steps, at most {env_steps} env steps, about {disk} on disk"
-    progress = ", ".join(f"{counts[state]} {state}" for state in TrialState if counts[state])
-    return Group(table, "", summary, progress)
+    return Group(
+        f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, in this order; on each data set, seed by seed:",
+        *_comparison(plan.trials),
+        "",
+        table,
+        "",
+        f"cost: {steps} training steps, at most {env_steps} env steps, about {disk} on disk",
+        f"trials: {', '.join(f'{counts[state]} {state}' for state in TrialState if counts[state])}",
+    )
+
+
+def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
+    """The methods at each model size, and the seeds: what is run on every data set."""
+    sizes = dict.fromkeys(trial.model for trial in trials)
+    lines = []
+    for model in sizes:
+        methods = dict.fromkeys(trial.method for trial in trials if trial.model == model)
+        lines.append(
+            f"  {' '.join(methods)}  (width {model.d_model}, {model.n_layer} layers, context {model.context_length})"
+        )
+    seeds = dict.fromkeys(str(trial.seed) for trial in trials)
+    return [*lines, f"  seeds {' '.join(seeds)}"]
 
 
 def _cost(cost: Cost) -> tuple[str, str, str]:

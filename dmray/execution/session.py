@@ -9,14 +9,13 @@ from typing import Protocol
 
 from rich.console import Console
 
+from dmray.execution import preflight
 from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
 from dmray.execution.progress import ProgressView
 from dmray.execution.survey import TrialState, survey, to_run
-from dmray.specs import TrialSpec
+from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder, write_json
-
-NO_MLFLOW = "off"
 
 
 class Runner(Protocol):
@@ -35,6 +34,7 @@ def run_sweep(
     """Run what is not done of `plan` with progress on `console`, then report; the state of each trial afterwards.
 
     Raises:
+        DatasetError: a data set has no file here, or its task no simulator.
         StorageError: the folder cannot be written, another driver holds it, or trials were begun and not `resume`.
         TrackingError: the MLflow server does not answer at the start (later it may come and go).
         ClusterError: the sweep does not fit the machines.
@@ -42,6 +42,7 @@ def run_sweep(
     folder.make_writable()
     with lease(folder):
         todo = to_run(plan, survey(plan, folder), resume)
+        preflight.check(todo, folder.datasets)
         write_manifest(plan, folder)
         with _mirrored(plan, folder) as attach:
             if todo:

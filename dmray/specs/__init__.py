@@ -2,7 +2,7 @@
 
 from dmray.specs.base import Spec, canonical_json, content_hash
 from dmray.specs.loading import apply_overrides, load_sweep
-from dmray.specs.sweep import FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
+from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
 from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
@@ -14,6 +14,7 @@ from dmray.specs.trial import (
 )
 
 __all__ = [
+    "NO_MLFLOW",
     "DatasetSpec",
     "EvaluationSpec",
     "FaultSpec",

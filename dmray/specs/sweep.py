@@ -17,6 +17,8 @@ from dmray.specs.trial import (
     TrainingSpec,
 )
 
+NO_MLFLOW = "off"
+
 
 class GridBlock(Spec):
     """Methods x models; a sweep may have several blocks (trials that two blocks share are run once)."""
