@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ ENVIRONMENT = {
 
 
 _log = logging.getLogger(__name__)
+_CONNECT_TIMEOUT_S = 10.0
 
 
 class RayRunner:
@@ -104,7 +106,7 @@ def _connected(address: str | None, plan: Plan) -> Iterator[Machines]:
         return
     try:
         machines = _join(address) if address else _start(plan)
-    except (ConnectionError, RuntimeError, ValueError) as cause:
+    except (OSError, RuntimeError, ValueError) as cause:
         raise ClusterError(f"--address {address or 'local'}: no Ray cluster: {str(cause).splitlines()[0]}") from cause
     try:
         yield machines
@@ -113,6 +115,9 @@ def _connected(address: str | None, plan: Plan) -> Iterator[Machines]:
 
 
 def _join(address: str) -> Machines:
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in host:  # Ray itself would try for minutes
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     return _machines()
 
