@@ -82,16 +82,17 @@ class StopAt:
             raise Killed
 
 
-@pytest.mark.parametrize("method", ["dm", "dt"])
+@pytest.mark.parametrize("method", ["dt", "dm", "dm+r", "hdt", "hdm"])
 def test_a_trial_records_its_cadence_and_ends_with_a_done_marker(tmp_path: Path, method: str) -> None:
-    work = job(tmp_path, method)
+    model = {"d_model": 16, "n_layer": 1, "context_length": 4}
+    work = job(tmp_path, method, grid=[{"methods": [method], "models": [model]}])
     done = run_trial(work, InlineEvaluation())
     assert (done.status, done.step) == ("finished", 40)
     assert [record.step for record in records_of(work, TrainProgress)] == [10, 20, 30, 40]
     evaluations = records_of(work, EvaluationDone)
     assert [record.step for record in evaluations] == [20, 40]
     assert [len(record.headline.returns) for record in evaluations] == [4, 4]
-    assert evaluations[0].headline.target_return == (50.0 if method == "dt" else None)
+    assert evaluations[0].headline.target_return == (50.0 if method in ("dt", "dm+r") else None)
     assert TrialDone.model_validate_json(work.folder.done.read_bytes()) == done
     assert records_of(work, AttemptStarted)[0].provenance["dataset_fingerprint"]
 
