@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from dmray.errors import DmrayError
-from dmray.execution import Plan, failures, plan, survey
+from dmray.execution import Plan, TrialState, failures, plan, survey
 from dmray.execution.plan_view import render_plan
 from dmray.execution.survey import DONE
 from dmray.specs import NO_MLFLOW, load_sweep
@@ -85,8 +85,7 @@ def _run(planned: Plan, folder: SweepFolder, resume: bool, local: bool, address:
     states = run_sweep(planned, folder, _runner(local, address), report, resume=resume, console=_err)
     _out.print(render_summary(folder))
     _tell_where(planned, folder)
-    for trial_id, error in failures(planned, folder).items():
-        _err.print(f"failed: {trial_id}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    _tell_what_is_missing(planned, folder, states)
     return all(state in DONE for state in states.values())
 
 
@@ -98,6 +97,14 @@ def _runner(local: bool, address: str | None) -> Runner:
     from dmray.execution.on_ray import RayRunner
 
     return RayRunner(address)
+
+
+def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, TrialState]) -> None:
+    errors = failures(planned, folder)
+    for trial_id, state in states.items():
+        if state not in DONE:
+            why = errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
+            _err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_where(planned: Plan, folder: SweepFolder) -> None:

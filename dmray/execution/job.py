@@ -23,7 +23,7 @@ class TrialJob(Spec):
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
         return cls(
-            trial=trial,
+            trial=_with_absolute_path(trial),
             storage=folder.storage,
             sweep_name=sweep.name,
             checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
@@ -40,3 +40,11 @@ class TrialJob(Spec):
     @property
     def folder(self) -> TrialFolder:
         return self.sweep_folder.trial(self.trial.trial_id)
+
+
+def _with_absolute_path(trial: TrialSpec) -> TrialSpec:
+    """A data set's path means the folder the command was given in; Ray's workers run in folders of their own."""
+    if trial.dataset.path is None:
+        return trial
+    path = str(Path(trial.dataset.path).expanduser().absolute())
+    return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"path": path})})

@@ -130,8 +130,9 @@ def render(progress: SweepProgress) -> Group:
         )
     if len(shown) > _MOST_ROWS:
         table.add_row(f"and {len(shown) - _MOST_ROWS} more", "", "", "", "", "")
-    bar = ProgressBar(total=max(progress.total_steps, 1), completed=progress.steps, width=60)
-    return Group(bar, line(progress), table)
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=max(progress.total_steps, 1), completed=progress.steps, width=60))
+    return Group(bar, line(progress), *([table] if shown else []))
 
 
 class ProgressView:

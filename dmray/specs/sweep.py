@@ -28,7 +28,9 @@ class GridBlock(Spec):
 
 
 class ResourcesSpec(Spec):
-    """What one trial and the evaluation actors take. It never changes a result, only when it is there.
+    """What one trial and the evaluation actors take. It changes when a result is there, not what it is.
+
+    (`torch_threads` may change the last bits of a result, as any change of the hardware may.)
 
     A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open; then it waits.
     """

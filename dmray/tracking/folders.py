@@ -102,8 +102,9 @@ class SweepFolder:
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.path / "trials" / trial_id)
 
-    def ray(self, attempt: str) -> Path:
-        return self.path / "ray" / attempt
+    @property
+    def ray_attempts(self) -> Path:
+        return self.path / "ray"
 
     def sweep_id(self) -> str:
         """The random name of this folder, made on the first call (by one process: the sweep's driver)."""

@@ -252,3 +252,12 @@ def test_a_missing_data_set_says_what_to_download_to_where(tmp_path: Path, monke
     work = job(tmp_path, datasets=["maze2d-umaze-v1"])
     with pytest.raises(DatasetError, match=r"no file maze2d-umaze-sparse-v1.hdf5 in .*here .*download http"):
         run_trial(work, InlineEvaluation())
+
+
+def test_a_relative_path_means_the_folder_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = {"name": "mine", "task": "maze2d-open", "path": "data/mine.hdf5"}
+    plan = tiny_plan(tmp_path, datasets=[dataset])
+    work = job(tmp_path, datasets=[dataset])
+    assert work.trial.dataset.path == str(tmp_path / "data" / "mine.hdf5")
+    assert work.trial.trial_id == plan.trials[0].trial_id

@@ -47,6 +47,7 @@ class RayRunner:
         Raises:
             ClusterError: no cluster answers, or not one trial fits it.
         """
+        shutil.rmtree(folder.ray_attempts, ignore_errors=True)  # of attempts that were killed; nothing resumes from it
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
             layout = fit(plan.sweep.resources, machines, len(todo))
@@ -59,7 +60,7 @@ class RayRunner:
                 machines.gpus,
             )
             pool = EvaluationPool.start(plan.sweep.resources, attempt)
-            ray_folder = folder.ray(attempt)
+            ray_folder = folder.ray_attempts / attempt
             trainables = [
                 TrainableConfig(
                     job=TrialJob.of(trial, plan.sweep, folder),
@@ -71,7 +72,7 @@ class RayRunner:
                 for trial in todo
             ]
             _tune(trainables, layout, ray_folder)
-        shutil.rmtree(ray_folder, ignore_errors=True)  # Ray's own state; nothing is resumed from it
+        shutil.rmtree(folder.ray_attempts, ignore_errors=True)
 
 
 def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> None:
