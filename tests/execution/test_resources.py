@@ -65,4 +65,7 @@ def test_only_what_came_from_outside_is_tried_again() -> None:
     assert is_the_worlds(OSError("No space left on device"))
     assert not is_the_worlds(DatasetError("a broken file"))
     assert not is_the_worlds(ValueError("a bug"))
-    assert not is_the_worlds(RayTaskError("rollout", "a traceback", ValueError("a bug in an actor")))
+    in_an_actor = RayTaskError("rollout", "a traceback", ValueError("a bug in an actor"))
+    assert not is_the_worlds(in_an_actor)
+    assert not is_the_worlds(RayTaskError("evaluate", "a traceback", in_an_actor))
+    assert is_the_worlds(RayTaskError("evaluate", "a traceback", ActorDiedError()))

@@ -69,13 +69,14 @@ def run_in_worker(config: dict[str, Any]) -> None:
 def is_the_worlds(cause: Exception) -> bool:
     """Whether a failure came from outside (a lost actor or node, a full disk), so that another attempt may do better.
 
-    An exception that an evaluation actor's code raised comes as Ray's, but is a bug like one raised here.
+    What an evaluation actor raised comes wrapped as Ray's; it is judged by what is inside.
     """
-    import ray
+    from ray.exceptions import RayError, RayTaskError
 
-    if isinstance(cause, ray.exceptions.RayTaskError):
-        return False
-    return isinstance(cause, ray.exceptions.RayError | OSError)
+    inside: BaseException | None = cause
+    while isinstance(inside, RayTaskError):
+        inside = inside.cause
+    return isinstance(inside, RayError | OSError)
 
 
 class _Reporter:
