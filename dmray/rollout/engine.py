@@ -83,4 +83,35 @@ def _maze2d(task: Task, num_episodes: int) -> VectorEngine:
     return Maze2dEngine(task, num_episodes)
 
 
-ENGINES: Mapping[str, Callable[[Task, int], VectorEngine]] = {"gymnasium": _gymnasium, "maze2d": _maze2d}
+def _antmaze(task: Task, num_episodes: int) -> VectorEngine:
+    from dmray.rollout.antmaze import AntMazeEngine
+
+    return AntMazeEngine(task, num_episodes)
+
+
+def _envpool(task: Task, num_episodes: int) -> VectorEngine:
+    from dmray.rollout.envpool_engine import EnvpoolEngine
+
+    return EnvpoolEngine(task, num_episodes)
+
+
+def _kitchen(task: Task, num_episodes: int) -> VectorEngine:
+    from dmray.rollout.kitchen import KitchenEngine
+
+    return KitchenEngine(task, num_episodes)
+
+
+def _bullet(task: Task, num_episodes: int) -> VectorEngine:
+    from dmray.rollout.bullet_engine import BulletEngine
+
+    return BulletEngine(task, num_episodes)
+
+
+ENGINES: Mapping[str, Callable[[Task, int], VectorEngine]] = {
+    "antmaze": _antmaze,
+    "bullet": _bullet,
+    "envpool": _envpool,
+    "gymnasium": _gymnasium,
+    "kitchen": _kitchen,
+    "maze2d": _maze2d,
+}

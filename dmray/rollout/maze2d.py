@@ -15,6 +15,7 @@ import numpy as np
 
 from dmray.errors import EngineError
 from dmray.registry import lookup
+from dmray.rollout.bodies import Bodies
 from dmray.rollout.engine import Step, check_sizes
 from dmray.rollout.maze_layouts import LAYOUTS, MazeLayout, middle_of
 from dmray.tasks import Task
@@ -46,37 +47,27 @@ _WALL = '<geom type="box" size="0.5 0.5 0.5" pos="{} {} 0"/>'
 
 
 class PointMasses:
-    """Point masses that do not see each other in one maze: one model, one simulator state each.
+    """Point masses that do not see each other in one maze.
 
-    `states` (E, 4) float64 holds (x, y, vx, vy) of each; it is written in place, and for the caller to read only.
+    `states` (E, 4) float64 holds (x, y, vx, vy) of each; it is kept up in place, and is for the caller to read only.
     """
 
     def __init__(self, maze: MazeLayout, count: int) -> None:
         walls = (_WALL.format(x, y) for x, y in middle_of(np.argwhere(maze.walls)))
-        self._model = mujoco.MjModel.from_xml_string(_MODEL.format(walls="".join(walls)))
-        data = [mujoco.MjData(self._model) for _ in range(count)]
-        self._handles = [(each, each.qpos, each.qvel, each.ctrl) for each in data]  # the arrays are views, made once
-        self.states = np.zeros((count, 4))
+        self._points = Bodies(mujoco.MjModel.from_xml_string(_MODEL.format(walls="".join(walls))), count)
+        self.states = self._points.states
 
     def place(self, states: np.ndarray) -> None:
         """Put all of them to `states` (E, 4), with nothing left of what was before."""
-        self.states[:] = states
-        for (data, positions, velocities, _), state in zip(self._handles, self.states, strict=True):
-            mujoco.mj_resetData(self._model, data)
-            positions[:], velocities[:] = state[:2], state[2:]
+        self._points.place(states)
 
     def step(self, forces: np.ndarray, rows: np.ndarray) -> None:
         """Advance `rows` (L,) by .01 s under `forces` (L, 2), which are clipped to [-1, 1]."""
-        forces = np.clip(forces, -1.0, 1.0)
-        clipped = np.clip(self.states[rows, 2:], -TOP_SPEED, TOP_SPEED)
-        for row, force, velocity in zip(rows.tolist(), forces, clipped, strict=True):
-            data, positions, velocities, controls = self._handles[row]
-            controls[:] = force
-            velocities[:] = velocity
-            mujoco.mj_step(self._model, data, 1)
-            state = self.states[row]
-            state[:2] = positions
-            state[2:] = velocities
+        velocities = self.states[rows, 2:]
+        speeding = np.flatnonzero((np.abs(velocities) > TOP_SPEED).any(axis=1))
+        if speeding.size:
+            self._points.set_velocities(rows[speeding], np.clip(velocities[speeding], -TOP_SPEED, TOP_SPEED))
+        self._points.step(np.clip(forces, -1.0, 1.0), rows)
 
 
 def random_start(maze: MazeLayout, rng: np.random.Generator) -> np.ndarray:
@@ -105,7 +96,11 @@ class Maze2dEngine:
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         """See `VectorEngine.reset`."""
         assert len(seeds) == len(self._elapsed), "one seed an episode"
-        self._points.place(np.stack([random_start(self._maze, np.random.default_rng(seed)) for seed in seeds]))
+        return self.place(np.stack([random_start(self._maze, np.random.default_rng(seed)) for seed in seeds]))
+
+    def place(self, observations: np.ndarray) -> np.ndarray:
+        """Begin all episodes at `observations` (E, 4) and not where their seeds say; returns them."""
+        self._points.place(observations)
         self._elapsed[:] = 0
         return self._points.states.astype(np.float32)
 
