@@ -6,7 +6,7 @@ from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, Sw
 from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
-    MazeGeneration,
+    Generation,
     MethodName,
     ModelSpec,
     TrainingSpec,
@@ -18,8 +18,8 @@ __all__ = [
     "DatasetSpec",
     "EvaluationSpec",
     "FaultSpec",
+    "Generation",
     "GridBlock",
-    "MazeGeneration",
     "MethodName",
     "ModelSpec",
     "ResourcesSpec",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -32,7 +32,8 @@ class ResourcesSpec(Spec):
 
     (`torch_threads` may change the last bits of a result, as any change of the hardware may.)
 
-    A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open; then it waits.
+    A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open. Then it waits, or, if
+    `when_evaluations_lag` is "skip", leaves evaluations out (never the last one); the ledger says which.
     """
 
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
@@ -42,6 +43,7 @@ class ResourcesSpec(Spec):
     evaluation_actors: PositiveInt = 1
     cpus_per_evaluation_actor: Annotated[float, Field(gt=0)] = 1.0
     max_pending_evaluations: PositiveInt = 4
+    when_evaluations_lag: Literal["wait", "skip"] = "wait"
 
     @field_validator("gpus_per_trial")
     @classmethod

@@ -14,17 +14,17 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from dmray.specs.base import Spec, content_hash
 
-IDENTITY_VERSION = 1  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
+IDENTITY_VERSION = 2  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
 
 MethodName = Literal["dt", "dm", "dm+r", "hdt", "hdm"]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class MazeGeneration(Spec):
-    """Record a maze2d data set with the shortest-path controller instead of reading a file."""
+class Generation(Spec):
+    """Record a data set instead of reading a file: random actions in any task, or maze2d's shortest-path controller."""
 
-    behaviour: Literal["play", "expert", "mixed"] = "expert"
+    behaviour: Literal["play", "expert", "mixed", "random"] = "expert"
     transitions: PositiveInt = 60_000
     seed: Seed = 0
 
@@ -35,7 +35,7 @@ class DatasetSpec(Spec):
     name: Slug
     task: Slug | None = None
     path: str | None = None
-    generate: MazeGeneration | None = None
+    generate: Generation | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSpec:
@@ -85,6 +85,9 @@ class EvaluationSpec(Spec):
     `target_returns` and `return_scale` default to the task's (`dmray.tasks`); methods without a return-to-go ignore
     the targets. `cohort_size` episodes are rolled out in lockstep: it fixes the batches, so that results do not
     depend on how many actors share the work.
+
+    `quick_episodes` (off by default): along the way only the first so many episodes are run; all of them at the end,
+    and wherever the quick score leaves it open whether the weights are the best so far (`dmray.execution.cadence`).
     """
 
     episodes: PositiveInt = 100
@@ -94,11 +97,14 @@ class EvaluationSpec(Spec):
     target_returns: tuple[float, ...] | None = None
     return_scale: PositiveFloat | None = None
     cohort_size: PositiveInt = 50
+    quick_episodes: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _some_target(self) -> EvaluationSpec:
+    def _possible(self) -> EvaluationSpec:
         if self.target_returns is not None and not self.target_returns:
             raise ValueError("target_returns: give at least one, or leave it out for the task's own")
+        if self.quick_episodes is not None and self.quick_episodes >= self.episodes:
+            raise ValueError(f"quick_episodes {self.quick_episodes} is not less than episodes {self.episodes}")
         return self
 
 

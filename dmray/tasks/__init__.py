@@ -3,10 +3,35 @@
 from dmray.errors import SpecError
 from dmray.registry import lookup, unknown
 from dmray.specs import DatasetSpec
-from dmray.tasks.catalog import DATASETS, PROTOCOL, TASKS
+from dmray.tasks.catalog import BULLET, MINARI, MUJOCO, TASKS
+from dmray.tasks.published import DATASETS, MINARI_SCHEME, RETIRED
 from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
-__all__ = ["DATASETS", "PROTOCOL", "TASKS", "DatasetEntry", "ReferenceScores", "Task", "task_of"]
+__all__ = [
+    "BULLET",
+    "DATASETS",
+    "MINARI",
+    "MINARI_SCHEME",
+    "MUJOCO",
+    "RETIRED",
+    "TASKS",
+    "DatasetEntry",
+    "ReferenceScores",
+    "Task",
+    "entry_of",
+    "task_of",
+]
+
+
+def entry_of(name: str) -> DatasetEntry:
+    """The published data set of that name.
+
+    Raises:
+        SpecError: there is none (with the nearest name), or it is one that should not be used (with the reason).
+    """
+    if name in RETIRED:
+        raise SpecError(f"data set '{name}': {RETIRED[name]}")
+    return lookup("data set", name, DATASETS, SpecError)
 
 
 def task_of(dataset: DatasetSpec) -> Task:
@@ -17,15 +42,18 @@ def task_of(dataset: DatasetSpec) -> Task:
     """
     entry = DATASETS.get(dataset.name)
     if dataset.task is None:
-        if entry is None:
+        if entry is None and dataset.name not in RETIRED:
             cure = "; a data set of your own needs 'task' and 'path' (or 'generate')"
             raise SpecError(unknown("data set", dataset.name, DATASETS) + cure)
-        return TASKS[entry.task]
+        return TASKS[entry_of(dataset.name).task]
     task = lookup("task", dataset.task, TASKS, SpecError)
     if entry is not None and entry.task != task.name:
         raise SpecError(f"data set '{dataset.name}' belongs to task '{entry.task}', not '{task.name}'")
     if entry is None and dataset.path is None and dataset.generate is None:
         raise SpecError(f"data set '{dataset.name}' is not in the catalog: name its file with 'path', or 'generate' it")
-    if dataset.generate is not None and task.family != "maze2d":
-        raise SpecError(f"data set '{dataset.name}': only maze2d tasks can be generated, not '{task.name}'")
+    if dataset.generate is not None and dataset.generate.behaviour != "random" and task.family != "maze2d":
+        raise SpecError(
+            f"data set '{dataset.name}': only maze2d has a controller to record ('{dataset.generate.behaviour}'); "
+            f"'{task.name}' takes behaviour: random"
+        )
     return task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,16 @@ class ReferenceScores:
 class Task:
     """An evaluation environment under a protocol. Scores of different protocols never meet in one table.
 
-    `env_id` is the engine's name for it: gymnasium's id, or a maze's layout. Actions lie within `action_limit` of zero.
-    The first of `target_returns` (raw units) is the one that a trial is judged by.
+    `env_id` is the engine's name for it: gymnasium's id, or a maze's layout. `observation_parts` are the names and
+    sizes of what an observation is made of. Actions lie within `action_limit` of zero. The first of `target_returns`
+    (raw units) is the one that a trial is judged by. Minari's data
+    sets may bring a `reference` of their own.
+
+    `success_return`: an episode that returned as much succeeded, where a task has such a thing.
+
+    `appendix_dim`: numbers that some files append to the observation though no simulator here shows them.
+    `zero_dims`: how many of `observation_dim` are such numbers, to be filled with zeros when acting; `with_zeros` makes
+    it so.
     """
 
     name: str
@@ -31,6 +39,7 @@ class Task:
     protocol: str
     engine: str
     env_id: str
+    observation_parts: tuple[tuple[str, int], ...]
     observation_dim: int
     action_dim: int
     action_limit: float
@@ -39,11 +48,27 @@ class Task:
     target_returns: tuple[float, ...]
     return_scale: float
     targets_source: str
+    success_return: float | None = None
+    appendix_dim: int = 0
+    zero_dims: int = 0
+
+    @property
+    def splits_on_terminals(self) -> bool:
+        """Whether a terminal ends an episode in the task's files; antmaze's are relabelled, many to an episode."""
+        return self.family != "antmaze"
+
+    def with_zeros(self, count: int) -> Task:
+        """This task with `count` zeros behind each observation."""
+        return replace(self, observation_dim=self.observation_dim + count, zero_dims=self.zero_dims + count)
+
+    def without_zeros(self) -> Task:
+        """This task as its simulator shows it."""
+        return replace(self, observation_dim=self.observation_dim - self.zero_dims, zero_dims=0)
 
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A published data set of a task."""
+    """A published data set of a task; `url` may be of the scheme `minari`, whose rest is Minari's id."""
 
     name: str
     task: str
