@@ -1,0 +1,192 @@
+"""Fetching a file: from the first address that has it, going on where an earlier try stopped, into its place at once.
+
+    <name>             the file, there whole or not at all
+    <name>.part        what has come so far
+    <name>.part.json   of which file, so that bytes of two files never meet
+
+A kill at any moment leaves a state from which the next fetch goes on: the manifest's entry is written before the file
+takes its name, so that a file that is there has been checked and is pinned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dmray.downloads.manifest import Manifest, ManifestEntry, locked, now, sha256_of
+from dmray.downloads.progress import Progress, silent
+from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts, UnavailableError
+from dmray.errors import DatasetError
+
+_BLOCK_BYTES = 8 * 2**20
+_LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as its publisher has it: the name it gets here, and its address there."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """Where and how patiently to look. Mirrors come first, in their order, the publisher's address last.
+
+    A mirror is an address (`http(s)://`, `s3://`, `file://`) under which the file lies by its name, or by the path of
+    its published address. A try that was interrupted is repeated, `attempts` in all without a byte in between.
+    """
+
+    mirrors: tuple[str, ...] = ()
+    offline: bool = False
+    attempts: int = 5
+    first_pause_s: float = 1.0
+    sleep: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def from_environment(cls) -> FetchSettings:
+        """$DMRAY_MIRRORS, comma separated, and $DMRAY_OFFLINE (1, true, yes)."""
+        mirrors = (mirror.strip() for mirror in os.environ.get("DMRAY_MIRRORS", "").split(","))
+        offline = os.environ.get("DMRAY_OFFLINE", "").lower() in ("1", "true", "yes")
+        return cls(tuple(mirror for mirror in mirrors if mirror), offline)
+
+    def addresses(self, remote: RemoteFile) -> list[str]:
+        """Every address to try, in order."""
+        path = urlsplit(remote.url).path
+        mirrored = [f"{mirror.rstrip('/')}{place}" for mirror in self.mirrors for place in (f"/{remote.name}", path)]
+        return list(dict.fromkeys([*mirrored, remote.url]))
+
+
+def fetch(
+    remote: RemoteFile,
+    folder: Path,
+    settings: FetchSettings,
+    check: Callable[[Path], None] = lambda path: None,
+    progress: Progress = silent,
+) -> Path:
+    """The file in `folder`, downloaded if it is not there; by one process, whoever asks together.
+
+    `check` is given the whole download under another name and raises DatasetError if it is not what was wanted.
+
+    Raises:
+        DatasetError: no address has it (all are named, with what happened), its content is not the pinned one, the disk
+            is too small, or it is not here and `settings.offline`.
+    """
+    path, manifest = folder / remote.name, Manifest(folder)
+    with locked(path):
+        if path.is_file():
+            _check_size(path, manifest)
+            return path
+        if settings.offline:
+            raise DatasetError(f"{remote.name}: not in {folder}, and DMRAY_OFFLINE forbids a download of {remote.url}")
+        problems = []
+        for address in settings.addresses(remote):
+            try:
+                part = _download(address, path, settings, progress)
+                _pin(part, path, address, manifest, check)
+            except (UnavailableError, InterruptedDownloadError, DatasetError) as problem:
+                problems.append(f"  {address}: {problem}")
+            else:
+                part.replace(path)
+                _part_facts(path).unlink()
+                return path
+    raise DatasetError(
+        f"{remote.name}: cannot be downloaded:\n"
+        + "\n".join(problems)
+        + f"\nName an address that has it in DMRAY_MIRRORS, or put the file into {folder} by hand"
+    )
+
+
+def _pin(part: Path, path: Path, address: str, manifest: Manifest, check: Callable[[Path], None]) -> None:
+    """Check the whole download and note its hash; what is wrong is removed."""
+    try:
+        check(part)
+        digest = sha256_of(part)
+        manifest.check(path.name, digest)
+    except DatasetError:
+        part.unlink()
+        raise
+    if manifest.get(path.name) is None:
+        manifest.put(path.name, ManifestEntry(digest, part.stat().st_size, address, now()))
+
+
+def _download(address: str, path: Path, settings: FetchSettings, progress: Progress) -> Path:
+    """Bring the part up to its full size; as long as bytes come, interruptions are forgiven."""
+    source, part = Remote(address), path.with_name(f"{path.name}.part")
+    failures, pause_s = 0, settings.first_pause_s
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            facts = source.facts()
+            _begin(part, _part_facts(path), facts)
+            _fill(source, facts, part, partial(_show, progress, path.name, facts.size))
+            if source.facts() == facts:
+                return part
+            raise InterruptedDownloadError("the file changed while it was read")
+        except InterruptedDownloadError:
+            came = part.exists() and part.stat().st_size > before
+            failures, pause_s = (1, settings.first_pause_s) if came else (failures + 1, pause_s)
+            if failures >= settings.attempts:
+                raise
+            settings.sleep(min(pause_s, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+            pause_s *= 2
+
+
+def _begin(part: Path, noted: Path, facts: RemoteFacts) -> None:
+    """Keep the part if it is of this very file, else begin anew; see that the rest has room."""
+    told = json.dumps(asdict(facts))
+    if not part.exists() or not noted.exists() or noted.read_text() != told:
+        part.unlink(missing_ok=True)
+        noted.write_text(told)
+        part.touch()
+    missing = (facts.size or 0) - part.stat().st_size
+    free = shutil.disk_usage(part.parent).free
+    if missing > free:
+        raise DatasetError(f"{part.parent} has {free:,} bytes free, the rest of the file needs {missing:,}")
+
+
+def _fill(source: Remote, facts: RemoteFacts, part: Path, progress: Callable[[int], None]) -> None:
+    """Append block after block up to the size that the server told."""
+    with part.open("ab") as stream:
+        done = stream.tell()
+        progress(done)
+        while facts.size is None or done < facts.size:
+            end = None if facts.size is None else min(done + _BLOCK_BYTES, facts.size)
+            content = source.read(done, end)
+            if end is None or len(content) == facts.size:  # the server knows no ranges, or no sizes
+                stream.truncate(0)
+                done = 0
+            elif len(content) != end - done:
+                raise InterruptedDownloadError(f"{len(content)} bytes came, not {end - done}")
+            stream.write(content)
+            stream.flush()
+            done += len(content)
+            progress(done)
+            if facts.size is None:
+                break
+        os.fsync(stream.fileno())
+
+
+def _show(progress: Progress, name: str, total: int | None, done: int) -> None:
+    progress(name, done, total)
+
+
+def _check_size(path: Path, manifest: Manifest) -> None:
+    entry, size = manifest.get(path.name), path.stat().st_size
+    if entry is not None and entry.size != size:
+        raise DatasetError(
+            f"{path}: has {size:,} bytes, and {entry.size:,} when it was fetched; remove it and fetch it again"
+        )
+
+
+def _part_facts(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part.json")

@@ -1,0 +1,127 @@
+"""The checksums of a folder of downloads: trusted when first seen, pinned from then on.
+
+<folder>/dmray-manifest.json    name -> sha256, size, url, fetched_at
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dmray.errors import DatasetError
+
+MANIFEST_NAME = "dmray-manifest.json"
+SHIPPED: Mapping[str, str] = {}  # SHA-256 that are known beforehand; D4RL publishes none
+_BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """What a file was when it was first seen; `url` is None for a file that somebody else had put there."""
+
+    sha256: str
+    size: int
+    url: str | None
+    fetched_at: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A file that is what it was: its hash, and whether this is the first time that it was seen."""
+
+    sha256: str
+    first_seen: bool
+
+    def __str__(self) -> str:
+        state = "seen for the first time, pinned from now on" if self.first_seen else "as it was first seen"
+        return f"sha256 {self.sha256}, {state}"
+
+
+class Manifest:
+    """The manifest of a folder. Each change is read, made and written under a lock, atomically."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / MANIFEST_NAME
+
+    def get(self, name: str) -> ManifestEntry | None:
+        entry = self._read().get(name)
+        return None if entry is None else ManifestEntry(**entry)
+
+    def put(self, name: str, entry: ManifestEntry) -> None:
+        with locked(self.path):
+            entries = self._read() | {name: asdict(entry)}
+            part = self.path.with_name(f".{self.path.name}.part")
+            with part.open("w") as stream:
+                json.dump(dict(sorted(entries.items())), stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(self.path)
+
+    def check(self, name: str, sha256: str) -> None:
+        """Hold a hash against what is pinned.
+
+        Raises:
+            DatasetError: another one is.
+        """
+        entry = self.get(name)
+        pinned = SHIPPED.get(name) or (entry.sha256 if entry else None)
+        if pinned not in (None, sha256):
+            raise DatasetError(
+                f"{name}: sha256 is {sha256}, but {pinned} is pinned in {self.path}; if the new content is the right "
+                "one, remove the entry there and fetch again"
+            )
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            entries: dict[str, dict[str, Any]] = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as cause:
+            raise DatasetError(f"{self.path}: not a manifest ({cause}); remove it to pin anew") from cause
+        return entries
+
+
+def verify(name: str, folder: Path) -> Verification:
+    """Hash the file in `folder` and compare it with what is pinned; pin it, if nothing is.
+
+    Raises:
+        DatasetError: there is no such file, or it is not what it was.
+    """
+    path, manifest = folder / name, Manifest(folder)
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file")
+    digest = sha256_of(path)
+    manifest.check(name, digest)
+    first = manifest.get(name) is None
+    if first:
+        manifest.put(name, ManifestEntry(digest, path.stat().st_size, None, now()))
+    return Verification(digest, first)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `path` against other processes (of this machine, or of a network file system that has locks)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from dmray.downloads import MANIFEST_NAME, FetchSettings, Manifest, RemoteFile, fetch, verify
+from dmray.downloads import fetching as fetching_module
+from dmray.errors import DatasetError
+from tests.downloads.server import Server, cut_after, properly, refused, serving, short_by
+
+NAME = "hopper_medium-v2.hdf5"
+BLOCK = 1000
+CONTENT = bytes(i * 7 % 251 for i in range(10 * BLOCK + 123))
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching_module, "_BLOCK_BYTES", BLOCK)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        running.files[f"/data/{NAME}"] = CONTENT
+        yield running
+
+
+def remote(server: Server) -> RemoteFile:
+    return RemoteFile(NAME, f"{server.address}/data/{NAME}")
+
+
+def settings(*mirrors: str, **changes: Any) -> FetchSettings:
+    return FetchSettings(mirrors=mirrors, attempts=changes.pop("attempts", 3), sleep=lambda seconds: None, **changes)
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def test_a_file_is_fetched_and_pinned(server: Server, tmp_path: Path) -> None:
+    path = fetch(remote(server), tmp_path / "new", settings())
+    assert path.read_bytes() == CONTENT
+    entry = Manifest(tmp_path / "new").get(NAME)
+    assert entry is not None
+    assert (entry.sha256, entry.size) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    assert entry.url == remote(server).url
+    assert left_in(tmp_path / "new") == [MANIFEST_NAME, NAME]
+    assert verify(NAME, tmp_path / "new").first_seen is False
+
+
+def test_a_file_that_is_there_is_not_asked_for(server: Server, tmp_path: Path) -> None:
+    fetch(remote(server), tmp_path, settings())
+    asked = len(server.ranges)
+    fetch(remote(server), tmp_path, settings())
+    assert len(server.ranges) == asked
+
+
+def test_a_cut_connection_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+    server.script = [properly] * 3 + [cut_after(400)]
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+    starts = [int(each.split("=")[1].split("-")[0]) for each in server.ranges if each]
+    assert starts == [0, 1000, 2000, 3000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 10000]
+
+
+def test_a_short_answer_is_never_taken_for_the_whole(server: Server, tmp_path: Path) -> None:
+    server.script = [short_by(1)] * 3
+    with pytest.raises(DatasetError, match="999 bytes came, not 1000"):
+        fetch(remote(server), tmp_path, settings())
+    assert not (tmp_path / NAME).exists()
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+
+
+def test_progress_forgives_interruptions_and_silence_does_not(server: Server, tmp_path: Path) -> None:
+    server.script = [properly, refused(503)] * 8
+    assert fetch(remote(server), tmp_path / "a", settings(attempts=2)).read_bytes() == CONTENT
+    server.script = [properly, refused(503), refused(503)]
+    with pytest.raises(DatasetError, match="the server answers 503"):
+        fetch(remote(server), tmp_path / "b", settings(attempts=2))
+
+
+def test_a_server_that_knows_no_ranges_is_read_whole(server: Server, tmp_path: Path) -> None:
+    server.knows_ranges = False
+    server.script = [cut_after(400)]
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+
+
+def test_what_was_begun_goes_on_and_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+    server.script = [properly] * 4 + [refused(500)] * 3
+    with pytest.raises(DatasetError):
+        fetch(remote(server), tmp_path, settings())
+    assert left_in(tmp_path) == [f"{NAME}.part", f"{NAME}.part.json"]
+    server.ranges.clear()
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+    assert server.ranges[0] == "bytes=4000-4999"
+
+
+def test_bytes_of_two_files_never_meet(server: Server, tmp_path: Path) -> None:
+    server.script = [properly] * 4 + [refused(500)] * 3
+    with pytest.raises(DatasetError):
+        fetch(remote(server), tmp_path, settings())
+    changed = bytes(reversed(CONTENT))
+    server.files[f"/data/{NAME}"], server.etag = changed, "two"
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == changed
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(server: Server, tmp_path: Path) -> None:
+    changed = bytes(reversed(CONTENT))
+
+    def change(handler: Any, content: bytes) -> None:
+        handler.serve(content)
+        server.files[f"/data/{NAME}"], server.etag = changed, "two"
+
+    server.script = [change]
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == changed
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_what_is_not_there_is_not_asked_for_twice(server: Server, tmp_path: Path, status: int) -> None:
+    server.script = [refused(status)] * 10
+    server.heads = [status] * 10
+    pauses: list[float] = []
+    with pytest.raises(DatasetError) as error:
+        fetch(remote(server), tmp_path, FetchSettings(sleep=pauses.append))
+    assert f"{remote(server).url}: the server answers {status}" in str(error.value)
+    assert "DMRAY_MIRRORS" in str(error.value)
+    assert pauses == []
+
+
+def test_pauses_grow_and_vary(tmp_path: Path) -> None:
+    pauses: list[float] = []
+    with pytest.raises(DatasetError):
+        fetch(RemoteFile(NAME, "http://127.0.0.1:9/x"), tmp_path, FetchSettings(attempts=5, sleep=pauses.append))
+    assert len(pauses) == 4
+    assert all(0.5 * 2**n <= pause <= 2**n for n, pause in enumerate(pauses))
+
+
+def test_mirrors_come_first_in_their_order_and_the_publisher_last(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMRAY_MIRRORS", f"http://127.0.0.1:9/gone , {(tmp_path / 'mirror').as_uri()}/")
+    monkeypatch.setenv("DMRAY_OFFLINE", "0")
+    chosen = FetchSettings.from_environment()
+    assert [address.rpartition("/")[0].split("://")[0] for address in chosen.addresses(remote(server))] == [
+        "http", "http", "file", "file", "http",
+    ]  # fmt: skip
+    (tmp_path / "mirror" / "data").mkdir(parents=True)
+    (tmp_path / "mirror" / "data" / NAME).write_bytes(CONTENT)  # by the path of its published address
+    quick = FetchSettings(chosen.mirrors, attempts=1, sleep=lambda seconds: None)
+    assert fetch(remote(server), tmp_path / "here", quick).read_bytes() == CONTENT
+    assert server.ranges == []
+
+
+def test_any_scheme_of_fsspec_is_a_mirror(server: Server, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe(f"/bucket/{NAME}", CONTENT)
+    assert fetch(remote(server), tmp_path, settings("memory://bucket")).read_bytes() == CONTENT
+    assert server.ranges == []
+
+
+def test_a_scheme_that_nobody_knows_is_one_line_of_the_error(server: Server, tmp_path: Path) -> None:
+    server.files.clear()
+    with pytest.raises(DatasetError, match=r"sthree://bucket/.*: .*sthree"):
+        fetch(remote(server), tmp_path, settings("sthree://bucket"))
+
+
+def test_content_that_is_refused_is_removed_and_the_next_address_tried(server: Server, tmp_path: Path) -> None:
+    server.files[f"/mirror/{NAME}"] = b"<html>We are moving house</html>"
+
+    def check(path: Path) -> None:
+        if path.read_bytes().startswith(b"<html"):
+            raise DatasetError("not a data set")
+
+    path = fetch(remote(server), tmp_path, settings(f"{server.address}/mirror"), check)
+    assert path.read_bytes() == CONTENT
+    server.files[f"/data/{NAME}"] = b"<html>so are we</html>"
+    with pytest.raises(DatasetError, match="not a data set"):
+        fetch(remote(server), tmp_path / "other", settings(), check)
+    assert [name for name in left_in(tmp_path / "other") if not name.endswith(".json")] == []
+
+
+def test_another_content_than_the_pinned_one_is_refused(server: Server, tmp_path: Path) -> None:
+    fetch(remote(server), tmp_path, settings()).unlink()
+    server.files[f"/data/{NAME}"], server.etag = bytes(reversed(CONTENT)), "two"
+    with pytest.raises(DatasetError) as error:
+        fetch(remote(server), tmp_path, settings())
+    assert hashlib.sha256(CONTENT).hexdigest() in str(error.value)
+    assert hashlib.sha256(bytes(reversed(CONTENT))).hexdigest() in str(error.value)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_file_that_changed_on_the_disk_is_noticed(server: Server, tmp_path: Path) -> None:
+    path = fetch(remote(server), tmp_path, settings())
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(DatasetError, match="remove it and fetch it again"):
+        fetch(remote(server), tmp_path, settings())
+    path.write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(DatasetError, match="is pinned in"):
+        verify(NAME, tmp_path)
+
+
+def test_a_file_that_somebody_else_put_there_is_pinned_when_first_verified(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    assert fetch(RemoteFile(NAME, "http://127.0.0.1:9/x"), tmp_path, settings()).read_bytes() == CONTENT
+    assert [verify(NAME, tmp_path).first_seen for _ in range(2)] == [True, False]
+
+
+def test_offline_nothing_is_asked_for(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="DMRAY_OFFLINE forbids"):
+        fetch(remote(server), tmp_path, settings(offline=True))
+    assert server.ranges == []
+
+
+def test_a_disk_that_is_too_small_is_said_before_it_is_full(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = fetching_module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(fetching_module.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(DatasetError, match="has 100 bytes free, the rest of the file needs 10,123"):
+        fetch(remote(server), tmp_path, settings())
+    assert server.ranges == []
+
+
+def test_a_damaged_manifest_is_said(server: Server, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).write_text("{")
+    with pytest.raises(DatasetError, match="not a manifest"):
+        fetch(remote(server), tmp_path, settings())
+
+
+FETCHER = """
+import sys, time
+from pathlib import Path
+from dmray.downloads import FetchSettings, RemoteFile, fetch, fetching
+fetching._BLOCK_BYTES = 1000
+pause = float(sys.argv[3])
+def slowly(name, done, total):
+    print(done, flush=True)
+    time.sleep(pause)
+fetch(RemoteFile("hopper_medium-v2.hdf5", sys.argv[1]), Path(sys.argv[2]), FetchSettings(), progress=slowly)
+"""
+
+
+def fetcher(server: Server, folder: Path, pause_s: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", FETCHER, remote(server).url, str(folder), str(pause_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("blocks", [0, 3, 10])
+def test_a_killed_download_goes_on_and_verifies(server: Server, tmp_path: Path, blocks: int) -> None:
+    process = fetcher(server, tmp_path, pause_s=0.05)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= blocks * BLOCK:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    server.ranges.clear()
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+    first = next(iter(server.ranges), "bytes=10123-")  # nothing is asked for when all was there
+    assert first is not None
+    assert int(first.split("=")[1].split("-")[0]) >= blocks * BLOCK
+    assert not verify(NAME, tmp_path).first_seen
+
+
+@pytest.mark.parametrize("step", ["write the manifest", "take the name", "remove the note"])
+def test_a_kill_at_the_end_leaves_what_the_next_fetch_finishes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise KilledError
+
+    def dies_at(method: Callable[..., Any], last_name: str) -> Callable[..., Any]:
+        return lambda self, *rest, **named: die() if self.name == last_name else method(self, *rest, **named)
+
+    with monkeypatch.context() as patch:
+        if step == "write the manifest":
+            patch.setattr(Manifest, "put", die)
+        elif step == "take the name":
+            patch.setattr(Path, "replace", dies_at(Path.replace, f"{NAME}.part"))
+        else:
+            patch.setattr(Path, "unlink", dies_at(Path.unlink, f"{NAME}.part.json"))
+        with pytest.raises(KilledError):
+            fetch(remote(server), tmp_path, settings())
+    server.ranges.clear()
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+    assert server.ranges == [], "every byte was there"
+    assert not verify(NAME, tmp_path).first_seen
+
+
+def test_two_processes_that_want_a_file_fetch_it_once(server: Server, tmp_path: Path) -> None:
+    processes = [fetcher(server, tmp_path, pause_s=0.01) for _ in range(2)]
+    for process in processes:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    starts = [int(each.split("=")[1].split("-")[0]) for each in server.ranges if each]
+    assert starts == list(range(0, 11_000, 1000))
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+
+
+def test_a_killed_holder_of_the_lock_frees_it(server: Server, tmp_path: Path) -> None:
+    process = fetcher(server, tmp_path, pause_s=60)
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
