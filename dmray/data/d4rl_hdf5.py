@@ -1,30 +1,43 @@
 """Files in D4RL's HDF5 layout: one row a transition, episodes end to end.
 
 observations (N, S)   actions (N, A)   rewards (N,)   terminals (N,)   timeouts (N,), missing in some v0 files
+
+What makes the files of one family unlike those of another is said by `FileRules`, never by a copy of the reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import h5py
 import numpy as np
 
 from dmray.data.episodes import Episodes
+from dmray.data.pay_once import Subtask, pays_for_being_there, reward_arrivals
 from dmray.errors import DatasetError
 
 _ARRAYS = ("observations", "actions", "rewards", "terminals")
+_BLOCK_ROWS = 65_536  # what is looked at in one piece, so that a check needs no second array of the file's size
+
+Allocate = Callable[[str, tuple[int, ...]], np.ndarray]  # a float32 array of that name and shape, to be filled
 
 
 @dataclass(frozen=True)
 class FileRules:
     """What a file of a task must hold and how its rows become episodes.
 
-    antmaze does not split on terminals: its rewards are relabelled, and an episode may reach the goal many times.
+    antmaze does not split on terminals: its rewards are relabelled, and an episode may be at the goal many times.
+
+    `appendix_dim`: the observation may have so many numbers more than `observation_dim` (ant's contact forces). They
+    are dropped if no row differs in them, else kept.
+
+    `pay_once`: subtasks that evaluation pays once each. Where a file pays for every step at which they are done
+    (kitchen), its rewards are written anew to what evaluation would have paid.
     """
 
     observation_dim: int
@@ -32,30 +45,42 @@ class FileRules:
     horizon: int
     split_on_terminals: bool = True
     keep_unfinished: bool = False  # rows after the last end: D4RL's own readers drop them
+    appendix_dim: int = 0
+    pay_once: tuple[Subtask, ...] = ()
 
 
-def read_d4rl_hdf5(path: Path, rules: FileRules) -> Episodes:
-    """The episodes of the file.
+def in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The usual `Allocate`."""
+    del name
+    return np.empty(shape, dtype=np.float32)
+
+
+def read_d4rl_hdf5(path: Path, rules: FileRules, allocate: Allocate = in_memory) -> Episodes:
+    """The episodes of the file. Nothing but the arrays that `allocate` gives is as large as the file.
 
     Raises:
         DatasetError: the file is missing, no HDF5, truncated, of another task, or holds no episode or a value that is
             not finite; the message names file, array and row.
     """
     with _opened(path) as file:
-        missing = [name for name in _ARRAYS if name not in file]
-        if missing:
-            raise DatasetError(f"{path}: no array '{missing[0]}'; D4RL's layout has {', '.join(_ARRAYS)}")
-        observations, actions, rewards = (file[name][()].astype(np.float32, copy=False) for name in _ARRAYS[:3])
+        _check_shapes(path, file, rules)
+        observation_dim, notes = _observation_dim(file["observations"], rules)
+        count = len(file["observations"])
+        shapes = {"observations": (count, observation_dim), "actions": (count, rules.action_dim), "rewards": (count,)}
+        arrays = {name: _read(file[name], allocate(name, shape)) for name, shape in shapes.items()}
         terminals = file["terminals"][()].astype(bool, copy=False).reshape(-1)
         timeouts = file["timeouts"][()].astype(bool, copy=False).reshape(-1) if "timeouts" in file else None
-    rewards = rewards.reshape(-1)
-    arrays = {"observations": observations, "actions": actions, "rewards": rewards, "terminals": terminals}
-    _check(path, arrays if timeouts is None else arrays | {"timeouts": timeouts}, rules)
+    for name, array in arrays.items():
+        _check_finite(path, name, array)
     starts = episode_starts(terminals, timeouts, rules)
     if len(starts) < 2:
-        raise DatasetError(f"{path}: no episode ends in its {len(rewards)} rows (terminals, timeouts)")
+        raise DatasetError(f"{path}: no episode ends in its {count} rows (terminals, timeouts)")
     end = starts[-1]
-    return Episodes(observations[:end], actions[:end], rewards[:end], starts)
+    observations, actions, rewards = (arrays[name][:end] for name in shapes)
+    if rules.pay_once and pays_for_being_there(rewards, starts, rules.pay_once):
+        rewards[:] = reward_arrivals(observations, rewards, starts, rules.pay_once)
+        notes = (*notes, "rewards: paid once for each subtask, as evaluation pays; the file pays at every step")
+    return Episodes(observations, actions, rewards, starts, notes)
 
 
 def episode_starts(terminals: np.ndarray, timeouts: np.ndarray | None, rules: FileRules) -> np.ndarray:
@@ -92,6 +117,16 @@ def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Ma
         part.unlink(missing_ok=True)
 
 
+def check_is_d4rl(path: Path) -> None:
+    """Whether the file is D4RL's at all: what a download can be held against before anyone knows its task.
+
+    Raises:
+        DatasetError: it is no HDF5, truncated, or lacks an array.
+    """
+    with _opened(path) as file:
+        _check_names(path, file)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
@@ -103,19 +138,53 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise DatasetError(f"{path}: not a readable HDF5 file, perhaps truncated ({cause}); fetch it again") from cause
 
 
-def _check(path: Path, arrays: Mapping[str, np.ndarray], rules: FileRules) -> None:
-    count = len(arrays["observations"])
-    for name, array in arrays.items():
-        if len(array) != count:
-            raise DatasetError(f"{path}: {name} has {len(array)} rows, observations {count}; the file is damaged")
-    for name, dim in (("observations", rules.observation_dim), ("actions", rules.action_dim)):
-        if arrays[name].shape[1:] != (dim,):
-            shape = "x".join(map(str, arrays[name].shape))
+def _read(stored: Any, array: np.ndarray) -> np.ndarray:
+    """Fill `array` with the leading columns of `stored`, converted on the way."""
+    if stored.ndim > array.ndim:  # (N, 1) for (N,)
+        array[:] = stored[:, 0]
+    elif stored.shape:
+        stored.read_direct(array, tuple(slice(0, size) for size in array.shape))
+    return array
+
+
+def _observation_dim(stored: Any, rules: FileRules) -> tuple[int, tuple[str, ...]]:
+    """How many numbers of each row are kept, and the note that says so."""
+    small, large = rules.observation_dim, rules.observation_dim + rules.appendix_dim
+    if stored.shape[1] == small:
+        return small, ()
+    first = stored[0, small:]
+    blocks = (stored[start : start + _BLOCK_ROWS, small:] for start in range(0, len(stored), _BLOCK_ROWS))
+    if all((block == first).all() for block in blocks):
+        return small, (f"observations: the last {rules.appendix_dim} of {large} numbers never change, and are dropped",)
+    return large, (f"observations: the last {rules.appendix_dim} of {large} numbers are zeros when the policy acts",)
+
+
+def _check_names(path: Path, file: h5py.File) -> None:
+    missing = [name for name in _ARRAYS if name not in file]
+    if missing:
+        raise DatasetError(f"{path}: no array '{missing[0]}'; D4RL's layout has {', '.join(_ARRAYS)}")
+
+
+def _check_shapes(path: Path, file: h5py.File, rules: FileRules) -> None:
+    _check_names(path, file)
+    count = len(file["observations"])
+    for name in (*_ARRAYS, *(["timeouts"] if "timeouts" in file else [])):
+        if len(file[name]) != count:
+            raise DatasetError(f"{path}: {name} has {len(file[name])} rows, observations {count}; the file is damaged")
+    dims = {rules.observation_dim, rules.observation_dim + rules.appendix_dim}
+    for name, allowed in (("observations", dims), ("actions", {rules.action_dim})):
+        if file[name].ndim != 2 or file[name].shape[1] not in allowed:
+            shape = "x".join(map(str, file[name].shape))
+            wanted = " or ".join(map(str, sorted(allowed)))
             raise DatasetError(
-                f"{path}: {name} are {shape}, the task has {dim} numbers a row; is it another task's file?"
+                f"{path}: {name} are {shape}, the task has {wanted} numbers a row; is it another task's file?"
             )
-    for name in ("observations", "actions", "rewards"):
-        finite = np.isfinite(arrays[name].reshape(count, -1)).all(axis=1)
+
+
+def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
+    for start in range(0, len(array), _BLOCK_ROWS):
+        block = array[start : start + _BLOCK_ROWS]
+        finite = np.isfinite(block.reshape(len(block), -1)).all(axis=1)
         if not finite.all():
-            row = int(np.flatnonzero(~finite)[0])
+            row = start + int(np.flatnonzero(~finite)[0])
             raise DatasetError(f"{path}: {name} row {row} is not finite; remove its episode, or fetch the file again")

@@ -14,12 +14,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Episodes:
-    """Transitions of E whole episodes, end to end; episode e is the rows `starts[e]:starts[e + 1]`."""
+    """Transitions of E whole episodes, end to end; episode e is the rows `starts[e]:starts[e + 1]`.
+
+    `notes` say what was done to the source on the way, a sentence each; they are kept with the run.
+    """
 
     observations: np.ndarray  # (N, S) float32, before the action
     actions: np.ndarray  # (N, A) float32
     rewards: np.ndarray  # (N,) float32, of the action
     starts: np.ndarray  # (E + 1,) int64, from 0 to N
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.observations) == len(self.actions) == len(self.rewards) == self.starts[-1], "unequal lengths"

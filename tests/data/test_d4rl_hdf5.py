@@ -66,6 +66,37 @@ def test_rows_become_episodes(
     assert read(path, arrays(10, terminals, timeouts), rules).starts.tolist() == starts
 
 
+ANT_LIKE = FileRules(observation_dim=3, action_dim=2, horizon=4, appendix_dim=4)
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_appended_numbers_that_never_change_are_dropped(path: Path, value: float) -> None:
+    given = arrays()
+    wide = np.hstack([given["observations"], np.full((10, 4), value, np.float32)])
+    episodes = read(path, given | {"observations": wide}, ANT_LIKE)
+    np.testing.assert_array_equal(episodes.observations, given["observations"])
+    assert episodes.notes == ("observations: the last 4 of 7 numbers never change, and are dropped",)
+
+
+def test_appended_numbers_that_say_something_are_kept(path: Path) -> None:
+    given = arrays()
+    wide = np.hstack([given["observations"], np.zeros((10, 4), np.float32)])
+    wide[7, 5] = 1e-3
+    episodes = read(path, given | {"observations": wide}, ANT_LIKE)
+    np.testing.assert_array_equal(episodes.observations, wide)
+    assert episodes.notes == ("observations: the last 4 of 7 numbers are zeros when the policy acts",)
+
+
+def test_files_without_the_appendix_are_as_good(path: Path) -> None:
+    episodes = read(path, arrays(), ANT_LIKE)
+    assert (episodes.observations.shape, episodes.notes) == ((10, 3), ())
+
+
+def test_a_wrong_number_is_told_with_both_right_ones(path: Path) -> None:
+    with pytest.raises(DatasetError, match="observations are 10x5, the task has 3 or 7 numbers a row"):
+        read(path, arrays() | {"observations": np.zeros((10, 5), np.float32)}, ANT_LIKE)
+
+
 def test_returns_to_go_count_the_own_reward_and_stop_at_the_episodes_end(path: Path) -> None:
     given = arrays() | {"rewards": np.arange(10, dtype=np.float32)}
     episodes = read(path, given)

@@ -1,0 +1,54 @@
+"""Rewards of tasks that are made of subtasks, as evaluation pays them: once for each, at the step that arrives there.
+
+D4RL's kitchen files pay, at every step, the number of subtasks that are done at that step. A return-to-go made from
+them would ask for hundreds where evaluation can pay four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Subtask:
+    """Done while the observation's `columns` are less than `within` (Euclidean) from `goal`."""
+
+    name: str
+    columns: tuple[int, ...]
+    goal: tuple[float, ...]
+    within: float
+
+    def done(self, observations: np.ndarray) -> np.ndarray:
+        """(N,) bool for `observations` (N, S)."""
+        distance = np.linalg.norm(observations[:, list(self.columns)] - np.array(self.goal), axis=1)
+        near: np.ndarray = distance < self.within
+        return near
+
+
+def pays_for_being_there(rewards: np.ndarray, starts: np.ndarray, subtasks: Sequence[Subtask]) -> bool:
+    """Whether some episode was paid more than once for each subtask."""
+    returns = np.add.reduceat(rewards.astype(np.float64), starts[:-1])
+    return bool(returns.max() > len(subtasks))
+
+
+def reward_arrivals(
+    observations: np.ndarray, rewards: np.ndarray, starts: np.ndarray, subtasks: Sequence[Subtask]
+) -> np.ndarray:
+    """What each step would have been paid, (N,) float32.
+
+    Step t arrives where the next observation shows a subtask done for the first time in the episode (its first
+    observation does not count: nothing was done yet). An episode's last step has no next observation; it is paid what
+    the file's own `rewards`, the number of subtasks done, have risen by.
+    """
+    paid = np.zeros(len(observations), dtype=np.float32)
+    done = np.stack([subtask.done(observations) for subtask in subtasks], axis=1)  # (N, subtasks)
+    for first, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        ever = np.logical_or.accumulate(done[first + 1 : end], axis=0).sum(axis=1)
+        paid[first : end - 1] = np.diff(ever, prepend=0)
+        before = done[end - 1].sum() if end - first > 1 else 0
+        unpaid = len(subtasks) - (ever[-1] if len(ever) else 0)
+        paid[end - 1] = np.clip(rewards[end - 1] - before, 0, unpaid)
+    return paid
