@@ -6,14 +6,17 @@ order, however many share the work. Return-to-go is in raw units here; the polic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from dmray.policies import Decoder, SequencePolicy, make_decoder
-from dmray.rollout.engine import VectorEngine, make_engine
+from dmray.rollout.engine import Step, VectorEngine, make_engine
 from dmray.tasks import Task
+
+Watch = Callable[[np.ndarray, np.ndarray, np.ndarray, Step], None]
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,12 @@ def run_cohort(policy: SequencePolicy, request: EvaluationRequest, cohort: Cohor
 
 
 def roll_out(
-    decoder: Decoder, engine: VectorEngine, request: EvaluationRequest, cohort: Cohort
+    decoder: Decoder, engine: VectorEngine, request: EvaluationRequest, cohort: Cohort, watch: Watch | None = None
 ) -> tuple[EpisodeRecord, ...]:
-    """`run_cohort` with the decoder and the engine given, both fresh and of as many rows as the cohort."""
+    """`run_cohort` with the decoder and the engine given, both fresh and of as many rows as the cohort.
+
+    `watch` is shown each step: the rows that were stepped, what they saw, what was decided, and what came of it.
+    """
     seeds = [episode_seed(request.seed, row.index) for row in cohort.rows]
     returns_to_go = np.array([row.target_return or 0.0 for row in cohort.rows], dtype=np.float64)
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)
@@ -94,11 +100,14 @@ def roll_out(
         actions = decoder.decide(observations, returns_to_go[live])
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"{request.task.name}: the policy decided an action that is not finite")
-        observations, rewards, terminated, truncated = engine.step(actions, live)
-        returns[live] += rewards
-        returns_to_go[live] -= rewards
+        step = engine.step(actions, live)
+        if watch is not None:
+            watch(live, observations, actions, step)
+        observations = step.observations
+        returns[live] += step.rewards
+        returns_to_go[live] -= step.rewards
         lengths[live] += 1
-        going = np.flatnonzero(~(terminated | truncated))
+        going = np.flatnonzero(~(step.terminated | step.truncated))
         if not going.size:
             break
         if going.size < live.size:  # the rows that ended are neither stepped nor batched any more

@@ -51,7 +51,28 @@ def make_engine(task: Task, num_episodes: int) -> VectorEngine:
             + ", ".join(f"{name} ({', '.join(_families(name))})" for name in sorted(ENGINES))
         )
     assert num_episodes > 0, num_episodes
-    return ENGINES[task.engine](task, num_episodes)
+    engine = ENGINES[task.engine](task.without_zeros(), num_episodes)
+    return _WithZeros(engine, task.zero_dims) if task.zero_dims else engine
+
+
+class _WithZeros:
+    """An engine with zeros behind each observation, where a policy was trained on numbers that no simulator shows."""
+
+    def __init__(self, engine: VectorEngine, count: int) -> None:
+        self._engine, self._count = engine, count
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        return self._padded(self._engine.reset(seeds))
+
+    def step(self, actions: np.ndarray, live: np.ndarray) -> Step:
+        step = self._engine.step(actions, live)
+        return step._replace(observations=self._padded(step.observations))
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _padded(self, observations: np.ndarray) -> np.ndarray:
+        return np.pad(observations, ((0, 0), (0, self._count)))
 
 
 def check_sizes(task: Task, observation_dim: int, action_dim: int) -> None:

@@ -7,6 +7,7 @@ task.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -40,6 +41,20 @@ class GymnasiumEngine:
         first = [environment.reset(seed=seed)[0] for environment, seed in pairs]
         self._elapsed[:] = 0
         return np.stack(first).astype(np.float32)
+
+    def place(self, observations: np.ndarray) -> np.ndarray:
+        """Begin all episodes at `observations` (E, S) and not where their seeds say; returns them.
+
+        The positions that an observation leaves out (x, or x and y) are zero: nothing that is observed depends on them.
+        """
+        for environment, observation in zip(self._environments, observations, strict=True):
+            model: Any = environment
+            hidden = np.zeros(model.model.nq + model.model.nv - len(observation))
+            state = np.concatenate([hidden, observation])
+            model.data.qacc_warmstart[:] = 0
+            model.set_state(state[: model.model.nq], state[model.model.nq :])
+        self._elapsed[:] = 0
+        return observations.astype(np.float32)
 
     def step(self, actions: np.ndarray, live: np.ndarray) -> Step:
         """See `VectorEngine.step`."""

@@ -5,7 +5,7 @@ Shapes: N transitions, recorded as L lanes of T steps each in lockstep and laid 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from math import ceil
 
 import numpy as np
@@ -15,7 +15,8 @@ from dmray.registry import lookup
 from dmray.rollout.maze2d import GOAL_RADIUS, PointMasses, random_start, within
 from dmray.rollout.maze_controller import WaypointController
 from dmray.rollout.maze_layouts import LAYOUTS, MazeLayout
-from dmray.specs import MazeGeneration
+from dmray.rollout.recording import RecordedTransitions, joined
+from dmray.specs import Generation
 from dmray.tasks import Task
 
 ACTION_NOISE = 0.5  # standard deviation; D4RL's noisy maze data have the same
@@ -23,23 +24,7 @@ ARRIVED = 0.1  # a target of `play` is reached within this distance
 _LANE_HORIZONS = 5  # a lane of `play` lasts this many horizons: long beside the way between two targets
 
 
-@dataclass(frozen=True)
-class RecordedTransitions:
-    """The arrays of a D4RL file; `timeouts` marks the last step of each piece.
-
-    `rewards[t]` is what step t pays in the engine: 1 where it ends near the fixed evaluation goal, whatever the
-    controller was after. (D4RL's own files pay for where step t begins, one step later.)
-    """
-
-    observations: np.ndarray  # (N, 4) float32, before the step
-    actions: np.ndarray  # (N, 2) float32, as applied
-    rewards: np.ndarray  # (N,) float32
-    terminals: np.ndarray  # (N,) bool, never
-    timeouts: np.ndarray  # (N,) bool
-    goals: np.ndarray  # (N, 2) float32, the controller's target: `infos/goal` in a file
-
-
-def record_maze(task: Task, generation: MazeGeneration) -> RecordedTransitions:
+def record_maze(task: Task, generation: Generation) -> RecordedTransitions:
     """Transitions of the behaviour that `generation` names; the same for the same seed, bit for bit.
 
     * `play`: on to another random cell each time a target is reached, with no reset (exactly `transitions` of them);
@@ -59,10 +44,11 @@ def record_maze(task: Task, generation: MazeGeneration) -> RecordedTransitions:
         return _expert(maze, task.horizon, count, streams[0])
     if generation.behaviour == "play":
         return _play(maze, task.horizon, count, streams[1])
-    return _joined(
+    halves = (
         _expert(maze, task.horizon, ceil(count / 2), streams[0]),
         _play(maze, task.horizon, max(1, count // 2), streams[1]),
     )
+    return joined(halves)
 
 
 def _expert(maze: MazeLayout, horizon: int, count: int, rng: np.random.Generator) -> RecordedTransitions:
@@ -112,11 +98,3 @@ def _other_cells(maze: MazeLayout, targets: np.ndarray, rng: np.random.Generator
     """For each of `targets` (n, 2) a random free cell that is not it."""
     choices = [maze.free_cells[(maze.free_cells != target).any(axis=1)] for target in targets]
     return np.array([cells[rng.integers(len(cells))] for cells in choices], dtype=np.float64).reshape(-1, 2)
-
-
-def _joined(*parts: RecordedTransitions) -> RecordedTransitions:
-    arrays = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(RecordedTransitions)
-    }
-    return RecordedTransitions(**arrays)

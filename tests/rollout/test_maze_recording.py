@@ -8,7 +8,7 @@ import pytest
 
 from dmray.errors import EngineError
 from dmray.rollout import LAYOUTS, RecordedTransitions, WaypointController, cell_of, make_engine, record_maze
-from dmray.specs import MazeGeneration
+from dmray.specs import Generation
 from dmray.tasks import TASKS
 
 TASK = TASKS["maze2d-umaze"]
@@ -19,7 +19,7 @@ Behaviour = Literal["play", "expert", "mixed"]
 def recorded(
     behaviour: Behaviour, transitions: int = 1200, seed: int = 0, task: str = TASK.name
 ) -> RecordedTransitions:
-    return record_maze(TASKS[task], MazeGeneration(behaviour=behaviour, transitions=transitions, seed=seed))
+    return record_maze(TASKS[task], Generation(behaviour=behaviour, transitions=transitions, seed=seed))
 
 
 def pieces(transitions: RecordedTransitions) -> list[slice]:
@@ -145,4 +145,4 @@ def test_experts_of_every_maze_earn_most_of_what_there_is(name: str) -> None:
 @pytest.mark.parametrize("name", ["hopper", "antmaze-umaze"])
 def test_a_task_of_another_family_is_refused(name: str) -> None:
     with pytest.raises(EngineError, match=f"{name}: only maze2d tasks can be recorded"):
-        record_maze(TASKS[name], MazeGeneration())
+        record_maze(TASKS[name], Generation())

@@ -1,0 +1,113 @@
+"""Transitions in D4RL's layout from rolled-out episodes: of random actions in any task, or of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from math import ceil
+
+import numpy as np
+
+from dmray.policies import Decoder
+from dmray.rollout.cohorts import Cohort, EvaluationRequest, Row, episode_seed, roll_out
+from dmray.rollout.engine import Step, make_engine
+from dmray.tasks import Task
+
+_MOST_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class RecordedTransitions:
+    """The arrays of a D4RL file, N transitions, piece after piece; the last step of a piece ends it."""
+
+    observations: np.ndarray  # (N, S) float32, before the step
+    actions: np.ndarray  # (N, A) float32, as applied
+    rewards: np.ndarray  # (N,) float32, what the engine pays
+    terminals: np.ndarray  # (N,) bool
+    timeouts: np.ndarray  # (N,) bool
+    goals: np.ndarray | None = None  # (N, 2) float32, a controller's targets: `infos/goal` in a file
+
+    def as_arrays(self) -> dict[str, np.ndarray]:
+        """By their names in a file."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "goals"}
+        return named if self.goals is None else {**named, "infos/goal": self.goals}
+
+
+def joined(parts: Sequence[RecordedTransitions]) -> RecordedTransitions:
+    """All of them, end to end; with goals if all have goals."""
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(RecordedTransitions)}
+    given = {name: arrays for name, arrays in columns.items() if all(array is not None for array in arrays)}
+    return RecordedTransitions(**{name: np.concatenate(arrays) for name, arrays in given.items()})
+
+
+def record_random(task: Task, transitions: int, seed: int) -> RecordedTransitions:
+    """At least `transitions` transitions in whole episodes of uniform random actions; decided by `seed`, bit for bit.
+
+    Raises:
+        EngineError: the task has no simulator here.
+    """
+    request = EvaluationRequest(task, 0, seed, "random", (None,), _MOST_AT_ONCE)
+    parts: list[RecordedTransitions] = []
+    recorded, episodes = 0, 0
+    while recorded < transitions:
+        expected_length = recorded / episodes if episodes else task.horizon
+        more = min(_MOST_AT_ONCE, ceil((transitions - recorded) / expected_length))
+        cohort = Cohort(tuple(Row(index, None) for index in range(episodes, episodes + more)))
+        parts.append(_record(RandomActions.of(request, cohort), request, cohort))
+        recorded, episodes = recorded + len(parts[-1].rewards), episodes + more
+    return joined(parts)
+
+
+def record_decoder(
+    make_decoder: Callable[[int], Decoder], request: EvaluationRequest, target_return: float | None
+) -> RecordedTransitions:
+    """`request.episodes` episodes of what `make_decoder(rows)` decides when it is asked for `target_return`."""
+    parts = []
+    for first in range(0, request.episodes, request.cohort_size):
+        indices = range(first, min(first + request.cohort_size, request.episodes))
+        cohort = Cohort(tuple(Row(index, target_return) for index in indices))
+        parts.append(_record(make_decoder(len(cohort.rows)), request, cohort))
+    return joined(parts)
+
+
+class RandomActions:
+    """A `Decoder` that draws each action uniformly within the limit; an episode's draws follow from its seed."""
+
+    def __init__(self, task: Task, rngs: list[np.random.Generator]) -> None:
+        self._limit, self._size, self._rngs = task.action_limit, task.action_dim, rngs
+
+    @classmethod
+    def of(cls, request: EvaluationRequest, cohort: Cohort) -> RandomActions:
+        seeds = [episode_seed(request.seed, row.index) for row in cohort.rows]
+        return cls(request.task, [np.random.default_rng([seed, 1]) for seed in seeds])
+
+    def decide(self, observations: np.ndarray, returns_to_go: np.ndarray) -> np.ndarray:
+        """See `Decoder.decide`."""
+        drawn = [rng.uniform(-self._limit, self._limit, self._size) for rng in self._rngs]
+        return np.array(drawn, dtype=np.float32)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """See `Decoder.keep`."""
+        self._rngs = [self._rngs[row] for row in rows.tolist()]
+
+
+def _record(decoder: Decoder, request: EvaluationRequest, cohort: Cohort) -> RecordedTransitions:
+    log: list[tuple[np.ndarray, np.ndarray, np.ndarray, Step]] = []
+    with closing(make_engine(request.task, len(cohort.rows))) as engine:
+        roll_out(decoder, engine, request, cohort, watch=lambda *step: log.append(step))
+    rows, observations, actions = (np.concatenate(part) for part in list(zip(*log, strict=True))[:3])
+    steps = Step(*(np.concatenate(part) for part in zip(*(entry[3] for entry in log), strict=True)))
+    order = np.argsort(rows, kind="stable")  # episode by episode, each in the order of its steps
+    task = request.task
+    terminals, timeouts = steps.terminated[order], steps.truncated[order]
+    if not task.splits_on_terminals:
+        timeouts = timeouts | terminals
+    limit = task.action_limit
+    return RecordedTransitions(
+        observations=observations[order],
+        actions=np.clip(actions[order], -limit, limit).astype(np.float32),
+        rewards=steps.rewards[order].astype(np.float32),
+        terminals=terminals,
+        timeouts=timeouts,
+    )
