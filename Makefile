@@ -1,12 +1,13 @@
 # make quickstart   set up, then train Decision Mamba against Decision Transformer and print which is better
 # make test         set up, then lint, type-check and test
+# make bullet      also the packages of the paper's bullet-* tasks (docs/bullet.md)
 # make mlflow       the MLflow UI on what has been run here
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test setup mlflow lint format clean
+.PHONY: quickstart test setup bullet mlflow lint format clean
 
 quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
@@ -22,6 +23,10 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bullet: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements/bullet.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r requirements/bullet-nodeps.txt
 
 mlflow: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --port 5000

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from dmray.errors import DmrayError
+from dmray.command_line import new_app, out, told
 from dmray.reporting import render_summary, write_report
 from dmray.tracking import SweepFolder
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_out, _err = Console(), Console(stderr=True)
+app = new_app()
 
 
 @app.command()
@@ -23,13 +21,10 @@ def main(
     """Write report.md, report.html, figures and CSV files into SWEEP_DIR/report, and print the tables."""
     place = sweep_dir.expanduser().resolve()
     folder = SweepFolder(place.parent, place.name)
-    try:
+    with told():
         paths = write_report(folder)
-        _out.print(render_summary(folder))
-    except DmrayError as mistake:
-        _err.print("error:", str(mistake), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    _out.print(f"report: {paths.html}", highlight=False, soft_wrap=True)
+        out.print(render_summary(folder))
+    out.print(f"report: {paths.html}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
-from dmray.errors import DmrayError
+from dmray.command_line import err, new_app, out, told
 from dmray.execution import Plan, TrialState, failures, plan, survey
 from dmray.execution.plan_view import render_plan
 from dmray.execution.survey import DONE
@@ -23,8 +22,7 @@ from dmray.tracking.folders import SweepFolder
 if TYPE_CHECKING:
     from dmray.execution.session import Runner
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_out, _err = Console(), Console(stderr=True)
+app = new_app()
 _INTERRUPTED = 130
 
 
@@ -52,22 +50,20 @@ def main(
     """Run every trial of a sweep file on Ray, keep its records, and tell which method is better."""
     named = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
     overrides = [*(override or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
-    handler = RichHandler(console=_err, show_path=False, show_time=False)
+    handler = RichHandler(console=err, show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
-        planned = plan(load_sweep(file, overrides))
-        folder = SweepFolder(Path(planned.sweep.storage).expanduser().resolve(), planned.sweep.name)
-        if only_plan:
-            _out.print(render_plan(planned, survey(planned, folder)))
-            return
-        succeeded = _run(planned, folder, resume, local, address)
-    except DmrayError as mistake:
-        _err.print("error:", str(mistake), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        with told():
+            planned = plan(load_sweep(file, overrides))
+            folder = SweepFolder(Path(planned.sweep.storage).expanduser().resolve(), planned.sweep.name)
+            if only_plan:
+                out.print(render_plan(planned, survey(planned, folder)))
+                return
+            succeeded = _run(planned, folder, resume, local, address)
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "dmray.sweep", *dict.fromkeys([*sys.argv[1:], "--resume"])])
-        _err.print(f"Stopped; nothing is lost. Continue with:\n  {again}", highlight=False, soft_wrap=True)
+        err.print(f"Stopped; nothing is lost. Continue with:\n  {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(_INTERRUPTED) from None
     raise typer.Exit(0 if succeeded else 1)
 
@@ -82,8 +78,8 @@ def _run(planned: Plan, folder: SweepFolder, resume: bool, local: bool, address:
     def report(sweep: SweepFolder) -> Path:
         return write_report(sweep).folder
 
-    states = run_sweep(planned, folder, _runner(local, address), report, resume=resume, console=_err)
-    _out.print(render_summary(folder))
+    states = run_sweep(planned, folder, _runner(local, address), report, resume=resume, console=err)
+    out.print(render_summary(folder))
     _tell_where(planned, folder)
     _tell_what_is_missing(planned, folder, states)
     return all(state in DONE for state in states.values())
@@ -104,18 +100,18 @@ def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, 
     for trial_id, state in states.items():
         if state not in DONE:
             why = errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
-            _err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
+            err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_where(planned: Plan, folder: SweepFolder) -> None:
     uri = planned.sweep.tracking.mlflow_uri
-    _out.print(f"report   {folder.report / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(f"report   {folder.report / 'report.html'}", highlight=False, soft_wrap=True)
     if uri is None:
         uri_here = f"sqlite:///{folder.mlflow_database}"
-        _out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)
-        _out.print(f"         then open http://127.0.0.1:5000, experiment dmray/{folder.name}", highlight=False)
+        out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)
+        out.print(f"         then open http://127.0.0.1:5000, experiment dmray/{folder.name}", highlight=False)
     elif uri != NO_MLFLOW:
-        _out.print(f"MLflow   {uri}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
+        out.print(f"MLflow   {uri}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

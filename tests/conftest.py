@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -8,6 +9,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
+
+# No test downloads anything, and none leaves arrays in the home folder; Ray's workers inherit both.
+os.environ["DMRAY_OFFLINE"] = "1"
+os.environ["DMRAY_CACHE"] = tempfile.mkdtemp(prefix="dmray-cache-")
+atexit.register(shutil.rmtree, os.environ["DMRAY_CACHE"], ignore_errors=True)
 
 settings.register_profile("dmray", deadline=None)  # the machine is noisy, and compiled loops start slowly
 settings.load_profile("dmray")

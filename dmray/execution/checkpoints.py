@@ -2,8 +2,9 @@
 
     last.pt   the Trainer's state, the progress meters, and the snapshots whose evaluations are still open
     best.pt   the weights of the best evaluation so far, with its step and score
+    final.pt  the weights after the last step, with the last score
 
-Both carry the trial's spec and the policy's shape, so that a file alone is enough to build the policy.
+All carry the trial's spec and the policy's shape, so that a file alone is enough to build the policy.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch import Tensor
 from dmray.errors import CheckpointError
 from dmray.policies import PolicyRecipe, PolicyShape, PolicySnapshot
 from dmray.specs import ModelSpec, TrialSpec
+from dmray.tasks import ReferenceScores
 from dmray.tracking.folders import write_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Origin:
     trial: TrialSpec
     dataset_fingerprint: str
     recipe: PolicyRecipe
+    reference: ReferenceScores
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -41,6 +44,7 @@ class Origin:
             "spec": self.trial.model_dump_json(),
             "dataset_fingerprint": self.dataset_fingerprint,
             "shape": asdict(self.recipe.shape),
+            "reference": asdict(self.reference),
         }
 
 

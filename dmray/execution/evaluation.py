@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,14 +49,48 @@ def request_for(trial: TrialSpec, task: Task, takes_target: bool) -> EvaluationR
     )
 
 
+def episode_rows(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
+    """What `write_episode_table` takes: by target return in the request's order, then by index."""
+    task = request.task
+    return [
+        {
+            "index": episode.index,
+            "seed": episode.seed,
+            "target_return": episode.target_return,
+            "episode_return": episode.episode_return,
+            "normalized_score": task.reference.normalize(episode.episode_return),
+            "length": episode.length,
+            "success": None if task.success_return is None else episode.episode_return >= task.success_return,
+        }
+        for episode in _ordered(request, episodes)
+    ]
+
+
+def about(request: EvaluationRequest, step: int) -> dict[str, str]:
+    """What an episode table must say of itself, to be compared with another."""
+    task = request.task
+    return {
+        "task": task.name,
+        "protocol": task.protocol,
+        "engine": task.engine,
+        "env_id": task.env_id,
+        "decode": request.decode,
+        "evaluation_seed": str(request.seed),
+        "step": str(step),
+    }
+
+
 def summarize(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[TargetResult]:
     """One result per target return, in the request's order, each over its episodes in the order of their index."""
-    place = {target: position for position, target in enumerate(request.target_returns)}
-    ordered = sorted(episodes, key=lambda episode: (place[episode.target_return], episode.index))
     return [
         _target_result(request.task, target, list(group))
-        for target, group in groupby(ordered, key=lambda episode: episode.target_return)
+        for target, group in groupby(_ordered(request, episodes), key=lambda episode: episode.target_return)
     ]
+
+
+def _ordered(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
+    place = {target: position for position, target in enumerate(request.target_returns)}
+    return sorted(episodes, key=lambda episode: (place[episode.target_return], episode.index))
 
 
 def _target_result(task: Task, target: float | None, episodes: list[EpisodeRecord]) -> TargetResult:

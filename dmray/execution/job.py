@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from dmray.specs import Spec, SweepSpec, TrialSpec
+from dmray.tasks import MINARI_SCHEME
 from dmray.tracking.folders import SweepFolder, TrialFolder
 
 
@@ -18,6 +20,7 @@ class TrialJob(Spec):
     log_every_steps: int
     torch_threads: int
     max_pending_evaluations: int
+    when_evaluations_lag: Literal["wait", "skip"]
     gpus: float
 
     @classmethod
@@ -30,6 +33,7 @@ class TrialJob(Spec):
             log_every_steps=sweep.tracking.log_every_steps,
             torch_threads=sweep.resources.torch_threads,
             max_pending_evaluations=sweep.resources.max_pending_evaluations,
+            when_evaluations_lag=sweep.resources.when_evaluations_lag,
             gpus=sweep.resources.gpus_per_trial,
         )
 
@@ -44,7 +48,7 @@ class TrialJob(Spec):
 
 def _with_absolute_path(trial: TrialSpec) -> TrialSpec:
     """A data set's path means the folder the command was given in; Ray's workers run in folders of their own."""
-    if trial.dataset.path is None:
+    if trial.dataset.path is None or trial.dataset.path.startswith(MINARI_SCHEME):
         return trial
     path = str(Path(trial.dataset.path).expanduser().absolute())
     return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"path": path})})

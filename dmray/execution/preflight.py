@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmray.errors import DatasetError
-from dmray.execution.datasets import locate
-from dmray.rollout import ENGINES
+from dmray.errors import DatasetError, EngineError
+from dmray.rollout import make_engine
+from dmray.sources import locate
 from dmray.specs import DatasetSpec, TrialSpec
-from dmray.tasks import task_of
+from dmray.tasks import MINARI_SCHEME, task_of
 
 
-def check(trials: Sequence[TrialSpec], datasets_folder: Path) -> None:
-    """Every data set has its file and every task its simulator.
+def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
+    """Every data set has its file (which is downloaded now if it can be) and every task its simulator.
 
     Raises:
         DatasetError: something is missing; all of it is named.
     """
-    problems = [problem for dataset in _datasets(trials) if (problem := _problem(dataset, datasets_folder))]
+    problems = [problem for dataset in _datasets(trials) if (problem := _problem(dataset, recordings))]
     if problems:
         names = "\n".join(f"  {problem}" for problem in problems)
         raise DatasetError(
@@ -30,14 +30,14 @@ def _datasets(trials: Sequence[TrialSpec]) -> list[DatasetSpec]:
     return list(dict.fromkeys(trial.dataset for trial in trials))
 
 
-def _problem(dataset: DatasetSpec, datasets_folder: Path) -> str | None:
+def _problem(dataset: DatasetSpec, recordings: Path) -> str | None:
     task = task_of(dataset)
-    if task.engine not in ENGINES:
-        return f"{dataset.name}: the {task.family} family has no simulator here yet"
-    if dataset.generate is not None:
-        return None
     try:
-        path = locate(dataset, task, datasets_folder)
-    except DatasetError as missing:
-        return str(missing)
-    return None if path.is_file() else f"{dataset.name}: {path}: no such file"
+        make_engine(task, 1).close()
+        if dataset.generate is not None:  # recorded by the first trial that wants it
+            return None
+        place = locate(dataset, task, recordings)
+    except (DatasetError, EngineError) as problem:
+        return f"{dataset.name}: {problem}"
+    missing = not place.startswith(MINARI_SCHEME) and not Path(place).is_file()
+    return f"{dataset.name}: {place}: no such file" if missing else None

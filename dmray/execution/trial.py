@@ -13,12 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
 
 from dmray.data import Episodes, Statistics, WindowSampler
 from dmray.errors import StorageError
+from dmray.execution.cadence import may_be_best
 from dmray.execution.checkpoints import (
     Origin,
     policy_recipe,
@@ -27,21 +29,33 @@ from dmray.execution.checkpoints import (
     to_arrays,
     to_tensors,
 )
-from dmray.execution.datasets import open_dataset
-from dmray.execution.evaluation import EvaluationFuture, EvaluationService, request_for, summarize
+from dmray.execution.evaluation import (
+    EvaluationFuture,
+    EvaluationService,
+    about,
+    episode_rows,
+    request_for,
+    summarize,
+)
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
 from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, snapshot
+from dmray.rollout import EpisodeRecord, EvaluationRequest
+from dmray.sources import open_dataset
 from dmray.tasks import Task, task_of
 from dmray.tracking import (
     AttemptFailed,
     AttemptStarted,
     EvaluationDone,
+    EvaluationSkipped,
     Ledger,
+    TargetResult,
+    TrainProgress,
     TrialDone,
     TrialFolder,
     provenance,
     read_ledger,
+    write_episode_table,
     write_json,
 )
 from dmray.training import Trainer
@@ -82,16 +96,17 @@ class _Attempt:
         self.job, self.service, self.report, self.ledger = job, service, report, ledger
         self.device = "cuda" if job.gpus > 0 else "cpu"
         torch.set_num_threads(job.torch_threads)
-        task = task_of(job.trial.dataset)
-        episodes = open_dataset(job.trial.dataset, task, job.sweep_folder.datasets)
-        self.trainer, self.origin = self._build(task, episodes)
-        self.request = request_for(job.trial, task, self.trainer.policy.takes_target)
+        dataset = job.trial.dataset
+        self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
+        self.trainer, self.origin = self._build(self.opened.task, self.opened.episodes)
+        self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.open: dict[int, _OpenEvaluation] = {}
         self.train_s = 0.0
         self.latest: float | None = None
         records = read_ledger(job.folder.ledger)
-        self.recorded = {(record.kind, record.step) for record in records if record.kind in ("train", "evaluation")}
+        kept = (TrainProgress, EvaluationDone, EvaluationSkipped)
+        self.recorded = {(record.kind, record.step) for record in records if isinstance(record, kept)}
         self.best = _best_of(records)
         self._restore()
         self.ledger.append(self._started(attempt))
@@ -107,7 +122,7 @@ class _Attempt:
             if self._due(step, spec.evaluation.every_steps):
                 if not self.meter.finite:
                     return self._finish("diverged", started)
-                self._submit(step, snapshot(self.trainer.policy))
+                self._evaluate(step)
             self._collect(wait_until_open=self.job.max_pending_evaluations)
             if self._due(step, self.job.checkpoint_every_steps):
                 self._save(self.train_s + time.perf_counter() - started)
@@ -136,7 +151,7 @@ class _Attempt:
             device=self.device,
         )
         trainer = Trainer(policy.to(self.device), sampler, trial.training, trial.seed, self.device)
-        return trainer, Origin(trial, episodes.fingerprint, recipe)
+        return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
 
     def _started(self, attempt: int) -> AttemptStarted:
         return AttemptStarted(
@@ -145,7 +160,13 @@ class _Attempt:
             from_step=self.trainer.steps_done,
             trial_id=self.job.trial.trial_id,
             spec=self.job.trial.model_dump(mode="json"),
-            provenance={**provenance(), "pid": os.getpid(), "dataset_fingerprint": self.origin.dataset_fingerprint},
+            provenance={
+                **provenance(),
+                "pid": os.getpid(),
+                "dataset_fingerprint": self.origin.dataset_fingerprint,
+                "dataset_notes": list(self.opened.episodes.notes),
+                "task": _facts_of(self.opened.task),
+            },
         )
 
     def _due(self, step: int, every: int) -> bool:
@@ -170,34 +191,62 @@ class _Attempt:
             self.ledger.append(progress)
         return progress is not None
 
-    def _submit(self, step: int, weights: PolicySnapshot) -> None:
-        if ("evaluation", step) not in self.recorded:
-            self.open[step] = _OpenEvaluation(weights, self.service.submit(weights, self.request), time.perf_counter())
+    def _evaluate(self, step: int) -> None:
+        """Hand the weights over, or leave this evaluation out."""
+        self._collect(wait_until_open=self.job.max_pending_evaluations)
+        last = step == self.job.trial.training.steps
+        full = len(self.open) >= self.job.max_pending_evaluations
+        if full and not last and self.job.when_evaluations_lag == "skip":
+            if not {("evaluation", step), ("skipped", step)} & self.recorded:
+                self.ledger.append(EvaluationSkipped(time_s=time.time(), step=step))
+        else:
+            self._submit(step, snapshot(self.trainer.policy))
+
+    def _submit(self, step: int, weights: PolicySnapshot, whole: bool = False) -> None:
+        if not {("evaluation", step), ("skipped", step)} & self.recorded:
+            request = self.request
+            if not whole and step < self.job.trial.training.steps:
+                request = replace(request, episodes=self.job.trial.evaluation.quick_episodes or request.episodes)
+            future = self.service.submit(weights, request)
+            self.open[step] = _OpenEvaluation(weights, request, future, time.perf_counter())
 
     def _collect(self, wait_until_open: int) -> None:
         """Record finished evaluations in the order of their steps; wait while more than `wait_until_open` are open."""
-        for step in sorted(self.open):
-            if self.open[step].future.done() or len(self.open) > wait_until_open:
-                self._record(step, self.open[step])
-                del self.open[step]
-            else:
+        while self.open:
+            step = min(self.open)
+            if not self.open[step].future.done() and len(self.open) <= wait_until_open:
                 return
+            evaluation = self.open.pop(step)
+            episodes = evaluation.future.result()
+            results = summarize(evaluation.request, episodes)
+            if evaluation.request != self.request and may_be_best(results[0], self.best[1] if self.best else None):
+                self._submit(step, evaluation.weights, whole=True)
+            else:
+                self._record(step, evaluation, episodes, results)
 
-    def _record(self, step: int, evaluation: _OpenEvaluation) -> None:
-        episodes = evaluation.future.result()
+    def _record(
+        self,
+        step: int,
+        evaluation: _OpenEvaluation,
+        episodes: tuple[EpisodeRecord, ...],
+        results: list[TargetResult],
+    ) -> None:
         done = EvaluationDone(
             time_s=time.time(),
             step=step,
             decode=self.request.decode,
             seed=self.request.seed,
-            targets=summarize(self.request, episodes),
+            quick=evaluation.request != self.request,
+            targets=results,
             wall_s=time.perf_counter() - evaluation.submitted,
         )
         self.latest = done.headline.normalized_mean
-        if self.best is None or self.latest > self.best[1]:
+        if not done.quick and (self.best is None or self.latest > self.best[1]):
             self.best = (step, self.latest)
             best = {"step": step, "score": self.latest, "weights": to_tensors(evaluation.weights.weights)}
             save_checkpoint(self.job.folder.best_checkpoint, self.origin, best)
+        table = self.job.folder.episode_table(step)
+        write_episode_table(table, episode_rows(evaluation.request, episodes), about(evaluation.request, step))
         self.ledger.append(done)
         self.recorded.add(("evaluation", step))
 
@@ -224,6 +273,12 @@ class _Attempt:
     def _finish(self, status: Literal["finished", "diverged"], started: float) -> TrialDone:
         train_s = self.train_s + time.perf_counter() - started
         self._collect(wait_until_open=0)
+        final = {
+            "step": self.trainer.steps_done,
+            "score": self.latest,
+            "weights": to_tensors(snapshot(self.trainer.policy).weights),
+        }
+        save_checkpoint(self.job.folder.final_checkpoint, self.origin, final)
         done = TrialDone(
             time_s=time.time(),
             status=status,
@@ -240,13 +295,22 @@ class _Attempt:
 class _OpenEvaluation:
     """A snapshot that is being evaluated; it stays in the checkpoint until its episodes are recorded."""
 
-    def __init__(self, weights: PolicySnapshot, future: EvaluationFuture, submitted: float) -> None:
-        self.weights, self.future, self.submitted = weights, future, submitted
+    def __init__(
+        self, weights: PolicySnapshot, request: EvaluationRequest, future: EvaluationFuture, submitted: float
+    ) -> None:
+        self.weights, self.request, self.future, self.submitted = weights, request, future, submitted
+
+
+def _facts_of(task: Task) -> dict[str, Any]:
+    """What a score depends on beyond the trial's spec."""
+    names = ("name", "protocol", "engine", "env_id", "horizon", "observation_dim", "zero_dims")
+    return {**{name: getattr(task, name) for name in names}, "reference": asdict(task.reference)}
 
 
 def _best_of(records: list[Any]) -> tuple[int, float] | None:
     """The recorded evaluation with the highest headline score (ties: the earlier step)."""
-    scores = [(r.step, r.headline.normalized_mean) for r in records if isinstance(r, EvaluationDone)]
+    whole = [record for record in records if isinstance(record, EvaluationDone) and not record.quick]
+    scores = [(record.step, record.headline.normalized_mean) for record in whole]
     return max(scores, key=lambda item: (item[1], -item[0]), default=None)
 
 

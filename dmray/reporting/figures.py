@@ -89,7 +89,7 @@ def _draw_curve(axes: Any, cell: CellResult, curve: Curve, line: str) -> None:
 
 def _draw_references(axes: Any, comparison: Comparison) -> None:
     reference = comparison.task.reference
-    lines = ((0.0, "random policy", reference.minimum), (100.0, "D4RL reference", reference.maximum))
+    lines = ((0.0, "reference minimum", reference.minimum), (100.0, "reference maximum", reference.maximum))
     for height, name, raw in lines:
         axes.axhline(height, color="#8a94a0", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(

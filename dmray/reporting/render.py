@@ -78,8 +78,8 @@ def report_blocks(results: SweepResults, images: dict[int, Path]) -> Iterable[Bl
 
 
 _READING = (
-    "Normalized score: 100 (R - random) / (reference - random), D4RL's formula and reference returns; 0 is a random "
-    "policy, 100 the reference policy.",
+    "Normalized score: 100 (R - minimum) / (maximum - minimum), D4RL's formula and reference returns: 0 is a random "
+    "policy (for most tasks), 100 an expert or a controller.",
     "Last is the score of the final weights, and the headline. Best is the highest score along the way; it is picked "
     "by looking at the evaluations themselves, so it is optimistic. The two must not be compared with each other.",
     "A method that takes a target return is judged by the first target of the list, never by the best of several.",

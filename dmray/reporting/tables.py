@@ -8,6 +8,7 @@ from typing import Literal
 
 from dmray.reporting.document import Cell, Table
 from dmray.reporting.results import CellResult, Comparison, Protocol, SweepResults
+from dmray.tasks import task_of
 from dmray.tracking import Score, Spread
 
 NOTHING = "-"
@@ -82,6 +83,7 @@ def trial_rows(results: SweepResults) -> Iterable[dict[str, object]]:
             "trial_id": trial.trial_id,
             "cell_id": trial.cell_id,
             "dataset": trial.dataset.name,
+            "protocol": task_of(trial.dataset).protocol,
             "method": trial.method,
             "seed": trial.seed,
             "status": result.status,
@@ -106,6 +108,7 @@ def curve_rows(results: SweepResults) -> Iterable[dict[str, object]]:
             yield {
                 "trial_id": result.trial.trial_id,
                 "dataset": result.trial.dataset.name,
+                "protocol": task_of(result.trial.dataset).protocol,
                 "method": result.trial.method,
                 "seed": result.trial.seed,
                 "step": score.step,

@@ -1,5 +1,6 @@
 """What happened: each trial's ledger (the truth), MLflow as its mirror, provenance. Light: MLflow loads when opened."""
 
+from dmray.tracking.episode_table import read_episode_table, write_episode_table
 from dmray.tracking.folders import SweepFolder, TrialFolder, write_atomic, write_json
 from dmray.tracking.ledger import Ledger, LedgerTail, distinct, read_ledger
 from dmray.tracking.mirror_thread import MirrorThread
@@ -9,6 +10,7 @@ from dmray.tracking.records import (
     AttemptFailed,
     AttemptStarted,
     EvaluationDone,
+    EvaluationSkipped,
     LedgerRecord,
     TargetResult,
     TrainProgress,
@@ -21,6 +23,7 @@ __all__ = [
     "AttemptFailed",
     "AttemptStarted",
     "EvaluationDone",
+    "EvaluationSkipped",
     "Lag",
     "Ledger",
     "LedgerRecord",
@@ -39,7 +42,9 @@ __all__ = [
     "last_score",
     "method_label",
     "provenance",
+    "read_episode_table",
     "read_ledger",
     "write_atomic",
+    "write_episode_table",
     "write_json",
 ]

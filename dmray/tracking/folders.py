@@ -4,7 +4,7 @@
 <storage>/datasets/                              generated data sets, named by content
 <storage>/<sweep>/sweep.json                     the resolved sweep and the plan of its last start
 <storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
-<storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, DONE.json
+<storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
 <storage>/<sweep>/report/                        report.md, report.html, figures, tables
 <storage>/<sweep>/ray/<attempt>/                 Ray's own files, disposable
 """
@@ -57,6 +57,19 @@ class TrialFolder:
     def best_checkpoint(self) -> Path:
         """Weights of the best evaluation so far (ties: the earlier step), with its step and score."""
         return self.path / "checkpoints" / "best.pt"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """Weights after the last step of a trial that has ended, with its step and last score."""
+        return self.path / "checkpoints" / "final.pt"
+
+    @property
+    def evaluations(self) -> Path:
+        """One Parquet file an evaluation, one row an episode."""
+        return self.path / "evaluations"
+
+    def episode_table(self, step: int) -> Path:
+        return self.evaluations / f"step_{step:09d}.parquet"
 
     @property
     def done(self) -> Path:

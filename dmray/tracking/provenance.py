@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("dmray", "torch", "ray", "mlflow", "mujoco", "gymnasium", "numpy", "mamba-ssm")
+_PACKAGES = ("dmray", "torch", "ray", "mlflow", "mujoco", "gymnasium", "envpool", "numpy", "mamba-ssm")
 _TIMEOUT_S = 10.0
 
 

@@ -66,6 +66,7 @@ class EvaluationDone(Record):
     step: int
     decode: str
     seed: int
+    quick: bool = False  # fewer episodes than the spec's, because they ruled out a new best
     targets: Annotated[list[TargetResult], Field(min_length=1)]
     wall_s: float
 
@@ -73,6 +74,13 @@ class EvaluationDone(Record):
     def headline(self) -> TargetResult:
         """The result under the first target return, the one a trial is judged by (never the best of several)."""
         return self.targets[0]
+
+
+class EvaluationSkipped(Record):
+    """The weights after `step` optimizer steps were not evaluated: too many evaluations were open."""
+
+    kind: Literal["skipped"] = "skipped"
+    step: int
 
 
 class AttemptFailed(Record):
@@ -96,6 +104,7 @@ class TrialDone(Record):
 
 
 LedgerRecord = Annotated[
-    AttemptStarted | TrainProgress | EvaluationDone | AttemptFailed | TrialDone, Field(discriminator="kind")
+    AttemptStarted | TrainProgress | EvaluationDone | EvaluationSkipped | AttemptFailed | TrialDone,
+    Field(discriminator="kind"),
 ]
 ledger_line: TypeAdapter[LedgerRecord] = TypeAdapter(LedgerRecord)

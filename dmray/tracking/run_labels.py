@@ -100,6 +100,7 @@ def attempt_tags(record: AttemptStarted) -> dict[str, str]:
         "cpu.type": hardware.get("cpu"),
         "gpu.type": hardware.get("gpu"),
         "data.sha256": made.get("dataset_fingerprint"),
+        "data.notes": "; ".join(made.get("dataset_notes") or []) or None,
         **{f"version.{name}": version for name, version in versions.items()},
         "dmray.attempt": record.attempt,
         "dmray.resumed_from_step": record.from_step,
@@ -138,6 +139,7 @@ def _setting(trial: TrialSpec) -> dict[str, str]:
         "protocol": task.protocol,
         "protocol.decode": trial.evaluation.decode,
         "protocol.env_id": task.env_id,
+        "protocol.engine": task.engine,
     }
 
 

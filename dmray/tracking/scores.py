@@ -23,6 +23,7 @@ class Score:
     return_mean: float
     length_mean: float
     target_return: float | None
+    quick: bool = False  # over fewer episodes: part of a curve, and never a trial's last or best score
 
     @classmethod
     def of(cls, evaluation: EvaluationDone) -> Score:
@@ -33,17 +34,22 @@ class Score:
             return_mean=headline.return_mean,
             length_mean=headline.length_mean,
             target_return=headline.target_return,
+            quick=evaluation.quick,
         )
 
 
 def last_score(scores: Iterable[Score]) -> Score | None:
     """The evaluation with the highest step."""
-    return max(scores, key=lambda score: score.step, default=None)
+    return max(_whole(scores), key=lambda score: score.step, default=None)
 
 
 def best_score(scores: Iterable[Score]) -> Score | None:
     """The evaluation with the highest normalized score; of equals the earliest."""
-    return max(scores, key=lambda score: (score.normalized, -score.step), default=None)
+    return max(_whole(scores), key=lambda score: (score.normalized, -score.step), default=None)
+
+
+def _whole(scores: Iterable[Score]) -> list[Score]:
+    return [score for score in scores if not score.quick]
 
 
 @dataclass(frozen=True)

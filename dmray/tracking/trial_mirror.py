@@ -15,7 +15,15 @@ from dmray.tracking.folders import TrialFolder
 from dmray.tracking.ledger import LedgerTail, end_of_whole_lines, whole_lines_after
 from dmray.tracking.metric_points import SENTINELS, Point, points_of
 from dmray.tracking.mlflow_store import POINTS_PER_BATCH, RunStore, StoredRun
-from dmray.tracking.records import AttemptFailed, AttemptStarted, EvaluationDone, LedgerRecord, TrainProgress, TrialDone
+from dmray.tracking.records import (
+    AttemptFailed,
+    AttemptStarted,
+    EvaluationDone,
+    EvaluationSkipped,
+    LedgerRecord,
+    TrainProgress,
+    TrialDone,
+)
 from dmray.tracking.run_labels import STATUS, attempt_tags, done_tags, failure_tags
 from dmray.tracking.scores import Score, best_score, last_score
 
@@ -135,6 +143,8 @@ class TrialMirror:
             self.state, self.ended_s, batch.failure = "failed", record.time_s, record
             batch.tags.update(failure_tags(record))
             return []
+        if isinstance(record, EvaluationSkipped):
+            return []
         if isinstance(record, EvaluationDone):
             self._scores.setdefault(record.step, Score.of(record))
         if isinstance(record, TrialDone):
@@ -150,6 +160,7 @@ class TrialMirror:
 
     def _settle(self, store: RunStore) -> None:
         if self.done:
+            self._save_files(store)
             self._set_status(store, "FINISHED")
             self._committed, self._scores = None, {}
         elif self.state == "failed":
@@ -157,6 +168,17 @@ class TrialMirror:
         elif self.state == "running":
             begun_before = self._tail.offset <= self._history_end  # by a driver that is gone: no worker is on it now
             self._set_status(store, "KILLED" if begun_before else "RUNNING")
+
+    def _save_files(self, store: RunStore) -> None:
+        """Before the run counts as finished, so that what a crash left out is saved the next time."""
+        assert self.run_id is not None
+        if self._status == "FINISHED":
+            return
+        for checkpoint in (self.folder.final_checkpoint, self.folder.best_checkpoint):
+            if checkpoint.exists():
+                store.save(self.run_id, checkpoint, "checkpoints")
+        for table in sorted(self.folder.evaluations.glob("step_*.parquet"))[-1:]:  # the final one; the folder has all
+            store.save(self.run_id, table, "evaluations")
 
     def _set_status(self, store: RunStore, status: str) -> None:
         if status != self._status and self.run_id is not None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dmray.errors import CheckpointError, DatasetError
+from dmray.execution.cadence import may_be_best
 from dmray.execution.checkpoints import load_checkpoint, load_policy_snapshot
 from dmray.execution.evaluation import EvaluationFuture, InlineEvaluation
 from dmray.execution.job import TrialJob
@@ -19,9 +20,12 @@ from dmray.tracking import (
     AttemptFailed,
     AttemptStarted,
     EvaluationDone,
+    EvaluationSkipped,
     SweepFolder,
+    TargetResult,
     TrainProgress,
     TrialDone,
+    read_episode_table,
     read_ledger,
 )
 from tests.execution.sweeps import tiny_plan
@@ -250,8 +254,117 @@ def test_a_data_set_that_changed_under_a_trial_is_refused(tmp_path: Path) -> Non
 def test_a_missing_data_set_says_what_to_download_to_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path / "here"))
     work = job(tmp_path, datasets=["maze2d-umaze-v1"])
-    with pytest.raises(DatasetError, match=r"no file maze2d-umaze-sparse-v1.hdf5 in .*here .*download http"):
+    with pytest.raises(DatasetError, match=r"maze2d-umaze-sparse-v1.hdf5: not in .*here, .*download of http"):
         run_trial(work, InlineEvaluation())
+
+
+def test_a_lagging_evaluation_is_left_out_where_the_spec_says_so_but_never_the_last(tmp_path: Path) -> None:
+    resources = {"max_pending_evaluations": 1, "when_evaluations_lag": "skip"}
+    work = job(tmp_path, resources=resources, evaluation={"episodes": 2, "every_steps": 10, "cohort_size": 2})
+
+    class NeverReady(ScriptedService):
+        def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
+            future = super().submit(snapshot, request)
+            if len(self.submitted) == 2:  # the last one: everything may end
+                for _, each, episodes in self.submitted:
+                    each.set_result(episodes)
+            return future
+
+    run_trial(work, NeverReady([1.0, 2.0], at_once=False))
+    assert [record.step for record in records_of(work, EvaluationSkipped)] == [20, 30]
+    assert [record.step for record in records_of(work, EvaluationDone)] == [10, 40]
+
+
+QUICK = {"episodes": 6, "every_steps": 10, "cohort_size": 6, "quick_episodes": 3}
+
+
+@pytest.mark.parametrize(
+    ("returns", "quick"),
+    [
+        ([1.0, 1.0, 0.5, 0.4, 0.1], [False, True, True, False]),  # falling: one look each, the last one whole
+        ([1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0], [False, False, False, False]),  # rising: each may be the best
+    ],
+)
+def test_a_quick_look_is_enough_unless_the_best_may_have_changed(
+    tmp_path: Path, returns: list[float], quick: list[bool]
+) -> None:
+    work = job(tmp_path, evaluation=QUICK)
+    service = ScriptedService(returns)
+    run_trial(work, service)
+    assert not service.returns, "as many evaluations as expected"
+    evaluations = records_of(work, EvaluationDone)
+    assert [record.quick for record in evaluations] == quick
+    assert [len(record.headline.returns) for record in evaluations] == [3 if each else 6 for each in quick]
+    assert load_checkpoint(work.folder.best_checkpoint)["step"] == (10 if quick[1] else 40)
+
+
+def test_quick_looks_do_not_change_what_whole_evaluations_say(tmp_path: Path) -> None:
+    whole = job(tmp_path / "whole", evaluation=QUICK | {"quick_episodes": None})
+    quick = job(tmp_path / "quick", evaluation=QUICK)
+    for one in (whole, quick):
+        run_trial(one, InlineEvaluation())
+    expected = {record.step: record for record in records_of(whole, EvaluationDone)}
+    for record in records_of(quick, EvaluationDone):
+        ours, theirs = record.headline.returns, expected[record.step].headline.returns
+        assert len(ours) == (3 if record.quick else 6)
+        if not record.quick:
+            assert ours == theirs
+    assert not records_of(quick, EvaluationDone)[-1].quick
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "episodes", "best", "expected"),
+    [
+        (50.0, 0.0, 20, None, True),  # nothing to compare with yet
+        (50.0, 0.0, 20, 50.1, False),
+        (50.0, 0.0, 20, 50.0, True),
+        (50.0, 10.0, 20, 54.5, True),  # two standard errors are 4.59
+        (50.0, 10.0, 20, 54.7, False),
+        (0.0, 0.0, 1, 90.0, True),  # one episode tells nothing
+    ],
+)
+def test_the_rule_of_quick_looks(mean: float, std: float, episodes: int, best: float | None, expected: bool) -> None:
+    result = TargetResult(
+        target_return=None,
+        returns=[mean] * episodes,
+        lengths=[1] * episodes,
+        return_mean=mean,
+        return_std=std,
+        normalized_mean=mean,
+        normalized_std=std,
+        length_mean=1.0,
+    )
+    assert may_be_best(result, best) is expected
+
+
+def test_each_evaluation_has_a_table_of_its_episodes(tmp_path: Path) -> None:
+    work = job(tmp_path, "dt")
+    run_trial(work, InlineEvaluation())
+    for record in records_of(work, EvaluationDone):
+        rows, about = read_episode_table(work.folder.episode_table(record.step))
+        assert [row["episode_return"] for row in rows] == record.headline.returns
+        assert [row["index"] for row in rows] == [0, 1, 2, 3]
+        assert len({row["seed"] for row in rows}) == 4
+        assert {row["target_return"] for row in rows} == {50.0}
+        assert all(row["success"] == (row["episode_return"] >= 1) for row in rows)
+        assert (about["protocol"], about["decode"], about["step"]) == ("d4rl-mujoco", "window", str(record.step))
+
+
+def test_the_final_weights_are_kept_by_themselves(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    run_trial(work, InlineEvaluation())
+    final, last = (load_checkpoint(path) for path in (work.folder.final_checkpoint, work.folder.last_checkpoint))
+    assert final["step"] == 40
+    assert all(torch.equal(final["weights"][name], value) for name, value in last["trainer"]["policy"].items())
+
+
+def test_what_the_data_decided_is_recorded(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    run_trial(work, InlineEvaluation())
+    made = records_of(work, AttemptStarted)[0].provenance
+    assert made["task"]["engine"] == "maze2d"
+    assert made["task"]["reference"]["maximum"] == 20.66
+    assert made["dataset_notes"] == []
 
 
 def test_a_relative_path_means_the_folder_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,31 @@
+"""What the command lines share: a mistake is one red sentence and exit status 1, never a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from dmray.errors import DmrayError
+
+out, err = Console(), Console(stderr=True)
+
+
+def new_app() -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell the user's mistakes.
+
+    Raises:
+        typer.Exit: one was made.
+    """
+    try:
+        yield
+    except DmrayError as mistake:
+        err.print("error:", str(mistake), style="bold red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,74 @@
+"""Evaluating what a trial has stored, apart from any sweep."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from dmray.errors import CheckpointError
+from dmray.execution.checkpoints import load_checkpoint, load_policy_snapshot
+from dmray.policies import PolicySnapshot
+from dmray.rollout import Cohort, EpisodeRecord, EvaluationRequest, cohorts, run_cohort
+from dmray.specs import TrialSpec
+from dmray.tasks import ReferenceScores, Task, task_of
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """A policy, the trial it is of, the task as it was with the trial's data, and the steps it was trained for."""
+
+    trial: TrialSpec
+    snapshot: PolicySnapshot
+    task: Task
+    step: int
+
+
+def load_stored(path: Path) -> StoredPolicy:
+    """The policy in a checkpoint file, or in a trial's folder (the final one; the last, while it has not ended).
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is unreadable.
+    """
+    file = _checkpoint_in(path)
+    trial, snapshot = load_policy_snapshot(file)
+    content = load_checkpoint(file)
+    step = content["step"] if "step" in content else content["trainer"]["step"]
+    task = task_of(trial.dataset)
+    fitted = task.with_zeros(snapshot.recipe.shape.observation_dim - task.observation_dim)
+    return StoredPolicy(
+        trial, snapshot, replace(fitted, reference=ReferenceScores(**content["origin"]["reference"])), step
+    )
+
+
+def evaluate_stored(
+    stored: StoredPolicy, request: EvaluationRequest, workers: int = 1
+) -> Iterator[tuple[EpisodeRecord, ...]]:
+    """The episodes of `request`, cohort by cohort; the same for any number of `workers` (processes of one thread)."""
+    works = [(stored.snapshot, request, cohort) for cohort in cohorts(request)]
+    if workers == 1 or len(works) == 1:
+        yield from map(_run, works)
+        return
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(works)), mp_context=spawned) as pool:
+        yield from pool.map(_run, works)
+
+
+def _run(work: tuple[PolicySnapshot, EvaluationRequest, Cohort]) -> tuple[EpisodeRecord, ...]:
+    torch.set_num_threads(1)
+    snapshot, request, cohort = work
+    return run_cohort(snapshot.build(), request, cohort)
+
+
+def _checkpoint_in(path: Path) -> Path:
+    if path.is_file():
+        return path
+    names = [path / "checkpoints" / name for name in ("final.pt", "last.pt")]
+    found = next((name for name in names if name.is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{path}: no checkpoint; name a file (final.pt, best.pt, last.pt) or a trial's folder")
+    return found

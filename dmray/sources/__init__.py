@@ -1,0 +1,19 @@
+"""Where transitions come from: D4RL's files, Minari, a path, or episodes recorded here. All of them end as Episodes."""
+
+from dmray.sources.locate import download_folders, fetch_published, locate, remote_file
+from dmray.sources.opening import OpenedDataset, file_rules, open_dataset, open_file
+from dmray.sources.recordings import record, recorded_file, write_recording
+
+__all__ = [
+    "OpenedDataset",
+    "download_folders",
+    "fetch_published",
+    "file_rules",
+    "locate",
+    "open_dataset",
+    "open_file",
+    "record",
+    "recorded_file",
+    "remote_file",
+    "write_recording",
+]

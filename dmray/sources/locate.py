@@ -1,0 +1,54 @@
+"""The file that holds a data set: named by path, downloaded before, downloaded now, or recorded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dmray.data import check_is_d4rl
+from dmray.downloads import FetchSettings, Progress, RemoteFile, fetch, silent
+from dmray.sources.recordings import recorded_file
+from dmray.specs import DatasetSpec
+from dmray.tasks import MINARI_SCHEME, Task, entry_of
+
+
+def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
+    """The path of the data set's HDF5 file, which is fetched or recorded first if need be; or its `minari://` address.
+
+    Raises:
+        DatasetError: the file is missing and cannot be had; the message says where it was looked for.
+    """
+    if dataset.generate is not None:
+        return str(recorded_file(dataset.generate, task, recordings))
+    if dataset.path is None:
+        return fetch_published(dataset.name)
+    return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(Path(dataset.path).expanduser())
+
+
+def fetch_published(name: str, progress: Progress = silent) -> str:
+    """The file of a published data set, from one of the folders or by download; Minari's are fetched when opened.
+
+    Raises:
+        DatasetError: it can be had from nowhere; the message lists what was tried.
+        SpecError: there is no such data set.
+    """
+    url = entry_of(name).url
+    if url.startswith(MINARI_SCHEME):
+        return url
+    remote, folders = remote_file(name), download_folders()
+    found = [folder / remote.name for folder in folders if (folder / remote.name).is_file()]
+    if found and found[0].parent != folders[0]:
+        return str(found[0])
+    return str(fetch(remote, folders[0], FetchSettings.from_environment(), check_is_d4rl, progress))
+
+
+def remote_file(name: str) -> RemoteFile:
+    """A published data set of D4RL as a download."""
+    url = entry_of(name).url
+    return RemoteFile(url.rsplit("/", 1)[1], url)
+
+
+def download_folders() -> list[Path]:
+    """$DMRAY_DATASETS, if set, and D4RL's own folder; files are downloaded to the first of them."""
+    named = os.environ.get("DMRAY_DATASETS")
+    return [*([Path(named).expanduser()] if named else []), Path("~/.d4rl/datasets").expanduser()]

@@ -1,0 +1,121 @@
+"""A data set as a trial needs it: its episodes, and the task as it is with these data."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dmray.data import (
+    Episodes,
+    FileRules,
+    MinariFacts,
+    download_minari,
+    mapped,
+    minari_facts,
+    minari_metadata_file,
+    read_d4rl_hdf5,
+    read_minari,
+)
+from dmray.errors import DatasetError, StorageError
+from dmray.rollout import kitchen_subtasks
+from dmray.sources.locate import locate
+from dmray.specs import DatasetSpec, content_hash
+from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
+
+READER_VERSION = 1  # raised when reading the same file gives other episodes, so that no kept array is taken for new
+
+
+@dataclass(frozen=True)
+class OpenedDataset:
+    """`task` is the catalog's with what only the data can tell: the size of observations, Minari's reference scores.
+
+    The arrays of `episodes` are mapped into memory: all trials of a node share them.
+    """
+
+    episodes: Episodes
+    task: Task
+
+
+def open_dataset(dataset: DatasetSpec, task: Task, recordings: Path) -> OpenedDataset:
+    """The episodes of `dataset` and the task to evaluate them in.
+
+    Raises:
+        DatasetError: the data set is missing, broken, or of another task; the message says where to put which file.
+    """
+    place = locate(dataset, task, recordings)
+    if place.startswith(MINARI_SCHEME):
+        return _open_minari(place.removeprefix(MINARI_SCHEME), task)
+    return open_file(Path(place), task)
+
+
+def open_file(path: Path, task: Task) -> OpenedDataset:
+    """The episodes of a file in D4RL's layout.
+
+    Raises:
+        DatasetError: the file is missing, broken, or of another task.
+    """
+    rules = file_rules(task)
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file")
+    status = path.stat()
+    content = [str(path.resolve()), status.st_size, status.st_mtime_ns, repr(rules), READER_VERSION]
+    with _arrays_folder(path.stem, content) as folder:
+        episodes = mapped(folder, lambda allocate: read_d4rl_hdf5(path, rules, allocate))
+    return OpenedDataset(episodes, task.with_zeros(episodes.observations.shape[1] - task.observation_dim))
+
+
+def file_rules(task: Task) -> FileRules:
+    """How files of `task` are to be read."""
+    return FileRules(
+        observation_dim=task.observation_dim,
+        action_dim=task.action_dim,
+        horizon=task.horizon,
+        split_on_terminals=task.splits_on_terminals,
+        appendix_dim=task.appendix_dim,
+        pay_once=kitchen_subtasks(task.env_id) if task.family == "kitchen" else (),
+    )
+
+
+def _open_minari(dataset_id: str, task: Task) -> OpenedDataset:
+    download_minari(dataset_id)
+    facts = minari_facts(dataset_id)
+    if facts.env_id not in (None, task.env_id):
+        raise DatasetError(f"{dataset_id}: recorded in {facts.env_id}, but {task.name} is evaluated in {task.env_id}")
+    if facts.max_episode_steps not in (None, task.horizon):
+        raise DatasetError(
+            f"{dataset_id}: episodes of {facts.max_episode_steps} steps at most, but {task.name} has {task.horizon}"
+        )
+    file = minari_metadata_file(dataset_id)
+    status = file.stat()
+    content = [str(file), status.st_size, status.st_mtime_ns, READER_VERSION]
+    with _arrays_folder(dataset_id.replace("/", "-"), content) as folder:
+        episodes = mapped(folder, lambda allocate: read_minari(dataset_id, file_rules(task), allocate))
+    return OpenedDataset(episodes, replace(task, reference=_reference(facts) or task.reference))
+
+
+def _reference(facts: MinariFacts) -> ReferenceScores | None:
+    if facts.reference_minimum is None or facts.reference_maximum is None:
+        return None
+    return ReferenceScores(facts.reference_minimum, facts.reference_maximum, f"Minari {facts.dataset_id}")
+
+
+@contextmanager
+def _arrays_folder(stem: str, content: list[Any]) -> Iterator[Path]:
+    """Where the arrays of a source of that content are kept on this machine; held by one process at a time."""
+    cache = Path(os.environ.get("DMRAY_CACHE") or "~/.cache/dmray").expanduser() / "arrays"
+    folder = cache / f"{stem}-{content_hash(content)[:12]}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / f".{folder.name}.lock").open("w")
+    except OSError as cause:
+        raise StorageError(
+            f"{cache}: cannot be written ({cause}); set DMRAY_CACHE to a folder on this machine"
+        ) from cause
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder

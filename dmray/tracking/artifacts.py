@@ -1,0 +1,29 @@
+"""What MLflow keeps of a trial, brought back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dmray.errors import TrackingError
+
+
+def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -> Path:
+    """The checkpoint `name` (final.pt, best.pt) of a trial's run, put into `folder`.
+
+    `uri` None: $MLFLOW_TRACKING_URI.
+
+    Raises:
+        TrackingError: no server is named, it does not answer, or the run has no such checkpoint.
+    """
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if address is None:
+        raise TrackingError("name the MLflow server with --mlflow-uri, for example sqlite:///runs/mlflow.db")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = MlflowClient(tracking_uri=address).download_artifacts(run_id, f"checkpoints/{name}", str(folder))
+    except (MlflowException, OSError) as cause:
+        raise TrackingError(f"{address}: run {run_id} has no checkpoints/{name}: {cause}") from cause
+    return Path(found)

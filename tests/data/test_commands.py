@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from dmray.data.__main__ import app
+from dmray.tasks import DATASETS
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path / "datasets"))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    path = tmp_path / "made.hdf5"
+    done = run("make", "--task", "maze2d-open", "--behaviour", "expert", "--transitions", "600", "--out", str(path))
+    assert done.exit_code == 0, done.output
+    return path
+
+
+def test_list_names_every_data_set_with_its_protocol_and_scores() -> None:
+    shown = run("list").output
+    assert all(name in shown for name in DATASETS)
+    hopper = next(line for line in shown.splitlines() if line.startswith("hopper-medium-v2"))
+    assert all(word in hopper for word in ("d4rl-mujoco", "Hopper-v4", "1000", "-20.2723", "3234.3", "3600, 1800"))
+
+
+def test_list_can_be_narrowed() -> None:
+    lines = run("list", "*-medium-v*", "--protocol", "d4rl-bullet").output.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [
+        f"bullet-{robot}-medium-v0" for robot in ("hopper", "halfcheetah", "walker2d", "ant")
+    ]
+
+
+@pytest.mark.parametrize("command", ["fetch", "verify", "list"])
+def test_an_unknown_name_is_told_with_the_nearest(command: str) -> None:
+    done = run(command, "hoper-medium-v2")
+    assert done.exit_code == 1
+    assert "did you mean 'hopper-medium-v2'" in done.output
+
+
+def test_what_was_made_is_verified_and_replayed(made: Path) -> None:
+    done = run("verify", str(made), "--task", "maze2d-open")
+    assert done.exit_code == 0, done.output
+    assert "600 transitions" in done.output
+    assert "open repeats it: 4 of 4 replayed episodes" in done.output
+
+
+def test_a_file_whose_actions_do_not_lead_where_it_says_fails_verification(made: Path) -> None:
+    with h5py.File(made, "r+") as file:
+        file["actions"][:] = -file["actions"][:]
+    done = run("verify", str(made), "--task", "maze2d-open")
+    assert done.exit_code == 1
+    assert "does not repeat it" in done.output
+    assert run("verify", str(made), "--task", "maze2d-open", "--no-replay").exit_code == 0
+
+
+def test_a_file_of_another_task_fails_verification(made: Path) -> None:
+    done = run("verify", str(made), "--task", "hopper")
+    assert done.exit_code == 1
+    assert "is it another task's file?" in done.output
+
+
+def test_a_file_without_its_task_is_asked_for_it(made: Path) -> None:
+    done = run("verify", str(made))
+    assert done.exit_code == 1
+    assert "--task" in done.output
+
+
+def test_stats_are_of_the_episodes(made: Path) -> None:
+    shown = run("stats", str(made), "--task", "maze2d-open").output
+    assert "4 episodes, 600 transitions" in shown
+    with h5py.File(made) as file:
+        mean = float(np.asarray(file["rewards"]).reshape(4, 150).sum(axis=1).mean())
+    row = next(line for line in shown.splitlines() if line.startswith("return"))
+    assert f"{mean:,.3f}" in row
+
+
+def test_a_published_file_is_verified_against_its_first_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "datasets" / "maze2d-open-sparse.hdf5"
+    run("make", "--task", "maze2d-open", "--behaviour", "play", "--transitions", "600", "--out", str(path))
+    assert run("verify", "maze2d-open-v0").exit_code == 0
+    with h5py.File(path, "r+") as file:
+        file["rewards"][0] = 1.0
+    done = run("verify", "maze2d-open-v0")
+    assert done.exit_code == 1
+    assert "bad maze2d-open-v0" in done.output
+
+
+def test_a_file_that_is_not_here_is_said(tmp_path: Path) -> None:
+    done = run("verify", "maze2d-umaze-v1")
+    assert done.exit_code == 1
+    assert "python -m dmray.data fetch maze2d-umaze-v1" in done.output
+
+
+def test_random_episodes_of_any_task_can_be_made(tmp_path: Path) -> None:
+    path = tmp_path / "hopper.hdf5"
+    assert run("make", "--task", "hopper", "--transitions", "200", "--out", str(path)).exit_code == 0
+    with h5py.File(path) as file:
+        assert len(file["rewards"]) >= 200
+        assert "not D4RL's data" in file.attrs["note"]
+
+
+def test_a_behaviour_that_a_task_has_not_is_told() -> None:
+    done = run("make", "--task", "hopper", "--behaviour", "expert", "--out", "x.hdf5")
+    assert done.exit_code == 1
+    assert "only maze2d" in done.output

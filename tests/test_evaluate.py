@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dmray.evaluate import app
+from dmray.execution.evaluation import InlineEvaluation
+from dmray.execution.job import TrialJob
+from dmray.execution.trial import run_trial
+from dmray.tracking import EvaluationDone, MlflowMirror, SweepFolder, read_episode_table, read_ledger
+from tests.execution.sweeps import tiny_plan
+
+
+def evaluate(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
+    """A finished sweep: DM and DT on maze2d-open."""
+    storage = tmp_path_factory.mktemp("storage")
+    plan = tiny_plan(storage)
+    folder = SweepFolder(storage, plan.sweep.name)
+    for trial in plan.trials:
+        run_trial(TrialJob.of(trial, plan.sweep, folder), InlineEvaluation())
+    return folder
+
+
+def trial_path(folder: SweepFolder, method: str) -> Path:
+    return next(path for path in (folder.path / "trials").iterdir() if f"-{method}-" in path.name)
+
+
+@pytest.mark.parametrize("method", ["dm", "dt"])
+@pytest.mark.parametrize("place", ["", "checkpoints/final.pt", "checkpoints/last.pt"])
+def test_a_stored_policy_gives_its_recorded_returns_to_the_last_digit(
+    folder: SweepFolder, method: str, place: str
+) -> None:
+    done = evaluate(str(trial_path(folder, method) / place))
+    assert done.exit_code == 0, done.output
+    assert "The sweep recorded the same returns, to the last digit" in done.output
+    assert "after 40 steps" in done.output
+
+
+def test_the_best_checkpoint_has_its_own_step(folder: SweepFolder) -> None:
+    done = evaluate(str(trial_path(folder, "dm") / "checkpoints" / "best.pt"))
+    assert "to the last digit" in done.output
+
+
+def test_processes_share_the_work_and_change_nothing(folder: SweepFolder, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        path = tmp_path / f"{workers}.parquet"
+        assert evaluate(str(trial_path(folder, "dm")), "--workers", str(workers), "--records", str(path)).exit_code == 0
+    assert read_episode_table(tmp_path / "1.parquet") == read_episode_table(tmp_path / "2.parquet")
+
+
+def test_options_change_what_is_evaluated(folder: SweepFolder, tmp_path: Path) -> None:
+    path = tmp_path / "episodes.parquet"
+    options = ("--episodes", "3", "--seed", "9", "--target", "10", "--target", "20", "--records", str(path))
+    done = evaluate(str(trial_path(folder, "dt")), *options)
+    assert done.exit_code == 0, done.output
+    assert "last digit" not in done.output
+    rows, about = read_episode_table(path)
+    assert [row["target_return"] for row in rows] == [10.0] * 3 + [20.0] * 3
+    assert about["evaluation_seed"] == "9"
+
+
+def test_a_place_without_a_checkpoint_is_told(tmp_path: Path) -> None:
+    done = evaluate(str(tmp_path))
+    assert done.exit_code == 1
+    assert "no checkpoint; name a file" in done.output.replace("\n", " ")
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
+def test_a_trial_is_evaluated_from_its_mlflow_run(folder: SweepFolder) -> None:
+    import mlflow
+
+    plan = tiny_plan(folder.storage, tracking={"log_every_steps": 10})
+    mirror = MlflowMirror.open(None, folder, plan.sweep, plan.trials)
+    mirror.close()
+    uri = f"sqlite:///{folder.mlflow_database}"
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
+    run = client.search_runs([experiment.experiment_id], "tags.`dmray.level` = 'trial' and tags.method = 'dm'")[0]
+    names = [each.path for each in client.list_artifacts(run.info.run_id, "checkpoints")]
+    assert names == ["checkpoints/best.pt", "checkpoints/final.pt"]
+    assert [each.path for each in client.list_artifacts(run.info.run_id, "evaluations")] == [
+        "evaluations/step_000000040.parquet"
+    ]
+    ledger = read_ledger(folder.trial(plan.trials[0].trial_id).ledger)
+    recorded = [record for record in ledger if isinstance(record, EvaluationDone)]
+    done = evaluate(run.info.run_id, "--mlflow-uri", uri)
+    assert done.exit_code == 0, done.output
+    assert f"{recorded[-1].headline.normalized_mean:.2f}" in done.output
+
+
+def test_a_run_that_mlflow_does_not_know_is_told(folder: SweepFolder, tmp_path: Path) -> None:
+    done = evaluate("0" * 32)
+    assert done.exit_code == 1
+    assert "--mlflow-uri" in done.output
