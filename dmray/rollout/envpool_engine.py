@@ -1,4 +1,4 @@
-"""Simulators in C++ through envpool, which steps a batch of them in one call: locomotion, and the kitchen's physics.
+"""Locomotion through envpool, which steps a batch of simulators in C++ in one call.
 
 envpool's MuJoCo is the one we pin, so an episode is gymnasium's bit for bit from the same state on; only the random
 starts are other draws.
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dmray.errors import EngineError
+from dmray.registry import unknown
 from dmray.rollout.engine import Step, check_sizes
 from dmray.tasks import Task
 
@@ -40,6 +41,7 @@ class EpisodePool:
     def __init__(self, task: Task, env_id: str, num_episodes: int, options: Mapping[str, Any] | None = None) -> None:
         self._task, self._env_id, self._options = task, env_id, dict(options or {})
         self._count = num_episodes
+        self._over = np.zeros(num_episodes, dtype=bool)
         self._pool: Any = None
         self._spec = self._checked_spec()
 
@@ -65,15 +67,18 @@ class EpisodePool:
             max_episode_steps=_NEVER,
             **self._options,
         )
+        self._over[:] = False
         return self._pool.reset()[0]
 
     def step(self, actions: np.ndarray, rows: np.ndarray) -> PoolStep:
         """Advance the environments `rows` (L,) by `actions` (L, A)."""
         assert self._pool is not None, "reset comes first"
+        assert not self._over[rows].any(), "envpool would begin an ended episode anew"
         observations, rewards, terminated, truncated, info = self._pool.step(
             actions.astype(np.float64), rows.astype(np.int32)
         )
         assert (info["env_id"] == rows).all(), "envpool answers in the order it was asked"
+        self._over[rows] = terminated | truncated
         return PoolStep(observations, rewards, terminated & ~truncated)
 
     def close(self) -> None:
@@ -88,8 +93,9 @@ class EpisodePool:
             raise EngineError(
                 f"{self._task.name}: envpool cannot be imported ({missing}); pip install envpool==1.2.5"
             ) from missing
-        if self._env_id not in envpool.list_all_envs():
-            raise EngineError(f"{self._task.name}: envpool has no environment '{self._env_id}'")
+        known = envpool.list_all_envs()
+        if self._env_id not in known:
+            raise EngineError(f"{self._task.name}: {unknown('envpool environment', self._env_id, known)}")
         return envpool.make_spec(self._env_id, **self._options)
 
 

@@ -42,6 +42,11 @@ class EngineContract:
         with closing(self.make(self.task, 2)) as engine:
             assert (engine.reset([7, 8]) != engine.reset([8, 9])).any(axis=1).all()
 
+    def test_each_row_begins_from_its_own_seed_in_any_order_up_to_the_largest(self) -> None:
+        seeds = [2**31 - 1, 9, 4, 9]
+        with closing(self.make(self.task, 4)) as many, closing(self.make(self.task, 1)) as one:
+            np.testing.assert_array_equal(many.reset(seeds), np.concatenate([one.reset([seed]) for seed in seeds]))
+
     def test_an_episode_does_not_depend_on_which_rows_stand_beside_it(self) -> None:
         with closing(self.make(self.task, 3)) as many, closing(self.make(self.task, 1)) as one:
             beside, alone = self._episode(many, [5, 6, 7]), self._episode(one, [6])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -10,14 +10,12 @@ import pytest
 
 from dmray.errors import EngineError
 from dmray.rollout import VectorEngine, kitchen
-from dmray.rollout.envpool_engine import PoolStep
 from dmray.rollout.kitchen import KitchenEngine, kitchen_subtasks
 from dmray.tasks import TASKS, Task
 from dmray.tasks.kitchen_elements import ELEMENTS, KITCHEN_TASKS, REACHED_WITHIN
 from dmray.testing.engine_contract import EngineContract
 
 COMPLETE, MIXED = TASKS["kitchen-complete"], TASKS["kitchen-mixed"]
-NO_NOISE = {"robot_noise_ratio": 0.0, "object_noise_ratio": 0.0}
 FAR = 2.0  # from every goal
 
 
@@ -35,46 +33,40 @@ class TestMixedEngine(KitchenContract):
 
 
 class Scripted:
-    """In the pool's place: at step t, row r shows `script[t][r]`'s elements at `gap` from their goals, others far."""
+    """In the place of the physics: at step t, row r has `script[t][r]`'s elements at `gap` from their goals."""
 
-    action_dim = 9
     gap = 0.0
     script: Sequence[Sequence[tuple[str, ...]]] = ()
 
-    def __init__(self, task: Task, env_id: str, num_episodes: int, options: Mapping[str, Any]) -> None:
-        assert env_id == "FrankaKitchen-v1"
-        self._count, self._step = num_episodes, 0
-
-    def reset(self, seeds: Sequence[int]) -> Any:
+    def __init__(self, model: Any, count: int) -> None:
+        self.states = np.full((count, model.nq + model.nv), FAR)
         self._step = 0
-        return self._shown([()] * self._count)
 
-    def step(self, actions: np.ndarray, rows: np.ndarray) -> PoolStep:
-        reached = [self.script[self._step][row] for row in rows]
-        self._step += 1
-        return PoolStep(self._shown(reached), np.full(len(rows), 9, np.float32), np.zeros(len(rows), dtype=bool))
+    def place(self, states: np.ndarray) -> None:
+        self.states[:], self._step = FAR, 0
 
-    def close(self) -> None:
-        pass
-
-    def _shown(self, rows: Sequence[tuple[str, ...]]) -> Any:
-        shown = np.full((len(rows), 59), FAR)
-        for row, reached in zip(shown, rows, strict=True):
-            for name in reached:
+    def step(self, targets: np.ndarray, rows: np.ndarray, substeps: int) -> None:
+        self.states[rows] = FAR
+        for row in rows:
+            for name in self.script[self._step][row]:
                 element = ELEMENTS[name]
-                columns = np.array(element.indices) + 9  # nine velocities of the robot stand before the objects
-                row[columns] = element.goal
-                row[columns[0]] += self.gap
-        return {"observation": shown, "achieved_goal": {name: np.array(ELEMENTS[name].goal) for name in ELEMENTS}}
+                self.states[row, list(element.indices)] = element.goal
+                self.states[row, element.indices[0]] += self.gap
+        self._step += 1
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, script: Sequence[Sequence[tuple[str, ...]]], gap: float = 0) -> None:
+    monkeypatch.setattr(Scripted, "script", script)
+    monkeypatch.setattr(Scripted, "gap", gap)
+    monkeypatch.setattr(kitchen, "Bodies", Scripted)
+    monkeypatch.setattr(kitchen, "_NOISE", 0.0)
 
 
 def play(
     monkeypatch: pytest.MonkeyPatch, script: Sequence[Sequence[tuple[str, ...]]], task: Task = COMPLETE, gap: float = 0
 ) -> list[tuple[list[float], list[bool], list[bool]]]:
-    """Rewards, terminations and truncations of an engine whose pool shows `script`, all rows stepped to its end."""
-    monkeypatch.setattr(Scripted, "script", script)
-    monkeypatch.setattr(Scripted, "gap", gap)
-    monkeypatch.setattr(kitchen, "EpisodePool", Scripted)
+    """Rewards, terminations and truncations of an engine whose physics are `script`, all rows stepped to its end."""
+    scripted(monkeypatch, script, gap)
     rows = len(script[0])
     engine = KitchenEngine(task, rows)
     engine.reset(range(rows))
@@ -123,56 +115,82 @@ def test_only_the_tasks_own_elements_are_paid(monkeypatch: pytest.MonkeyPatch, t
 def test_an_element_is_reached_where_it_is_seen_closer_than_point_three(
     monkeypatch: pytest.MonkeyPatch, gap: float, reward: float
 ) -> None:
-    """What the simulator itself calls achieved (the scripted one: everything, at once) decides nothing."""
     assert rewards_of_one(monkeypatch, ("kettle",), gap=gap) == [reward]
 
 
 def test_rows_are_paid_each_for_its_own_elements_and_anew_after_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scripted, "script", [[("kettle",), ()], [("kettle",), ("kettle",)]])
-    monkeypatch.setattr(kitchen, "EpisodePool", Scripted)
+    scripted(monkeypatch, [[("kettle",), ()], [("kettle",), ("kettle",)]])
     engine = KitchenEngine(COMPLETE, 2)
     for _ in range(2):
         engine.reset([0, 1])
         assert [engine.step(np.zeros((2, 9)), np.array([1, 0])).rewards.tolist() for _ in range(2)] == [[0, 1], [1, 0]]
 
 
+@pytest.mark.parametrize(("element", "reward"), [("microwave", 1.0), ("hinge cabinet", 0.0)])
+def test_the_simulators_own_state_is_what_is_paid_for(element: str, reward: float) -> None:
+    with closing(KitchenEngine(COMPLETE, 1)) as engine:
+        engine.reset([0])
+        state = engine._kitchens.states.copy()
+        state[0, list(ELEMENTS[element].indices)] = ELEMENTS[element].goal
+        engine._kitchens.place(state)
+        steps = [engine.step(np.zeros((1, 9)), np.array([0])) for _ in range(3)]
+    assert [step.rewards[0] for step in steps] == [reward, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("task", [COMPLETE, MIXED], ids=lambda task: task.name)
 def test_without_noise_an_episode_is_that_of_gymnasium_robotics_bit_for_bit(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both begin at the same state; with noise they would not agree, for it is other draws and steers the arm."""
+    """From the same state on; D4RL starts with the fingers within their limits, gymnasium-robotics does not."""
     from gymnasium_robotics.envs.franka_kitchen.kitchen_env import KitchenEnv
 
-    monkeypatch.setattr(kitchen, "_NOISE", NO_NOISE)
-    reference: Any = KitchenEnv(tasks_to_complete=list(KITCHEN_TASKS[task.env_id]), **NO_NOISE)
-    goal = np.zeros(30)
-    for name, target in reference.goal.items():
-        goal[list(ELEMENTS[name].indices)] = target
-
-    def sixty(shown: Any) -> np.ndarray:
-        numbers = shown["observation"]
-        return np.concatenate([numbers[:9], numbers[18:39], goal]).astype(np.float32)
-
+    monkeypatch.setattr(kitchen, "_NOISE", 0.0)
+    reference: Any = KitchenEnv(
+        tasks_to_complete=list(KITCHEN_TASKS[task.env_id]), robot_noise_ratio=0.0, object_noise_ratio=0.0
+    )
+    reference.reset(seed=3)
+    robot = reference.robot_env
+    np.testing.assert_array_equal(robot.init_qpos, kitchen._START)
     with closing(KitchenEngine(task, 1)) as engine, closing(reference):
-        np.testing.assert_array_equal(engine.reset([3])[0], sixty(reference.reset(seed=3)[0]))
+        first = engine.reset([3])[0]
+        robot.data.qacc_warmstart[:] = 0
+        start = engine._kitchens.states[0]
+        robot.set_state(start[:30], start[30:])
+        robot._last_robot_qpos = start[:9].copy()
+        np.testing.assert_array_equal(first[:30], start[:30].astype(np.float32))
         rng = np.random.default_rng(1)
         for _ in range(40):
-            action = rng.uniform(-1, 1, 9)
+            action = rng.uniform(-1.2, 1.2, 9)
             step = engine.step(action[None], np.array([0]))
             shown, reward, terminated, *_ = reference.step(action)
-            np.testing.assert_array_equal(step.observations[0], sixty(shown))
+            numbers = shown["observation"]
+            expected = np.concatenate([numbers[:9], numbers[18:39], first[30:]]).astype(np.float32)
+            np.testing.assert_array_equal(step.observations[0], expected)
             assert (step.rewards[0], step.terminated[0]) == (reward, terminated)
 
 
-def test_sensors_of_the_robot_err_by_a_hundredth_and_those_of_objects_by_no_more() -> None:
-    rows = 12
+def test_the_arm_is_driven_from_where_its_sensors_say_it_is() -> None:
+    with closing(KitchenEngine(COMPLETE, 1)) as noisy:
+        noisy.reset([0])
+        before = noisy._kitchens.states[0, :7].copy()
+        seen = before + 0.1  # a sensor that errs greatly
+        for _ in range(3):
+            noisy._shown[0, :9] = np.concatenate([seen, [0.04, 0.04]])
+            noisy.step(np.zeros((1, 9)), np.array([0]))
+        after = noisy._kitchens.states[0, :7]
+    assert np.abs(after - seen).sum() < 0.5 * np.abs(before - seen).sum()
+
+
+def test_sensors_err_by_a_tenth_of_d4rls_amplitudes_each_joint_by_its_own() -> None:
+    rows = 40
     with closing(KitchenEngine(COMPLETE, rows)) as engine:
-        first = engine.reset(range(rows)).astype(np.float64)
-    robot, objects = first[:, :9], first[:, 9:30]
-    assert 0.018 < np.ptp(robot, axis=0).max() <= 0.02  # uniform in +-.01, about one start
-    assert (np.ptp(robot, axis=0) > 0.01).all()
-    assert (np.ptp(objects, axis=0) > 0).all()
-    assert np.ptp(objects, axis=0).max() <= 0.02
+        first = engine.reset(range(rows)).astype(np.float64)[:, :30]
+    amplitude = np.full(30, 0.1)
+    amplitude[[9, 10, *range(17, 20), *range(23, 26), 29]] = 0.005
+    amplitude[11:17] = 0.0005
+    spread = np.ptp(first, axis=0)  # uniform in plus or minus a tenth of it, about one start
+    assert (spread <= 0.2 * amplitude + 1e-6).all()
+    assert (spread > 0.15 * amplitude).all()
 
 
 def test_a_random_policy_reaches_nothing_until_the_horizon() -> None:
