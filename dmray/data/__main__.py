@@ -67,7 +67,7 @@ def verify_datasets(
 ) -> None:
     """Hold files against their checksums, read them whole, and replay them: do data and simulator agree?"""
     failed = False
-    for name in [each for given in names for each in ([given] if task or Path(given).is_file() else _matching(given))]:
+    for name in [name for given in names for name in _to_verify(given, task)]:
         try:
             opened = _opened(name, task)
             notes = [*_checksum(name, task), *opened.episodes.notes, *(_replayed(opened) if replay else [])]
@@ -142,6 +142,13 @@ def _matching(pattern: str) -> list[str]:
             entry_of(pattern)
             raise SpecError(unknown("data set", pattern, DATASETS))
     return found
+
+
+def _to_verify(given: str, task: str | None) -> list[str]:
+    """A file or a name stands for itself, a pattern for what is on this machine."""
+    if task is not None or Path(given).is_file() or given in DATASETS:
+        return [given]
+    return [name for name in _matching(given) if _here(name)]
 
 
 def _columns(task: Task) -> tuple[str, ...]:

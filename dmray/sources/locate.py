@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dmray.data import check_is_d4rl
+from dmray.data import check_is_d4rl, download_minari
 from dmray.downloads import FetchSettings, Progress, RemoteFile, fetch, silent
 from dmray.sources.recordings import recorded_file
 from dmray.specs import DatasetSpec
@@ -26,7 +26,7 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
 
 
 def fetch_published(name: str, progress: Progress = silent) -> str:
-    """The file of a published data set, from one of the folders or by download; Minari's are fetched when opened.
+    """The file of a published data set, from one of the folders or by download; Minari's address, once it is there.
 
     Raises:
         DatasetError: it can be had from nowhere; the message lists what was tried.
@@ -34,12 +34,23 @@ def fetch_published(name: str, progress: Progress = silent) -> str:
     """
     url = entry_of(name).url
     if url.startswith(MINARI_SCHEME):
+        fetch_minari(url.removeprefix(MINARI_SCHEME))
         return url
     remote, folders = remote_file(name), download_folders()
     found = [folder / remote.name for folder in folders if (folder / remote.name).is_file()]
     if found and found[0].parent != folders[0]:
         return str(found[0])
     return str(fetch(remote, folders[0], FetchSettings.from_environment(), check_is_d4rl, progress))
+
+
+def fetch_minari(dataset_id: str) -> None:
+    """Have minari download the data set, unless it is there or $DMRAY_OFFLINE forbids it.
+
+    Raises:
+        DatasetError: it cannot be had.
+    """
+    if not FetchSettings.from_environment().offline:
+        download_minari(dataset_id)
 
 
 def remote_file(name: str) -> RemoteFile:

@@ -14,7 +14,6 @@ from dmray.data import (
     Episodes,
     FileRules,
     MinariFacts,
-    download_minari,
     mapped,
     minari_facts,
     minari_metadata_file,
@@ -23,7 +22,7 @@ from dmray.data import (
 )
 from dmray.errors import DatasetError, StorageError
 from dmray.rollout import kitchen_subtasks
-from dmray.sources.locate import locate
+from dmray.sources.locate import fetch_minari, locate
 from dmray.specs import DatasetSpec, content_hash
 from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
 
@@ -82,7 +81,7 @@ def file_rules(task: Task) -> FileRules:
 
 
 def _open_minari(dataset_id: str, task: Task) -> OpenedDataset:
-    download_minari(dataset_id)
+    fetch_minari(dataset_id)
     facts = minari_facts(dataset_id)
     if facts.env_id not in (None, task.env_id):
         raise DatasetError(f"{dataset_id}: recorded in {facts.env_id}, but {task.name} is evaluated in {task.env_id}")

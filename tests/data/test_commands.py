@@ -117,3 +117,18 @@ def test_a_behaviour_that_a_task_has_not_is_told() -> None:
     done = run("make", "--task", "hopper", "--behaviour", "expert", "--out", "x.hdf5")
     assert done.exit_code == 1
     assert "only maze2d" in done.output
+
+
+def test_a_data_set_comes_from_a_mirror_and_verifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = tmp_path / "mirror"
+    made = mirror / "hopper_medium-v2.hdf5"
+    assert run("make", "--task", "hopper", "--transitions", "400", "--out", str(made)).exit_code == 0
+    monkeypatch.setenv("DMRAY_MIRRORS", mirror.as_uri())
+    monkeypatch.setenv("DMRAY_OFFLINE", "0")
+    done = run("fetch", "hopper-medium-v2")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "datasets" / made.name).read_bytes() == made.read_bytes()
+    verified = run("verify", "hopper-medium-*")  # of the pattern, only what is here
+    assert verified.exit_code == 0, verified.output
+    assert "as it was first seen" in verified.output
+    assert "Hopper-v4 repeats it" in verified.output
