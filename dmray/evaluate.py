@@ -36,6 +36,8 @@ def main(
     cohort_size: Annotated[int | None, typer.Option(min=1, help="Episodes in lockstep.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same for any number.")] = 1,
     records: Annotated[Path | None, typer.Option(help="Write one row an episode to this Parquet file.")] = None,
+    video: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, MP4.")] = 0,
+    videos: Annotated[Path, typer.Option(help="The folder for them.")] = Path("videos"),
     which: Annotated[str, typer.Option(help="Of an MLflow run: final or best.")] = "final",
     mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
@@ -55,10 +57,13 @@ def main(
                 done.extend(cohort)
                 progress.advance(bar, len(cohort))
         results = summarize(request, done)
+        films = _films(stored, request, video, videos) if video else []
         if records is not None:
             write_episode_table(records, episode_rows(request, done), about(request, stored.step))
     out.print(_title(stored, request), highlight=False, soft_wrap=True)
     out.print(_table(results))
+    for film in films:
+        out.print(f"video {film}", highlight=False, soft_wrap=True)
     out.print(_against_record(place, stored, request, results), highlight=False, soft_wrap=True)
 
 
@@ -72,6 +77,16 @@ def _stored(source: str, which: str, mlflow_uri: str | None) -> tuple[StoredPoli
         return load_stored(path), path if path.is_dir() else path.parent.parent
     with tempfile.TemporaryDirectory() as folder:
         return load_stored(download_checkpoint(run.group(1), f"{which}.pt", Path(folder), mlflow_uri)), None
+
+
+def _films(stored: StoredPolicy, request: EvaluationRequest, count: int, folder: Path) -> list[Path]:
+    from dmray.execution.stored import watch_stored
+    from dmray.rollout.film import write_films
+
+    trial = stored.trial
+    paths = [folder / f"{trial.trial_id}-step{stored.step}-episode{number}.mp4" for number in range(count)]
+    write_films(request.task, watch_stored(stored, request, count), paths)
+    return paths
 
 
 def _request(stored: StoredPolicy, changes: dict[str, object], target: list[float] | None) -> EvaluationRequest:

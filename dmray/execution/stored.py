@@ -8,12 +8,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from dmray.errors import CheckpointError
+from dmray.errors import CheckpointError, SpecError
 from dmray.execution.checkpoints import load_checkpoint, load_policy_snapshot
 from dmray.policies import PolicySnapshot
-from dmray.rollout import Cohort, EpisodeRecord, EvaluationRequest, cohorts, run_cohort
+from dmray.rollout import Cohort, EpisodeRecord, EvaluationRequest, Step, cohorts, run_cohort
 from dmray.specs import TrialSpec
 from dmray.tasks import ReferenceScores, Task, task_of
 
@@ -56,6 +57,28 @@ def evaluate_stored(
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(works)), mp_context=spawned) as pool:
         yield from pool.map(_run, works)
+
+
+def watch_stored(stored: StoredPolicy, request: EvaluationRequest, count: int) -> list[np.ndarray]:
+    """What was observed in the first `count` episodes under the first target, (T, S) each: the very episodes scored.
+
+    They are rolled out once more, with all of their cohort beside them, since its size decides the last bits.
+
+    Raises:
+        SpecError: they are not all in the first cohort.
+    """
+    if count > min(request.cohort_size, request.episodes):
+        raise SpecError(f"--video {count}: at most the first cohort, {min(request.cohort_size, request.episodes)}")
+    seen: list[list[np.ndarray]] = [[] for _ in range(count)]
+
+    def watch(rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, step: Step) -> None:
+        for row, observation in zip(rows.tolist(), observations, strict=True):
+            if row < count:
+                seen[row].append(observation)
+
+    torch.set_num_threads(1)
+    run_cohort(stored.snapshot.build(), request, cohorts(request)[0], watch)
+    return [np.stack(observations) for observations in seen]
 
 
 def _run(work: tuple[PolicySnapshot, EvaluationRequest, Cohort]) -> tuple[EpisodeRecord, ...]:

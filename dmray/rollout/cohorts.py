@@ -74,24 +74,25 @@ def episode_seed(base: int, index: int) -> int:
     return int(np.random.SeedSequence(base, spawn_key=(index,)).generate_state(1)[0] >> 1)
 
 
-def run_cohort(policy: SequencePolicy, request: EvaluationRequest, cohort: Cohort) -> tuple[EpisodeRecord, ...]:
+def run_cohort(
+    policy: SequencePolicy, request: EvaluationRequest, cohort: Cohort, watch: Watch | None = None
+) -> tuple[EpisodeRecord, ...]:
     """Roll `cohort` out with `policy`, which is in evaluation mode and stays as it is; one record a row, in its order.
+
+    `watch` is shown each step: the rows that were stepped, what they saw, what was decided, and what came of it.
 
     Raises:
         EngineError: the task has no simulator here.
         FloatingPointError: the policy decided an action that is not finite.
     """
     with closing(make_engine(request.task, len(cohort.rows))) as engine:
-        return roll_out(make_decoder(policy, request.decode, len(cohort.rows)), engine, request, cohort)
+        return roll_out(make_decoder(policy, request.decode, len(cohort.rows)), engine, request, cohort, watch)
 
 
 def roll_out(
     decoder: Decoder, engine: VectorEngine, request: EvaluationRequest, cohort: Cohort, watch: Watch | None = None
 ) -> tuple[EpisodeRecord, ...]:
-    """`run_cohort` with the decoder and the engine given, both fresh and of as many rows as the cohort.
-
-    `watch` is shown each step: the rows that were stepped, what they saw, what was decided, and what came of it.
-    """
+    """`run_cohort` with the decoder and the engine given, both fresh and of as many rows as the cohort."""
     seeds = [episode_seed(request.seed, row.index) for row in cohort.rows]
     returns_to_go = np.array([row.target_return or 0.0 for row in cohort.rows], dtype=np.float64)
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)

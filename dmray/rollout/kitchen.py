@@ -63,7 +63,7 @@ class KitchenEngine:
     def __init__(self, task: Task, num_episodes: int) -> None:
         self._subtasks = kitchen_subtasks(task.env_id)
         check_sizes(task, observation_dim=2 * _POSITIONS, action_dim=_ROBOT)
-        model = _model(task)
+        model = kitchen_model(task)
         self._kitchens = Bodies(model, num_episodes)
         self._step_s = _SUBSTEPS * model.opt.timestep
         self._start = np.concatenate([_START, np.zeros(model.nv)])
@@ -119,7 +119,7 @@ class KitchenEngine:
         return count
 
 
-def _model(task: Task) -> mujoco.MjModel:
+def kitchen_model(task: Task) -> mujoco.MjModel:
     """The kitchen's model, from the files that envpool comes with; found without importing envpool."""
     assets = find_spec("envpool_assets")
     if assets is None or assets.origin is None:

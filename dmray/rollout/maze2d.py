@@ -46,6 +46,12 @@ _MODEL = """
 _WALL = '<geom type="box" size="0.5 0.5 0.5" pos="{} {} 0"/>'
 
 
+def point_model(maze: MazeLayout) -> mujoco.MjModel:
+    """A point mass among the walls of `maze`."""
+    walls = (_WALL.format(x, y) for x, y in middle_of(np.argwhere(maze.walls)))
+    return mujoco.MjModel.from_xml_string(_MODEL.format(walls="".join(walls)))
+
+
 class PointMasses:
     """Point masses that do not see each other in one maze.
 
@@ -53,8 +59,7 @@ class PointMasses:
     """
 
     def __init__(self, maze: MazeLayout, count: int) -> None:
-        walls = (_WALL.format(x, y) for x, y in middle_of(np.argwhere(maze.walls)))
-        self._points = Bodies(mujoco.MjModel.from_xml_string(_MODEL.format(walls="".join(walls))), count)
+        self._points = Bodies(point_model(maze), count)
         self.states = self._points.states
 
     def place(self, states: np.ndarray) -> None:
