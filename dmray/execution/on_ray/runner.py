@@ -119,7 +119,14 @@ def _join(address: str) -> Machines:
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "://" not in host:  # Ray itself would try for minutes
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    ours = {name: value for name, value in os.environ.items() if name.startswith("DMRAY_")}  # mirrors, folders
+    ray.init(
+        address=address,
+        namespace=NAMESPACE,
+        runtime_env={"env_vars": ours},
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     return _machines()
 
 
