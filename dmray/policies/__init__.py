@@ -1,6 +1,7 @@
 """DT, HDT, DM, DM+R and HDM as rows of one table: the policy, its snapshots and how it acts."""
 
 from dmray.policies.algorithms import ALGORITHMS, Algorithm, algorithm
+from dmray.policies.authors import from_authors
 from dmray.policies.decoding import DECODERS, Decoder, WindowDecoder, make_decoder
 from dmray.policies.layout import Layout
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
@@ -20,6 +21,7 @@ __all__ = [
     "SequencePolicy",
     "WindowDecoder",
     "algorithm",
+    "from_authors",
     "make_decoder",
     "snapshot",
 ]

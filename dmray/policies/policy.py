@@ -1,7 +1,8 @@
 """The policy: one sequence model per stage, and the one encoding of raw values that training and acting share.
 
-Deliberate difference from the authors' code: the subgoal before an episode's first is a zero state, encoded like any
-other, on both paths; their evaluation feeds a zero that is not encoded.
+Deliberate differences from the authors' code: the subgoal before an episode's first is a zero state, encoded like any
+other, on both paths; their evaluation feeds a zero that is not encoded. Timesteps belong to their states in windows
+shorter than K too; their training pads timesteps on the left and the rest on the right.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -30,29 +32,76 @@ def test_the_mixers_parameters_are_named_and_shaped_as_in_mamba_ssm() -> None:
     }
 
 
-def test_the_mixer_computes_what_the_paper_writes() -> None:
-    torch.manual_seed(0)
-    mixer = MambaMixer(TINY).double()
-    hidden = torch.randn(2, 7, 8, dtype=torch.float64)
-    torch.testing.assert_close(mixer(hidden), slow_mixer(mixer, hidden), rtol=1e-10, atol=1e-10)
+SIZES = [
+    ModelSpec(d_model=8, d_state=3),
+    ModelSpec(d_model=40, d_state=2, d_conv=3, expand=1),  # the step size has rank 3
+    ModelSpec(d_model=17, d_state=16, d_conv=1, expand=3),
+]
 
 
-def slow_mixer(mixer: MambaMixer, hidden: Tensor) -> Tensor:
-    """Token by token; D inner channels, N states."""
-    x, z = (hidden @ mixer.in_proj.weight.T).chunk(2, dim=-1)
-    A = -mixer.A_log.exp()
-    rows = []
-    for window, gate in zip(x, z, strict=True):
-        h, outputs = torch.zeros_like(A), []
-        for t in range(len(window)):
-            taps = [(mixer.conv1d.weight[:, 0, 3 - j], window[t - j]) for j in range(4) if t >= j]
-            u = F.silu(torch.stack([w * v for w, v in taps]).sum(0) + mixer.conv1d.get_parameter("bias"))
-            low_rank, B, C = torch.split(mixer.x_proj.weight @ u, list(mixer.splits))
-            delta = F.softplus(mixer.dt_proj(low_rank))
-            h = (delta[:, None] * A).exp() * h + (delta * u)[:, None] * B
-            outputs.append((h @ C + mixer.D * u) * F.silu(gate[t]))
-        rows.append(torch.stack(outputs))
-    return torch.stack(rows) @ mixer.out_proj.weight.T
+@pytest.mark.parametrize("spec", SIZES)
+def test_with_weights_of_mamba_ssm_the_mixer_is_the_step_by_step_recurrence(spec: ModelSpec) -> None:
+    weights = mamba_ssm_weights(spec)
+    hidden = torch.randn(2, 7, spec.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mixer = MambaMixer(spec).double()
+    mixer.load_state_dict(weights)  # strict: these names and no others
+    ours = output_and_gradients(mixer, dict(mixer.named_parameters()), hidden)
+    exact = output_and_gradients(partial(step_by_step, weights), weights, hidden)
+    assert ours.keys() == exact.keys()
+    for name, value in exact.items():
+        assert float(value.abs().max()) > 1e-4, name
+        torch.testing.assert_close(ours[name], value, rtol=1e-10, atol=1e-10)
+
+
+def mamba_ssm_weights(spec: ModelSpec) -> dict[str, Tensor]:
+    """Random weights under the names and in the shapes of `mamba_ssm.Mamba`."""
+    draw = torch.Generator().manual_seed(0)
+    inner, rank, states = spec.expand * spec.d_model, -(-spec.d_model // 16), spec.d_state
+    shapes = {
+        "A_log": (inner, states),
+        "D": (inner,),
+        "in_proj.weight": (2 * inner, spec.d_model),
+        "conv1d.weight": (inner, 1, spec.d_conv),
+        "conv1d.bias": (inner,),
+        "x_proj.weight": (rank + 2 * states, inner),
+        "dt_proj.weight": (inner, rank),
+        "dt_proj.bias": (inner,),
+        "out_proj.weight": (spec.d_model, inner),
+    }
+    weights = {name: torch.randn(shape, generator=draw, dtype=torch.float64) for name, shape in shapes.items()}
+    return {name: value / value[0].numel() ** 0.5 for name, value in weights.items()}
+
+
+def step_by_step(weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
+    """One token after the other: the last inputs of the convolution, (B, I, taps), and a state, (B, I, N), are kept."""
+    taps, rates = weights["conv1d.weight"][:, 0], -weights["A_log"].exp()
+    (inner, states), rank = rates.shape, weights["dt_proj.weight"].shape[1]
+    recent, state = hidden.new_zeros(len(hidden), *taps.shape), hidden.new_zeros(len(hidden), inner, states)
+    outputs = []
+    for token in hidden.unbind(1):
+        projected = token @ weights["in_proj.weight"].T
+        x, gate = projected[:, :inner], projected[:, inner:]
+        recent = torch.cat([recent[:, :, 1:], x[:, :, None]], dim=2)
+        x = (recent * taps).sum(2) + weights["conv1d.bias"]
+        x = x * torch.sigmoid(x)
+        selected = x @ weights["x_proj.weight"].T
+        enters, read = selected[:, rank : rank + states], selected[:, rank + states :]
+        step = (1 + (selected[:, :rank] @ weights["dt_proj.weight"].T + weights["dt_proj.bias"]).exp()).log()
+        state = (step[:, :, None] * rates).exp() * state + (step * x)[:, :, None] * enters[:, None]
+        y = (state * read[:, None]).sum(2) + weights["D"] * x
+        outputs.append(y * gate * torch.sigmoid(gate) @ weights["out_proj.weight"].T)
+    return torch.stack(outputs, dim=1)
+
+
+def output_and_gradients(
+    function: Callable[[Tensor], Tensor], weights: dict[str, Tensor], hidden: Tensor
+) -> dict[str, Tensor]:
+    """The output, and gradients of a sum that weighs each of its numbers differently."""
+    leaves = {"hidden": hidden.clone().requires_grad_(), **{k: v.requires_grad_() for k, v in weights.items()}}
+    output = function(leaves["hidden"])
+    weighed = (output * torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view_as(output)).sum()
+    gradients = torch.autograd.grad(weighed, list(leaves.values()))
+    return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
 def test_step_sizes_start_between_a_thousandth_and_a_tenth() -> None:
