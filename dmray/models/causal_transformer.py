@@ -12,7 +12,9 @@ the episode by the timestep embedding that the sequence model adds.
 from __future__ import annotations
 
 import math
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,6 +40,42 @@ class CausalTransformer(nn.Module):
         normed: Tensor = self.ln_f(hidden)
         return normed
 
+    def begin(self, num_rows: int) -> KeyValueCache:
+        """See `dmray.models.backbone.Backbone`."""
+        first = cast(_Block, self.layers[0]).attention
+        shape = (len(self.layers), 2, num_rows, first.n_head, 0, first.head_width)
+        return KeyValueCache(self.ln_f.weight.new_zeros(shape))
+
+    def advance(self, tokens: Tensor, state: KeyValueCache) -> Tensor:
+        """See `dmray.models.backbone.Backbone`; a token's work grows with those before it."""
+        hidden, start = tokens, state.grow(tokens.shape[1])
+        for layer, cached in zip(self.layers, state.cached, strict=True):
+            hidden = cast(_Block, layer).advance(hidden, cached[..., : state.length, :], start)
+        normed: Tensor = self.ln_f(hidden)
+        return normed
+
+
+class KeyValueCache:
+    """Keys and values of all tokens so far: `cached` (layers, 2, B, H, capacity, D / H), of which `length` count."""
+
+    def __init__(self, cached: Tensor) -> None:
+        self.cached, self.length = cached, 0
+
+    def restart(self) -> None:
+        self.length = 0
+
+    def keep(self, rows: Tensor) -> None:
+        self.cached = self.cached[:, :, rows]
+
+    def grow(self, tokens: int) -> int:
+        """Make room for so many more; the place of the first."""
+        start, self.length = self.length, self.length + tokens
+        capacity = self.cached.shape[4]
+        if self.length > capacity:
+            more = max(self.length, 2 * capacity) - capacity
+            self.cached = F.pad(self.cached, (0, 0, 0, more))
+        return start
+
 
 class _Block(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
@@ -52,22 +90,43 @@ class _Block(nn.Module):
         out: Tensor = hidden + self.mlp(self.ln_2(hidden))
         return out
 
+    def advance(self, hidden: Tensor, cached: Tensor, start: int) -> Tensor:
+        hidden = hidden + self.attention.advance(self.ln_1(hidden), cached, start)
+        out: Tensor = hidden + self.mlp(self.ln_2(hidden))
+        return out
+
 
 class _Attention(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.n_head, self.dropout = spec.n_head, spec.dropout
+        self.n_head, self.head_width, self.dropout = spec.n_head, spec.d_model // spec.n_head, spec.dropout
         self.c_attn = nn.Linear(spec.d_model, 3 * spec.d_model)
         self.c_proj = nn.Linear(spec.d_model, spec.d_model)
         self.residual_dropout = nn.Dropout(spec.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        batch, length, width = hidden.shape
-        split = self.c_attn(hidden).view(batch, length, 3, self.n_head, width // self.n_head)
-        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
+        query, key, value = self._split(hidden)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        out: Tensor = self.residual_dropout(self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width)))
+        return self._joined(mixed)
+
+    def advance(self, hidden: Tensor, cached: Tensor, start: int) -> Tensor:
+        """Attend to all that is in `cached` (2, B, H, L, D / H), whose places from `start` on are these tokens'."""
+        query, *now = self._split(hidden)
+        for kept, new in zip(cached, now, strict=True):
+            kept[:, :, start:] = new
+        length, key, value = cached.shape[3], *cached
+        seen = torch.ones(length - start, length, dtype=torch.bool, device=hidden.device).tril(start)
+        return self._joined(F.scaled_dot_product_attention(query, key, value, attn_mask=seen))
+
+    def _split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, (B, H, L, D / H) each."""
+        split = self.c_attn(hidden).view(*hidden.shape[:2], 3, self.n_head, self.head_width)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def _joined(self, mixed: Tensor) -> Tensor:
+        out: Tensor = self.residual_dropout(self.c_proj(mixed.transpose(1, 2).flatten(2)))
         return out
 
 

@@ -22,12 +22,15 @@ by 1/sqrt(n_layer) only.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.selective_scan import selective_scan
+from dmray.models.selective_steps import selective_steps
 from dmray.specs import ModelSpec
 
 _NORM_EPSILON = 1e-5
@@ -52,6 +55,42 @@ class Mamba(nn.Module):
         normed: Tensor = self.norm_f(residual)
         return normed
 
+    def begin(self, num_rows: int) -> MambaState:
+        """See `dmray.models.backbone.Backbone`."""
+        mixers = [cast(_Block, layer).mixer for layer in self.layers]
+        return MambaState([mixer.begin(num_rows) for mixer in mixers])
+
+    def advance(self, tokens: Tensor, state: MambaState) -> Tensor:
+        """See `dmray.models.backbone.Backbone`; the same work for every token, however many there were."""
+        residual = tokens
+        for layer, mixer_state in zip(self.layers, state.layers, strict=True):
+            residual = cast(_Block, layer).advance(residual, mixer_state)
+        normed: Tensor = self.norm_f(residual)
+        return normed
+
+
+class MambaState:
+    """The mixers' states, layer by layer."""
+
+    def __init__(self, layers: list[MixerState]) -> None:
+        self.layers = layers
+
+    def restart(self) -> None:
+        for layer in self.layers:
+            layer.taps.zero_()
+            layer.hidden.zero_()
+
+    def keep(self, rows: Tensor) -> None:
+        self.layers = [MixerState(layer.taps[rows], layer.hidden[rows]) for layer in self.layers]
+
+
+@dataclass
+class MixerState:
+    """`taps` (B, d_conv - 1, I): the convolution's latest inputs; `hidden` (B, I, N): the scan's h."""
+
+    taps: Tensor
+    hidden: Tensor
+
 
 class _Block(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
@@ -63,6 +102,11 @@ class _Block(nn.Module):
 
     def forward(self, residual: Tensor) -> Tensor:
         residual = residual + self.mixer(self.norm(residual))
+        out: Tensor = residual + self.mlp(self.norm2(residual))
+        return out
+
+    def advance(self, residual: Tensor, state: MixerState) -> Tensor:
+        residual = residual + self.mixer.advance(self.norm(residual), state)
         out: Tensor = residual + self.mlp(self.norm2(residual))
         return out
 
@@ -90,6 +134,25 @@ class MambaMixer(nn.Module):
         delta = F.linear(dt, self.dt_proj.weight)
         y = selective_scan(x, delta, -self.A_log.exp(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
         out: Tensor = self.out_proj(y)
+        return out
+
+    def begin(self, num_rows: int) -> MixerState:
+        """The state before the first token."""
+        inner, d_state = self.A_log.shape
+        taps = self.A_log.new_zeros(num_rows, self.conv1d.kernel_size[0] - 1, inner)
+        return MixerState(taps, self.A_log.new_zeros(num_rows, inner, d_state))
+
+    def advance(self, hidden: Tensor, state: MixerState) -> Tensor:
+        """The outputs for the next tokens (B, n, D); moves `state` on."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        inputs = torch.cat([state.taps, x], dim=1)
+        state.taps = inputs[:, hidden.shape[1] :]
+        filters, bias = self.conv1d.weight[:, 0], self.conv1d.get_parameter("bias")
+        x = F.silu(torch.einsum("bnik,ik->bni", inputs.unfold(1, filters.shape[1], 1), filters) + bias)
+        dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
+        delta = F.softplus(self.dt_proj(dt))
+        y = selective_steps(x, delta, -self.A_log.exp(), B, C, state.hidden)
+        out: Tensor = self.out_proj(torch.addcmul(y, x, self.D) * F.silu(z))
         return out
 
 

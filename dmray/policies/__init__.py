@@ -2,15 +2,16 @@
 
 from dmray.policies.algorithms import ALGORITHMS, Algorithm, algorithm
 from dmray.policies.authors import from_authors
-from dmray.policies.decoding import DECODERS, Decoder, WindowDecoder, make_decoder
+from dmray.policies.decoding import Decoder, make_decoder
 from dmray.policies.layout import Layout
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
 from dmray.policies.recipe import PolicyRecipe, PolicyShape
 from dmray.policies.sequence_model import SequenceModel
+from dmray.policies.state_decoder import StateDecoder
+from dmray.policies.window_decoder import WindowDecoder
 
 __all__ = [
     "ALGORITHMS",
-    "DECODERS",
     "Algorithm",
     "Decoder",
     "Layout",
@@ -19,6 +20,7 @@ __all__ = [
     "PolicySnapshot",
     "SequenceModel",
     "SequencePolicy",
+    "StateDecoder",
     "WindowDecoder",
     "algorithm",
     "from_authors",

@@ -57,7 +57,7 @@ class SequenceModel(nn.Module):
         """Predictions (B, T, target dim) for every timestep; values (B, T, dim) per token, timesteps (B, T)."""
         embedded = self.embed(values, timesteps)
         hidden: Tensor = self.backbone(embedded.flatten(1, 2))
-        return self._read(hidden.view_as(embedded)[:, :, self.layout.read_at])
+        return self.read(hidden.view_as(embedded)[:, :, self.layout.read_at])
 
     def embed(self, values: Mapping[Token, Tensor], timesteps: Tensor) -> Tensor:
         """The backbone's input, (B, T, K, W). Each timestep's part depends on that timestep alone."""
@@ -76,9 +76,10 @@ class SequenceModel(nn.Module):
         unread = len(self.layout.tokens) - 1 - self.layout.read_at
         tokens = embedded.flatten(1, 2)
         hidden: Tensor = self.backbone(tokens[:, : tokens.shape[1] - unread])
-        return self._read(hidden[:, -1])
+        return self.read(hidden[:, -1])
 
-    def _read(self, hidden: Tensor) -> Tensor:
+    def read(self, hidden: Tensor) -> Tensor:
+        """Predictions (..., target dim) from the backbone's outputs (..., W) at the token that is read."""
         prediction: Tensor = self.head(hidden)
         if self.layout.squash:
             prediction = torch.tanh(prediction)

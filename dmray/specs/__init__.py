@@ -1,6 +1,7 @@
 """Sweeps and trials as frozen, validated values. No numpy, no torch: planning is instant."""
 
 from dmray.specs.base import Spec, canonical_json, content_hash
+from dmray.specs.decode import DecodeMode, parse_decode
 from dmray.specs.loading import apply_overrides, load_sweep
 from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
 from dmray.specs.trial import (
@@ -16,6 +17,7 @@ from dmray.specs.trial import (
 __all__ = [
     "NO_MLFLOW",
     "DatasetSpec",
+    "DecodeMode",
     "EvaluationSpec",
     "FaultSpec",
     "Generation",
@@ -32,4 +34,5 @@ __all__ = [
     "canonical_json",
     "content_hash",
     "load_sweep",
+    "parse_decode",
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from dmray.specs.base import Spec
+from dmray.specs.decode import parse_decode
 from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
@@ -89,6 +90,14 @@ class SweepSpec(Spec):
         if isinstance(value, list | tuple):
             return tuple({"name": item} if isinstance(item, str) else item for item in value)
         return value
+
+    @model_validator(mode="after")
+    def _streams_take_turns(self) -> SweepSpec:
+        streams = parse_decode(self.evaluation.decode).streams or 1
+        shortest = min(model.context_length for block in self.grid for model in block.models)
+        if streams > shortest:
+            raise ValueError(f"evaluation.decode {self.evaluation.decode}: more states than context_length {shortest}")
+        return self
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> SweepSpec:

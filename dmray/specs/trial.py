@@ -10,9 +10,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from dmray.specs.base import Spec, content_hash
+from dmray.specs.decode import parse_decode
 
 IDENTITY_VERSION = 2  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
 
@@ -93,11 +94,17 @@ class EvaluationSpec(Spec):
     episodes: PositiveInt = 100
     every_steps: PositiveInt = 1000
     seed: Seed = 0
-    decode: Literal["window"] = "window"
+    decode: str = "window"
     target_returns: tuple[float, ...] | None = None
     return_scale: PositiveFloat | None = None
     cohort_size: PositiveInt = 50
     quick_episodes: PositiveInt | None = None
+
+    @field_validator("decode")
+    @classmethod
+    def _known_mode(cls, value: str) -> str:
+        parse_decode(value)
+        return value
 
     @model_validator(mode="after")
     def _possible(self) -> EvaluationSpec:

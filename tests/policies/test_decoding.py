@@ -23,20 +23,35 @@ def observed(fields: Fields, t: int) -> tuple[np.ndarray, np.ndarray]:
     return fields[Field.STATE][:, t].numpy(), fields[Field.RETURN_TO_GO][:, t, 0].numpy()
 
 
-def act(policy: SequencePolicy, fields: Fields, steps: int) -> np.ndarray:
+MODES = ("window", "stream:1", "stream:2", "stream:3", f"stream:{CONTEXT}", "recurrent")
+every_mode = pytest.mark.parametrize("decode", MODES)
+
+
+def first_seen(decode: str, t: int) -> int:
+    """The first timestep of what a mode decides from at timestep t."""
+    if decode == "recurrent":
+        return 0
+    if decode == "window":
+        return max(0, t - CONTEXT + 1)
+    streams = int(decode.removeprefix("stream:"))
+    starts = [range(i * CONTEXT // streams, t + 1, CONTEXT) for i in range(streams)]
+    return min(each[-1] for each in starts if each)
+
+
+def act(policy: SequencePolicy, fields: Fields, steps: int, decode: str = "window") -> np.ndarray:
     """Actions (E, steps, A) for the observations and returns-to-go of `fields`."""
-    decoder = make_decoder(policy, "window", len(fields[Field.STATE]))
+    decoder = make_decoder(policy, decode, len(fields[Field.STATE]))
     return np.stack([decoder.decide(*observed(fields, t)) for t in range(steps)], axis=1)
 
 
 @torch.no_grad()
-def act_by_training_forward(policy: SequencePolicy, given: Fields, steps: int) -> np.ndarray:
+def act_by_training_forward(policy: SequencePolicy, given: Fields, steps: int, decode: str = "window") -> np.ndarray:
     """The same by `predict` on right-padded windows; what is not decided yet holds noise."""
     fields = {name: values.clone() for name, values in given.items()}
     for t in range(steps):
-        first = max(0, t - CONTEXT + 1)
+        first = first_seen(decode, t)
         for stage, layout in enumerate(policy.algorithm.stages):
-            windows = windows_of(fields, policy.tokens, first, CONTEXT, t - first + 1)
+            windows = windows_of(fields, policy.tokens, first, max(CONTEXT, t - first + 1), t - first + 1)
             decided = policy.predict(windows)[stage][:, t - first]
             if layout.target is Field.SUBGOAL:
                 decided = decided * policy.state_std + policy.state_mean
@@ -46,11 +61,32 @@ def act_by_training_forward(policy: SequencePolicy, given: Fields, steps: int) -
 
 @every_method
 @every_input
-def test_acting_equals_the_training_forward_on_the_padded_window(method: MethodName, action_input: ActionInput) -> None:
+@every_mode
+def test_acting_equals_the_training_forward_on_the_padded_window(
+    method: MethodName, action_input: ActionInput, decode: str
+) -> None:
+    """Of what the mode has seen: the last K timesteps, those since the oldest state began, or all."""
     policy, fields = tiny_policy(method, action_input), random_fields(3, STEPS)
-    np.testing.assert_allclose(
-        act(policy, fields, STEPS), act_by_training_forward(policy, fields, STEPS), rtol=0, atol=5e-6
-    )
+    expected = act_by_training_forward(policy, fields, STEPS, decode)
+    np.testing.assert_allclose(act(policy, fields, STEPS, decode), expected, rtol=0, atol=5e-6)
+
+
+@every_method
+@every_mode
+def test_all_modes_agree_within_the_first_window(method: MethodName, decode: str) -> None:
+    policy, fields = tiny_policy(method), random_fields(3, STEPS)
+    ours, windows = act(policy, fields, STEPS, decode), act(policy, fields, STEPS)
+    np.testing.assert_allclose(ours[:, :CONTEXT], windows[:, :CONTEXT], rtol=0, atol=5e-6)
+    if decode in ("window", f"stream:{CONTEXT}"):  # as many states as timesteps: the oldest has seen the whole window
+        np.testing.assert_allclose(ours, windows, rtol=0, atol=5e-6)
+    else:
+        assert np.abs(ours[:, CONTEXT:] - windows[:, CONTEXT:]).max() > 1e-4, "and differ later"
+
+
+@pytest.mark.parametrize(("streams", "least"), [(1, 1), (2, 3), (4, 4)])
+def test_a_streams_context_stays_within_a_part_of_k_and_k(streams: int, least: int) -> None:
+    seen = [t - first_seen(f"stream:{streams}", t) + 1 for t in range(CONTEXT, 10 * CONTEXT)]
+    assert (min(seen), max(seen)) == (least, CONTEXT)
 
 
 @pytest.mark.parametrize("method", ["dt", "dm", "dm+r"])  # the others decide their subgoals while acting
@@ -63,21 +99,23 @@ def test_one_training_forward_gives_all_decisions_of_the_first_window(method: Me
 
 
 @every_method
-def test_a_cohort_equals_single_episodes(method: MethodName) -> None:
+@every_mode
+def test_a_cohort_equals_single_episodes(method: MethodName, decode: str) -> None:
     policy, fields = tiny_policy(method), random_fields(4, STEPS)
-    together = act(policy, fields, STEPS)
+    together = act(policy, fields, STEPS, decode)
     for row in range(4):
-        alone = act(policy, {name: values[row : row + 1] for name, values in fields.items()}, STEPS)
+        alone = act(policy, {name: values[row : row + 1] for name, values in fields.items()}, STEPS, decode)
         np.testing.assert_allclose(together[row : row + 1], alone, rtol=0, atol=5e-6)
 
 
 @every_method
+@pytest.mark.parametrize("decode", ["window", "stream:2", "recurrent"])
 @given(data=st.data())
 @settings(max_examples=5, deadline=None)
-def test_rows_that_are_kept_decide_as_if_none_had_left(method: MethodName, data: st.DataObject) -> None:
+def test_rows_that_are_kept_decide_as_if_none_had_left(method: MethodName, decode: str, data: st.DataObject) -> None:
     policy, fields = tiny_policy(method, "dt"), random_fields(5, STEPS)
-    expected = act(policy, fields, STEPS)
-    decoder, live = make_decoder(policy, "window", 5), np.arange(5)
+    expected = act(policy, fields, STEPS, decode)
+    decoder, live = make_decoder(policy, decode, 5), np.arange(5)
     for t in range(STEPS):
         states, targets = observed(fields, t)
         actions = decoder.decide(states[live], targets[live])
@@ -114,19 +152,31 @@ def test_actions_are_single_precision_rows_for_the_environment() -> None:
     assert actions.shape == (3, SHAPE.action_dim)
 
 
-def test_an_unknown_decoding_mode_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(SpecError, match="did you mean 'window'"):
-        make_decoder(tiny_policy("dm"), "windows", 1)
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [
+        ("windows", "did you mean 'window'"),
+        ("recurent", "did you mean 'recurrent'"),
+        ("stream", "for example stream:2"),
+        ("stream:0", "for example stream:2"),
+        ("stream:5", "at most context_length, 4"),
+    ],
+)
+def test_an_unknown_decoding_mode_is_answered_with_the_nearest_one(decode: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        make_decoder(tiny_policy("dm"), decode, 1)
 
 
-def test_acting_in_training_mode_is_refused() -> None:
+@every_mode
+def test_acting_in_training_mode_is_refused(decode: str) -> None:
     with pytest.raises(AssertionError, match="evaluation mode"):
-        make_decoder(tiny_policy("dt").train(), "window", 1)
+        make_decoder(tiny_policy("dt").train(), decode, 1)
 
 
-def test_acting_longer_than_the_shape_allows_is_refused() -> None:
+@every_mode
+def test_acting_longer_than_the_shape_allows_is_refused(decode: str) -> None:
     policy = tiny_policy("dm")
-    decoder = make_decoder(policy, "window", 1)
+    decoder = make_decoder(policy, decode, 1)
     for _ in range(SHAPE.max_timesteps):
         decoder.decide(np.zeros((1, 3)), np.zeros(1))
     with pytest.raises(AssertionError, match="outlasts"):

@@ -48,7 +48,7 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
             "grid.0.models.0.contex_length: unknown field, did you mean 'context_length'?",
         ),
         ("grid.0.methods=[dmm]", "grid.0.methods.0: unknown value 'dmm', did you mean 'dm'?"),
-        ("evaluation.decode=windw", "evaluation.decode: unknown value 'windw', did you mean 'window'?"),
+        ("evaluation.decode=windw", "evaluation.decode: unknown decoding mode 'windw', did you mean 'window'?"),
         ("training.steps=0", "training.steps: Input should be greater than 0, not 0"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number"),
         ("seeds=[1, 1]", "seeds: named twice: 1"),

@@ -1,0 +1,78 @@
+"""Decoding mode `window`, the paper's: the last context_length timesteps are run again for each decision.
+
+Shapes: E live episodes, T timesteps, K tokens per timestep, W width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmray.policies.layout import Layout
+from dmray.policies.policy import SequencePolicy
+from dmray.policies.rollout_fields import RolloutFields
+
+
+class WindowDecoder:
+    """See `dmray.policies.decoding.Decoder`."""
+
+    def __init__(self, policy: SequencePolicy, num_rows: int) -> None:
+        self._fields = RolloutFields(policy, num_rows)
+        spec, device = policy.recipe.model, self._fields.device
+        self._histories = [
+            _History(num_rows, spec.context_length, len(stage.layout.tokens), spec.d_model, device)
+            for stage in self._fields.stages
+        ]
+
+    @torch.inference_mode()
+    def decide(self, observations: np.ndarray, returns_to_go: np.ndarray) -> np.ndarray:
+        """See `Decoder.decide`."""
+        fields = self._fields
+        fields.observe(observations, returns_to_go)
+        for stage, history in zip(fields.stages, self._histories, strict=True):
+            history.append(fields.embed(stage))
+            fields.now[stage.layout.target] = stage.predict_last(history.window())
+        for stage, history in zip(fields.stages, self._histories, strict=True):
+            if _waits_for(stage.layout):
+                history.replace_last(fields.embed(stage))
+        return fields.end()
+
+    @torch.inference_mode()
+    def keep(self, rows: np.ndarray) -> None:
+        """See `Decoder.keep`."""
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self._fields.device)
+        for history in self._histories:
+            history.keep(index)
+        self._fields.keep(index)
+
+
+class _History:
+    """The embedded tokens of the last `length` timesteps, in a buffer of twice that length that is moved when full."""
+
+    def __init__(self, rows: int, length: int, tokens: int, width: int, device: torch.device) -> None:
+        self._buffer = torch.zeros(rows, 2 * length, tokens, width, device=device)
+        self._length, self._end = length, 0
+
+    def append(self, timestep: Tensor) -> None:
+        if self._end == 2 * self._length:
+            kept = self._length - 1
+            self._buffer[:, :kept] = self._buffer[:, self._end - kept :].clone()
+            self._end = kept
+        self._buffer[:, self._end] = timestep
+        self._end += 1
+
+    def replace_last(self, timestep: Tensor) -> None:
+        self._buffer[:, self._end - 1] = timestep
+
+    def window(self) -> Tensor:
+        """(E, T, K, W), T up to `length`."""
+        return self._buffer[:, max(0, self._end - self._length) : self._end]
+
+    def keep(self, rows: Tensor) -> None:
+        self._buffer = self._buffer[rows]
+
+
+def _waits_for(layout: Layout) -> bool:
+    """Whether a token of the timestep is known only after its decision."""
+    return any(token.lag == 0 for token in layout.tokens[layout.read_at + 1 :])
