@@ -1,8 +1,12 @@
-"""The scan's recurrence as compiled loops for a CPU core: every number is touched once, in cache.
+"""The selective scan as compiled vector loops for one CPU core: every number is touched once, in cache.
 
-Shapes: B windows, L tokens, D channels, N state size. u, delta, y (B, L, D); B, C (B, L, N); the rates come transposed,
-A (N, D), and the states are (B, L + 1, N, D) with a zero state first, so that the innermost loop runs over channels and
-becomes vector instructions.
+Shapes: B windows, L tokens, D channels, N state size. u, delta, z, y (B, L, D); B, C (B, L, N). Inside, arrays are flat
+and channels are padded to whole vectors; the rates come in powers of two and, like the states, vector by vector:
+(D / LANES, N, LANES).
+
+The forward pass keeps the states at the start of each chunk of tokens only. The backward pass runs a chunk again, its
+states and decays in the core's own cache: that is as fast as keeping every state, and a training step's working set
+does not pass through memory.
 """
 
 from __future__ import annotations
@@ -11,142 +15,205 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, types
-from numba.extending import intrinsic
+import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Reordering sums is what lets them be vectors; not-a-number stays one, so that a diverged run is seen.
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
-_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-# exp as 2^k * p(f) after Cephes' expf (S. Moshier): ln 2 in two parts, then the polynomial on |f| <= ln(2) / 2
-_LOG2_E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504088896341), np.float32(0.693359375), np.float32(-2.12194440e-4)
-_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-_LOWEST, _HIGHEST = np.float32(-87), np.float32(88)
+from dmray.models.lanes import FAST, FOLDED, INLINED, LANES, at_least, at_most, floor, fold_into, load, power_of_two
+from dmray.models.lanes import spread, store
+
+_CHUNK = 16
+_ZERO, _ONE, _TWO, _HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
+_LOG2_E, _LN_2 = np.float32(1.44269504088896341), np.float32(0.693147180559945309)
+# 2^f on |f| <= 1/2 after Cephes' exp2f (S. Moshier)
+_P0, _P1, _P2 = np.float32(6.931472028550421e-1), np.float32(2.402264791363012e-1), np.float32(5.550332471162809e-2)
+_P3, _P4, _P5 = np.float32(9.618437357674640e-3), np.float32(1.339887440266574e-3), np.float32(1.535336188319500e-4)
+_LOWEST, _HIGHEST = np.float32(-126), np.float32(128)
+# 1/3, 1/5, ... of the series of log1p(e) = 2 artanh(e / (2 + e)), whose argument is at most 1/3
+_T1, _T2, _T3 = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
+_T4, _T5, _T6 = np.float32(1 / 9), np.float32(1 / 11), np.float32(1 / 13)
 
 
-def numba_recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """y of the recurrence, (B, L, D). CPU and float32 only; differentiable once; uses one thread."""
-    inputs = (u, delta, A, B, C)
-    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inputs)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        y: Tensor = _Compiled.apply(*inputs)  # type: ignore[no-untyped-call]
-        return y
-    y = torch.empty(u.shape)
-    _forward(*_arrays(u, delta, A.t(), B, C), y.numpy())
-    return y
+def numba_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    delta_softplus: bool,
+) -> Tensor:
+    """See `dmray.models.selective_scan.Scan`. CPU and float32 only; differentiable once; uses one thread."""
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inputs), "numba scans float32 on a CPU"
+    missing = -u.shape[2] % LANES
+    if missing:
+        u, delta, D, z, delta_bias = (F.pad(x, (0, missing)) for x in (u, delta, D, z, delta_bias))
+        A = F.pad(A, (0, 0, 0, missing))
+    y: Tensor = _Compiled.apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus)  # type: ignore[no-untyped-call]
+    return y[..., : y.shape[2] - missing] if missing else y
 
 
 class _Compiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        rates = A.t().contiguous()
-        states = torch.empty(u.shape[0], u.shape[1] + 1, *rates.shape)
-        y = torch.empty(u.shape)
-        _forward_keeping_states(*_arrays(u, delta, rates, B, C), states.numpy(), y.numpy())
-        ctx.save_for_backward(u, delta, rates, B, C, states)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        u, delta, A, B, C, D, z, bias, softplus = inputs
+        windows, length, channels = u.shape
+        keep = any(ctx.needs_input_grad)
+        kept = [x.contiguous() for x in (u, delta, _vector_by_vector(A * _LOG2_E), B, C, D, z, bias)]
+        y, ungated = torch.empty(u.shape), torch.empty(u.shape if keep else 0)
+        states = torch.empty(windows * -(-length // _CHUNK) * A.numel() if keep else 0)
+        sizes = (windows, length, channels, A.shape[1])
+        _forward(sizes, *_flat(*kept), softplus, keep, *_flat(y, ungated, states))
+        ctx.softplus, ctx.sizes = softplus, sizes
+        ctx.save_for_backward(*kept, ungated, states)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:
-        u, delta, rates, B, C, states = ctx.saved_tensors
-        grads = [torch.empty(x.shape) for x in (u, delta)] + [torch.zeros(rates.shape)]
-        grads += [torch.empty(x.shape) for x in (B, C)]
-        _backward(*_arrays(grad_y, u, delta, rates, B, C, states), *(x.numpy() for x in grads))
-        grad_u, grad_delta, grad_rates, grad_B, grad_C = grads
-        return grad_u, grad_delta, grad_rates.t(), grad_B, grad_C
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        kept = ctx.saved_tensors
+        # in the inputs' order; what sums over windows and tokens starts at zero
+        grads = [torch.zeros(x.shape) if place in (2, 5, 7) else torch.empty(x.shape) for place, x in enumerate(kept[:8])]
+        _backward(ctx.sizes, *_flat(grad_y.contiguous(), *kept), ctx.softplus, *_flat(*grads))
+        grads[2] = grads[2].transpose(1, 2).reshape(ctx.sizes[2], ctx.sizes[3])
+        return *(x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)), None
 
 
-def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(x.detach().contiguous().numpy() for x in tensors)
+def _vector_by_vector(A: Tensor) -> Tensor:
+    """(D, N) as (D / LANES, N, LANES)."""
+    return A.view(-1, LANES, A.shape[1]).transpose(1, 2)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of_bits(typing_context: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
+def _flat(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(x.detach().view(-1).numpy() for x in tensors)
 
 
-@njit(fastmath=_FAST, inline="always")  # type: ignore[untyped-decorator]
-def _exp(x: Any) -> Any:
-    x = min(max(x, _LOWEST), _HIGHEST)
-    k = np.floor(x * _LOG2_E + _HALF)
-    f = x - k * _LN2_HIGH - k * _LN2_LOW
-    p = ((((_P0 * f + _P1) * f + _P2) * f + _P3) * f + _P4) * f + _P5
-    return (p * f * f + f + _ONE) * _float_of_bits((np.int32(k) + np.int32(127)) << np.int32(23))
+@njit(**INLINED)  # type: ignore[untyped-decorator]
+def _exp2(x: Any) -> Any:
+    x = at_most(at_least(x, _LOWEST), _HIGHEST)
+    k = floor(x + _HALF)
+    f = x - k
+    p = ((((f * _P5 + _P4) * f + _P3) * f + _P2) * f + _P1) * f + _P0
+    return (p * f + _ONE) * power_of_two(k)
 
 
-@njit(fastmath=_FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _forward(u: Any, delta: Any, A: Any, B: Any, C: Any, y: Any) -> None:
-    windows, length, channels = u.shape
-    state = np.empty(A.shape, np.float32)
-    entering = np.empty(channels, np.float32)
-    for b in range(windows):
-        state[:] = _ZERO
-        for t in range(length):
-            for d in range(channels):
-                entering[d] = delta[b, t, d] * u[b, t, d]
-                y[b, t, d] = _ZERO
-            for n in range(A.shape[0]):
-                B_n, C_n = B[b, t, n], C[b, t, n]
-                for d in range(channels):
-                    h = _exp(delta[b, t, d] * A[n, d]) * state[n, d] + entering[d] * B_n
-                    state[n, d] = h
-                    y[b, t, d] += C_n * h
+@njit(**INLINED)  # type: ignore[untyped-decorator]
+def _sigmoid(x: Any) -> Any:
+    return _ONE / (_exp2(x * -_LOG2_E) + _ONE)
 
 
-@njit(fastmath=_FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _forward_keeping_states(u: Any, delta: Any, A: Any, B: Any, C: Any, states: Any, y: Any) -> None:
-    windows, length, channels = u.shape
-    entering = np.empty(channels, np.float32)
-    for b in range(windows):
-        states[b, 0] = _ZERO
-        for t in range(length):
-            for d in range(channels):
-                entering[d] = delta[b, t, d] * u[b, t, d]
-                y[b, t, d] = _ZERO
-            for n in range(A.shape[0]):
-                B_n, C_n = B[b, t, n], C[b, t, n]
-                for d in range(channels):
-                    h = _exp(delta[b, t, d] * A[n, d]) * states[b, t, n, d] + entering[d] * B_n
-                    states[b, t + 1, n, d] = h
-                    y[b, t, d] += C_n * h
+@njit(**INLINED)  # type: ignore[untyped-decorator]
+def _softplus(x: Any) -> Any:
+    positive = at_least(x, _ZERO)
+    e = _exp2((x - positive * _TWO) * _LOG2_E)  # of -|x|
+    s = e / (e + _TWO)
+    q = s * s
+    return positive + ((((((q * _T6 + _T5) * q + _T4) * q + _T3) * q + _T2) * q + _T1) * q + _ONE) * s * _TWO
 
 
-@njit(fastmath=_FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _backward(
-    grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, states: Any,
-    grad_u: Any, grad_delta: Any, grad_A: Any, grad_B: Any, grad_C: Any,
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _forward(
+    sizes: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, softplus: Any,
+    keep: Any, y: Any, ungated: Any, states: Any,
 ) -> None:  # fmt: skip
-    windows, length, channels = u.shape
-    carried = np.empty(A.shape, np.float32)  # gradient of the loss in the state, through later steps
-    entering = np.empty(channels, np.float32)
-    grad_entering = np.empty(channels, np.float32)
+    windows, length, channels, size = sizes
+    state = np.empty(size * LANES, np.float32)
+    for b in range(windows):
+        for first in range(0, channels, LANES):
+            skip, shift = load(D, first), load(bias, first)
+            state[:] = _ZERO
+            for t in range(length):
+                token = b * length + t
+                row = token * channels + first
+                if keep and t % _CHUNK == 0:
+                    kept = (b * ((length - 1) // _CHUNK + 1) + t // _CHUNK) * channels * size + first * size
+                    for n in range(size):
+                        store(states, kept + n * LANES, load(state, n * LANES))
+                x = load(u, row)
+                step = load(delta, row) + shift
+                if softplus:
+                    step = _softplus(step)
+                entering, out = step * x, skip * x
+                for n in range(size):
+                    decay = _exp2(step * load(A, first * size + n * LANES))
+                    h = decay * load(state, n * LANES) + entering * B[token * size + n]
+                    store(state, n * LANES, h)
+                    out = out + h * C[token * size + n]
+                if keep:
+                    store(ungated, row, out)
+                gate = load(z, row)
+                store(y, row, out * gate * _sigmoid(gate))
+
+
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _backward(
+    sizes: Any, grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any,
+    ungated: Any, states: Any, softplus: Any,
+    grad_u: Any, grad_delta: Any, grad_A: Any, grad_B: Any, grad_C: Any, grad_D: Any, grad_z: Any, grad_bias: Any,
+) -> None:  # fmt: skip
+    windows, length, channels, size = sizes
+    block, chunks = size * LANES, (length - 1) // _CHUNK + 1
+    decays, inside = np.empty(_CHUNK * block, np.float32), np.empty((_CHUNK + 1) * block, np.float32)
+    steps = np.empty(_CHUNK * LANES, np.float32)
+    sums_B, sums_C = np.empty(_CHUNK * size * FOLDED, np.float32), np.empty(_CHUNK * size * FOLDED, np.float32)
+    carried = np.empty(channels * size, np.float32)  # gradient of the loss in the state, through later steps
     for b in range(windows):
         carried[:] = _ZERO
-        for t in range(length - 1, -1, -1):
-            for d in range(channels):
-                entering[d] = delta[b, t, d] * u[b, t, d]
-                grad_entering[d] = _ZERO
-                grad_delta[b, t, d] = _ZERO
-            for n in range(A.shape[0]):
-                B_n, C_n = B[b, t, n], C[b, t, n]
-                sum_B, sum_C = _ZERO, _ZERO
-                for d in range(channels):
-                    g = carried[n, d] + grad_y[b, t, d] * C_n
-                    sum_C += grad_y[b, t, d] * states[b, t + 1, n, d]
-                    sum_B += g * entering[d]
-                    grad_entering[d] += g * B_n
-                    decayed = g * _exp(delta[b, t, d] * A[n, d])
-                    carried[n, d] = decayed
-                    grad_exponent = decayed * states[b, t, n, d]
-                    grad_delta[b, t, d] += grad_exponent * A[n, d]
-                    grad_A[n, d] += grad_exponent * delta[b, t, d]
-                grad_B[b, t, n], grad_C[b, t, n] = sum_B, sum_C
-            for d in range(channels):
-                grad_delta[b, t, d] += grad_entering[d] * u[b, t, d]
-                grad_u[b, t, d] = grad_entering[d] * delta[b, t, d]
+        for chunk in range(chunks - 1, -1, -1):
+            start = b * length + chunk * _CHUNK
+            tokens = min(_CHUNK, length - chunk * _CHUNK)
+            sums_B[:] = _ZERO
+            sums_C[:] = _ZERO
+            for first in range(0, channels, LANES):
+                skip, shift = load(D, first), load(bias, first)
+                kept = (b * chunks + chunk) * channels * size + first * size
+                for n in range(size):
+                    store(inside, n * LANES, load(states, kept + n * LANES))
+                for k in range(tokens):
+                    row = (start + k) * channels + first
+                    step = load(delta, row) + shift
+                    if softplus:
+                        step = _softplus(step)
+                    store(steps, k * LANES, step)
+                    entering = step * load(u, row)
+                    for n in range(size):
+                        place = k * block + n * LANES
+                        decay = _exp2(step * load(A, first * size + n * LANES))
+                        store(decays, place, decay)
+                        h = decay * load(inside, place) + entering * B[(start + k) * size + n]
+                        store(inside, place + block, h)
+                for k in range(tokens - 1, -1, -1):
+                    row = (start + k) * channels + first
+                    step, x = load(steps, k * LANES), load(u, row)
+                    entering = step * x
+                    gate, grad = load(z, row), load(grad_y, row)
+                    opened = _sigmoid(gate)
+                    store(grad_z, row, grad * load(ungated, row) * opened * (gate * (_ONE - opened) + _ONE))
+                    grad = grad * gate * opened
+                    grad_entering, grad_step = spread(_ZERO), spread(_ZERO)
+                    for n in range(size):
+                        place, fold = k * block + n * LANES, (k * size + n) * FOLDED
+                        across = first * size + n * LANES
+                        g = load(carried, across) + grad * C[(start + k) * size + n]
+                        fold_into(sums_C, fold, grad * load(inside, place + block))
+                        fold_into(sums_B, fold, g * entering)
+                        grad_entering = grad_entering + g * B[(start + k) * size + n]
+                        g = g * load(decays, place)
+                        store(carried, across, g)
+                        g = g * load(inside, place)
+                        grad_step = grad_step + g * load(A, across)
+                        store(grad_A, across, load(grad_A, across) + g * step)
+                    store(grad_u, row, grad_entering * step + grad * skip)
+                    grad_step = grad_step * _LN_2 + grad_entering * x
+                    if softplus:
+                        grad_step = grad_step * _sigmoid(load(delta, row) + shift)
+                    store(grad_delta, row, grad_step)
+                    store(grad_bias, first, load(grad_bias, first) + grad_step)
+                    store(grad_D, first, load(grad_D, first) + grad * x)
+            for place in range(tokens * size):
+                grad_B[start * size + place] = sums_B[place * FOLDED : (place + 1) * FOLDED].sum()
+                grad_C[start * size + place] = sums_C[place * FOLDED : (place + 1) * FOLDED].sum()

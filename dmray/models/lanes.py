@@ -1,0 +1,166 @@
+"""Vector instructions inside numba's compiled loops: `LANES` float32 numbers as one value.
+
+LLVM turns plain loops into vectors only where it can show that no two arrays overlap, and checks that anew at each loop;
+here it has nothing to prove. One value is a few of the machine's registers, whatever their width.
+
+Arrays are flat, contiguous and float32; an offset counts numbers, and nothing checks that it lies inside.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+LANES = 32
+FOLDED = 16  # a sum over lanes is kept in this many numbers until its end: fewer shuffles
+# Reordering sums is allowed; not-a-number stays one, so that a diverged run is seen. NumPy's division has no branch.
+FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
+INLINED: dict[str, Any] = {**FAST, "inline": "always"}
+
+_F32, _I32 = ir.FloatType(), ir.IntType(32)
+_VECTOR, _INTS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
+
+
+class Lanes(types.Type):  # type: ignore[misc]
+    """The type of such a value in numba."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+@register_model(Lanes)  # type: ignore[untyped-decorator]
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, _VECTOR)
+
+
+lanes = Lanes()
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, element: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [offset]), element.as_pointer())
+
+
+def _spread(builder: Any, number: Any, element: Any = _F32) -> Any:
+    vector = ir.VectorType(element, LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(_INTS, [0] * LANES))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load(typing_context: Any, array: Any, offset: Any) -> Any:
+    """`array[offset : offset + LANES]`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, signature.args[0], *args, _VECTOR), align=4)
+
+    return lanes(array, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:
+    """`array[offset : offset + LANES] = value`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], _VECTOR)
+        builder.store(args[2], address, align=4)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, lanes), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fold_into(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:
+    """Add `value` to the sum that `array[offset : offset + FOLDED]` holds in parts."""
+    folded = ir.VectorType(_F32, FOLDED)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], folded)
+        total = builder.load(address, align=4)
+        for first in range(0, LANES, FOLDED):
+            places = ir.Constant(ir.VectorType(_I32, FOLDED), list(range(first, first + FOLDED)))
+            total = builder.fadd(total, builder.shuffle_vector(args[2], args[2], places))
+        builder.store(total, address, align=4)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, lanes), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def spread(typing_context: Any, number: Any) -> Any:
+    """`number` (float32) in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _spread(builder, args[0])
+
+    return lanes(types.float32), generate
+
+
+def _bounded(comparison: str) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def bounded(typing_context: Any, value: Any, bound: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            value, bound = args[0], _spread(builder, args[1])
+            return builder.select(builder.fcmp_ordered(comparison, bound, value), bound, value)
+
+        return lanes(lanes, types.float32), generate
+
+    return bounded
+
+
+at_least, at_most = _bounded(">"), _bounded("<")  # the value against a number; what is not a number stays as it is
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def floor(typing_context: Any, value: Any) -> Any:
+    """Each lane's floor."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.floor.v{LANES}f32"
+        )
+        return builder.call(function, args)
+
+    return lanes(lanes), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def power_of_two(typing_context: Any, exponent: Any) -> Any:
+    """2^k of whole k in -127 ... 128: the bits of the exponent field."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        biased = builder.add(builder.fptosi(args[0], _INTS), ir.Constant(_INTS, [127] * LANES))
+        return builder.bitcast(builder.shl(biased, ir.Constant(_INTS, [23] * LANES)), _VECTOR)
+
+    return lanes(lanes), generate
+
+
+def _arithmetic(symbol: Any, instruction: str) -> None:
+    """`symbol` between lanes, or between lanes and a number that stands in every lane."""
+
+    @type_callable(symbol)  # type: ignore[untyped-decorator]
+    def _(context: Any) -> Any:
+        def result(left: Any, right: Any) -> Any:
+            either = isinstance(left, Lanes) or isinstance(right, Lanes)
+            return lanes if either and all(x in (lanes, types.float32) for x in (left, right)) else None
+
+        return result
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vectors = (x if isinstance(given, Lanes) else _spread(builder, x) for x, given in zip(args, signature.args, strict=True))
+        return getattr(builder, instruction)(*vectors)
+
+    for given in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
+        lower_builtin(symbol, *given)(generate)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
