@@ -12,11 +12,13 @@ import operator
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-LANES = 32
+# four of the registers of AVX-512, of AVX2: enough independent work to fill the pipelines
+LANES = 64 if get_host_cpu_features().get("avx512f") else 32
 FOLDED = 16  # a sum over lanes is kept in this many numbers until its end: fewer shuffles
 # Reordering sums is allowed; not-a-number stays one, so that a diverged run is seen. NumPy's division has no branch.
 FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
@@ -102,19 +104,15 @@ def spread(typing_context: Any, number: Any) -> Any:
     return lanes(types.float32), generate
 
 
-def _bounded(comparison: str) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def bounded(typing_context: Any, value: Any, bound: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            value, bound = args[0], _spread(builder, args[1])
-            return builder.select(builder.fcmp_ordered(comparison, bound, value), bound, value)
+@intrinsic  # type: ignore[untyped-decorator]
+def at_least(typing_context: Any, value: Any, bound: Any) -> Any:
+    """The larger of each lane and a number; what is not a number stays as it is."""
 
-        return lanes(lanes, types.float32), generate
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, bound = args[0], _spread(builder, args[1])
+        return builder.select(builder.fcmp_ordered(">", bound, value), bound, value)
 
-    return bounded
-
-
-at_least, at_most = _bounded(">"), _bounded("<")  # the value against a number; what is not a number stays as it is
+    return lanes(lanes, types.float32), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -132,11 +130,14 @@ def floor(typing_context: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def power_of_two(typing_context: Any, exponent: Any) -> Any:
-    """2^k of whole k in -127 ... 128: the bits of the exponent field."""
+    """2^k of whole k: the bits of the exponent field. 0 below 2^-126, infinite above 2^127."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        biased = builder.add(builder.fptosi(args[0], _INTS), ir.Constant(_INTS, [127] * LANES))
-        return builder.bitcast(builder.shl(biased, ir.Constant(_INTS, [23] * LANES)), _VECTOR)
+        bias, most, none, place = (ir.Constant(_INTS, [number] * LANES) for number in (127, 255, 0, 23))
+        biased = builder.add(builder.fptosi(args[0], _INTS), bias)
+        biased = builder.select(builder.icmp_signed(">", none, biased), none, biased)
+        biased = builder.select(builder.icmp_signed("<", most, biased), most, biased)
+        return builder.bitcast(builder.shl(biased, place), _VECTOR)
 
     return lanes(lanes), generate
 
