@@ -20,18 +20,10 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dmray.models.lanes import FAST, FOLDED, INLINED, LANES, at_least, floor, fold_into, load, power_of_two
-from dmray.models.lanes import spread, store
+from dmray.models.lanes import FAST, FOLDED, LANES, LOG2_E, exp2, fold_into, load, sigmoid, softplus, spread, store
 
-_CHUNK = 8
-_ZERO, _ONE, _TWO, _HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
-_LOG2_E, _LN_2 = np.float32(1.44269504088896341), np.float32(0.693147180559945309)
-# 2^f on |f| <= 1/2 after Cephes' exp2f (S. Moshier)
-_P0, _P1, _P2 = np.float32(6.931472028550421e-1), np.float32(2.402264791363012e-1), np.float32(5.550332471162809e-2)
-_P3, _P4, _P5 = np.float32(9.618437357674640e-3), np.float32(1.339887440266574e-3), np.float32(1.535336188319500e-4)
-# 1/3, 1/5, ... of the series of log1p(e) = 2 artanh(e / (2 + e)), whose argument is at most 1/3
-_T1, _T2, _T3 = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
-_T4, _T5, _T6 = np.float32(1 / 9), np.float32(1 / 11), np.float32(1 / 13)
+_CHUNK = 8  # tokens; the states and decays of 64 channels then fit the first-level caches of today's processors
+_ZERO, _ONE, _LN_2 = np.float32(0), np.float32(1), np.float32(0.693147180559945309)
 
 
 def numba_scan(
@@ -59,15 +51,15 @@ def numba_scan(
 class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        u, delta, A, B, C, D, z, bias, softplus = inputs
+        u, delta, A, B, C, D, z, bias, soft = inputs
         windows, length, channels = u.shape
         keep = any(ctx.needs_input_grad)
-        kept = [x.contiguous() for x in (u, delta, _vector_by_vector(A * _LOG2_E), B, C, D, z, bias)]
+        kept = [x.contiguous() for x in (u, delta, _vector_by_vector(A * LOG2_E), B, C, D, z, bias)]
         y, ungated = torch.empty(u.shape), torch.empty(u.shape if keep else 0)
         states = torch.empty(windows * -(-length // _CHUNK) * A.numel() if keep else 0)
         sizes = (windows, length, channels, A.shape[1])
-        _forward(sizes, *_flat(*kept), softplus, keep, *_flat(y, ungated, states))
-        ctx.softplus, ctx.sizes = softplus, sizes
+        _forward(sizes, *_flat(*kept), soft, keep, *_flat(y, ungated, states))
+        ctx.soft, ctx.sizes = soft, sizes
         ctx.save_for_backward(*kept, ungated, states)
         return y
 
@@ -77,7 +69,7 @@ class _Compiled(torch.autograd.Function):
         kept = ctx.saved_tensors
         # in the inputs' order; what sums over windows and tokens starts at zero
         grads = [torch.zeros(x.shape) if place in (2, 5, 7) else torch.empty(x.shape) for place, x in enumerate(kept[:8])]
-        _backward(ctx.sizes, *_flat(grad_y.contiguous(), *kept), ctx.softplus, *_flat(*grads))
+        _backward(ctx.sizes, *_flat(grad_y.contiguous(), *kept), ctx.soft, *_flat(*grads))
         grads[2] = grads[2].transpose(1, 2).reshape(ctx.sizes[2], ctx.sizes[3])
         return *(x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)), None
 
@@ -91,31 +83,9 @@ def _flat(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     return tuple(x.detach().view(-1).numpy() for x in tensors)
 
 
-@njit(**INLINED)  # type: ignore[untyped-decorator]
-def _exp2(x: Any) -> Any:
-    k = floor(x + _HALF)
-    f = x - k
-    p = ((((f * _P5 + _P4) * f + _P3) * f + _P2) * f + _P1) * f + _P0
-    return (p * f + _ONE) * power_of_two(k)
-
-
-@njit(**INLINED)  # type: ignore[untyped-decorator]
-def _sigmoid(x: Any) -> Any:
-    return _ONE / (_exp2(x * -_LOG2_E) + _ONE)
-
-
-@njit(**INLINED)  # type: ignore[untyped-decorator]
-def _softplus(x: Any) -> Any:
-    positive = at_least(x, _ZERO)
-    e = _exp2((x - positive * _TWO) * _LOG2_E)  # of -|x|
-    s = e / (e + _TWO)
-    q = s * s
-    return positive + ((((((q * _T6 + _T5) * q + _T4) * q + _T3) * q + _T2) * q + _T1) * q + _ONE) * s * _TWO
-
-
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _forward(
-    sizes: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, softplus: Any,
+    sizes: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, soft: Any,
     keep: Any, y: Any, ungated: Any, states: Any,
 ) -> None:  # fmt: skip
     windows, length, channels, size = sizes
@@ -133,24 +103,24 @@ def _forward(
                         store(states, kept + n * LANES, load(state, n * LANES))
                 x = load(u, row)
                 step = load(delta, row) + shift
-                if softplus:
-                    step = _softplus(step)
+                if soft:
+                    step = softplus(step)
                 entering, out = step * x, skip * x
                 for n in range(size):
-                    decay = _exp2(step * load(A, first * size + n * LANES))
+                    decay = exp2(step * load(A, first * size + n * LANES))
                     h = decay * load(state, n * LANES) + entering * B[token * size + n]
                     store(state, n * LANES, h)
                     out = out + h * C[token * size + n]
                 if keep:
                     store(ungated, row, out)
                 gate = load(z, row)
-                store(y, row, out * gate * _sigmoid(gate))
+                store(y, row, out * gate * sigmoid(gate))
 
 
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _backward(
     sizes: Any, grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any,
-    ungated: Any, states: Any, softplus: Any,
+    ungated: Any, states: Any, soft: Any,
     grad_u: Any, grad_delta: Any, grad_A: Any, grad_B: Any, grad_C: Any, grad_D: Any, grad_z: Any, grad_bias: Any,
 ) -> None:  # fmt: skip
     windows, length, channels, size = sizes
@@ -174,13 +144,13 @@ def _backward(
                 for k in range(tokens):
                     row = (start + k) * channels + first
                     step = load(delta, row) + shift
-                    if softplus:
-                        step = _softplus(step)
+                    if soft:
+                        step = softplus(step)
                     store(steps, k * LANES, step)
                     entering = step * load(u, row)
                     for n in range(size):
                         place = k * block + n * LANES
-                        decay = _exp2(step * load(A, first * size + n * LANES))
+                        decay = exp2(step * load(A, first * size + n * LANES))
                         store(decays, place, decay)
                         h = decay * load(inside, place) + entering * B[(start + k) * size + n]
                         store(inside, place + block, h)
@@ -189,7 +159,7 @@ def _backward(
                     step, x = load(steps, k * LANES), load(u, row)
                     entering = step * x
                     gate, grad = load(z, row), load(grad_y, row)
-                    opened = _sigmoid(gate)
+                    opened = sigmoid(gate)
                     store(grad_z, row, grad * load(ungated, row) * opened * (gate * (_ONE - opened) + _ONE))
                     grad = grad * gate * opened
                     grad_entering, grad_step = spread(_ZERO), spread(_ZERO)
@@ -207,11 +177,14 @@ def _backward(
                         store(grad_A, across, load(grad_A, across) + g * step)
                     store(grad_u, row, grad_entering * step + grad * skip)
                     grad_step = grad_step * _LN_2 + grad_entering * x
-                    if softplus:
-                        grad_step = grad_step * _sigmoid(load(delta, row) + shift)
+                    if soft:
+                        grad_step = grad_step * sigmoid(load(delta, row) + shift)
                     store(grad_delta, row, grad_step)
                     store(grad_bias, first, load(grad_bias, first) + grad_step)
                     store(grad_D, first, load(grad_D, first) + grad * x)
             for place in range(tokens * size):
-                grad_B[start * size + place] = sums_B[place * FOLDED : (place + 1) * FOLDED].sum()
-                grad_C[start * size + place] = sums_C[place * FOLDED : (place + 1) * FOLDED].sum()
+                sum_B, sum_C = _ZERO, _ZERO
+                for part in range(place * FOLDED, (place + 1) * FOLDED):
+                    sum_B += sums_B[part]
+                    sum_C += sums_C[part]
+                grad_B[start * size + place], grad_C[start * size + place] = sum_B, sum_C
