@@ -55,12 +55,12 @@ class _Compiled(torch.autograd.Function):
         windows, length, channels = u.shape
         keep = any(ctx.needs_input_grad)
         kept = [x.contiguous() for x in (u, delta, _vector_by_vector(A * LOG2_E), B, C, D, z, bias)]
-        y, ungated = torch.empty(u.shape), torch.empty(u.shape if keep else 0)
+        y = torch.empty(u.shape)
         states = torch.empty(windows * -(-length // _CHUNK) * A.numel() if keep else 0)
         sizes = (windows, length, channels, A.shape[1])
-        _forward(sizes, *_flat(*kept), soft, keep, *_flat(y, ungated, states))
+        _forward(sizes, *_flat(*kept), soft, keep, *_flat(y, states))
         ctx.soft, ctx.sizes = soft, sizes
-        ctx.save_for_backward(*kept, ungated, states)
+        ctx.save_for_backward(*kept, states)
         return y
 
     @staticmethod
@@ -86,7 +86,7 @@ def _flat(*tensors: Tensor) -> tuple[np.ndarray, ...]:
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _forward(
     sizes: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, soft: Any,
-    keep: Any, y: Any, ungated: Any, states: Any,
+    keep: Any, y: Any, states: Any,
 ) -> None:  # fmt: skip
     windows, length, channels, size = sizes
     state = np.empty(size * LANES, np.float32)
@@ -111,8 +111,6 @@ def _forward(
                     h = decay * load(state, n * LANES) + entering * B[token * size + n]
                     store(state, n * LANES, h)
                     out = out + h * C[token * size + n]
-                if keep:
-                    store(ungated, row, out)
                 gate = load(z, row)
                 store(y, row, out * gate * sigmoid(gate))
 
@@ -120,13 +118,13 @@ def _forward(
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _backward(
     sizes: Any, grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any,
-    ungated: Any, states: Any, soft: Any,
+    states: Any, soft: Any,
     grad_u: Any, grad_delta: Any, grad_A: Any, grad_B: Any, grad_C: Any, grad_D: Any, grad_z: Any, grad_bias: Any,
 ) -> None:  # fmt: skip
     windows, length, channels, size = sizes
     block, chunks = size * LANES, (length - 1) // _CHUNK + 1
     decays, inside = np.empty(_CHUNK * block, np.float32), np.empty((_CHUNK + 1) * block, np.float32)
-    steps = np.empty(_CHUNK * LANES, np.float32)
+    steps, grads = np.empty(_CHUNK * LANES, np.float32), np.empty(_CHUNK * LANES, np.float32)
     sums_B, sums_C = np.empty(_CHUNK * size * FOLDED, np.float32), np.empty(_CHUNK * size * FOLDED, np.float32)
     carried = np.empty(channels * size, np.float32)  # gradient of the loss in the state, through later steps
     for b in range(windows):
@@ -146,22 +144,24 @@ def _backward(
                     step = load(delta, row) + shift
                     if soft:
                         step = softplus(step)
-                    store(steps, k * LANES, step)
-                    entering = step * load(u, row)
+                    x = load(u, row)
+                    entering, out = step * x, skip * x
                     for n in range(size):
                         place = k * block + n * LANES
                         decay = exp2(step * load(A, first * size + n * LANES))
                         store(decays, place, decay)
                         h = decay * load(inside, place) + entering * B[(start + k) * size + n]
                         store(inside, place + block, h)
-                for k in range(tokens - 1, -1, -1):
-                    row = (start + k) * channels + first
-                    step, x = load(steps, k * LANES), load(u, row)
-                    entering = step * x
+                        out = out + h * C[(start + k) * size + n]
                     gate, grad = load(z, row), load(grad_y, row)
                     opened = sigmoid(gate)
-                    store(grad_z, row, grad * load(ungated, row) * opened * (gate * (_ONE - opened) + _ONE))
-                    grad = grad * gate * opened
+                    store(grad_z, row, grad * out * opened * (gate * (_ONE - opened) + _ONE))
+                    store(grads, k * LANES, grad * gate * opened)
+                    store(steps, k * LANES, step)
+                for k in range(tokens - 1, -1, -1):
+                    row = (start + k) * channels + first
+                    step, grad, x = load(steps, k * LANES), load(grads, k * LANES), load(u, row)
+                    entering = step * x
                     grad_entering, grad_step = spread(_ZERO), spread(_ZERO)
                     for n in range(size):
                         place, fold = k * block + n * LANES, (k * size + n) * FOLDED
