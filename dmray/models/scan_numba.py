@@ -20,6 +20,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dmray.models.flat_rows import flat, rows_of
 from dmray.models.lanes import FAST, FOLDED, LANES, LOG2_E, exp2, fold_into, load, sigmoid, softplus, spread, store
 
 _CHUNK = 8  # tokens; the states and decays of 64 channels then fit the first-level caches of today's processors
@@ -54,11 +55,11 @@ class _Compiled(torch.autograd.Function):
         u, delta, A, B, C, D, z, bias, soft = inputs
         windows, length, channels = u.shape
         keep = any(ctx.needs_input_grad)
-        kept = [x.contiguous() for x in (u, delta, _vector_by_vector(A * LOG2_E), B, C, D, z, bias)]
+        kept = (u, delta, _vector_by_vector(A * LOG2_E), B, C, D, z, bias)
         y = torch.empty(u.shape)
         states = torch.empty(windows * -(-length // _CHUNK) * A.numel() if keep else 0)
         sizes = (windows, length, channels, A.shape[1])
-        _forward(sizes, *_flat(*kept), soft, keep, *_flat(y, states))
+        _forward(sizes, *_arrays(*kept), soft, keep, flat(y), flat(states))
         ctx.soft, ctx.sizes = soft, sizes
         ctx.save_for_backward(*kept, states)
         return y
@@ -66,21 +67,21 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        kept = ctx.saved_tensors
+        *kept, states = ctx.saved_tensors
         # in the inputs' order; what sums over windows and tokens starts at zero
-        grads = [torch.zeros(x.shape) if place in (2, 5, 7) else torch.empty(x.shape) for place, x in enumerate(kept[:8])]
-        _backward(ctx.sizes, *_flat(grad_y.contiguous(), *kept), ctx.soft, *_flat(*grads))
+        grads = [torch.zeros(x.shape) if place in (2, 5, 7) else torch.empty(x.shape) for place, x in enumerate(kept)]
+        _backward(ctx.sizes, rows_of(grad_y), *_arrays(*kept), flat(states), ctx.soft, *(flat(x) for x in grads))
         grads[2] = grads[2].transpose(1, 2).reshape(ctx.sizes[2], ctx.sizes[3])
         return *(x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)), None
 
 
 def _vector_by_vector(A: Tensor) -> Tensor:
     """(D, N) as (D / LANES, N, LANES)."""
-    return A.view(-1, LANES, A.shape[1]).transpose(1, 2)
+    return A.view(-1, LANES, A.shape[1]).transpose(1, 2).contiguous()
 
 
-def _flat(*tensors: Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(x.detach().view(-1).numpy() for x in tensors)
+def _arrays(*kept: Tensor) -> tuple[Any, ...]:
+    return tuple(rows_of(x) if place in (0, 1, 3, 4, 6) else flat(x) for place, x in enumerate(kept))
 
 
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -101,17 +102,17 @@ def _forward(
                     kept = (b * ((length - 1) // _CHUNK + 1) + t // _CHUNK) * channels * size + first * size
                     for n in range(size):
                         store(states, kept + n * LANES, load(state, n * LANES))
-                x = load(u, row)
-                step = load(delta, row) + shift
+                x = load(u.numbers, token * u.stride + first)
+                step = load(delta.numbers, token * delta.stride + first) + shift
                 if soft:
                     step = softplus(step)
                 entering, out = step * x, skip * x
                 for n in range(size):
                     decay = exp2(step * load(A, first * size + n * LANES))
-                    h = decay * load(state, n * LANES) + entering * B[token * size + n]
+                    h = decay * load(state, n * LANES) + entering * B.numbers[token * B.stride + n]
                     store(state, n * LANES, h)
-                    out = out + h * C[token * size + n]
-                gate = load(z, row)
+                    out = out + h * C.numbers[token * C.stride + n]
+                gate = load(z.numbers, token * z.stride + first)
                 store(y, row, out * gate * sigmoid(gate))
 
 
@@ -140,36 +141,38 @@ def _backward(
                 for n in range(size):
                     store(inside, n * LANES, load(states, kept + n * LANES))
                 for k in range(tokens):
-                    row = (start + k) * channels + first
-                    step = load(delta, row) + shift
+                    token = start + k
+                    row = token * channels + first
+                    step = load(delta.numbers, token * delta.stride + first) + shift
                     if soft:
                         step = softplus(step)
-                    x = load(u, row)
+                    x = load(u.numbers, token * u.stride + first)
                     entering, out = step * x, skip * x
                     for n in range(size):
                         place = k * block + n * LANES
                         decay = exp2(step * load(A, first * size + n * LANES))
                         store(decays, place, decay)
-                        h = decay * load(inside, place) + entering * B[(start + k) * size + n]
+                        h = decay * load(inside, place) + entering * B.numbers[token * B.stride + n]
                         store(inside, place + block, h)
-                        out = out + h * C[(start + k) * size + n]
-                    gate, grad = load(z, row), load(grad_y, row)
+                        out = out + h * C.numbers[token * C.stride + n]
+                    gate, grad = load(z.numbers, token * z.stride + first), load(grad_y.numbers, token * grad_y.stride + first)
                     opened = sigmoid(gate)
                     store(grad_z, row, grad * out * opened * (gate * (_ONE - opened) + _ONE))
                     store(grads, k * LANES, grad * gate * opened)
                     store(steps, k * LANES, step)
                 for k in range(tokens - 1, -1, -1):
-                    row = (start + k) * channels + first
-                    step, grad, x = load(steps, k * LANES), load(grads, k * LANES), load(u, row)
+                    token = start + k
+                    row = token * channels + first
+                    step, grad, x = load(steps, k * LANES), load(grads, k * LANES), load(u.numbers, token * u.stride + first)
                     entering = step * x
                     grad_entering, grad_step = spread(_ZERO), spread(_ZERO)
                     for n in range(size):
                         place, fold = k * block + n * LANES, (k * size + n) * FOLDED
                         across = first * size + n * LANES
-                        g = load(carried, across) + grad * C[(start + k) * size + n]
+                        g = load(carried, across) + grad * C.numbers[token * C.stride + n]
                         fold_into(sums_C, fold, grad * load(inside, place + block))
                         fold_into(sums_B, fold, g * entering)
-                        grad_entering = grad_entering + g * B[(start + k) * size + n]
+                        grad_entering = grad_entering + g * B.numbers[token * B.stride + n]
                         g = g * load(decays, place)
                         store(carried, across, g)
                         g = g * load(inside, place)
@@ -178,7 +181,7 @@ def _backward(
                     store(grad_u, row, grad_entering * step + grad * skip)
                     grad_step = grad_step * _LN_2 + grad_entering * x
                     if soft:
-                        grad_step = grad_step * sigmoid(load(delta, row) + shift)
+                        grad_step = grad_step * sigmoid(load(delta.numbers, token * delta.stride + first) + shift)
                     store(grad_delta, row, grad_step)
                     store(grad_bias, first, load(grad_bias, first) + grad_step)
                     store(grad_D, first, load(grad_D, first) + grad * x)
