@@ -17,6 +17,7 @@ class TrialJob(Spec):
     checkpoint_every_steps: int
     log_every_steps: int
     torch_threads: int
+    deterministic: bool
     max_pending_evaluations: int
     gpus: float
 
@@ -29,6 +30,7 @@ class TrialJob(Spec):
             checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
             log_every_steps=sweep.tracking.log_every_steps,
             torch_threads=sweep.resources.torch_threads,
+            deterministic=sweep.resources.deterministic,
             max_pending_evaluations=sweep.resources.max_pending_evaluations,
             gpus=sweep.resources.gpus_per_trial,
         )

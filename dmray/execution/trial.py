@@ -44,7 +44,7 @@ from dmray.tracking import (
     read_ledger,
     write_json,
 )
-from dmray.training import Trainer
+from dmray.training import Trainer, be_deterministic
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
 _LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
@@ -82,6 +82,7 @@ class _Attempt:
         self.job, self.service, self.report, self.ledger = job, service, report, ledger
         self.device = "cuda" if job.gpus > 0 else "cpu"
         torch.set_num_threads(job.torch_threads)
+        be_deterministic(job.deterministic)
         task = task_of(job.trial.dataset)
         episodes = open_dataset(job.trial.dataset, task, job.sweep_folder.datasets)
         self.trainer, self.origin = self._build(task, episodes)
@@ -145,7 +146,12 @@ class _Attempt:
             from_step=self.trainer.steps_done,
             trial_id=self.job.trial.trial_id,
             spec=self.job.trial.model_dump(mode="json"),
-            provenance={**provenance(), "pid": os.getpid(), "dataset_fingerprint": self.origin.dataset_fingerprint},
+            provenance={
+                **provenance(),
+                "pid": os.getpid(),
+                "dataset_fingerprint": self.origin.dataset_fingerprint,
+                "scan_backend": self.trainer.policy.scan_backend,
+            },
         )
 
     def _due(self, step: int, every: int) -> bool:

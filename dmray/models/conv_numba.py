@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dmray.models.flat_rows import flat, rows_of
-from dmray.models.lanes import FAST, LANES, load, sigmoid, store
+from dmray.models.lanes import FAST, LANES, at, load, sigmoid, store
 
 _ONE = np.float32(1)
 
@@ -58,8 +58,8 @@ def _forward(sizes: Any, x: Any, taps: Any, bias: Any, y: Any) -> None:
             for first in range(0, channels, LANES):
                 total = load(bias, first)
                 for j in range(max(0, num_taps - 1 - t), num_taps):
-                    row = (b * length + t - num_taps + 1 + j) * x.stride + first
-                    total = total + load(taps, j * channels + first) * load(x.numbers, row)
+                    token = b * length + t - num_taps + 1 + j
+                    total = total + load(taps, j * channels + first) * at(x, token, first)
                 store(y, (b * length + t) * channels + first, total * sigmoid(total))
 
 
@@ -73,15 +73,14 @@ def _backward(
             for first in range(0, channels, LANES):
                 total, begin = load(bias, first), max(0, num_taps - 1 - t)
                 for j in range(begin, num_taps):
-                    row = (b * length + t - num_taps + 1 + j) * x.stride + first
-                    total = total + load(taps, j * channels + first) * load(x.numbers, row)
+                    token = b * length + t - num_taps + 1 + j
+                    total = total + load(taps, j * channels + first) * at(x, token, first)
                 opened = sigmoid(total)
-                grad = load(grad_y.numbers, (b * length + t) * grad_y.stride + first)
+                grad = at(grad_y, b * length + t, first)
                 grad = grad * opened * (total * (_ONE - opened) + _ONE)
                 store(grad_bias, first, load(grad_bias, first) + grad)
                 for j in range(begin, num_taps):
                     token, tap = b * length + t - num_taps + 1 + j, j * channels + first
-                    read = load(x.numbers, token * x.stride + first)
-                    store(grad_taps, tap, load(grad_taps, tap) + grad * read)
+                    store(grad_taps, tap, load(grad_taps, tap) + grad * at(x, token, first))
                     row = token * channels + first
                     store(grad_x, row, load(grad_x, row) + grad * load(taps, tap))

@@ -16,7 +16,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(x: Tensor) -> Rows:
-    """The rows of x (B, L, D), float32 on a CPU: a view of it where possible, so that a slice of channels costs nothing."""
+    """The rows of x (B, L, D), float32 on a CPU: a view where possible, so that a slice of channels costs nothing."""
     windows, length, channels = x.shape
     x = x.detach()
     stride = x.stride(1) if length > 1 else x.stride(0)

@@ -1,11 +1,12 @@
 """Vector instructions inside numba's compiled loops: `LANES` float32 numbers as one value.
 
-LLVM turns plain loops into vectors only where it can show that no two arrays overlap, and checks that anew at each loop;
-here it has nothing to prove. One value is a few of the machine's registers, whatever their width.
+LLVM turns plain loops into vectors only where it can show that no two arrays overlap, and checks that anew at each
+loop; here it has nothing to prove. One value is a few of the machine's registers, whatever their width.
 
 Arrays are flat, contiguous and float32; an offset counts numbers, and nothing checks that it lies inside.
 
-numba keeps compiled loops on disk and looks at their own file only: after a change here, touch the files that import it.
+numba keeps compiled loops on disk and looks at their own file only: after a change here, touch the files that import
+it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Lanes(types.Type):  # type: ignore[misc]
         super().__init__(name="Lanes")
 
 
-@register_model(Lanes)  # type: ignore[untyped-decorator]
+@register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, _VECTOR)
@@ -71,7 +72,8 @@ def load(typing_context: Any, array: Any, offset: Any) -> Any:
     """`array[offset : offset + LANES]`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *args, _VECTOR), align=4)
+        address = _address(context, builder, signature.args[0], args[0], args[1], _VECTOR)
+        return builder.load(address, align=4)
 
     return lanes(array, types.intp), generate
 
@@ -165,17 +167,26 @@ def _arithmetic(symbol: Any, instruction: str) -> None:
         return result
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vectors = (x if isinstance(given, Lanes) else _spread(builder, x) for x, given in zip(args, signature.args, strict=True))
+        vectors = (
+            x if isinstance(given, Lanes) else _spread(builder, x)
+            for x, given in zip(args, signature.args, strict=True)
+        )
         return getattr(builder, instruction)(*vectors)
 
-    for given in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
-        lower_builtin(symbol, *given)(generate)
+    for operands in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
+        lower_builtin(symbol, *operands)(generate)
 
 
 _arithmetic(operator.add, "fadd")
 _arithmetic(operator.sub, "fsub")
 _arithmetic(operator.mul, "fmul")
 _arithmetic(operator.truediv, "fdiv")
+
+
+@njit(**INLINED)  # type: ignore[untyped-decorator]
+def at(rows: Any, row: Any, first: Any) -> Any:
+    """Channels `first ...` of a row of `dmray.models.flat_rows.Rows`."""
+    return load(rows.numbers, row * rows.stride + first)
 
 
 @njit(**INLINED)  # type: ignore[untyped-decorator]

@@ -21,7 +21,7 @@ def mamba_ssm_scan() -> Scan:
     """
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except Exception as cause:  # noqa: BLE001 - its compiled parts fail with whatever their loader raises
+    except Exception as cause:
         first_line = (str(cause).splitlines() or [""])[0]
         raise MissingPackageError(
             f"mamba-ssm cannot be imported ({type(cause).__name__}: {first_line}); on a machine with a GPU and nvcc: "

@@ -11,7 +11,8 @@ does not pass through memory.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +21,22 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dmray.models.flat_rows import flat, rows_of
-from dmray.models.lanes import FAST, FOLDED, LANES, LOG2_E, exp2, fold_into, load, sigmoid, softplus, spread, store
+from dmray.models.flat_rows import Rows, flat, rows_of
+from dmray.models.lanes import (
+    FAST,
+    FOLDED,
+    INLINED,
+    LANES,
+    LOG2_E,
+    at,
+    exp2,
+    fold_into,
+    load,
+    sigmoid,
+    softplus,
+    spread,
+    store,
+)
 
 _CHUNK = 8  # tokens; the states and decays of 64 channels then fit the first-level caches of today's processors
 _ZERO, _ONE, _LN_2 = np.float32(0), np.float32(1), np.float32(0.693147180559945309)
@@ -49,18 +64,55 @@ def numba_scan(
     return y[..., : y.shape[2] - missing] if missing else y
 
 
+class _Layer(NamedTuple):
+    """The inputs as the loops read them."""
+
+    sizes: tuple[int, int, int, int]  # windows, length, channels, states
+    u: Rows
+    delta: Rows
+    A: np.ndarray
+    B: Rows
+    C: Rows
+    D: np.ndarray
+    z: Rows
+    bias: np.ndarray
+    soft: bool
+
+
+class _Gradients(NamedTuple):
+    """Flat, in the order of the inputs; those of A, D and bias start at zero."""
+
+    u: np.ndarray
+    delta: np.ndarray
+    A: np.ndarray
+    B: np.ndarray
+    C: np.ndarray
+    D: np.ndarray
+    z: np.ndarray
+    bias: np.ndarray
+
+
+class _Scratch(NamedTuple):
+    """One chunk of tokens for `LANES` channels; sums and carried for all channels."""
+
+    decays: np.ndarray
+    states: np.ndarray  # before each token, and after the last
+    steps: np.ndarray
+    grads: np.ndarray  # of the loss in what the gate was given
+    sums_in: np.ndarray  # of grads.B, in FOLDED parts
+    sums_out: np.ndarray  # of grads.C
+    carried: np.ndarray  # gradient of the loss in the state, through later steps
+
+
 class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        u, delta, A, B, C, D, z, bias, soft = inputs
-        windows, length, channels = u.shape
+        u, delta, A, B, C, D, z, bias, ctx.soft = inputs
         keep = any(ctx.needs_input_grad)
         kept = (u, delta, _vector_by_vector(A * LOG2_E), B, C, D, z, bias)
         y = torch.empty(u.shape)
-        states = torch.empty(windows * -(-length // _CHUNK) * A.numel() if keep else 0)
-        sizes = (windows, length, channels, A.shape[1])
-        _forward(sizes, *_arrays(*kept), soft, keep, flat(y), flat(states))
-        ctx.soft, ctx.sizes = soft, sizes
+        states = torch.empty(u.shape[0] * -(-u.shape[1] // _CHUNK) * A.numel() if keep else 0)
+        _forward(_layer(kept, ctx.soft), keep, flat(y), flat(states))
         ctx.save_for_backward(*kept, states)
         return y
 
@@ -68,10 +120,9 @@ class _Compiled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         *kept, states = ctx.saved_tensors
-        # in the inputs' order; what sums over windows and tokens starts at zero
         grads = [torch.zeros(x.shape) if place in (2, 5, 7) else torch.empty(x.shape) for place, x in enumerate(kept)]
-        _backward(ctx.sizes, rows_of(grad_y), *_arrays(*kept), flat(states), ctx.soft, *(flat(x) for x in grads))
-        grads[2] = grads[2].transpose(1, 2).reshape(ctx.sizes[2], ctx.sizes[3])
+        _backward(_layer(kept, ctx.soft), flat(states), rows_of(grad_y), _Gradients(*(flat(x) for x in grads)))
+        grads[2] = grads[2].transpose(1, 2).flatten(0, 1)
         return *(x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)), None
 
 
@@ -80,114 +131,130 @@ def _vector_by_vector(A: Tensor) -> Tensor:
     return A.view(-1, LANES, A.shape[1]).transpose(1, 2).contiguous()
 
 
-def _arrays(*kept: Tensor) -> tuple[Any, ...]:
-    return tuple(rows_of(x) if place in (0, 1, 3, 4, 6) else flat(x) for place, x in enumerate(kept))
+def _layer(kept: Sequence[Tensor], soft: bool) -> _Layer:
+    u, delta, A, B, C, D, z, bias = kept
+    sizes = (*u.shape, B.shape[2])
+    return _Layer(
+        sizes, rows_of(u), rows_of(delta), flat(A), rows_of(B), rows_of(C), flat(D), rows_of(z), flat(bias), soft
+    )
+
+
+@njit(**INLINED)  # type: ignore[untyped-decorator]
+def _step(layer: Any, token: Any, first: Any) -> Any:
+    step = at(layer.delta, token, first) + load(layer.bias, first)
+    if layer.soft:
+        step = softplus(step)
+    return step
 
 
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _forward(
-    sizes: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, soft: Any,
-    keep: Any, y: Any, states: Any,
-) -> None:  # fmt: skip
-    windows, length, channels, size = sizes
-    state = np.empty(size * LANES, np.float32)
+def _forward(layer: Any, keep: Any, y: Any, states: Any) -> None:
+    windows, length, channels, size = layer.sizes
+    B, C, state = layer.B, layer.C, np.empty(size * LANES, np.float32)
+    chunks = (length - 1) // _CHUNK + 1
     for b in range(windows):
         for first in range(0, channels, LANES):
-            skip, shift = load(D, first), load(bias, first)
             state[:] = _ZERO
             for t in range(length):
                 token = b * length + t
-                row = token * channels + first
                 if keep and t % _CHUNK == 0:
-                    kept = (b * ((length - 1) // _CHUNK + 1) + t // _CHUNK) * channels * size + first * size
+                    kept = ((b * chunks + t // _CHUNK) * channels + first) * size
                     for n in range(size):
                         store(states, kept + n * LANES, load(state, n * LANES))
-                x = load(u.numbers, token * u.stride + first)
-                step = load(delta.numbers, token * delta.stride + first) + shift
-                if soft:
-                    step = softplus(step)
-                entering, out = step * x, skip * x
+                x, step = at(layer.u, token, first), _step(layer, token, first)
+                entering, out = step * x, load(layer.D, first) * x
                 for n in range(size):
-                    decay = exp2(step * load(A, first * size + n * LANES))
+                    decay = exp2(step * load(layer.A, first * size + n * LANES))
                     h = decay * load(state, n * LANES) + entering * B.numbers[token * B.stride + n]
                     store(state, n * LANES, h)
                     out = out + h * C.numbers[token * C.stride + n]
-                gate = load(z.numbers, token * z.stride + first)
-                store(y, row, out * gate * sigmoid(gate))
+                gate = at(layer.z, token, first)
+                store(y, token * channels + first, out * gate * sigmoid(gate))
 
 
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _backward(
-    sizes: Any, grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any,
-    states: Any, soft: Any,
-    grad_u: Any, grad_delta: Any, grad_A: Any, grad_B: Any, grad_C: Any, grad_D: Any, grad_z: Any, grad_bias: Any,
-) -> None:  # fmt: skip
-    windows, length, channels, size = sizes
+def _backward(layer: Any, states: Any, grad_y: Any, grads: Any) -> None:
+    windows, length, channels, size = layer.sizes
     block, chunks = size * LANES, (length - 1) // _CHUNK + 1
-    decays, inside = np.empty(_CHUNK * block, np.float32), np.empty((_CHUNK + 1) * block, np.float32)
-    steps, grads = np.empty(_CHUNK * LANES, np.float32), np.empty(_CHUNK * LANES, np.float32)
-    sums_B, sums_C = np.empty(_CHUNK * size * FOLDED, np.float32), np.empty(_CHUNK * size * FOLDED, np.float32)
-    carried = np.empty(channels * size, np.float32)  # gradient of the loss in the state, through later steps
+    scratch = _Scratch(
+        np.empty(_CHUNK * block, np.float32),
+        np.empty((_CHUNK + 1) * block, np.float32),
+        np.empty(_CHUNK * LANES, np.float32),
+        np.empty(_CHUNK * LANES, np.float32),
+        np.empty(_CHUNK * size * FOLDED, np.float32),
+        np.empty(_CHUNK * size * FOLDED, np.float32),
+        np.empty(channels * size, np.float32),
+    )
     for b in range(windows):
-        carried[:] = _ZERO
+        scratch.carried[:] = _ZERO
         for chunk in range(chunks - 1, -1, -1):
             start = b * length + chunk * _CHUNK
             tokens = min(_CHUNK, length - chunk * _CHUNK)
-            sums_B[:] = _ZERO
-            sums_C[:] = _ZERO
+            scratch.sums_in[:] = _ZERO
+            scratch.sums_out[:] = _ZERO
             for first in range(0, channels, LANES):
-                skip, shift = load(D, first), load(bias, first)
-                kept = (b * chunks + chunk) * channels * size + first * size
+                kept = ((b * chunks + chunk) * channels + first) * size
                 for n in range(size):
-                    store(inside, n * LANES, load(states, kept + n * LANES))
-                for k in range(tokens):
-                    token = start + k
-                    row = token * channels + first
-                    step = load(delta.numbers, token * delta.stride + first) + shift
-                    if soft:
-                        step = softplus(step)
-                    x = load(u.numbers, token * u.stride + first)
-                    entering, out = step * x, skip * x
-                    for n in range(size):
-                        place = k * block + n * LANES
-                        decay = exp2(step * load(A, first * size + n * LANES))
-                        store(decays, place, decay)
-                        h = decay * load(inside, place) + entering * B.numbers[token * B.stride + n]
-                        store(inside, place + block, h)
-                        out = out + h * C.numbers[token * C.stride + n]
-                    gate, grad = load(z.numbers, token * z.stride + first), load(grad_y.numbers, token * grad_y.stride + first)
-                    opened = sigmoid(gate)
-                    store(grad_z, row, grad * out * opened * (gate * (_ONE - opened) + _ONE))
-                    store(grads, k * LANES, grad * gate * opened)
-                    store(steps, k * LANES, step)
-                for k in range(tokens - 1, -1, -1):
-                    token = start + k
-                    row = token * channels + first
-                    step, grad, x = load(steps, k * LANES), load(grads, k * LANES), load(u.numbers, token * u.stride + first)
-                    entering = step * x
-                    grad_entering, grad_step = spread(_ZERO), spread(_ZERO)
-                    for n in range(size):
-                        place, fold = k * block + n * LANES, (k * size + n) * FOLDED
-                        across = first * size + n * LANES
-                        g = load(carried, across) + grad * C.numbers[token * C.stride + n]
-                        fold_into(sums_C, fold, grad * load(inside, place + block))
-                        fold_into(sums_B, fold, g * entering)
-                        grad_entering = grad_entering + g * B.numbers[token * B.stride + n]
-                        g = g * load(decays, place)
-                        store(carried, across, g)
-                        g = g * load(inside, place)
-                        grad_step = grad_step + g * load(A, across)
-                        store(grad_A, across, load(grad_A, across) + g * step)
-                    store(grad_u, row, grad_entering * step + grad * skip)
-                    grad_step = grad_step * _LN_2 + grad_entering * x
-                    if soft:
-                        grad_step = grad_step * sigmoid(load(delta.numbers, token * delta.stride + first) + shift)
-                    store(grad_delta, row, grad_step)
-                    store(grad_bias, first, load(grad_bias, first) + grad_step)
-                    store(grad_D, first, load(grad_D, first) + grad * x)
+                    store(scratch.states, n * LANES, load(states, kept + n * LANES))
+                _again(layer, scratch, start, tokens, first, grad_y, grads)
+                _back(layer, scratch, start, tokens, first, grads)
             for place in range(tokens * size):
                 sum_B, sum_C = _ZERO, _ZERO
                 for part in range(place * FOLDED, (place + 1) * FOLDED):
-                    sum_B += sums_B[part]
-                    sum_C += sums_C[part]
-                grad_B[start * size + place], grad_C[start * size + place] = sum_B, sum_C
+                    sum_B += scratch.sums_in[part]
+                    sum_C += scratch.sums_out[part]
+                grads.B[start * size + place], grads.C[start * size + place] = sum_B, sum_C
+
+
+@njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
+def _again(
+    layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grad_y: Any, grads: Any
+) -> None:  # fmt: skip
+    """A chunk's forward pass, keeping its states and decays, and back through its gates."""
+    _, _, channels, size = layer.sizes
+    B, C, states, block = layer.B, layer.C, scratch.states, size * LANES
+    for k in range(tokens):
+        token = start + k
+        x, step = at(layer.u, token, first), _step(layer, token, first)
+        entering, out = step * x, load(layer.D, first) * x
+        for n in range(size):
+            place = k * block + n * LANES
+            decay = exp2(step * load(layer.A, first * size + n * LANES))
+            store(scratch.decays, place, decay)
+            h = decay * load(states, place) + entering * B.numbers[token * B.stride + n]
+            store(states, place + block, h)
+            out = out + h * C.numbers[token * C.stride + n]
+        gate, grad = at(layer.z, token, first), at(grad_y, token, first)
+        opened = sigmoid(gate)
+        store(grads.z, token * channels + first, grad * out * opened * (gate * (_ONE - opened) + _ONE))
+        store(scratch.grads, k * LANES, grad * gate * opened)
+        store(scratch.steps, k * LANES, step)
+
+
+@njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
+def _back(layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grads: Any) -> None:
+    """Back through the recurrence over a chunk."""
+    _, _, channels, size = layer.sizes
+    B, C, states, carried, block = layer.B, layer.C, scratch.states, scratch.carried, size * LANES
+    for k in range(tokens - 1, -1, -1):
+        token = start + k
+        x, step, grad = at(layer.u, token, first), load(scratch.steps, k * LANES), load(scratch.grads, k * LANES)
+        entering, grad_entering, grad_step = step * x, spread(_ZERO), spread(_ZERO)
+        for n in range(size):
+            place, fold, across = k * block + n * LANES, (k * size + n) * FOLDED, first * size + n * LANES
+            g = load(carried, across) + grad * C.numbers[token * C.stride + n]
+            fold_into(scratch.sums_out, fold, grad * load(states, place + block))
+            fold_into(scratch.sums_in, fold, g * entering)
+            grad_entering = grad_entering + g * B.numbers[token * B.stride + n]
+            g = g * load(scratch.decays, place)
+            store(carried, across, g)
+            g = g * load(states, place)
+            grad_step = grad_step + g * load(layer.A, across)
+            store(grads.A, across, load(grads.A, across) + g * step)
+        store(grads.u, token * channels + first, grad_entering * step + grad * load(layer.D, first))
+        grad_step = grad_step * _LN_2 + grad_entering * x
+        if layer.soft:
+            grad_step = grad_step * sigmoid(at(layer.delta, token, first) + load(layer.bias, first))
+        store(grads.delta, token * channels + first, grad_step)
+        store(grads.bias, first, load(grads.bias, first) + grad_step)
+        store(grads.D, first, load(grads.D, first) + grad * x)

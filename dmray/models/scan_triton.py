@@ -79,12 +79,12 @@ def _blocks(A: Tensor) -> dict[str, int]:
     return {"BLOCK_D": _BLOCK_D, "BLOCK_N": triton.next_power_of_2(A.shape[1])}
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _sigmoid(x):  # type: ignore[no-untyped-def]
     return 1.0 / (1.0 + tl.exp(-x))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _softplus(x):  # type: ignore[no-untyped-def]
     # log1p(e) = 2 artanh(e / (2 + e)): the GPU's own log is not exact near 1, where small step sizes are
     e = tl.exp(-tl.abs(x))

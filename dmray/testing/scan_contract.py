@@ -84,7 +84,10 @@ class ScanContract:
         y, *gradients = self._outputs_and_gradients(inputs)
         assert y.isnan().any()
         assert any(gradient.isnan().any() for gradient in gradients)
-        assert not y[:, :, 4].isnan().all() or place in (3, 4)  # B and C reach every channel; else only the first is lost
+        assert not y[:, :, 4].isnan().all() or place in (
+            3,
+            4,
+        )  # B and C reach every channel; else only the first is lost
 
     def test_inputs_stay_as_they_are(self) -> None:
         inputs = scan_inputs((2, 9, 5, 3))

@@ -100,6 +100,7 @@ def attempt_tags(record: AttemptStarted) -> dict[str, str]:
         "cpu.type": hardware.get("cpu"),
         "gpu.type": hardware.get("gpu"),
         "data.sha256": made.get("dataset_fingerprint"),
+        "mamba.backend": made.get("scan_backend"),
         **{f"version.{name}": version for name, version in versions.items()},
         "dmray.attempt": record.attempt,
         "dmray.resumed_from_step": record.from_step,

@@ -87,9 +87,7 @@ def test_the_reference_passes_gradcheck() -> None:
 
 @given(sizes, st.integers(0, 2**16))
 @settings(max_examples=25, deadline=None)
-def test_the_compiled_scan_gives_the_references_outputs_at_any_size(
-    size: tuple[int, int, int, int], seed: int
-) -> None:
+def test_the_compiled_scan_gives_the_references_outputs_at_any_size(size: tuple[int, int, int, int], seed: int) -> None:
     with torch.no_grad():
         u, delta, A, B, C, D, z, bias = scan_inputs(size, seed=seed)
         ours = selective_scan(u, delta, A, B, C, D, z, bias, True, "numba")
