@@ -36,3 +36,7 @@ class TrackingError(DmrayError):
 
 class ClusterError(DmrayError):
     """The resources a sweep asks for do not fit the machines that are there."""
+
+
+class MissingPackageError(DmrayError):
+    """What was asked for needs a package that is not installed, or is broken here."""

@@ -19,6 +19,7 @@ class TrialJob(Spec):
     checkpoint_every_steps: int
     log_every_steps: int
     torch_threads: int
+    deterministic: bool
     max_pending_evaluations: int
     when_evaluations_lag: Literal["wait", "skip"]
     gpus: float
@@ -32,6 +33,7 @@ class TrialJob(Spec):
             checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
             log_every_steps=sweep.tracking.log_every_steps,
             torch_threads=sweep.resources.torch_threads,
+            deterministic=sweep.resources.deterministic,
             max_pending_evaluations=sweep.resources.max_pending_evaluations,
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             gpus=sweep.resources.gpus_per_trial,

@@ -58,7 +58,7 @@ from dmray.tracking import (
     write_episode_table,
     write_json,
 )
-from dmray.training import Trainer
+from dmray.training import Trainer, be_deterministic
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
 _LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
@@ -96,6 +96,7 @@ class _Attempt:
         self.job, self.service, self.report, self.ledger = job, service, report, ledger
         self.device = "cuda" if job.gpus > 0 else "cpu"
         torch.set_num_threads(job.torch_threads)
+        be_deterministic(job.deterministic)
         dataset = job.trial.dataset
         self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
         self.trainer, self.origin = self._build(self.opened.task, self.opened.episodes)
@@ -166,6 +167,7 @@ class _Attempt:
                 "dataset_fingerprint": self.origin.dataset_fingerprint,
                 "dataset_notes": list(self.opened.episodes.notes),
                 "task": _facts_of(self.opened.task),
+                "scan_backend": self.trainer.policy.scan_backend,
             },
         )
 

@@ -3,7 +3,7 @@
 from dmray.models.backbone import Backbone, BackboneState
 from dmray.models.causal_transformer import CausalTransformer
 from dmray.models.mamba import Mamba, MambaMixer
-from dmray.models.selective_scan import SCAN_BACKENDS, default_scan_backend, selective_scan
+from dmray.models.selective_scan import SCAN_BACKENDS, scan_backend, selective_scan
 
 __all__ = [
     "SCAN_BACKENDS",
@@ -12,6 +12,6 @@ __all__ = [
     "CausalTransformer",
     "Mamba",
     "MambaMixer",
-    "default_scan_backend",
+    "scan_backend",
     "selective_scan",
 ]

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmray.models.causal_conv import causal_conv_silu
 from dmray.models.selective_scan import selective_scan
 from dmray.models.selective_steps import selective_steps
 from dmray.specs import ModelSpec
@@ -129,7 +130,7 @@ class MambaMixer(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        x = F.silu(_causal_depthwise(x, self.conv1d))
+        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.get_parameter("bias"))
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)
         y = selective_scan(x, delta, -self.A_log.exp(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
@@ -167,12 +168,6 @@ class _GatedMlp(nn.Module):
         value, gate = self.fc1(hidden).chunk(2, dim=-1)
         out: Tensor = self.fc2(value * F.silu(gate))
         return out
-
-
-def _causal_depthwise(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """`conv` over (B, L, I) without the outputs that its right padding adds."""
-    out: Tensor = conv(x.transpose(1, 2))
-    return out[..., : x.shape[1]].transpose(1, 2).contiguous()
 
 
 def _initialise_dt(dt_proj: nn.Linear) -> None:

@@ -1,152 +1,260 @@
-"""The scan's recurrence as compiled loops for a CPU core: every number is touched once, in cache.
+"""The selective scan as compiled vector loops for one CPU core: every number is touched once, in cache.
 
-Shapes: B windows, L tokens, D channels, N state size. u, delta, y (B, L, D); B, C (B, L, N); the rates come transposed,
-A (N, D), and the states are (B, L + 1, N, D) with a zero state first, so that the innermost loop runs over channels and
-becomes vector instructions.
+Shapes: B windows, L tokens, D channels, N state size. u, delta, z, y (B, L, D); B, C (B, L, N). Inside, arrays are flat
+and channels are padded to whole vectors; the rates come in powers of two and, like the states, vector by vector:
+(D / LANES, N, LANES).
+
+The forward pass keeps the states at the start of each chunk of tokens only. The backward pass runs a chunk again, its
+states and decays in the core's own cache: that is as fast as keeping every state, and a training step's working set
+does not pass through memory.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, types
-from numba.extending import intrinsic
+import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Reordering sums is what lets them be vectors; not-a-number stays one, so that a diverged run is seen.
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
-_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-# exp as 2^k * p(f) after Cephes' expf (S. Moshier): ln 2 in two parts, then the polynomial on |f| <= ln(2) / 2
-_LOG2_E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504088896341), np.float32(0.693359375), np.float32(-2.12194440e-4)
-_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-_LOWEST, _HIGHEST = np.float32(-87), np.float32(88)
+from dmray.models.flat_rows import Rows, flat, rows_of
+from dmray.models.lanes import (
+    FAST,
+    FOLDED,
+    INLINED,
+    LANES,
+    LOG2_E,
+    at,
+    exp2,
+    fold_into,
+    load,
+    sigmoid,
+    softplus,
+    spread,
+    store,
+)
+
+_CHUNK = 8  # tokens; the states and decays of 64 channels then fit the first-level caches of today's processors
+_ZERO, _ONE, _LN_2 = np.float32(0), np.float32(1), np.float32(0.693147180559945309)
 
 
-def numba_recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """y of the recurrence, (B, L, D). CPU and float32 only; differentiable once; uses one thread."""
-    inputs = (u, delta, A, B, C)
-    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inputs)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        y: Tensor = _Compiled.apply(*inputs)  # type: ignore[no-untyped-call]
-        return y
-    y = torch.empty(u.shape)
-    _forward(*_arrays(u, delta, A.t(), B, C), y.numpy())
-    return y
+def numba_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    delta_softplus: bool,
+) -> Tensor:
+    """See `dmray.models.selective_scan.Scan`. CPU and float32 only; differentiable once; uses one thread."""
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inputs), "numba scans float32 on a CPU"
+    missing = -u.shape[2] % LANES
+    if missing:
+        u, delta, D, z, delta_bias = (F.pad(x, (0, missing)) for x in (u, delta, D, z, delta_bias))
+        A = F.pad(A, (0, 0, 0, missing))
+    y: Tensor = _Compiled.apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus)  # type: ignore[no-untyped-call]
+    return y[..., : y.shape[2] - missing] if missing else y
+
+
+class _Layer(NamedTuple):
+    """The inputs as the loops read them."""
+
+    sizes: tuple[int, int, int, int]  # windows, length, channels, states
+    u: Rows
+    delta: Rows
+    A: np.ndarray
+    B: Rows
+    C: Rows
+    D: np.ndarray
+    z: Rows
+    bias: np.ndarray
+    soft: bool
+
+
+class _Gradients(NamedTuple):
+    """Flat, in the order of the inputs; those of A, D and bias start at zero."""
+
+    u: np.ndarray
+    delta: np.ndarray
+    A: np.ndarray
+    B: np.ndarray
+    C: np.ndarray
+    D: np.ndarray
+    z: np.ndarray
+    bias: np.ndarray
+
+
+class _Scratch(NamedTuple):
+    """One chunk of tokens for `LANES` channels; sums and carried for all channels."""
+
+    decays: np.ndarray
+    states: np.ndarray  # before each token, and after the last
+    steps: np.ndarray
+    grads: np.ndarray  # of the loss in what the gate was given
+    sums_in: np.ndarray  # of grads.B, in FOLDED parts
+    sums_out: np.ndarray  # of grads.C
+    carried: np.ndarray  # gradient of the loss in the state, through later steps
 
 
 class _Compiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        rates = A.t().contiguous()
-        states = torch.empty(u.shape[0], u.shape[1] + 1, *rates.shape)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        u, delta, A, B, C, D, z, bias, ctx.soft = inputs
+        keep = any(ctx.needs_input_grad)
+        kept = (u, delta, _vector_by_vector(A * LOG2_E), B, C, D, z, bias)
         y = torch.empty(u.shape)
-        _forward_keeping_states(*_arrays(u, delta, rates, B, C), states.numpy(), y.numpy())
-        ctx.save_for_backward(u, delta, rates, B, C, states)
+        states = torch.empty(u.shape[0] * -(-u.shape[1] // _CHUNK) * A.numel() if keep else 0)
+        _forward(_layer(kept, ctx.soft), keep, flat(y), flat(states))
+        ctx.save_for_backward(*kept, states)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:
-        u, delta, rates, B, C, states = ctx.saved_tensors
-        grads = [torch.empty(x.shape) for x in (u, delta)] + [torch.zeros(rates.shape)]
-        grads += [torch.empty(x.shape) for x in (B, C)]
-        _backward(*_arrays(grad_y, u, delta, rates, B, C, states), *(x.numpy() for x in grads))
-        grad_u, grad_delta, grad_rates, grad_B, grad_C = grads
-        return grad_u, grad_delta, grad_rates.t(), grad_B, grad_C
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        *kept, states = ctx.saved_tensors
+        grads = [torch.zeros(x.shape) if place in (2, 5, 7) else torch.empty(x.shape) for place, x in enumerate(kept)]
+        _backward(_layer(kept, ctx.soft), flat(states), rows_of(grad_y), _Gradients(*(flat(x) for x in grads)))
+        grads[2] = grads[2].transpose(1, 2).flatten(0, 1)
+        return *(x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)), None
 
 
-def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(x.detach().contiguous().numpy() for x in tensors)
+def _vector_by_vector(A: Tensor) -> Tensor:
+    """(D, N) as (D / LANES, N, LANES)."""
+    return A.view(-1, LANES, A.shape[1]).transpose(1, 2).contiguous()
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of_bits(typing_context: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@njit(fastmath=_FAST, inline="always")  # type: ignore[untyped-decorator]
-def _exp(x: Any) -> Any:
-    x = min(max(x, _LOWEST), _HIGHEST)
-    k = np.floor(x * _LOG2_E + _HALF)
-    f = x - k * _LN2_HIGH - k * _LN2_LOW
-    p = ((((_P0 * f + _P1) * f + _P2) * f + _P3) * f + _P4) * f + _P5
-    return (p * f * f + f + _ONE) * _float_of_bits((np.int32(k) + np.int32(127)) << np.int32(23))
+def _layer(kept: Sequence[Tensor], soft: bool) -> _Layer:
+    u, delta, A, B, C, D, z, bias = kept
+    sizes = (*u.shape, B.shape[2])
+    return _Layer(
+        sizes, rows_of(u), rows_of(delta), flat(A), rows_of(B), rows_of(C), flat(D), rows_of(z), flat(bias), soft
+    )
 
 
-@njit(fastmath=_FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _forward(u: Any, delta: Any, A: Any, B: Any, C: Any, y: Any) -> None:
-    windows, length, channels = u.shape
-    state = np.empty(A.shape, np.float32)
-    entering = np.empty(channels, np.float32)
+@njit(**INLINED)  # type: ignore[untyped-decorator]
+def _step(layer: Any, token: Any, first: Any) -> Any:
+    step = at(layer.delta, token, first) + load(layer.bias, first)
+    if layer.soft:
+        step = softplus(step)
+    return step
+
+
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _forward(layer: Any, keep: Any, y: Any, states: Any) -> None:
+    windows, length, channels, size = layer.sizes
+    B, C, state = layer.B, layer.C, np.empty(size * LANES, np.float32)
+    chunks = (length - 1) // _CHUNK + 1
     for b in range(windows):
-        state[:] = _ZERO
-        for t in range(length):
-            for d in range(channels):
-                entering[d] = delta[b, t, d] * u[b, t, d]
-                y[b, t, d] = _ZERO
-            for n in range(A.shape[0]):
-                B_n, C_n = B[b, t, n], C[b, t, n]
-                for d in range(channels):
-                    h = _exp(delta[b, t, d] * A[n, d]) * state[n, d] + entering[d] * B_n
-                    state[n, d] = h
-                    y[b, t, d] += C_n * h
+        for first in range(0, channels, LANES):
+            state[:] = _ZERO
+            for t in range(length):
+                token = b * length + t
+                if keep and t % _CHUNK == 0:
+                    kept = ((b * chunks + t // _CHUNK) * channels + first) * size
+                    for n in range(size):
+                        store(states, kept + n * LANES, load(state, n * LANES))
+                x, step = at(layer.u, token, first), _step(layer, token, first)
+                entering, out = step * x, load(layer.D, first) * x
+                for n in range(size):
+                    decay = exp2(step * load(layer.A, first * size + n * LANES))
+                    h = decay * load(state, n * LANES) + entering * B.numbers[token * B.stride + n]
+                    store(state, n * LANES, h)
+                    out = out + h * C.numbers[token * C.stride + n]
+                gate = at(layer.z, token, first)
+                store(y, token * channels + first, out * gate * sigmoid(gate))
 
 
-@njit(fastmath=_FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _forward_keeping_states(u: Any, delta: Any, A: Any, B: Any, C: Any, states: Any, y: Any) -> None:
-    windows, length, channels = u.shape
-    entering = np.empty(channels, np.float32)
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _backward(layer: Any, states: Any, grad_y: Any, grads: Any) -> None:
+    windows, length, channels, size = layer.sizes
+    block, chunks = size * LANES, (length - 1) // _CHUNK + 1
+    scratch = _Scratch(
+        np.empty(_CHUNK * block, np.float32),
+        np.empty((_CHUNK + 1) * block, np.float32),
+        np.empty(_CHUNK * LANES, np.float32),
+        np.empty(_CHUNK * LANES, np.float32),
+        np.empty(_CHUNK * size * FOLDED, np.float32),
+        np.empty(_CHUNK * size * FOLDED, np.float32),
+        np.empty(channels * size, np.float32),
+    )
     for b in range(windows):
-        states[b, 0] = _ZERO
-        for t in range(length):
-            for d in range(channels):
-                entering[d] = delta[b, t, d] * u[b, t, d]
-                y[b, t, d] = _ZERO
-            for n in range(A.shape[0]):
-                B_n, C_n = B[b, t, n], C[b, t, n]
-                for d in range(channels):
-                    h = _exp(delta[b, t, d] * A[n, d]) * states[b, t, n, d] + entering[d] * B_n
-                    states[b, t + 1, n, d] = h
-                    y[b, t, d] += C_n * h
-
-
-@njit(fastmath=_FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _backward(
-    grad_y: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, states: Any,
-    grad_u: Any, grad_delta: Any, grad_A: Any, grad_B: Any, grad_C: Any,
-) -> None:  # fmt: skip
-    windows, length, channels = u.shape
-    carried = np.empty(A.shape, np.float32)  # gradient of the loss in the state, through later steps
-    entering = np.empty(channels, np.float32)
-    grad_entering = np.empty(channels, np.float32)
-    for b in range(windows):
-        carried[:] = _ZERO
-        for t in range(length - 1, -1, -1):
-            for d in range(channels):
-                entering[d] = delta[b, t, d] * u[b, t, d]
-                grad_entering[d] = _ZERO
-                grad_delta[b, t, d] = _ZERO
-            for n in range(A.shape[0]):
-                B_n, C_n = B[b, t, n], C[b, t, n]
+        scratch.carried[:] = _ZERO
+        for chunk in range(chunks - 1, -1, -1):
+            start = b * length + chunk * _CHUNK
+            tokens = min(_CHUNK, length - chunk * _CHUNK)
+            scratch.sums_in[:] = _ZERO
+            scratch.sums_out[:] = _ZERO
+            for first in range(0, channels, LANES):
+                kept = ((b * chunks + chunk) * channels + first) * size
+                for n in range(size):
+                    store(scratch.states, n * LANES, load(states, kept + n * LANES))
+                _again(layer, scratch, start, tokens, first, grad_y, grads)
+                _back(layer, scratch, start, tokens, first, grads)
+            for place in range(tokens * size):
                 sum_B, sum_C = _ZERO, _ZERO
-                for d in range(channels):
-                    g = carried[n, d] + grad_y[b, t, d] * C_n
-                    sum_C += grad_y[b, t, d] * states[b, t + 1, n, d]
-                    sum_B += g * entering[d]
-                    grad_entering[d] += g * B_n
-                    decayed = g * _exp(delta[b, t, d] * A[n, d])
-                    carried[n, d] = decayed
-                    grad_exponent = decayed * states[b, t, n, d]
-                    grad_delta[b, t, d] += grad_exponent * A[n, d]
-                    grad_A[n, d] += grad_exponent * delta[b, t, d]
-                grad_B[b, t, n], grad_C[b, t, n] = sum_B, sum_C
-            for d in range(channels):
-                grad_delta[b, t, d] += grad_entering[d] * u[b, t, d]
-                grad_u[b, t, d] = grad_entering[d] * delta[b, t, d]
+                for part in range(place * FOLDED, (place + 1) * FOLDED):
+                    sum_B += scratch.sums_in[part]
+                    sum_C += scratch.sums_out[part]
+                grads.B[start * size + place], grads.C[start * size + place] = sum_B, sum_C
+
+
+@njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
+def _again(
+    layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grad_y: Any, grads: Any
+) -> None:  # fmt: skip
+    """A chunk's forward pass, keeping its states and decays, and back through its gates."""
+    _, _, channels, size = layer.sizes
+    B, C, states, block = layer.B, layer.C, scratch.states, size * LANES
+    for k in range(tokens):
+        token = start + k
+        x, step = at(layer.u, token, first), _step(layer, token, first)
+        entering, out = step * x, load(layer.D, first) * x
+        for n in range(size):
+            place = k * block + n * LANES
+            decay = exp2(step * load(layer.A, first * size + n * LANES))
+            store(scratch.decays, place, decay)
+            h = decay * load(states, place) + entering * B.numbers[token * B.stride + n]
+            store(states, place + block, h)
+            out = out + h * C.numbers[token * C.stride + n]
+        gate, grad = at(layer.z, token, first), at(grad_y, token, first)
+        opened = sigmoid(gate)
+        store(grads.z, token * channels + first, grad * out * opened * (gate * (_ONE - opened) + _ONE))
+        store(scratch.grads, k * LANES, grad * gate * opened)
+        store(scratch.steps, k * LANES, step)
+
+
+@njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
+def _back(layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grads: Any) -> None:
+    """Back through the recurrence over a chunk."""
+    _, _, channels, size = layer.sizes
+    B, C, states, carried, block = layer.B, layer.C, scratch.states, scratch.carried, size * LANES
+    for k in range(tokens - 1, -1, -1):
+        token = start + k
+        x, step, grad = at(layer.u, token, first), load(scratch.steps, k * LANES), load(scratch.grads, k * LANES)
+        entering, grad_entering, grad_step = step * x, spread(_ZERO), spread(_ZERO)
+        for n in range(size):
+            place, fold, across = k * block + n * LANES, (k * size + n) * FOLDED, first * size + n * LANES
+            g = load(carried, across) + grad * C.numbers[token * C.stride + n]
+            fold_into(scratch.sums_out, fold, grad * load(states, place + block))
+            fold_into(scratch.sums_in, fold, g * entering)
+            grad_entering = grad_entering + g * B.numbers[token * B.stride + n]
+            g = g * load(scratch.decays, place)
+            store(carried, across, g)
+            g = g * load(states, place)
+            grad_step = grad_step + g * load(layer.A, across)
+            store(grads.A, across, load(grads.A, across) + g * step)
+        store(grads.u, token * channels + first, grad_entering * step + grad * load(layer.D, first))
+        grad_step = grad_step * _LN_2 + grad_entering * x
+        if layer.soft:
+            grad_step = grad_step * sigmoid(at(layer.delta, token, first) + load(layer.bias, first))
+        store(grads.delta, token * channels + first, grad_step)
+        store(grads.bias, first, load(grads.bias, first) + grad_step)
+        store(grads.D, first, load(grads.D, first) + grad * x)

@@ -3,28 +3,31 @@
     h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        h_{-1} = 0
     y_t = (C_t . h_t + D u_t) * silu(z_t)
 
-An implementation is any function with `selective_scan`'s nine arguments; `loop` is the one that the others are tested
-against.
+`reference` is the definition that all others are held against (`dmray.testing.scan_contract`). Which one runs is chosen
+once per process and kind of tensor, said in the log, and recorded with the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dmray.models.scan_numba import numba_recurrence
-from dmray.models.scan_torch import Recurrence, loop_recurrence, stored_recurrence
+from dmray.errors import MissingPackageError
+
+_log = logging.getLogger(__name__)
 
 
 class Scan(Protocol):
     """An implementation of the scan. Shapes: B windows, L tokens, D channels, N state size.
 
-    u, delta, z (B, L, D); A (D, N); B, C (B, L, N); D, delta_bias (D,). Returns (B, L, D) in the dtype of `u`; the
-    recurrence itself runs in the dtype of `A` (the parameters': float32 under autocast).
+    u, delta, z, result (B, L, D); A (D, N); B, C (B, L, N); D, delta_bias (D,). One dtype and device, L at least 1, any
+    strides. With `delta_softplus` the step size is softplus(delta + delta_bias).
     """
 
     def __call__(
@@ -41,41 +44,68 @@ class Scan(Protocol):
     ) -> Tensor: ...
 
 
-def scan_around(recurrence: Recurrence) -> Scan:
-    """The whole scan, its recurrence by `recurrence` and what is around it (step size, skip, gate) by PyTorch."""
+def _reference() -> Scan:
+    from dmray.models.scan_reference import reference_scan
 
-    def scan(
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        z: Tensor,
-        delta_bias: Tensor,
-        delta_softplus: bool,
-    ) -> Tensor:
-        with torch.autocast(u.device.type, enabled=False):
-            wide = A.dtype
-            x, step = u.to(wide), delta.to(wide) + delta_bias
-            if delta_softplus:
-                step = F.softplus(step)
-            y = recurrence(x, step, A, B.to(wide), C.to(wide))
-            return (torch.addcmul(y, x, D) * F.silu(z.to(wide))).to(u.dtype)
-
-    return scan
+    return reference_scan
 
 
-SCAN_BACKENDS: Mapping[str, Scan] = {
-    "loop": scan_around(loop_recurrence),  # the definition; autograd through every step
-    "torch": scan_around(stored_recurrence),  # any device and dtype
-    "numba": scan_around(numba_recurrence),  # CPU, float32
+def _numba() -> Scan:
+    from dmray.models.scan_numba import numba_scan
+
+    return numba_scan
+
+
+def _mamba_ssm() -> Scan:
+    from dmray.models.scan_cuda import mamba_ssm_scan
+
+    return mamba_ssm_scan()
+
+
+def _triton() -> Scan:
+    from dmray.models.scan_triton import triton_scan
+
+    return triton_scan
+
+
+SCAN_BACKENDS: Mapping[str, Callable[[], Scan]] = {
+    "reference": _reference,  # any device and dtype; autograd through every step
+    "numba": _numba,  # CPU, float32
+    "mamba_ssm": _mamba_ssm,  # CUDA, float32; the authors' kernels, an extra
+    "triton": _triton,  # CUDA, float32; comes with torch's CUDA builds
 }
+_load = cache(lambda backend: SCAN_BACKENDS[backend]())
 
 
-def default_scan_backend(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest backend for parameters of this device and dtype."""
-    return "numba" if device.type == "cpu" and dtype == torch.float32 else "torch"
+def scan_backend(device: torch.device, dtype: torch.dtype) -> str:
+    """The fastest backend for parameters of this device and dtype, a name of `SCAN_BACKENDS`.
+
+    Where torch is told to be deterministic (`torch.use_deterministic_algorithms`) it is the reference.
+    """
+    return _choose(device.type, dtype, torch.are_deterministic_algorithms_enabled())
+
+
+@cache
+def _choose(device: str, dtype: torch.dtype, deterministic: bool) -> str:
+    if deterministic or dtype != torch.float32:
+        backend = "reference"
+    elif device == "cuda":
+        backend = _on_cuda()
+    else:
+        backend = "numba" if device == "cpu" else "reference"
+    mode = ", deterministic" if deterministic else ""
+    _log.info("selective scan: %s (%s, %s%s)", backend, device, str(dtype).removeprefix("torch."), mode)
+    return backend
+
+
+def _on_cuda() -> str:
+    if find_spec("mamba_ssm"):
+        try:
+            _load("mamba_ssm")
+            return "mamba_ssm"
+        except MissingPackageError as broken:
+            _log.warning("%s", broken)
+    return "triton" if find_spec("triton") else "reference"
 
 
 def selective_scan(
@@ -88,7 +118,20 @@ def selective_scan(
     z: Tensor,
     delta_bias: Tensor,
     delta_softplus: bool,
+    backend: str | None = None,
 ) -> Tensor:
-    """The scan (shapes: see `Scan`) by the default backend for A's device and dtype."""
-    scan = SCAN_BACKENDS[default_scan_backend(A.device, A.dtype)]
-    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    """The scan (shapes: see `Scan`), by the default backend for A's device and dtype or by the one named.
+
+    u, delta, B, C, z may be narrower than A (under autocast): the scan runs in the dtype of A, the parameters', and
+    the result comes in the dtype of u.
+
+    Raises:
+        ValueError: no tokens.
+        MissingPackageError: the named backend's package is not there.
+    """
+    if u.shape[1] == 0:
+        raise ValueError("a scan needs at least one token")
+    scan = _load(backend or scan_backend(A.device, A.dtype))
+    with torch.autocast(u.device.type, enabled=False):
+        x, delta, B, C, z = (given.to(A.dtype) for given in (u, delta, B, C, z))
+        return scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus).to(u.dtype)

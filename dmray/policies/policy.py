@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from dmray.fields import Field, Token
+from dmray.models import scan_backend
 from dmray.policies.algorithms import algorithm
 from dmray.policies.recipe import PolicyRecipe
 from dmray.policies.sequence_model import SequenceModel
@@ -66,6 +67,13 @@ class SequencePolicy(nn.Module):
     def stage_names(self) -> tuple[str, ...]:
         """What each stage predicts."""
         return tuple(stage.target.value for stage in self.algorithm.stages)
+
+    @property
+    def scan_backend(self) -> str | None:
+        """What computes the selective scan on the policy's device; None for a policy that has none."""
+        if self.algorithm.backbone != "mamba":
+            return None
+        return scan_backend(self.state_mean.device, self.state_mean.dtype)
 
     def stage_parameters(self) -> tuple[tuple[Parameter, ...], ...]:
         """The parameters of each stage; together all of the policy's, none twice."""

@@ -31,7 +31,8 @@ class GridBlock(Spec):
 class ResourcesSpec(Spec):
     """What one trial and the evaluation actors take. It changes when a result is there, not what it is.
 
-    (`torch_threads` may change the last bits of a result, as any change of the hardware may.)
+    (`torch_threads` may change the last bits of a result, as any change of the hardware may. So may `deterministic`: it
+    forces PyTorch's deterministic algorithms and the reference scan, several times slower, in training and evaluation.)
 
     A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open. Then it waits, or, if
     `when_evaluations_lag` is "skip", leaves evaluations out (never the last one); the ledger says which.
@@ -41,6 +42,7 @@ class ResourcesSpec(Spec):
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     max_concurrent_trials: PositiveInt | None = None
     torch_threads: PositiveInt = 1
+    deterministic: bool = False
     evaluation_actors: PositiveInt = 1
     cpus_per_evaluation_actor: Annotated[float, Field(gt=0)] = 1.0
     max_pending_evaluations: PositiveInt = 4

@@ -28,6 +28,7 @@ from dmray.tracking import (
     read_episode_table,
     read_ledger,
 )
+from dmray.tracking.run_labels import attempt_tags
 from tests.execution.sweeps import tiny_plan
 
 
@@ -374,3 +375,24 @@ def test_a_relative_path_means_the_folder_of_the_command(tmp_path: Path, monkeyp
     work = job(tmp_path, datasets=[dataset])
     assert work.trial.dataset.path == str(tmp_path / "data" / "mine.hdf5")
     assert work.trial.trial_id == plan.trials[0].trial_id
+
+
+@pytest.mark.parametrize(
+    ("method", "deterministic", "backend"), [("dm", False, "numba"), ("dm", True, "reference"), ("dt", False, None)]
+)
+def test_a_run_records_what_computed_its_scan(
+    method: str, deterministic: bool, backend: str | None, tmp_path: Path
+) -> None:
+    work = job(tmp_path, method).model_copy(update={"deterministic": deterministic})
+    try:
+        run_trial(work, InlineEvaluation())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    (started,) = records_of(work, AttemptStarted)
+    assert started.provenance["scan_backend"] == backend
+    assert attempt_tags(started).get("mamba.backend") == backend
+
+
+def test_being_deterministic_does_not_change_which_trial_it_is(tmp_path: Path) -> None:
+    plans = [tiny_plan(tmp_path / str(flag), resources={"deterministic": flag}) for flag in (False, True)]
+    assert plans[0].trials == plans[1].trials

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sys
 from functools import partial
+from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,63 +11,66 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dmray.models import SCAN_BACKENDS, default_scan_backend, selective_scan
-from dmray.models.scan_numba import numba_recurrence
-from dmray.models.scan_torch import loop_recurrence, stored_recurrence
+from dmray.errors import MissingPackageError
+from dmray.models import SCAN_BACKENDS, scan_backend, selective_scan
+from dmray.models import selective_scan as seam_function
+from dmray.models.scan_reference import reference_scan
+from dmray.testing.scan_contract import ScanContract, scan_inputs
 
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # u, delta, A, B, C, D, z, delta_bias
-sizes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**16))
-
-
-def inputs_of(size: tuple[int, int, int, int, int], dtype: torch.dtype) -> Inputs:
-    windows, length, channels, states, seed = size
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype)
-
-    u, delta, z = (normal(windows, length, channels) for _ in range(3))
-    B, C = (normal(windows, length, states) for _ in range(2))
-    return u, delta, -normal(channels, states).exp(), B, C, normal(channels), z, normal(channels)
+seam = sys.modules[seam_function.__module__]
+sizes = st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 70), st.integers(1, 9))
 
 
-def forward_and_gradients(backend: str, inputs: Inputs, softplus: bool = True) -> list[Tensor]:
-    u, delta, A, B, C, D, z, bias = leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    y = SCAN_BACKENDS[backend](u, delta, A, B, C, D, z, bias, softplus)
-    weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
-    return [y.detach(), *torch.autograd.grad((y * weights).sum(), leaves)]
+@pytest.fixture(autouse=True)
+def _nothing_chosen_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seam, "_choose", seam._choose.__wrapped__)
+    monkeypatch.setattr(seam, "_load", seam._load.__wrapped__)
 
 
-@given(sizes, st.booleans())
-@settings(max_examples=25, deadline=None)
-def test_stored_states_give_the_loops_outputs_and_gradients(
-    size: tuple[int, int, int, int, int], softplus: bool
-) -> None:
-    inputs = inputs_of(size, torch.float64)
-    expected = forward_and_gradients("loop", inputs, softplus)
-    for ours, loop in zip(forward_and_gradients("torch", inputs, softplus), expected, strict=True):
-        torch.testing.assert_close(ours, loop, rtol=1e-10, atol=1e-10)
+class TestReference(ScanContract):
+    backend = "reference"
 
 
-@given(sizes)
-@settings(max_examples=25, deadline=None)
-def test_the_compiled_scan_gives_the_loops_outputs_and_gradients(size: tuple[int, int, int, int, int]) -> None:
-    exact = forward_and_gradients("loop", inputs_of(size, torch.float64))
-    ours = forward_and_gradients("numba", inputs_of(size, torch.float32))
-    for single, double in zip(ours, exact, strict=True):
-        scale = max(1.0, float(double.abs().max()))
-        torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-5 * scale)
+class TestNumba(ScanContract):
+    backend = "numba"
 
 
-def test_the_stored_scan_passes_gradcheck() -> None:
-    leaves = [x.requires_grad_() for x in inputs_of((2, 5, 3, 2, 0), torch.float64)]
-    assert torch.autograd.gradcheck(partial(SCAN_BACKENDS["torch"], delta_softplus=True), leaves)
+class TestMambaSsmsLayout(ScanContract):
+    """The wrapper, with the package's function replaced by what its documentation says that it computes."""
+
+    backend = "mamba_ssm"
+
+    @pytest.fixture(autouse=True)
+    def _replaced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("mamba_ssm", "mamba_ssm.ops"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
+        interface.selective_scan_fn = tokens_last  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, interface.__name__, interface)
 
 
-def test_the_scan_is_the_recurrence_written_in_the_paper() -> None:
-    u, delta, A, B, C, D, z, bias = inputs_of((2, 6, 3, 4, 1), torch.float64)
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+class TestTriton(ScanContract):
+    """On a CPU in Triton's interpreter: TRITON_INTERPRET=1."""
+
+    backend = "triton"
+    sizes = ((2, 12, 40, 16), (1, 1, 1, 1), (3, 7, 5, 3))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def tokens_last(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor, softplus: bool
+) -> Tensor:
+    """u, delta, z (B, D, L); B, C (B, N, L)."""
+    assert u.stride(-1) == 1
+    u, delta, B, C, z = (x.transpose(1, 2) for x in (u, delta, B, C, z))
+    return reference_scan(u, delta, A, B, C, D, z, bias, softplus).transpose(1, 2)
+
+
+def test_the_reference_is_the_recurrence_written_in_the_paper() -> None:
+    u, delta, A, B, C, D, z, bias = scan_inputs((2, 6, 3, 4), torch.float64)
     step = torch.log1p((delta + bias).exp())
-    y = SCAN_BACKENDS["loop"](u, delta, A, B, C, D, z, bias, True)
+    y = reference_scan(u, delta, A, B, C, D, z, bias, True)
     for b in range(2):
         for d in range(3):
             h = torch.zeros(4, dtype=torch.float64)
@@ -74,54 +80,104 @@ def test_the_scan_is_the_recurrence_written_in_the_paper() -> None:
                 torch.testing.assert_close(y[b, t, d], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_without_gradients_the_compiled_scan_gives_the_same_numbers() -> None:
-    u, delta, A, B, C, *_ = inputs_of((3, 7, 5, 4, 2), torch.float32)
-    delta = delta.exp()
-    y = numba_recurrence(u, delta, A, B, C)
-    tracked = numba_recurrence(u.clone().requires_grad_(), delta, A, B, C)
-    assert tracked.requires_grad
-    assert not y.requires_grad
-    torch.testing.assert_close(y, tracked.detach(), rtol=1e-6, atol=1e-6)
+def test_the_reference_passes_gradcheck() -> None:
+    leaves = [x.requires_grad_() for x in scan_inputs((2, 4, 3, 2), torch.float64)]
+    assert torch.autograd.gradcheck(partial(reference_scan, delta_softplus=True), leaves)
 
 
-@pytest.mark.parametrize("exponent", [-1e4, -88.5, -86.9, -20.0, -1.0, -1e-3, -1e-7, 0.0])
-def test_the_compiled_exponential_is_exact_to_single_precision(exponent: float) -> None:
-    # Two tokens, one channel, one state: y_1 = exp(delta_1 A) * delta_0 u_0 with u_1 = 0.
-    u, delta = torch.tensor([[[1.0], [0.0]]]), torch.tensor([[[1.0], [1.0]]])
-    one = torch.ones(1, 2, 1)
-    y = numba_recurrence(u, delta, torch.tensor([[exponent]]), one, one)
-    expected = torch.tensor(exponent, dtype=torch.float64).exp()
-    assert float(y[0, 1, 0]) == pytest.approx(float(expected), rel=3e-7, abs=2e-38)
+@given(sizes, st.integers(0, 2**16))
+@settings(max_examples=25, deadline=None)
+def test_the_compiled_scan_gives_the_references_outputs_at_any_size(size: tuple[int, int, int, int], seed: int) -> None:
+    with torch.no_grad():
+        u, delta, A, B, C, D, z, bias = scan_inputs(size, seed=seed)
+        ours = selective_scan(u, delta, A, B, C, D, z, bias, True, "numba")
+        u, delta, A, B, C, D, z, bias = (x.double() for x in (u, delta, A, B, C, D, z, bias))
+        exact = reference_scan(u, delta, A, B, C, D, z, bias, True)
+    assert float((ours - exact).norm()) <= 1e-5 * float(exact.norm())
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
-def test_the_compiled_scan_does_not_hide_what_is_not_a_number(place: int) -> None:
-    inputs = list(inputs_of((1, 4, 8, 4, 3), torch.float32)[:5])
-    inputs[1] = inputs[1].exp()
-    inputs[place].view(-1)[0] = torch.nan
-    assert torch.isnan(numba_recurrence(*inputs)).any()
+@pytest.mark.parametrize("exponent", [-1e4, -88.5, -86.9, -20.0, -1.0, -1e-3, -1e-7, 0.0, 1.0, 20.0, 80.0])
+def test_the_compiled_decay_is_as_exact_as_single_precision_allows(exponent: float) -> None:
+    # Two tokens, one channel, one state: C_1 h_1 = exp(delta_1 A) * delta_0 u_0 with u_1 = 0, read through a gate.
+    u, delta, z = torch.tensor([[[1.0], [0.0]]]), torch.ones(1, 2, 1), torch.full((1, 2, 1), 30.0)
+    one, zero = torch.ones(1, 2, 1), torch.zeros(1)
+    y = selective_scan(u, delta, torch.tensor([[exponent]]), one, one, zero, z, zero, False, "numba")
+    expected = float(torch.tensor(exponent, dtype=torch.float64).exp())
+    # an exponent of x is itself rounded, by |x| 2^-24 in each of its two factors' products
+    assert float(y[0, 1, 0]) / 30 == pytest.approx(expected, rel=(2 + abs(exponent)) * 1.2e-7, abs=2e-38)
 
 
-def test_recurrences_take_strided_inputs() -> None:
-    u, delta, A, B, C, *_ = inputs_of((2, 5, 4, 3, 4), torch.float32)
-    strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (u, delta.exp(), A, B, C)]
-    expected = loop_recurrence(*strided)
-    for recurrence in (stored_recurrence, numba_recurrence):
-        torch.testing.assert_close(recurrence(*strided), expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("raw", [-80.0, -20.0, -7.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 7.0, 19.9, 20.1, 80.0])
+def test_the_compiled_softplus_is_exact_for_small_and_large_step_sizes(raw: float) -> None:
+    # One token: y = softplus(delta) u B C, read through a gate.
+    u, z, one, zero = torch.ones(1, 1, 1), torch.full((1, 1, 1), 30.0), torch.ones(1, 1, 1), torch.zeros(1)
+    y = selective_scan(u, torch.tensor([[[raw]]]), -one[0], one, one, zero, z, zero, True, "numba")
+    expected = float(torch.tensor(raw, dtype=torch.float64).exp().log1p())
+    assert float(y) / 30 == pytest.approx(expected, rel=(4 + max(-raw, 0)) * 1.2e-7)
 
 
-def test_half_precision_inputs_are_scanned_in_the_dtype_of_the_rates() -> None:
-    u, delta, A, B, C, D, z, bias = inputs_of((2, 5, 4, 3, 5), torch.float32)
-    u, delta, B, C, z = (x.bfloat16() for x in (u, delta, B, C, z))
-    y = selective_scan(u, delta, A, B, C, D, z, bias, delta_softplus=True)
-    u, delta, B, C, z = (x.float() for x in (u, delta, B, C, z))
-    widened = selective_scan(u, delta, A, B, C, D, z, bias, delta_softplus=True)
-    assert y.dtype == torch.bfloat16
-    assert torch.equal(y, widened.bfloat16())
+def test_the_backward_pass_keeps_a_fraction_of_the_states() -> None:
+    leaves = [x.requires_grad_() for x in scan_inputs((2, 64, 64, 16))]
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        SCAN_BACKENDS["numba"]()(*leaves, True)
+    assert max(x.numel() for x in kept) <= 2 * 64 * 64 * 16 / 8
 
 
-def test_every_default_is_in_the_table_and_cpu_training_is_compiled() -> None:
-    assert default_scan_backend(torch.device("cpu"), torch.float32) == "numba"
-    for device in ("cpu", "cuda"):
-        for dtype in (torch.float32, torch.float64):
-            assert default_scan_backend(torch.device(device), dtype) in SCAN_BACKENDS
+def test_a_cpu_trains_on_the_compiled_scan_and_other_dtypes_on_the_reference() -> None:
+    assert scan_backend(torch.device("cpu"), torch.float32) == "numba"
+    assert scan_backend(torch.device("cpu"), torch.float64) == "reference"
+
+
+def test_a_gpu_takes_mamba_ssm_where_it_works_then_triton_then_the_reference(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    there: set[str] = set()
+    monkeypatch.setattr(seam, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(seam, "_load", lambda backend: None)
+
+    def chosen() -> str:
+        return scan_backend(torch.device("cuda"), torch.float32)
+
+    assert chosen() == "reference"
+    there.add("triton")
+    assert chosen() == "triton"
+    there.add("mamba_ssm")
+    assert chosen() == "mamba_ssm"
+
+    def broken(backend: str) -> None:
+        raise MissingPackageError("no selective_scan_cuda")
+
+    monkeypatch.setattr(seam, "_load", broken)
+    assert chosen() == "triton"
+    assert "no selective_scan_cuda" in caplog.text
+
+
+def test_where_torch_is_told_to_be_deterministic_the_reference_scans(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert scan_backend(torch.device("cpu"), torch.float32) == "reference"
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert "selective scan: reference (cpu, float32, deterministic)" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [ImportError("no module named selective_scan_cuda"), OSError("libcudart.so.12")])
+def test_mamba_ssm_that_cannot_be_imported_is_one_sentence_with_the_cure(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise failure
+
+    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface"):
+        monkeypatch.setitem(sys.modules, name, Broken(name))
+    with pytest.raises(MissingPackageError, match=r'pip install "dmray\[mamba\]"') as raised:
+        SCAN_BACKENDS["mamba_ssm"]()
+    assert "\n" not in str(raised.value)

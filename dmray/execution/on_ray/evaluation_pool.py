@@ -28,10 +28,13 @@ _AGAIN_AFTER_S = 0.5
 class RolloutActor:
     """Rolls out one cohort at a time on one CPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, deterministic: bool = False) -> None:
         import torch
 
+        from dmray.training import be_deterministic
+
         torch.set_num_threads(1)  # the batches are small, and one thread gives one answer on every machine
+        be_deterministic(deterministic)
 
     def rollout(
         self, snapshot: PolicySnapshot, request: EvaluationRequest, cohort: Cohort
@@ -105,7 +108,7 @@ class EvaluationPool:
             "max_task_retries": -1,
         }
         rollout = ray.remote(num_cpus=resources.cpus_per_evaluation_actor, **always)(RolloutActor)
-        actors = tuple(rollout.options(name=name).remote() for name in names)
+        actors = tuple(rollout.options(name=name).remote(resources.deterministic) for name in names)
         ray.get([actor.process_id.remote() for actor in actors])
         dispatcher_name = f"dispatcher-{attempt}"
         dispatch = ray.remote(num_cpus=0, max_concurrency=1000, **always)(Dispatcher)

@@ -1,0 +1,44 @@
+"""What the benchmarks of this folder share: timing in turns, and the record beside the table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from dmray.tracking import provenance
+
+
+def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of each case, `rounds` times, one after the other in each round, so that all meet the same machine."""
+    for case in cases.values():
+        for _ in range(warm_up):
+            case()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            _wait()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians_ms(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: 1e3 * median(values) for name, values in seconds.items()}
+
+
+def write_record(path: Path, settings: Mapping[str, Any], results: list[dict[str, Any]]) -> None:
+    """JSON with the machine, the versions, the settings as resolved and every measurement."""
+    record = {"made_by": provenance(), "torch_threads": torch.get_num_threads(), "settings": settings}
+    path.write_text(json.dumps({**record, "results": results}, indent=1) + "\n")
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,34 @@
+"""The selective scan in plain PyTorch, step by step as it is written: the definition.
+
+Shapes: B windows, L tokens, D channels, N state size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def reference_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    delta_softplus: bool,
+) -> Tensor:
+    """See `dmray.models.selective_scan.Scan`. Any device and dtype, differentiable any number of times."""
+    step = delta + delta_bias
+    if delta_softplus:
+        step = F.softplus(step)
+    state = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])
+    outputs = []
+    for t in range(u.shape[1]):
+        step_t = step[:, t, :, None]
+        state = torch.exp(step_t * A) * state + step_t * u[:, t, :, None] * B[:, t, None, :]
+        outputs.append((state * C[:, t, None, :]).sum(-1))
+    return torch.addcmul(torch.stack(outputs, dim=1), u, D) * F.silu(z)
