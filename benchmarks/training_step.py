@@ -2,10 +2,10 @@
 
     python benchmarks/training_step.py [--quick] [--contexts 20,60,200,1000] [--json FILE]
 
-Width 128, 6 layers, batches of 16, hopper's sizes (11 and 3), one thread, in turns, medians over the rounds. Ours is the
-whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW. d3rlpy's is its sampling and `update`;
-transformers' networks get a fixed batch, embedded already for Mamba (2 tokens a timestep, as DM; its blocks have no MLP,
-ours do), with the same clipping and optimizer. What is not installed is left out, and said.
+Width 128, 6 layers, batches of 16, hopper's sizes (11 and 3), one thread, in turns, medians over the rounds. Ours is
+the whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW. d3rlpy's is its sampling and `update`;
+transformers' networks get a fixed batch, embedded already for Mamba (2 tokens a timestep, as DM; its blocks have no
+MLP, ours do), with the same clipping and optimizer. What is not installed is left out, and said.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def available(context: int, console: Console) -> dict[str, Step]:
         try:
             cases[name] = build(context)
         except ImportError as missing:
-            console.print(f"{name} is left out: {missing}")
+            console.print(f"{name} is left out: {missing}", markup=False)
     return cases
 
 

@@ -6,6 +6,8 @@ tests on a GPU: they hold the layout that we hand over against the reference, wi
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from torch import Tensor
 
 from dmray.errors import MissingPackageError
@@ -20,12 +22,13 @@ def mamba_ssm_scan() -> Scan:
         MissingPackageError: mamba-ssm cannot be imported.
     """
     try:
+        import_module("selective_scan_cuda")  # newer releases import without it and fail at the first call
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except Exception as cause:
         first_line = (str(cause).splitlines() or [""])[0]
         raise MissingPackageError(
             f"mamba-ssm cannot be imported ({type(cause).__name__}: {first_line}); on a machine with a GPU and nvcc: "
-            'pip install "dmray[mamba]" --no-build-isolation'
+            'MAMBA_KEEP_CUDA_BUILD=TRUE pip install "dmray[mamba]" --no-build-isolation'
         ) from cause
 
     def scan(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -42,14 +43,17 @@ class TestMambaSsmsLayout(ScanContract):
 
     @pytest.fixture(autouse=True)
     def _replaced(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("mamba_ssm", "mamba_ssm.ops"):
+        for name in ("selective_scan_cuda", "mamba_ssm", "mamba_ssm.ops"):
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
         interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
         interface.selective_scan_fn = tokens_last  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, interface.__name__, interface)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(
+    find_spec("triton") is None or not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"),
+    reason="needs Triton and a GPU or TRITON_INTERPRET=1",
+)
 class TestTriton(ScanContract):
     """On a CPU in Triton's interpreter: TRITON_INTERPRET=1."""
 
@@ -176,8 +180,18 @@ def test_mamba_ssm_that_cannot_be_imported_is_one_sentence_with_the_cure(
         def __getattr__(self, name: str) -> object:
             raise failure
 
-    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface"):
+    packages = ("selective_scan_cuda", "mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface")
+    for name in packages:
         monkeypatch.setitem(sys.modules, name, Broken(name))
     with pytest.raises(MissingPackageError, match=r'pip install "dmray\[mamba\]"') as raised:
         SCAN_BACKENDS["mamba_ssm"]()
     assert "\n" not in str(raised.value)
+
+
+def test_mamba_ssm_without_its_kernels_is_refused_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
+    interface.selective_scan_fn = tokens_last  # type: ignore[attr-defined]
+    for module in (ModuleType("mamba_ssm"), ModuleType("mamba_ssm.ops"), interface):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(MissingPackageError, match="selective_scan_cuda"):
+        SCAN_BACKENDS["mamba_ssm"]()
