@@ -25,20 +25,8 @@ from dmray.models import SCAN_BACKENDS, selective_scan
 from dmray.testing.scan_contract import scan_inputs
 
 # windows, tokens, channels, states. First the layer of the paper's main setting: 20 timesteps of state and action.
-<<<<<<< HEAD
-SIZES = (
-    (16, 40, 256, 16),
-    (16, 60, 256, 16),
-    (16, 180, 256, 16),
-    (16, 600, 256, 16),
-    (50, 40, 256, 16),
-    (1, 40, 256, 16),
-)
-QUICK = SIZES[:2]
-=======
 QUICK = ((16, 40, 256, 16), (16, 60, 256, 16))
 SIZES = (*QUICK, (16, 180, 256, 16), (16, 600, 256, 16), (50, 40, 256, 16), (1, 40, 256, 16))
->>>>>>> issue4c
 
 
 def main() -> None:
