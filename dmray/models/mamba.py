@@ -146,10 +146,12 @@ class MambaMixer(nn.Module):
     def advance(self, hidden: Tensor, state: MixerState) -> Tensor:
         """The outputs for the next tokens (B, n, D); moves `state` on."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        inputs = torch.cat([state.taps, x], dim=1)
-        state.taps = inputs[:, hidden.shape[1] :]
-        filters, bias = self.conv1d.weight[:, 0], self.conv1d.get_parameter("bias")
-        x = F.silu(torch.einsum("bnik,ik->bni", inputs.unfold(1, filters.shape[1], 1), filters) + bias)
+        inputs, tokens = torch.cat([state.taps, x], dim=1), hidden.shape[1]
+        state.taps = inputs[:, tokens:]
+        x = self.conv1d.get_parameter("bias").expand(inputs[:, :tokens].shape)
+        for place, taps in enumerate(self.conv1d.weight[:, 0].t().contiguous()):
+            x = torch.addcmul(x, inputs[:, place : place + tokens], taps)
+        x = F.silu(x)
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
         delta = F.softplus(self.dt_proj(dt))
         y = selective_steps(x, delta, -self.A_log.exp(), B, C, state.hidden)
