@@ -1,0 +1,123 @@
+"""Milliseconds of one decision, by method, decode mode, context length and number of episodes in lockstep.
+
+    python benchmarks/decode.py [--quick] [--contexts 10,20,50,100,200] [--plot docs/inference.png] [--json FILE]
+
+DM and DT, width 128, 6 layers, hopper's sizes (11 and 3), one thread, random weights (time does not depend on them), in
+turns, medians over the rounds. Every decoder has acted for as many timesteps as the context is long before it is timed,
+so a window is full and a transformer's cache holds that many. This is the inference time that the paper compares in
+words.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import in_turns, medians_ms, write_record
+
+from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy, make_decoder
+from dmray.specs import MethodName, ModelSpec
+
+METHODS: tuple[MethodName, ...] = ("dm", "dt")
+MODES = ("window", "stream:2", "recurrent")
+EPISODES = (1, 16, 100)
+OBSERVATIONS, ACTIONS = 11, 3
+COLOURS = {"dm": "#D55E00", "dt": "#0072B2"}
+LINES = {"window": "-", "stream:2": "--", "recurrent": ":"}
+
+
+def decision(method: MethodName, mode: str, context: int, episodes: int) -> Callable[[], object]:
+    """One more decision of a decoder that has acted for `context` timesteps."""
+    torch.manual_seed(0)
+    shape = PolicyShape(OBSERVATIONS, ACTIONS, action_limit=1.0, max_timesteps=2000)
+    recipe = PolicyRecipe(method, ModelSpec(context_length=context), "paper", shape, return_scale=1000.0)
+    decoder = make_decoder(SequencePolicy(recipe).eval(), mode, episodes)
+    observations = np.random.default_rng(0).normal(size=(episodes, OBSERVATIONS)).astype(np.float32)
+    decide = partial(decoder.decide, observations, np.full(episodes, 3600.0))
+    if mode == "window":  # the history is filled with what it would hold, without the decisions that put it there
+        _fill(decoder, context)
+    else:
+        for _ in range(context):
+            decide()
+    return decide
+
+
+def _fill(decoder: Any, context: int) -> None:
+    for history in decoder._histories:
+        for _ in range(context):
+            history.append(history._buffer[:, 0])
+
+
+def measure(context: int, episodes: int, rounds: int) -> dict[str, Any]:
+    cases = {f"{method} {mode}": decision(method, mode, context, episodes) for method in METHODS for mode in MODES}
+    return {"context": context, "episodes": episodes, "ms": medians_ms(in_turns(cases, rounds, warm_up=1))}
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 3.8), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    counts = sorted({result["episodes"] for result in results})
+    for axes, episodes in zip(figure.subplots(1, len(counts), sharey=True, squeeze=False)[0], counts, strict=True):
+        rows = [result for result in results if result["episodes"] == episodes]
+        for method in METHODS:
+            for mode in MODES:
+                times = [row["ms"][f"{method} {mode}"] for row in rows]
+                axes.plot(
+                    [row["context"] for row in rows], times, marker="o", markersize=4,
+                    color=COLOURS[method], linestyle=LINES[mode], label=f"{method.upper()} {mode}",
+                )  # fmt: skip
+        axes.set_title(f"{episodes} episode{'s' if episodes > 1 else ''} at once", loc="left", fontsize=11)
+        axes.set_xlabel("context length K")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks([row["context"] for row in rows], [str(row["context"]) for row in rows])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+    figure.axes[0].set_ylabel("ms per decision, one CPU thread")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--plot", type=Path, default=Path(__file__).parent.parent / "docs" / "inference.png")
+    parser.add_argument("--contexts", default="10,20,50,100,200")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="K 20, three rounds, no plot")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    contexts = [20] if options.quick else [int(each) for each in options.contexts.split(",")]
+    rounds = 3 if options.quick else options.rounds
+    table = Table(title=f"ms per decision, 1 thread, medians of {rounds}", box=None)
+    names = [f"{method} {mode}" for method in METHODS for mode in MODES]
+    for heading in ("episodes", "K", *names, "dm: window / stream:2", "dm: window / recurrent"):
+        table.add_column(heading, justify="right")
+    results = []
+    for episodes in EPISODES:
+        for context in contexts:
+            results.append(measure(context, episodes, rounds))
+            ms = results[-1]["ms"]
+            ratios = (ms["dm window"] / ms["dm stream:2"], ms["dm window"] / ms["dm recurrent"])
+            table.add_row(
+                str(episodes), str(context), *(f"{ms[name]:.2f}" for name in names), *(f"{r:.1f}" for r in ratios)
+            )
+    Console(width=150).print(table)
+    settings = {"d_model": 128, "n_layer": 6, "observations": OBSERVATIONS, "actions": ACTIONS, "rounds": rounds}
+    write_record(options.json, settings, results)
+    if not options.quick:
+        plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()
