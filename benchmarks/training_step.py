@@ -1,6 +1,6 @@
 """Milliseconds of one optimizer step: ours, ours on the reference scan, and other packages' networks of the same size.
 
-    python benchmarks/training_step.py [--quick] [--contexts 20,60,200,1000] [--json FILE]
+    python benchmarks/training_step.py [--quick] [--ours] [--contexts 20,60,200,1000] [--json FILE]
 
 Width 128, 6 layers, batches of 16, hopper's sizes (11 and 3), one thread, in turns, medians over the rounds. Ours is
 the whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW. d3rlpy's is its sampling and `update`;
@@ -14,6 +14,8 @@ import argparse
 import gc
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--contexts", default="20,60,200")
+    parser.add_argument("--ours", action="store_true", help="leave the other packages out; at K 1000 they take minutes")
     parser.add_argument("--quick", action="store_true", help="context 20 only, three rounds")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -45,11 +48,13 @@ def main() -> None:
     rounds = 3 if options.quick else options.rounds
     contexts = [20] if options.quick else [int(part) for part in options.contexts.split(",")]
     console, results = Console(), []
+    model = ModelSpec().model_dump(exclude={"context_length"})
     table = Table(title=f"one training step, 1 thread, ms, medians of {rounds}", box=None)
     for heading in ("K", "network", "ms", "x ours", "sampling of ours"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for context in contexts:
-        cases = available(context, console)
+        console.print(f"context length {context}", markup=False)
+        cases = available(context, {} if options.ours else OTHERS, console)
         seconds = in_turns(cases, rounds)
         sampling = {name: _sampling_share(case, seconds[name]) for name, case in cases.items()}
         middle = medians_ms(seconds)
@@ -58,24 +63,19 @@ def main() -> None:
             base = middle["DM"] if "DM" in name or "Mamba" in name else middle["DT"]
             share = f"{100 * sampling[name]:.1f} %" if sampling[name] is not None else ""
             table.add_row(str(context), name, f"{ms:.1f}", f"{ms / base:.2f}", share)
+        write_record(options.json, {"model": model, "batch_size": BATCH, "rounds": rounds, "device": "cpu"}, results)
         del cases
         gc.collect()
     console.print(table)
-    model = ModelSpec().model_dump(exclude={"context_length"})
-    write_record(options.json, {"model": model, "batch_size": BATCH, "rounds": rounds, "device": "cpu"}, results)
 
 
-def available(context: int, console: Console) -> dict[str, Step]:
+def available(context: int, others: Mapping[str, Callable[[int], Step]], console: Console) -> dict[str, Step]:
     cases: dict[str, Step] = {"DM": ours("dm", context), "DM, reference scan": reference(ours("dm", context))}
     cases["DT"] = ours("dt", context)
-    others: Mapping[str, Callable[[int], Step]] = {
-        "transformers MambaModel": transformers_mamba,
-        "transformers DecisionTransformer": transformers_dt,
-        "d3rlpy DecisionTransformer": d3rlpy_dt,
-    }
     for name, build in others.items():
         try:
-            cases[name] = build(context)
+            with redirect_stdout(StringIO()):
+                cases[name] = build(context)
         except ImportError as missing:
             console.print(f"{name} is left out: {missing}", markup=False)
     return cases
@@ -181,6 +181,13 @@ def d3rlpy_dt(context: int) -> Step:
     algorithm = config.create(device="cpu:0")
     algorithm.build_with_dataset(dataset)
     return lambda: algorithm.update(dataset.sample_trajectory_batch(BATCH, length=context))
+
+
+OTHERS: Mapping[str, Callable[[int], Step]] = {
+    "transformers MambaModel": transformers_mamba,
+    "transformers DecisionTransformer": transformers_dt,
+    "d3rlpy DecisionTransformer": d3rlpy_dt,
+}
 
 
 def _stepping(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
