@@ -36,8 +36,13 @@ class ResourcesSpec(Spec):
 
     A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open. Then it waits, or, if
     `when_evaluations_lag` is "skip", leaves evaluations out (never the last one); the ledger says which.
+
+    `executor` "train" gives each trial a Ray Train worker beside a driver, which takes some ten seconds and eight
+    processes to start: nothing against hours of training. "tune" runs the trial in Tune's own actor, one process that
+    takes trial after trial: for trials of seconds or minutes. The records are the same.
     """
 
+    executor: Literal["train", "tune"] = "train"
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     max_concurrent_trials: PositiveInt | None = None
@@ -57,7 +62,10 @@ class ResourcesSpec(Spec):
 
 
 class FaultSpec(Spec):
-    """How often a trial may be started again after its worker or its driver died, and how often it saves."""
+    """How often a trial may be started again after its worker or its driver died, and how often it saves.
+
+    With executor "tune" worker and driver are one process, which may be started again as often as a worker.
+    """
 
     worker_restarts: Annotated[int, Field(ge=0)] = 3
     driver_restarts: Annotated[int, Field(ge=0)] = 2

@@ -66,8 +66,9 @@ def test_an_error_in_a_rollout_reaches_the_trial_that_asked(ray_session: None, t
     assert len(service.submit(weights, request).result(timeout=60)) == 12
 
 
+@pytest.mark.parametrize("executor", ["train", "tune"])
 def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_worker(
-    ray_session: None, tmp_path: Path
+    ray_session: None, tmp_path: Path, executor: str
 ) -> None:
     changes = {
         "training": {"steps": 400, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
@@ -76,7 +77,7 @@ def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_wor
             {"name": "open-expert", "task": "maze2d-open", "generate": {"transitions": 1500}},
             "maze2d-umaze-v1",  # not there: its trials fail, the others go on
         ],
-        "resources": {"cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
+        "resources": {"executor": executor, "cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
     }
     here, there = (tiny_plan(tmp_path / name, **changes) for name in ("local", "ray"))
     local, remote = (SweepFolder(tmp_path / name, "tiny") for name in ("local", "ray"))

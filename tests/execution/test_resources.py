@@ -44,8 +44,13 @@ def test_a_sweep_that_does_not_fit_is_refused_with_the_sum(
 
 
 def test_a_driver_takes_the_heads_resource_or_almost_nothing() -> None:
-    assert fit(ResourcesSpec(), Machines(4, 0, 9), 9).driver == {"dmray_driver": 1.0}
-    assert fit(ResourcesSpec(), Machines(4, 0, 0), 9).driver == {"cpu": 0.01}
+    assert fit(ResourcesSpec(), Machines(4, 0, 9), 9).tune_trial == {"dmray_driver": 1.0}
+    assert fit(ResourcesSpec(), Machines(4, 0, 0), 9).tune_trial == {"cpu": 0.01}
+
+
+def test_a_trial_that_runs_in_tunes_own_actor_takes_the_trials_share_there() -> None:
+    resources = ResourcesSpec(executor="tune", cpus_per_trial=2, gpus_per_trial=0.5)
+    assert fit(resources, Machines(8, 2, 0), 9).tune_trial == {"cpu": 2, "gpu": 0.5}
 
 
 def test_a_small_laptop_is_oversubscribed_rather_than_refused() -> None:

@@ -23,10 +23,13 @@ class Machines:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a sweep is laid out: trials at once, and what each Tune trial (a driver without work of its own) takes."""
+    """How a sweep is laid out: trials at once, and what each Tune trial takes.
+
+    That is a driver without work of its own, or the whole trial if the executor is "tune".
+    """
 
     concurrent_trials: int
-    driver: dict[str, float]
+    tune_trial: dict[str, float]
 
 
 def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: int) -> Machines:
@@ -58,6 +61,8 @@ def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:
         )
     wanted = [n for n in (resources.max_concurrent_trials, num_trials) if n is not None]
     concurrent = min(*slots, *wanted)
+    if resources.executor == "tune":
+        return Fit(concurrent, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
     if machines.drivers >= 1:
         return Fit(min(concurrent, floor(machines.drivers)), {DRIVER_RESOURCE: 1.0})
     return Fit(concurrent, {"cpu": _DRIVER_CPU})

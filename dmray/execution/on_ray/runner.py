@@ -1,4 +1,4 @@
-"""Runs the unfinished trials of a plan on Ray: Tune over the grid, one Train worker a trial, one evaluation pool."""
+"""Runs the unfinished trials of a plan on Ray: Tune over the grid, a Train worker a trial, one evaluation pool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dmray.errors import ClusterError
 from dmray.execution.job import TrialJob
 from dmray.execution.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
 from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, fit, machines_for_one_node
-from dmray.execution.on_ray.trainable import TrainableConfig, run_tune_trial
+from dmray.execution.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
 from dmray.execution.plan import Plan
 from dmray.specs import TrialSpec
 from dmray.tracking import SweepFolder
@@ -77,8 +77,9 @@ class RayRunner:
 
 def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> None:
     names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
+    trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
-        tune.with_resources(run_tune_trial, layout.driver),
+        tune.with_resources(trainable, layout.tune_trial),
         param_space={"trainable": tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=layout.concurrent_trials,
@@ -88,7 +89,7 @@ def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> N
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(ray_folder),
-            failure_config=tune.FailureConfig(max_failures=trainables[0].faults.driver_restarts),
+            failure_config=tune.FailureConfig(max_failures=restarts),
             verbose=0,
         ),
     )

@@ -1,12 +1,14 @@
-"""One Tune trial: a driver without work of its own, which runs the trial in a Ray Train worker.
+"""One Tune trial: a driver without work of its own, which runs the trial in a Ray Train worker, or the trial itself.
 
-Ray Train restarts a worker that died (its machine was taken, it was killed) and Tune restarts a driver that died; the
-trial continues from dmray's own checkpoint in both cases, so Ray's state on disk is disposable. A mistake of the user
-or a bug would fail the same way again: it ends the trial at once, recorded in its ledger, and the sweep goes on.
+Ray Train restarts a worker that died (its machine was taken, it was killed) and Tune restarts its own actors; the trial
+continues from dmray's own checkpoint in all cases, so Ray's state on disk is disposable. A mistake of the user or a bug
+would fail the same way again: it ends the trial at once, recorded in its ledger, and the sweep goes on.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,14 @@ class TrainableConfig(Spec):
     dispatcher_name: str
     ray_folder: Path
 
+    @property
+    def tune_restarts(self) -> int:
+        """How often Tune starts an actor of its own again."""
+        return self.faults.driver_restarts if self.resources.executor == "train" else self.faults.worker_restarts
 
-def run_tune_trial(config: dict[str, Any]) -> None:
-    """Tune's function trainable: one TorchTrainer with one worker."""
+
+def run_through_train(config: dict[str, Any]) -> None:
+    """Tune's function trainable for executor "train": one TorchTrainer with one worker."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -54,15 +61,31 @@ def run_tune_trial(config: dict[str, Any]) -> None:
 
 def run_in_worker(config: dict[str, Any]) -> None:
     """Ray Train's loop function."""
+    import ray.train
+
+    _run(config, ray.train.report)
+
+
+def run_in_tune(config: dict[str, Any]) -> None:
+    """Tune's function trainable for executor "tune"."""
+    import ray.tune
+
+    _run(config, ray.tune.report)
+
+
+TUNE_TRAINABLES = {"train": run_through_train, "tune": run_in_tune}
+
+
+def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
     from dmray.execution.on_ray.evaluation_pool import RemoteEvaluation
     from dmray.execution.trial import run_trial
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
-        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter())
+        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report))
     except Exception as cause:
         if is_the_worlds(cause):
-            raise  # Ray Train tries again within the fault budget
+            raise  # tried again within the fault budget
         return  # recorded by run_trial; trying again would fail the same way
 
 
@@ -80,16 +103,13 @@ def is_the_worlds(cause: Exception) -> bool:
 
 
 class _Reporter:
-    """Tells Ray Train (and through it Tune) how far the trial is."""
+    """Tells Ray how far the trial is."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self._report = report
         self._last = float("-inf")
 
     def __call__(self, step: int, score: float | None) -> None:
-        import time
-
-        import ray.train
-
         if time.monotonic() - self._last >= _REPORT_EVERY_S:
-            ray.train.report({"step": step, "normalized_score": score})
+            self._report({"step": step, "normalized_score": score})
             self._last = time.monotonic()
