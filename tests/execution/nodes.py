@@ -1,6 +1,6 @@
 """A Ray cluster of three raylets on this machine, with logical GPUs, for tests; a process of its own.
 
-Prints the cluster's address. Each line on standard input takes a GPU node away without notice; its end ends the cluster.
+Prints the cluster's address. A line on standard input takes a GPU node away without notice; its end ends the cluster.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def test_a_rehearsal_needs_no_gpu() -> None:
     resources = ResourcesSpec(gpus_per_trial=0.25, device="cpu")
     assert resources.trial_device == "cpu"
     assert fit(resources, machines_for_one_node(resources, 4, gpu_count=0), 9).concurrent_trials == 3
+    real = ResourcesSpec(gpus_per_trial=0.25)
     with pytest.raises(ClusterError):
-        real = ResourcesSpec(gpus_per_trial=0.25)
         fit(real, machines_for_one_node(real, 4, gpu_count=0), 9)
 
 
