@@ -13,7 +13,7 @@ quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check

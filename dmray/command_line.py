@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from dmray.errors import DmrayError
 
-out, err = Console(), Console(stderr=True)
+_PIPE_COLUMNS = 200  # a file or another program has no width; rich's 80 would cut names
+out = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+err = Console(stderr=True)
 
 
 def new_app() -> typer.Typer:

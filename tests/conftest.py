@@ -19,6 +19,14 @@ settings.register_profile("dmray", deadline=None)  # the machine is noisy, and c
 settings.load_profile("dmray")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray's tests first and all in one process, when there are several: they take long, and Ray starts once."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)

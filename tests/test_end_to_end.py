@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,11 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dmray.execution import TrialState, survey
-from dmray.tracking import AttemptStarted, SweepFolder, distinct, read_ledger
-from tests.execution.sweeps import tiny_plan, tiny_sweep
+from dmray.tracking import AttemptStarted, SweepFolder, read_ledger
+from tests.execution.sweeps import science_of, sweep_file, tiny_plan
 
 CHANGES = {
     "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
@@ -30,13 +28,6 @@ def command(sweep_file: Path, *options: str) -> list[str]:
 
 def run(sweep_file: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(sweep_file, *options), capture_output=True, text=True, timeout=300)
-
-
-def sweep_file(storage: Path, **changes: object) -> Path:
-    path = storage / "sweep.yaml"
-    storage.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(json.loads(tiny_sweep(storage, **changes).model_dump_json())))
-    return path
 
 
 @pytest.mark.slow
@@ -61,7 +52,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     resumed = run(broken, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert set(survey(plan, folder).values()) == {TrialState.FINISHED}
-    assert _science(folder, plan.trial_ids) == _science(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
+    assert science_of(folder, plan.trial_ids) == science_of(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
     attempts = [r for r in read_ledger(folder.trial(plan.trial_ids[0]).ledger) if isinstance(r, AttemptStarted)]
     assert attempts[-1].from_step > 0, "the killed trial continued from its checkpoint"
 
@@ -132,19 +123,6 @@ def test_a_failed_trial_is_told_and_fails_the_command(tmp_path: Path) -> None:
     done = run(file, "--local")
     assert done.returncode == 1
     assert str(broken) in done.stderr
-
-
-def _science(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
-    """The distinct records of all trials without clocks."""
-    timed = {"time_s", "wall_s", "steps_per_s", "train_s"}
-    return [
-        record.model_dump(exclude=timed)
-        for trial_id in trial_ids
-        for record in sorted(
-            distinct(read_ledger(folder.trial(trial_id).ledger)), key=lambda r: (r.kind, getattr(r, "step", 0))
-        )
-        if not isinstance(record, AttemptStarted)
-    ]
 
 
 def _wait_until(condition: object, timeout_s: float = 120.0) -> None:

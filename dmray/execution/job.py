@@ -22,7 +22,7 @@ class TrialJob(Spec):
     deterministic: bool
     max_pending_evaluations: int
     when_evaluations_lag: Literal["wait", "skip"]
-    gpus: float
+    device: Literal["cpu", "cuda"]
 
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
@@ -36,7 +36,7 @@ class TrialJob(Spec):
             deterministic=sweep.resources.deterministic,
             max_pending_evaluations=sweep.resources.max_pending_evaluations,
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
-            gpus=sweep.resources.gpus_per_trial,
+            device=sweep.resources.trial_device,
         )
 
     @property

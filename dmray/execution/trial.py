@@ -94,7 +94,7 @@ class _Attempt:
 
     def __init__(self, job: TrialJob, service: EvaluationService, report: Report, ledger: Ledger, attempt: int) -> None:
         self.job, self.service, self.report, self.ledger = job, service, report, ledger
-        self.device = "cuda" if job.gpus > 0 else "cpu"
+        self.device = job.device
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)
         dataset = job.trial.dataset
@@ -164,6 +164,7 @@ class _Attempt:
             provenance={
                 **provenance(),
                 "pid": os.getpid(),
+                "device": self.device,
                 "dataset_fingerprint": self.origin.dataset_fingerprint,
                 "dataset_notes": list(self.opened.episodes.notes),
                 "task": _facts_of(self.opened.task),

@@ -37,6 +37,9 @@ class ResourcesSpec(Spec):
     A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open. Then it waits, or, if
     `when_evaluations_lag` is "skip", leaves evaluations out (never the last one); the ledger says which.
 
+    A trial with a share of a GPU trains on it; with `device` "cpu" it only holds the share, so that the scheduling of a
+    GPU sweep can be rehearsed on machines without GPUs (which are then logical: `ray start --num-gpus`).
+
     `executor` "train" gives each trial a Ray Train worker beside a driver, which takes some ten seconds and eight
     processes to start: nothing against hours of training. "tune" runs the trial in Tune's own actor, one process that
     takes trial after trial: for trials of seconds or minutes. The records are the same.
@@ -45,6 +48,7 @@ class ResourcesSpec(Spec):
     executor: Literal["train", "tune"] = "train"
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    device: Literal["auto", "cpu"] = "auto"
     max_concurrent_trials: PositiveInt | None = None
     torch_threads: PositiveInt = 1
     deterministic: bool = False
@@ -52,6 +56,10 @@ class ResourcesSpec(Spec):
     cpus_per_evaluation_actor: Annotated[float, Field(gt=0)] = 1.0
     max_pending_evaluations: PositiveInt = 4
     when_evaluations_lag: Literal["wait", "skip"] = "wait"
+
+    @property
+    def trial_device(self) -> Literal["cpu", "cuda"]:
+        return "cuda" if self.gpus_per_trial > 0 and self.device == "auto" else "cpu"
 
     @field_validator("gpus_per_trial")
     @classmethod

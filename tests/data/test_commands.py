@@ -18,7 +18,6 @@ def run(*arguments: str) -> Result:
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path / "datasets"))
 
 

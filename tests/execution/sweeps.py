@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dmray.execution import Plan, plan
 from dmray.specs import SweepSpec
+from dmray.tracking import AttemptFailed, AttemptStarted, SweepFolder, distinct, read_ledger
 
 
 def tiny_sweep(storage: Path, **changes: Any) -> SweepSpec:
@@ -33,3 +37,23 @@ def tiny_sweep(storage: Path, **changes: Any) -> SweepSpec:
 
 def tiny_plan(storage: Path, **changes: Any) -> Plan:
     return plan(tiny_sweep(storage, **changes))
+
+
+def sweep_file(storage: Path, **changes: object) -> Path:
+    path = storage / "sweep.yaml"
+    storage.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(json.loads(tiny_sweep(storage, **changes).model_dump_json())))
+    return path
+
+
+def science_of(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
+    """The distinct records of all trials without clocks."""
+    timed = {"time_s", "wall_s", "steps_per_s", "train_s"}
+    return [
+        record.model_dump(exclude=timed)
+        for trial_id in trial_ids
+        for record in sorted(
+            distinct(read_ledger(folder.trial(trial_id).ledger)), key=lambda r: (r.kind, getattr(r, "step", 0))
+        )
+        if not isinstance(record, AttemptStarted | AttemptFailed)
+    ]

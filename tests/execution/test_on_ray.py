@@ -71,8 +71,8 @@ def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_wor
     ray_session: None, tmp_path: Path, executor: str
 ) -> None:
     changes = {
-        "training": {"steps": 400, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
-        "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
+        "training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+        "evaluation": {"episodes": 4, "every_steps": 250, "cohort_size": 2, "target_returns": [50.0]},
         "datasets": [
             {"name": "open-expert", "task": "maze2d-open", "generate": {"transitions": 1500}},
             "maze2d-umaze-v1",  # not there: its trials fail, the others go on

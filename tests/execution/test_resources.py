@@ -60,6 +60,15 @@ def test_a_small_laptop_is_oversubscribed_rather_than_refused() -> None:
     assert fit(resources, machines, 4).concurrent_trials == 2
 
 
+def test_a_rehearsal_needs_no_gpu() -> None:
+    resources = ResourcesSpec(gpus_per_trial=0.25, device="cpu")
+    assert resources.trial_device == "cpu"
+    assert fit(resources, machines_for_one_node(resources, 4, gpu_count=0), 9).concurrent_trials == 3
+    real = ResourcesSpec(gpus_per_trial=0.25)
+    with pytest.raises(ClusterError):
+        fit(real, machines_for_one_node(real, 4, gpu_count=0), 9)
+
+
 def test_only_what_came_from_outside_is_tried_again() -> None:
     from ray.exceptions import ActorDiedError, RayTaskError
 

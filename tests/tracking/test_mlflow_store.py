@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,6 +18,7 @@ from dmray.tracking.metric_points import Point
 from dmray.tracking.mlflow_store import MlflowStore, RunStore, StoreError, open_store, without_secrets
 from tests.tracking.examples import example_sweep, started, trained, trials_of, whole_trial, write_ledger
 from tests.tracking.fake_store import FakeStore
+from tests.tracking.mlflow_server import Server, free_port
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 
@@ -132,13 +130,6 @@ def test_a_folder_is_refused_with_the_cure(uri: str, tmp_path: Path) -> None:
         open_store(uri, SweepFolder(tmp_path, "x"))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_a_server_that_is_not_there_is_named_at_once_with_the_cure(tmp_path: Path) -> None:
     port, started_at = free_port(), time.monotonic()
     with pytest.raises(TrackingError) as caught:
@@ -172,40 +163,6 @@ def test_a_database_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_secrets_are_taken_out_of_addresses() -> None:
     assert without_secrets("postgresql+psycopg2://u:p@db:5432/x") == "postgresql+psycopg2://db:5432/x"
     assert without_secrets("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
-
-
-class Server:
-    """A real `mlflow server` on loopback."""
-
-    def __init__(self, storage: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._database, self._artifacts = f"sqlite:///{storage / 'server.db'}", str(storage / "artifacts")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        arguments = ["--port", str(self.port), "-w", "1", "--backend-store-uri", self._database]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments, "--artifacts-destination", self._artifacts],
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError("the MLflow server did not start")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, 9)
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture

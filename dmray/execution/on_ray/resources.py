@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 
 from dmray.errors import ClusterError
 from dmray.specs import ResourcesSpec
@@ -36,7 +36,10 @@ def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: i
     """What to tell Ray that this machine has: its CPUs, or as many as one trial beside the actors needs.
 
     A laptop with fewer cores than the sweep file asks for is oversubscribed rather than refused: slower, same results.
+    So it is with GPUs when they are only rehearsed.
     """
+    if resources.device == "cpu":
+        gpu_count = max(gpu_count, ceil(resources.gpus_per_trial))
     least = resources.cpus_per_trial + resources.evaluation_actors * resources.cpus_per_evaluation_actor
     return Machines(max(float(cpu_count), float(-floor(-least))), float(gpu_count), drivers=1000.0)
 
