@@ -17,6 +17,7 @@ from dmray.tasks import Task
 _MAZES = frozenset({"maze2d", "antmaze"})
 _WALL, _FLOOR, _GOAL, _START, _SUBGOAL = "#3b4252", "#f7f8fa", "#2a9d4a", "#111111", "#d62728"
 _SUBGOALS_SHOWN = 25  # an episode
+_NEARLY_ALL = 0.95
 _SIDE_INCHES, _PANELS_ACROSS = 3.4, 3
 
 
@@ -82,18 +83,19 @@ def draw_maze_episodes(task: Task, episodes: Sequence[WatchedEpisode], path: Pat
     """One PNG with a maze an episode: its path coloured by time, and the subgoals it was led by."""
     figure, panels = _figure(_ground(task), len(episodes))
     ground = _ground(task)
+    moving = max(_steps_moving(episode) for episode in episodes)
     for axes, episode in zip(panels, episodes, strict=True):
         steps = len(episode.observations)
         _draw_ground(axes, ground, _goals(task, [episode]))
         _draw_subgoals(axes, ground, episode)
-        _draw_path(axes, ground, episode, np.arange(steps - 1), (0, task.horizon))
+        _draw_path(axes, ground, episode, np.arange(steps - 1), (0, moving))
         record = episode.record
         score = task.reference.normalize(record.episode_return)
         title = (
             f"episode {record.index}: return {record.episode_return:g} (normalized {score:.0f}), {record.length} steps"
         )
         axes.set_title(title, loc="left", fontsize=8.5)
-    figure.colorbar(panels[-1].collections[-1], ax=panels, label="step", shrink=0.7)
+    figure.colorbar(panels[-1].collections[-1], ax=panels, label="step", shrink=0.7, extend="max")
     figure.legend(handles=_legend(episodes), loc="outside lower left", ncols=4, frameon=False, fontsize=8.5)
     _save(figure, path)
 
@@ -119,6 +121,12 @@ def _goals(task: Task, episodes: Sequence[WatchedEpisode]) -> np.ndarray:
     if task.engine == "maze2d":
         return LAYOUTS[task.env_id].goal[None]
     return np.stack([draw_goal(task.env_id, np.random.default_rng(each.record.seed)) for each in episodes])
+
+
+def _steps_moving(episode: WatchedEpisode) -> int:
+    """Steps until nearly all of the path's length is behind: a policy that waits at the goal would take all colours."""
+    covered = np.linalg.norm(np.diff(episode.observations[:, :2], axis=0), axis=1).cumsum()
+    return 1 + int(np.searchsorted(covered, _NEARLY_ALL * covered[-1])) if len(covered) else 1
 
 
 def _figure(ground: _Ground, panels: int) -> tuple[Any, list[Any]]:
@@ -159,7 +167,7 @@ def _draw_path(
 
     points = ground.at(episode.observations)
     pieces: Any = np.stack([points[:-1], points[1:]], axis=1)
-    line = LineCollection(pieces, array=values, clim=limits, cmap="plasma", linewidth=1.6, zorder=3)
+    line = LineCollection(pieces, array=values, clim=limits, cmap="plasma", linewidth=1.8, capstyle="round", zorder=3)
     axes.add_collection(line)
     axes.plot(*points[0], marker="o", color=_START, markersize=5, markeredgecolor="white", zorder=6)
 
