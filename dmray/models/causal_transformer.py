@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmray.models.key_value_cache import GroupCache, KeyValueCache
 from dmray.specs import ModelSpec
 
 _INIT_STD = 0.02
@@ -40,41 +41,20 @@ class CausalTransformer(nn.Module):
         normed: Tensor = self.ln_f(hidden)
         return normed
 
-    def begin(self, num_rows: int) -> KeyValueCache:
+    def begin(self, num_rows: int, num_groups: int = 1) -> KeyValueCache:
         """See `dmray.models.backbone.Backbone`."""
         first = cast(_Block, self.layers[0]).attention
         shape = (len(self.layers), 2, num_rows, first.n_head, 0, first.head_width)
-        return KeyValueCache(self.ln_f.weight.new_zeros(shape))
+        return KeyValueCache([GroupCache(self.ln_f.weight.new_zeros(shape)) for _ in range(num_groups)])
 
     def advance(self, tokens: Tensor, state: KeyValueCache) -> Tensor:
         """See `dmray.models.backbone.Backbone`; a token's work grows with those before it."""
-        hidden, start = tokens, state.grow(tokens.shape[1])
-        for layer, cached in zip(self.layers, state.cached, strict=True):
-            hidden = cast(_Block, layer).advance(hidden, cached[..., : state.length, :], start)
+        hidden = tokens
+        state.grow(tokens.shape[1])
+        for number, layer in enumerate(self.layers):
+            hidden = cast(_Block, layer).advance(hidden, state, number)
         normed: Tensor = self.ln_f(hidden)
         return normed
-
-
-class KeyValueCache:
-    """Keys and values of all tokens so far: `cached` (layers, 2, B, H, capacity, D / H), of which `length` count."""
-
-    def __init__(self, cached: Tensor) -> None:
-        self.cached, self.length = cached, 0
-
-    def restart(self) -> None:
-        self.length = 0
-
-    def keep(self, rows: Tensor) -> None:
-        self.cached = self.cached[:, :, rows]
-
-    def grow(self, tokens: int) -> int:
-        """Make room for so many more; the place of the first."""
-        start, self.length = self.length, self.length + tokens
-        capacity = self.cached.shape[4]
-        if self.length > capacity:
-            more = max(self.length, 2 * capacity) - capacity
-            self.cached = F.pad(self.cached, (0, 0, 0, more))
-        return start
 
 
 class _Block(nn.Module):
@@ -90,8 +70,8 @@ class _Block(nn.Module):
         out: Tensor = hidden + self.mlp(self.ln_2(hidden))
         return out
 
-    def advance(self, hidden: Tensor, cached: Tensor, start: int) -> Tensor:
-        hidden = hidden + self.attention.advance(self.ln_1(hidden), cached, start)
+    def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
+        hidden = hidden + self.attention.advance(self.ln_1(hidden), state, layer)
         out: Tensor = hidden + self.mlp(self.ln_2(hidden))
         return out
 
@@ -110,14 +90,11 @@ class _Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self._joined(mixed)
 
-    def advance(self, hidden: Tensor, cached: Tensor, start: int) -> Tensor:
-        """Attend to all that is in `cached` (2, B, H, L, D / H), whose places from `start` on are these tokens'."""
-        query, *now = self._split(hidden)
-        for kept, new in zip(cached, now, strict=True):
-            kept[:, :, start:] = new
-        length, key, value = cached.shape[3], *cached
-        seen = torch.ones(length - start, length, dtype=torch.bool, device=hidden.device).tril(start)
-        return self._joined(F.scaled_dot_product_attention(query, key, value, attn_mask=seen))
+    def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
+        """Each group's tokens attend to what is in the group's cache, which then holds them too."""
+        groups = zip(*(x.chunk(len(state.groups)) for x in self._split(hidden)), state.groups, strict=True)
+        mixed = [group.attend(layer, query, key, value) for query, key, value, group in groups]
+        return self._joined(torch.cat(mixed) if len(mixed) > 1 else mixed[0])
 
     def _split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, (B, H, L, D / H) each."""

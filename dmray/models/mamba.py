@@ -22,7 +22,6 @@ by 1/sqrt(n_layer) only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -30,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.causal_conv import causal_conv_silu
+from dmray.models.mamba_state import Absent, MambaState, MixerState
 from dmray.models.selective_scan import selective_scan
 from dmray.models.selective_steps import selective_steps
 from dmray.specs import ModelSpec
@@ -56,41 +56,18 @@ class Mamba(nn.Module):
         normed: Tensor = self.norm_f(residual)
         return normed
 
-    def begin(self, num_rows: int) -> MambaState:
+    def begin(self, num_rows: int, num_groups: int = 1) -> MambaState:
         """See `dmray.models.backbone.Backbone`."""
         mixers = [cast(_Block, layer).mixer for layer in self.layers]
-        return MambaState([mixer.begin(num_rows) for mixer in mixers])
+        return MambaState([mixer.begin(num_rows * num_groups) for mixer in mixers], num_groups)
 
     def advance(self, tokens: Tensor, state: MambaState) -> Tensor:
         """See `dmray.models.backbone.Backbone`; the same work for every token, however many there were."""
-        residual = tokens
+        residual, absent = tokens, state.take_absent()
         for layer, mixer_state in zip(self.layers, state.layers, strict=True):
-            residual = cast(_Block, layer).advance(residual, mixer_state)
+            residual = cast(_Block, layer).advance(residual, mixer_state, absent)
         normed: Tensor = self.norm_f(residual)
         return normed
-
-
-class MambaState:
-    """The mixers' states, layer by layer."""
-
-    def __init__(self, layers: list[MixerState]) -> None:
-        self.layers = layers
-
-    def restart(self) -> None:
-        for layer in self.layers:
-            layer.taps.zero_()
-            layer.hidden.zero_()
-
-    def keep(self, rows: Tensor) -> None:
-        self.layers = [MixerState(layer.taps[rows], layer.hidden[rows]) for layer in self.layers]
-
-
-@dataclass
-class MixerState:
-    """`taps` (B, d_conv - 1, I): the convolution's latest inputs; `hidden` (B, I, N): the scan's h."""
-
-    taps: Tensor
-    hidden: Tensor
 
 
 class _Block(nn.Module):
@@ -106,8 +83,8 @@ class _Block(nn.Module):
         out: Tensor = residual + self.mlp(self.norm2(residual))
         return out
 
-    def advance(self, residual: Tensor, state: MixerState) -> Tensor:
-        residual = residual + self.mixer.advance(self.norm(residual), state)
+    def advance(self, residual: Tensor, state: MixerState, absent: Absent | None) -> Tensor:
+        residual = residual + self.mixer.advance(self.norm(residual), state, absent)
         out: Tensor = residual + self.mlp(self.norm2(residual))
         return out
 
@@ -141,21 +118,28 @@ class MambaMixer(nn.Module):
         """The state before the first token."""
         inner, d_state = self.A_log.shape
         taps = self.A_log.new_zeros(num_rows, self.conv1d.kernel_size[0] - 1, inner)
-        return MixerState(taps, self.A_log.new_zeros(num_rows, inner, d_state))
+        return MixerState(taps, self.A_log.new_zeros(num_rows, d_state, inner))
 
-    def advance(self, hidden: Tensor, state: MixerState) -> Tensor:
+    def advance(self, hidden: Tensor, state: MixerState, absent: Absent | None = None) -> Tensor:
         """The outputs for the next tokens (B, n, D); moves `state` on."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        inputs, tokens = torch.cat([state.taps, x], dim=1), hidden.shape[1]
-        state.taps = inputs[:, tokens:]
-        x = self.conv1d.get_parameter("bias").expand(inputs[:, :tokens].shape)
-        for place, taps in enumerate(self.conv1d.weight[:, 0].t().contiguous()):
-            x = torch.addcmul(x, inputs[:, place : place + tokens], taps)
-        x = F.silu(x)
+        if absent is not None:
+            x[absent] = 0.0
+        x = F.silu(self._convolve(x, state), inplace=True)
+        if absent is not None:  # the convolution has a bias
+            x[absent] = 0.0
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
-        delta = F.softplus(self.dt_proj(dt))
-        y = selective_steps(x, delta, -self.A_log.exp(), B, C, state.hidden)
-        out: Tensor = self.out_proj(torch.addcmul(y, x, self.D) * F.silu(z))
+        y = selective_steps(x, F.softplus(self.dt_proj(dt)), -self.A_log.exp(), B, C, state.hidden)
+        out: Tensor = self.out_proj(torch.addcmul(y, x, self.D).mul_(F.silu(z)))
+        return out
+
+    def _convolve(self, x: Tensor, state: MixerState) -> Tensor:
+        inputs, tokens = torch.cat([state.taps, x], dim=1), x.shape[1]
+        state.taps = inputs[:, tokens:]
+        filters = self.conv1d.weight.squeeze(1).t().contiguous()
+        out = torch.addcmul(self.conv1d.get_parameter("bias"), inputs[:, :tokens], filters[0])
+        for tap in range(1, len(filters)):
+            out.addcmul_(inputs[:, tap : tap + tokens], filters[tap])
         return out
 
 

@@ -2,7 +2,8 @@
 
     h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        y_t = C_t . h_t
 
-Shapes: B rows, n tokens, I channels, N state size. The CPU has a compiled loop; everything else is PyTorch.
+Shapes: B rows, n tokens, I channels, N state size. The CPU has a compiled loop; everything else is PyTorch. The state
+has its channels last, (B, N, I): the innermost loop then runs along memory and becomes vector instructions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums may be reordered; not-a-number stays one
-_LOG2_E, _HALF, _ONE = np.float32(1.44269504088896341), np.float32(0.5), np.float32(1)
+_LOG2_E = np.float32(1.44269504088896341)
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _LOWEST, _HIGHEST = np.float32(-126), np.float32(127)
 # 2^f on |f| <= 1/2 by its Taylor series; the relative error is below 2e-7
 _C1, _C2, _C3 = np.float32(0.69314718056), np.float32(0.24022650696), np.float32(0.05550410866)
@@ -24,13 +26,15 @@ _C4, _C5, _C6 = np.float32(0.00961812911), np.float32(0.00133335581), np.float32
 
 
 def selective_steps(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, hidden: Tensor) -> Tensor:
-    """y (B, n, I) for u, delta (B, n, I), A (I, N), B, C (B, n, N); `hidden` (B, I, N) moves on in place.
+    """y (B, n, I) for u, delta (B, n, I), A (I, N), B, C (B, n, N); `hidden` (B, N, I) moves on in place.
 
     Deterministic. Has no gradients.
     """
+    assert hidden.shape == (u.shape[0], *A.t().shape), "a state of another shape"  # compiled code does not check
+    assert hidden.is_contiguous(), "the state is written in place"
     if hidden.device.type == "cpu" and hidden.dtype == torch.float32:
         y = torch.empty(u.shape)
-        arrays = (x.detach().contiguous().numpy() for x in (u, delta, A * float(_LOG2_E), B, C))
+        arrays = (x.detach().contiguous().numpy() for x in (u, delta, A.t() * float(_LOG2_E), B, C))
         _steps(*arrays, hidden.numpy(), y.numpy())
         return y
     return torch_steps(u, delta, A, B, C, hidden)
@@ -38,12 +42,12 @@ def selective_steps(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h
 
 def torch_steps(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, hidden: Tensor) -> Tensor:
     """`selective_steps` on any device, in any dtype."""
-    outputs = []
+    rates, outputs = A.t(), []
     for t in range(u.shape[1]):
-        step = delta[:, t, :, None]
-        hidden.mul_(torch.exp(step * A)).add_(step * u[:, t, :, None] * B[:, t, None, :])
-        outputs.append((hidden * C[:, t, None, :]).sum(-1))
-    return torch.stack(outputs, dim=1)
+        step = delta[:, t, None, :]
+        hidden.mul_(torch.exp(step * rates)).add_(B[:, t, :, None] * (step * u[:, t, None, :]))
+        outputs.append(torch.matmul(C[:, t, None, :], hidden))
+    return torch.cat(outputs, dim=1)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -66,15 +70,15 @@ def _exp2(x: Any) -> Any:
 @njit(fastmath=_FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _steps(u: Any, delta: Any, A: Any, B: Any, C: Any, hidden: Any, y: Any) -> None:
     rows, tokens, channels = u.shape
-    size = A.shape[1]
+    entering = np.empty(channels, np.float32)
     for b in range(rows):
         for t in range(tokens):
             for i in range(channels):
-                step = delta[b, t, i]
-                entering = step * u[b, t, i]
-                total = np.float32(0)
-                for n in range(size):
-                    h = _exp2(step * A[i, n]) * hidden[b, i, n] + entering * B[b, t, n]
-                    hidden[b, i, n] = h
-                    total += h * C[b, t, n]
-                y[b, t, i] = total
+                entering[i] = delta[b, t, i] * u[b, t, i]
+                y[b, t, i] = _ZERO
+            for n in range(A.shape[0]):
+                B_n, C_n = B[b, t, n], C[b, t, n]
+                for i in range(channels):
+                    h = _exp2(delta[b, t, i] * A[n, i]) * hidden[b, n, i] + entering[i] * B_n
+                    hidden[b, n, i] = h
+                    y[b, t, i] += C_n * h

@@ -43,3 +43,8 @@ class Layout:
     def max_lag(self) -> int:
         """How many timesteps back the tokens reach."""
         return max(token.lag for token in self.tokens)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a token of the timestep is known only after its decision."""
+        return any(token.lag == 0 for token in self.tokens[self.read_at + 1 :])

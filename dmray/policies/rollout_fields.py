@@ -32,9 +32,7 @@ class RolloutFields:
         """Begin a timestep with raw observations (E, S) and raw returns-to-go (E,)."""
         assert self.timestep < self.policy.recipe.shape.max_timesteps, "the episode outlasts the policy's shape"
         raw = {Field.STATE: observations, Field.RETURN_TO_GO: returns_to_go[:, None]}
-        tensors = {
-            field: torch.as_tensor(value, dtype=torch.float32, device=self.device) for field, value in raw.items()
-        }
+        tensors = {field: torch.as_tensor(value).to(self.policy.state_mean) for field, value in raw.items()}
         self.now = {field: self.policy.encode(field, value) for field, value in tensors.items()}
 
     def embed(self, stage: SequenceModel) -> Tensor:
@@ -65,5 +63,5 @@ class RolloutFields:
     def _before_the_start(self, rows: int) -> dict[Field, Tensor]:
         """The fields of a timestep before the first: zeros, encoded, as the training windows have them."""
         shape = self.policy.recipe.shape
-        zeros = {field: torch.zeros(rows, shape.dim(field), device=self.device) for field in Field}
+        zeros = {field: self.policy.state_mean.new_zeros(rows, shape.dim(field)) for field in Field}
         return {field: self.policy.encode(field, value) for field, value in zeros.items()}

@@ -19,70 +19,85 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmray.models import Backbone, BackboneState
+from dmray.models import Backbone
 from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
 from dmray.policies.sequence_model import SequenceModel
 
 
-@dataclass
-class _Stream:
-    """One state of one stage; `begun` is the timestep that it began at (None: not yet)."""
+@dataclass(frozen=True)
+class Stagger:
+    """When each of `states` states begins anew, once every `period` timesteps, and which is the oldest.
 
-    state: BackboneState
-    begun: int | None = None
+    State s begins at timesteps s * period // states + any number of periods, so `states` need not divide the period.
+    State 0 begins with the episode, when the others have yet to begin.
+    """
+
+    period: int
+    states: int
+
+    def begins(self, timestep: int) -> int | None:
+        """The state that begins anew at this timestep."""
+        place = timestep % self.period
+        state = -(-place * self.states // self.period)  # the first whose turn is there or later
+        return state if state < self.states and state * self.period // self.states == place else None
+
+    def oldest(self, timestep: int) -> int:
+        """The state that begins anew next: it has seen at most `period` timesteps, this one included."""
+        if timestep < self.period:
+            return 0
+        place = timestep % self.period + 1
+        return -(-place * self.states // self.period) % self.states
 
 
 class StateDecoder:
-    """See `dmray.policies.decoding.Decoder`; `streams` None is `recurrent`, a number m is `stream:m`, at most K."""
+    """See `dmray.policies.decoding.Decoder`; `streams` None is `recurrent`, a number m is `stream:m`, at most K.
+
+    A timestep is one call of each stage's backbone, for all states of all episodes: the tokens of the last timestep
+    after the one that was read, then those of this one up to the one that is.
+    """
 
     def __init__(self, policy: SequencePolicy, num_rows: int, streams: int | None) -> None:
         self._fields = RolloutFields(policy, num_rows)
-        self._period = None if streams is None else policy.recipe.model.context_length
-        self._offsets = [0] if streams is None else [i * cast(int, self._period) // streams for i in range(streams)]
-        self._streams = [
-            [_Stream(_backbone(stage).begin(num_rows)) for _ in self._offsets] for stage in self._fields.stages
-        ]
-        self._late: list[Tensor | None] = [None] * len(self._fields.stages)  # the last timestep's unread tokens
+        self._stagger = None if streams is None else Stagger(policy.recipe.model.context_length, streams)
+        self._num_states = streams or 1
+        stages = self._fields.stages
+        self._states = [_backbone(stage).begin(num_rows, self._num_states) for stage in stages]
+        self._late = [stage.norm.weight.new_zeros(num_rows, 0, len(stage.norm.weight)) for stage in stages]
 
     @torch.inference_mode()
     def decide(self, observations: np.ndarray, returns_to_go: np.ndarray) -> np.ndarray:
         """See `Decoder.decide`."""
-        fields = self._fields
+        fields, stages = self._fields, self._fields.stages
         fields.observe(observations, returns_to_go)
-        for number, stage in enumerate(fields.stages):
-            read = stage.layout.read_at + 1
-            fields.now[stage.layout.target] = self._decide(number, stage, fields.embed(stage)[:, :read])
-        for number, stage in enumerate(fields.stages):
-            self._late[number] = fields.embed(stage)[:, stage.layout.read_at + 1 :]
+        embedded = []
+        for number, stage in enumerate(stages):
+            embedded.append(fields.embed(stage))
+            fields.now[stage.layout.target] = self._decide(number, stage, embedded[-1])
+        for number, stage in enumerate(stages):
+            whole = fields.embed(stage) if stage.layout.waits else embedded[number]
+            self._late[number] = whole[:, stage.layout.read_at + 1 :]
         return fields.end()
 
     @torch.inference_mode()
     def keep(self, rows: np.ndarray) -> None:
         """See `Decoder.keep`."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self._fields.device)
-        for stream in (stream for streams in self._streams for stream in streams):
-            stream.state.keep(index)
-        self._late = [None if late is None else late[index] for late in self._late]
+        for state in self._states:
+            state.keep(index)
+        self._late = [late[index] for late in self._late]
         self._fields.keep(index)
 
-    def _decide(self, number: int, stage: SequenceModel, early: Tensor) -> Tensor:
+    def _decide(self, number: int, stage: SequenceModel, embedded: Tensor) -> Tensor:
         """Move every state of the stage on; what the oldest says, (E, target dim)."""
-        late, timestep, backbone = self._late[number], self._fields.timestep, _backbone(stage)
-        oldest: tuple[int, Tensor] | None = None
-        for stream, offset in zip(self._streams[number], self._offsets, strict=True):
-            begins = timestep == offset if self._period is None else (timestep - offset) % self._period == 0
-            if begins and timestep >= offset:
-                stream.begun = timestep
-                stream.state.restart()
-            if stream.begun is None:
-                continue
-            tokens = early if late is None or stream.begun == timestep else torch.cat([late, early], dim=1)
-            hidden = backbone.advance(tokens, stream.state)
-            if oldest is None or stream.begun < oldest[0]:
-                oldest = (stream.begun, hidden[:, -1])
-        assert oldest is not None, "the first state begins at timestep 0"
-        return stage.read(oldest[1])
+        late, oldest = self._late[number], 0
+        if self._stagger is not None:
+            oldest, begins = self._stagger.oldest(self._fields.timestep), self._stagger.begins(self._fields.timestep)
+            if begins is not None:
+                self._states[number].restart(begins, after=late.shape[1])
+        tokens = torch.cat([late, embedded[:, : stage.layout.read_at + 1]], dim=1).repeat(self._num_states, 1, 1)
+        hidden = _backbone(stage).advance(tokens, self._states[number])
+        return stage.read(hidden[oldest * len(late) : (oldest + 1) * len(late), -1])
 
 
 def _backbone(stage: SequenceModel) -> Backbone:

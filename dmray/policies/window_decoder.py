@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmray.policies.layout import Layout
 from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
 
@@ -34,7 +33,7 @@ class WindowDecoder:
             history.append(fields.embed(stage))
             fields.now[stage.layout.target] = stage.predict_last(history.window())
         for stage, history in zip(fields.stages, self._histories, strict=True):
-            if _waits_for(stage.layout):
+            if stage.layout.waits:
                 history.replace_last(fields.embed(stage))
         return fields.end()
 
@@ -71,8 +70,3 @@ class _History:
 
     def keep(self, rows: Tensor) -> None:
         self._buffer = self._buffer[rows]
-
-
-def _waits_for(layout: Layout) -> bool:
-    """Whether a token of the timestep is known only after its decision."""
-    return any(token.lag == 0 for token in layout.tokens[layout.read_at + 1 :])

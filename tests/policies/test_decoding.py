@@ -159,6 +159,10 @@ def test_actions_are_single_precision_rows_for_the_environment() -> None:
         ("recurent", "did you mean 'recurrent'"),
         ("stream", "for example stream:2"),
         ("stream:0", "for example stream:2"),
+        ("stream:2\n", "for example stream:2"),
+        ("stream:" + "9" * 5000, "for example stream:2"),
+        ("steam:3", "did you mean 'stream:3'"),
+        ("steam", "did you mean 'stream:2'"),
         ("stream:5", "at most context_length, 4"),
     ],
 )
