@@ -2,15 +2,16 @@
 
     python benchmarks/scan.py [--quick] [--device cuda] [--json FILE]
 
-In one process on one thread, in turns, medians over the rounds. The error is that of the output against the reference
-in double precision, relative to its norm.
+In one process on one thread, in turns, medians over the rounds. `transformers` is the PyTorch scan of its Mamba, what
+runs there where mamba-ssm's kernels do not. What is not installed is left out, and said. The error is that of the
+output against the reference in double precision, relative to its norm.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,40 @@ from timing import in_turns, medians_ms, write_record
 from torch import Tensor
 
 from dmray.errors import DmrayError
-from dmray.models import SCAN_BACKENDS, selective_scan
+from dmray.models import SCAN_BACKENDS
+from dmray.models.selective_scan import Scan
 from dmray.testing.scan_contract import scan_inputs
 
 # windows, tokens, channels, states. First the layer of the paper's main setting: 20 timesteps of state and action.
 QUICK = ((16, 40, 256, 16), (16, 60, 256, 16))
 SIZES = (*QUICK, (16, 180, 256, 16), (16, 600, 256, 16), (50, 40, 256, 16), (1, 40, 256, 16))
+
+
+def transformers_scan() -> Scan:
+    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+    def scan(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        delta_bias: Tensor,
+        delta_softplus: bool,
+    ) -> Tensor:
+        u, delta, B, C, z = (x.transpose(1, 2) for x in (u, delta, B, C, z))  # tokens come last there
+        y: Tensor = mamba_selective_scan(
+            u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus
+        )
+        return y.transpose(1, 2)
+
+    return scan
+
+
+SCANS: Mapping[str, Callable[[], Scan]] = {**SCAN_BACKENDS, "transformers": transformers_scan}
+_load = cache(lambda name: SCANS[name]())
 
 
 def main() -> None:
@@ -38,8 +67,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 5 if options.quick else options.rounds
-    console = Console()
-    backends = [name for name in SCAN_BACKENDS if _works(name, options.device, console)]
+    console = Console(width=120)
+    backends = [name for name in SCANS if _works(name, options.device, console)]
     table = Table(title=f"one scan, {options.device}, 1 thread, ms, medians of {rounds}", box=None)
     for heading in ("B x L x D x N", "backend", "forward", "with backward", "reference / this", "error"):
         table.add_column(heading, justify="left" if heading == "backend" else "right")
@@ -82,8 +111,8 @@ def _with_backward(backend: str, inputs: list[Tensor], grad_y: Tensor) -> None:
 
 
 def _scan(backend: str, inputs: list[Tensor]) -> Tensor:
-    u, delta, A, B, C, D, z, bias = inputs
-    return selective_scan(u, delta, A, B, C, D, z, bias, True, backend)
+    y: Tensor = _load(backend)(*inputs, True)
+    return y
 
 
 def _works(backend: str, device: str, console: Console) -> bool:

@@ -1,11 +1,12 @@
 """Milliseconds of one optimizer step: ours, ours on the reference scan, and other packages' networks of the same size.
 
-    python benchmarks/training_step.py [--quick] [--ours] [--contexts 20,60,200,1000] [--json FILE]
+    python benchmarks/training_step.py [--quick] [--ours] [--contexts 20,60,200,1000] [--device cuda] [--json FILE]
 
 Width 128, 6 layers, batches of 16, hopper's sizes (11 and 3), one thread, in turns, medians over the rounds. Ours is
 the whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW. d3rlpy's is its sampling and `update`;
 transformers' networks get a fixed batch, embedded already for Mamba (2 tokens a timestep, as DM; its blocks have no
-MLP, ours do), with the same clipping and optimizer. What is not installed is left out, and said.
+MLP, ours do), with the same clipping and optimizer. What is not installed is left out, and said. On a GPU it is our
+step as a CUDA graph beside our step launched kernel by kernel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from dmray.specs import MethodName, ModelSpec, TrainingSpec
 from dmray.training import Trainer, be_deterministic
 
 BATCH, OBSERVATIONS, ACTIONS, EPISODES, LENGTH = 16, 11, 3, 20, 1000
+METHODS: tuple[MethodName, ...] = ("dm", "dt")
 Step = Callable[[], object]
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--contexts", default="20,60,200")
     parser.add_argument("--ours", action="store_true", help="leave the other packages out; at K 1000 they take minutes")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="context 20 only, three rounds")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,13 +52,15 @@ def main() -> None:
     contexts = [20] if options.quick else [int(part) for part in options.contexts.split(",")]
     console, results = Console(), []
     model = ModelSpec().model_dump(exclude={"context_length"})
-    table = Table(title=f"one training step, 1 thread, ms, medians of {rounds}", box=None)
+    table = Table(title=f"one training step, {options.device}, 1 thread, ms, medians of {rounds}", box=None)
     for heading in ("K", "network", "ms", "x ours", "sampling of ours"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for context in contexts:
         console.print(f"context length {context}", markup=False)
-        cases = available(context, {} if options.ours else OTHERS, console)
-        seconds = in_turns(cases, rounds)
+        others = {} if options.ours else OTHERS
+        gpu = options.device == "cuda"
+        cases = on_a_gpu(context) if gpu else available(context, others, console)
+        seconds = in_turns(cases, rounds, warm_up=5 if gpu else 2)  # a graph is recorded at the fourth step
         sampling = {name: _sampling_share(case, seconds[name]) for name, case in cases.items()}
         middle = medians_ms(seconds)
         results.append({"context_length": context, "step_ms": middle, "sampling_share": sampling, "all_s": seconds})
@@ -63,15 +68,17 @@ def main() -> None:
             base = middle["DM"] if "DM" in name or "Mamba" in name else middle["DT"]
             share = f"{100 * sampling[name]:.1f} %" if sampling[name] is not None else ""
             table.add_row(str(context), name, f"{ms:.1f}", f"{ms / base:.2f}", share)
-        write_record(options.json, {"model": model, "batch_size": BATCH, "rounds": rounds, "device": "cpu"}, results)
+        write_record(
+            options.json, {"model": model, "batch_size": BATCH, "rounds": rounds, "device": options.device}, results
+        )
         del cases
         gc.collect()
     console.print(table)
 
 
 def available(context: int, others: Mapping[str, Callable[[int], Step]], console: Console) -> dict[str, Step]:
-    cases: dict[str, Step] = {"DM": ours("dm", context), "DM, reference scan": reference(ours("dm", context))}
-    cases["DT"] = ours("dt", context)
+    cases: dict[str, Step] = {"DM": Ours("dm", context), "DM, reference scan": reference(Ours("dm", context))}
+    cases["DT"] = Ours("dt", context)
     for name, build in others.items():
         try:
             with redirect_stdout(StringIO()):
@@ -81,34 +88,45 @@ def available(context: int, others: Mapping[str, Callable[[int], Step]], console
     return cases
 
 
+def on_a_gpu(context: int) -> dict[str, Step]:
+    cases: dict[str, Step] = {}
+    for method in METHODS:
+        cases[method.upper()] = Ours(method, context, "cuda")
+        cases[f"{method.upper()}, launched"] = Ours(method, context, "cuda", "off")
+    return cases
+
+
+def random_episodes() -> Episodes:
+    draw, rows = np.random.default_rng(0), EPISODES * LENGTH
+    return Episodes(
+        draw.normal(size=(rows, OBSERVATIONS)).astype(np.float32),
+        draw.uniform(-1, 1, (rows, ACTIONS)).astype(np.float32),
+        draw.normal(size=rows).astype(np.float32),
+        np.arange(EPISODES + 1) * LENGTH,
+    )
+
+
 class Ours:
     """One step of a trial's trainer."""
 
-    def __init__(self, method: MethodName, context: int) -> None:
-        draw = np.random.default_rng(0)
-        rows = EPISODES * LENGTH
-        episodes = Episodes(
-            draw.normal(size=(rows, OBSERVATIONS)).astype(np.float32),
-            draw.uniform(-1, 1, (rows, ACTIONS)).astype(np.float32),
-            draw.normal(size=rows).astype(np.float32),
-            np.arange(EPISODES + 1) * LENGTH,
-        )
+    def __init__(
+        self, method: MethodName, context: int, device: str = "cpu", capture: Literal["auto", "off"] = "auto"
+    ) -> None:
         torch.manual_seed(0)
         shape = PolicyShape(OBSERVATIONS, ACTIONS, 1.0, LENGTH)
-        policy = SequencePolicy(PolicyRecipe(method, ModelSpec(context_length=context), "paper", shape, 1000.0))
-        self.sampler = WindowSampler(episodes, policy.tokens, context_length=context, batch_size=BATCH)
-        self.trainer = Trainer(policy, self.sampler, TrainingSpec(batch_size=BATCH), seed=0)
-        self.generator = torch.Generator().manual_seed(0)
+        recipe = PolicyRecipe(method, ModelSpec(context_length=context), "paper", shape, 1000.0)
+        policy = SequencePolicy(recipe).to(device)
+        self.sampler = WindowSampler(
+            random_episodes(), policy.tokens, context_length=context, batch_size=BATCH, device=device
+        )
+        self.trainer = Trainer(policy, self.sampler, TrainingSpec(batch_size=BATCH), 0, device, capture)
+        self.generator = torch.Generator(device).manual_seed(0)
 
     def __call__(self) -> None:
         self.trainer.step()
 
     def sample(self) -> None:
         self.sampler.sample(self.generator)
-
-
-def ours(method: MethodName, context: int) -> Step:
-    return Ours(method, context)
 
 
 def reference(step: Step) -> Step:

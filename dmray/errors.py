@@ -38,5 +38,9 @@ class ClusterError(DmrayError):
     """The resources a sweep asks for do not fit the machines that are there."""
 
 
+class CaptureError(DmrayError):
+    """A GPU's work cannot be recorded for replay."""
+
+
 class MissingPackageError(DmrayError):
     """What was asked for needs a package that is not installed, or is broken here."""

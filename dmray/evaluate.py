@@ -36,8 +36,11 @@ def main(
     cohort_size: Annotated[int | None, typer.Option(min=1, help="Episodes in lockstep.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same for any number.")] = 1,
     records: Annotated[Path | None, typer.Option(help="Write one row an episode to this Parquet file.")] = None,
-    video: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, MP4.")] = 0,
-    videos: Annotated[Path, typer.Option(help="The folder for them.")] = Path("videos"),
+    video: Annotated[int, typer.Option(min=0, help="Film so many of the episodes, MP4.")] = 0,
+    pictures: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, PNG.")] = 0,
+    into: Annotated[
+        Path | None, typer.Option(help="The folder for pictures/ and videos/; else the trial's, else this one.")
+    ] = None,
     which: Annotated[str, typer.Option(help="Of an MLflow run: final or best.")] = "final",
     mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
@@ -57,13 +60,13 @@ def main(
                 done.extend(cohort)
                 progress.advance(bar, len(cohort))
         results = summarize(request, done)
-        films = _films(stored, request, video, videos) if video else []
+        drawn = _drawn(stored, request, (pictures, video), _folder(into, place)) if pictures or video else []
         if records is not None:
             write_episode_table(records, episode_rows(request, done), about(request, stored.step))
     out.print(_title(stored, request), highlight=False, soft_wrap=True)
     out.print(_table(results))
-    for film in films:
-        out.print(f"video {film}", highlight=False, soft_wrap=True)
+    for path in drawn:
+        out.print(f"written {path}", highlight=False, soft_wrap=True)
     out.print(_against_record(place, stored, request, results), highlight=False, soft_wrap=True)
 
 
@@ -79,13 +82,29 @@ def _stored(source: str, which: str, mlflow_uri: str | None) -> tuple[StoredPoli
         return load_stored(download_checkpoint(run.group(1), f"{which}.pt", Path(folder), mlflow_uri)), None
 
 
-def _films(stored: StoredPolicy, request: EvaluationRequest, count: int, folder: Path) -> list[Path]:
+def _folder(into: Path | None, place: Path | None) -> TrialFolder:
+    """Where pictures and videos go: a sweep's trial keeps its own, and MLflow shows them with it."""
+    if into is None and place is not None and TrialFolder(place).ledger.exists():
+        return TrialFolder(place)
+    return TrialFolder(into or Path())
+
+
+def _drawn(
+    stored: StoredPolicy, request: EvaluationRequest, counts: tuple[int, int], folder: TrialFolder
+) -> list[Path]:
+    """Files with the first `counts` (pictures, films) episodes."""
     from dmray.execution.stored import watch_stored
     from dmray.rollout.film import write_films
+    from dmray.rollout.pictures import write_pictures
 
-    trial = stored.trial
-    paths = [folder / f"{trial.trial_id}-step{stored.step}-episode{number}.mp4" for number in range(count)]
-    write_films(request.task, watch_stored(stored, request, count), paths)
+    name = f"{stored.trial.trial_id}-step{stored.step}"
+    pictures, films = counts
+    watched = watch_stored(stored, request, max(counts))
+    paths = write_pictures(request.task, watched[:pictures], folder.pictures / name) if pictures else []
+    if films:
+        videos = [folder.videos / f"{name}-episode{number}.mp4" for number in range(films)]
+        write_films(request.task, [episode.observations for episode in watched[:films]], videos)
+        paths += videos
     return paths
 
 

@@ -66,6 +66,27 @@ def test_options_change_what_is_evaluated(folder: SweepFolder, tmp_path: Path) -
     assert about["evaluation_seed"] == "9"
 
 
+def test_pictures_of_the_scored_episodes_lie_with_the_trial(folder: SweepFolder) -> None:
+    place = trial_path(folder, "dm")
+    done = evaluate(str(place), "--pictures", "2")
+    assert done.exit_code == 0, done.output
+    assert "to the last digit" in done.output
+    names = [f"{place.name}-step40-{what}.png" for what in ("episodes", "overview")]
+    assert sorted(path.name for path in (place / "pictures").iterdir()) == names
+
+
+def test_pictures_go_where_they_are_wanted(folder: SweepFolder, tmp_path: Path) -> None:
+    best = trial_path(folder, "dt") / "checkpoints" / "best.pt"
+    assert evaluate(str(best), "--pictures", "1", "--into", str(tmp_path)).exit_code == 0
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder, tmp_path: Path) -> None:
+    done = evaluate(str(trial_path(folder, "dm")), "--pictures", "3", "--into", str(tmp_path))
+    assert done.exit_code == 1
+    assert "only episodes of the first cohort can be watched, 2" in done.output.replace("\n", " ")
+
+
 def test_a_place_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     done = evaluate(str(tmp_path))
     assert done.exit_code == 1

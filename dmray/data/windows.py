@@ -49,11 +49,14 @@ class WindowSampler:
         self._fields = {field: self._upload(_field(episodes, field)) for field in {token.field for token in tokens}}
         self._subgoal_rows = self._upload(subgoal_rows(episodes)) if Field.SUBGOAL in self._fields else None
         self._starts, self._lengths = self._upload(episodes.starts[:-1]), self._upload(episodes.lengths)
-        self._ends = self._upload(episodes.starts[1:])
+        self._ends, self._num_rows = self._upload(episodes.starts[1:]), int(episodes.starts[-1])
         self._steps = torch.arange(context_length, device=self._device)
 
     def sample(self, generator: torch.Generator) -> Windows:
-        """A batch; `generator` is on the sampler's device and the only source of randomness."""
+        """A batch; `generator` is on the sampler's device and the only source of randomness.
+
+        Does not wait for the device.
+        """
         episode = self._draw_episodes(generator)
         length = self._lengths[episode]
         chance = torch.rand(self._batch_size, generator=generator, device=self._device, dtype=torch.float64)
@@ -69,7 +72,7 @@ class WindowSampler:
         size = (self._batch_size,)
         if self._weighting == "uniform":
             return torch.randint(len(self._lengths), size, generator=generator, device=self._device)
-        row = torch.randint(int(self._ends[-1]), size, generator=generator, device=self._device)
+        row = torch.randint(self._num_rows, size, generator=generator, device=self._device)
         return torch.searchsorted(self._ends, row, right=True)
 
     def _gather(self, token: Token, rows: Tensor, timesteps: Tensor, valid: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from dmray.specs import ModelSpec, TrialSpec
 from dmray.tasks import ReferenceScores
 from dmray.tracking.folders import write_atomic
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class TrialJob(Spec):
     max_pending_evaluations: int
     when_evaluations_lag: Literal["wait", "skip"]
     device: Literal["cpu", "cuda"]
+    capture: Literal["auto", "off"]
 
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
@@ -37,6 +38,7 @@ class TrialJob(Spec):
             max_pending_evaluations=sweep.resources.max_pending_evaluations,
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             device=sweep.resources.trial_device,
+            capture=sweep.resources.capture,
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +14,18 @@ import torch
 
 from dmray.errors import CheckpointError, SpecError
 from dmray.execution.checkpoints import load_checkpoint, load_policy_snapshot
-from dmray.policies import PolicySnapshot
-from dmray.rollout import Cohort, EpisodeRecord, EvaluationRequest, Step, cohorts, run_cohort
+from dmray.policies import PolicySnapshot, make_decoder, predicted_subgoals
+from dmray.rollout import (
+    Cohort,
+    EpisodeRecord,
+    EvaluationRequest,
+    Step,
+    cohorts,
+    make_engine,
+    roll_out,
+    run_cohort,
+)
+from dmray.rollout.pictures import WatchedEpisode
 from dmray.specs import TrialSpec
 from dmray.tasks import ReferenceScores, Task, task_of
 
@@ -59,8 +70,8 @@ def evaluate_stored(
         yield from pool.map(_run, works)
 
 
-def watch_stored(stored: StoredPolicy, request: EvaluationRequest, count: int) -> list[np.ndarray]:
-    """What was observed in the first `count` episodes under the first target, (T, S) each: the very episodes scored.
+def watch_stored(stored: StoredPolicy, request: EvaluationRequest, count: int) -> list[WatchedEpisode]:
+    """The first `count` episodes under the first target: the very episodes scored.
 
     They are rolled out once more, with all of their cohort beside them, since its size decides the last bits.
 
@@ -68,17 +79,28 @@ def watch_stored(stored: StoredPolicy, request: EvaluationRequest, count: int) -
         SpecError: they are not all in the first cohort.
     """
     if count > min(request.cohort_size, request.episodes):
-        raise SpecError(f"--video {count}: at most the first cohort, {min(request.cohort_size, request.episodes)}")
+        most = min(request.cohort_size, request.episodes)
+        raise SpecError(f"{count} pictures or videos: only episodes of the first cohort can be watched, {most}")
     seen: list[list[np.ndarray]] = [[] for _ in range(count)]
+    led: list[list[np.ndarray]] = [[] for _ in range(count)]
 
     def watch(rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, step: Step) -> None:
-        for row, observation in zip(rows.tolist(), observations, strict=True):
+        subgoals = predicted_subgoals(decoder)
+        for place, row in enumerate(rows.tolist()):
             if row < count:
-                seen[row].append(observation)
+                seen[row].append(observations[place])
+                if subgoals is not None:
+                    led[row].append(subgoals[place])
 
     torch.set_num_threads(1)
-    run_cohort(stored.snapshot.build(), request, cohorts(request)[0], watch)
-    return [np.stack(observations) for observations in seen]
+    cohort = cohorts(request)[0]
+    decoder = make_decoder(stored.snapshot.build(), request.decode, len(cohort.rows))
+    with closing(make_engine(request.task, len(cohort.rows))) as engine:
+        records = roll_out(decoder, engine, request, cohort, watch)
+    return [
+        WatchedEpisode(np.stack(observations), np.stack(subgoals) if subgoals else None, record)
+        for observations, subgoals, record in zip(seen, led, records[:count], strict=True)
+    ]
 
 
 def _run(work: tuple[PolicySnapshot, EvaluationRequest, Cohort]) -> tuple[EpisodeRecord, ...]:

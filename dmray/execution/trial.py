@@ -151,7 +151,8 @@ class _Attempt:
             episode_weighting=trial.training.episode_weighting,
             device=self.device,
         )
-        trainer = Trainer(policy.to(self.device), sampler, trial.training, trial.seed, self.device)
+        policy = policy.to(self.device)
+        trainer = Trainer(policy, sampler, trial.training, trial.seed, self.device, self.job.capture)
         return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
 
     def _started(self, attempt: int) -> AttemptStarted:
@@ -165,6 +166,7 @@ class _Attempt:
                 **provenance(),
                 "pid": os.getpid(),
                 "device": self.device,
+                "captured": self.trainer.captured,
                 "dataset_fingerprint": self.origin.dataset_fingerprint,
                 "dataset_notes": list(self.opened.episodes.notes),
                 "task": _facts_of(self.opened.task),

@@ -2,7 +2,7 @@
 
 from dmray.policies.algorithms import ALGORITHMS, Algorithm, algorithm
 from dmray.policies.authors import from_authors
-from dmray.policies.decoding import Decoder, make_decoder
+from dmray.policies.decoding import Decoder, make_decoder, predicted_subgoals
 from dmray.policies.layout import Layout
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
 from dmray.policies.recipe import PolicyRecipe, PolicyShape
@@ -25,5 +25,6 @@ __all__ = [
     "algorithm",
     "from_authors",
     "make_decoder",
+    "predicted_subgoals",
     "snapshot",
 ]

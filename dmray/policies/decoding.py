@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from dmray.errors import SpecError
+from dmray.fields import Field
 from dmray.policies.policy import SequencePolicy
 from dmray.policies.state_decoder import StateDecoder
 from dmray.policies.window_decoder import WindowDecoder
@@ -30,7 +31,7 @@ class Decoder(Protocol):
         """Go on with these of the current rows only, in this order; positions (E',) int."""
 
 
-def make_decoder(policy: SequencePolicy, decode: str, num_rows: int) -> Decoder:
+def make_decoder(policy: SequencePolicy, decode: str, num_rows: int) -> WindowDecoder | StateDecoder:
     """A fresh decoder for `num_rows` episodes at timestep 0; `policy` is in evaluation mode and stays as it is.
 
     Raises:
@@ -46,3 +47,13 @@ def make_decoder(policy: SequencePolicy, decode: str, num_rows: int) -> Decoder:
     if mode.streams is not None and mode.streams > context_length:
         raise SpecError(f"decode {decode}: at most context_length, {context_length}, states can take turns")
     return StateDecoder(policy, num_rows, mode.streams)
+
+
+def predicted_subgoals(decoder: WindowDecoder | StateDecoder) -> np.ndarray | None:
+    """The subgoals (E, S) float32, raw, that the last decision was made for; None for methods that have none."""
+    fields = decoder._fields
+    if Field.SUBGOAL not in fields.now:
+        return None
+    policy = fields.policy
+    subgoals: np.ndarray = (fields.now[Field.SUBGOAL] * policy.state_std + policy.state_mean).cpu().numpy()
+    return subgoals

@@ -55,12 +55,21 @@ def middle_of(cell: np.ndarray | tuple[int, int]) -> np.ndarray:
     return CELL * np.array([column - START_CELL[1], row - START_CELL[0]], dtype=np.float64)
 
 
+def draw_goal(maze: str, rng: np.random.Generator) -> np.ndarray:
+    """An episode's goal (2,), the first draws from its seed: the goal cell's middle and two draws on top, up to a
+    quarter and an eighth of a cell along each axis.
+    """
+    shift = rng.uniform(0, CELL / 4, 2) + rng.uniform(0, CELL / 8, 2)
+    return np.maximum(middle_of(GOAL_CELLS[maze]) + shift, 0.0)
+
+
 class AntMazeEngine:
     """`VectorEngine` of the antmaze family; a task's `env_id` names the layout."""
 
     def __init__(self, task: Task, num_episodes: int) -> None:
         check_sizes(task, observation_dim=_POSITIONS + _VELOCITIES, action_dim=8)
-        self._goal_cell = lookup("maze", task.env_id, GOAL_CELLS, EngineError)
+        lookup("maze", task.env_id, GOAL_CELLS, EngineError)
+        self._maze = task.env_id
         model = ant_in_maze(task.env_id)
         self._rest = np.concatenate([model.qpos0, np.zeros(_VELOCITIES)])
         self._torque = _TORQUE / model.actuator_gear[:, 0]
@@ -73,7 +82,7 @@ class AntMazeEngine:
         """See `VectorEngine.reset`."""
         rngs = [np.random.default_rng(seed) for seed in seeds]
         assert len(rngs) == len(self._goals), "one seed an episode"
-        self._goals[:] = [self._random_goal(rng) for rng in rngs]
+        self._goals[:] = [draw_goal(self._maze, rng) for rng in rngs]
         return self.place(np.stack([self._random_start(rng) for rng in rngs]))
 
     def place(self, observations: np.ndarray) -> np.ndarray:
@@ -97,11 +106,6 @@ class AntMazeEngine:
 
     def close(self) -> None:
         """Nothing to let go of but memory."""
-
-    def _random_goal(self, rng: np.random.Generator) -> np.ndarray:
-        """The goal cell's middle and two draws on top, up to a quarter and an eighth of a cell along each axis."""
-        shift = rng.uniform(0, CELL / 4, 2) + rng.uniform(0, CELL / 8, 2)
-        return np.maximum(middle_of(self._goal_cell) + shift, 0.0)
 
     def _random_start(self, rng: np.random.Generator) -> np.ndarray:
         noise = [rng.uniform(-_SPREAD, _SPREAD, _POSITIONS), _SPREAD * rng.standard_normal(_VELOCITIES)]

@@ -23,6 +23,7 @@ from dmray.tasks import Task
 _WIDTH, _HEIGHT = 480, 360
 _BACKENDS = ("egl", "osmesa")
 _MOST_FRAMES_PER_S = 30.0
+_MOMENTS, _GAP = 6, 6  # of a strip: pictures, and the pixels between two
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,31 @@ class Scene:
     step_s: float
 
 
+_Draw = Callable[[Scene, Path], None]
+
+
 def write_films(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
     """One MP4 an episode, from its observations (T, S) each.
 
     Raises:
         EngineError: the task cannot be drawn, or nothing here can draw; the message says what was tried.
     """
+    _write(task, episodes, paths, _film)
+
+
+def write_strips(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
+    """One PNG an episode: some of its moments side by side, from the first to the last. Raises as `write_films`."""
+    _write(task, episodes, paths, _strip)
+
+
+def _write(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path], draw: _Draw) -> None:
     if task.engine not in _SCENES:
         drawn = ", ".join(sorted(_SCENES))
         raise EngineError(f"{task.name}: episodes of the engine '{task.engine}' cannot be drawn, those of {drawn} can")
     wanted = os.environ.get("MUJOCO_GL")
     failures = []
     for backend in (wanted,) if wanted else _BACKENDS:
-        problem = _in_a_process_of_its_own(backend, task, list(episodes), list(paths))
+        problem = _in_a_process_of_its_own(backend, (task, list(episodes), list(paths), draw))
         if problem is None:
             return
         failures.append(f"{backend}: {problem}")
@@ -57,11 +70,11 @@ def write_films(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path
     )
 
 
-def _in_a_process_of_its_own(backend: str, task: Task, episodes: list[np.ndarray], paths: list[Path]) -> str | None:
+def _in_a_process_of_its_own(backend: str, work: tuple[Task, list[np.ndarray], list[Path], _Draw]) -> str | None:
     """None, or why it failed."""
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
-    process = context.Process(target=_draw_all, args=(task, episodes, paths, answers))
+    process = context.Process(target=_draw_all, args=(*work, answers))
     with _environment("MUJOCO_GL", backend):  # MuJoCo reads it when it is imported
         process.start()
     process.join()
@@ -83,33 +96,48 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _draw_all(task: Task, episodes: list[np.ndarray], paths: list[Path], answers: Any) -> None:
+def _draw_all(task: Task, episodes: list[np.ndarray], paths: list[Path], draw: _Draw, answers: Any) -> None:
     try:
         for observations, path in zip(episodes, paths, strict=True):
-            _draw(_SCENES[task.engine](task, observations.astype(np.float64)), path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(_SCENES[task.engine](task, observations.astype(np.float64)), path)
     except Exception as cause:  # noqa: BLE001 - drivers fail in ways of their own; the parent says all of them
         answers.put(f"{type(cause).__name__}: {cause}")
     else:
         answers.put(None)
 
 
-def _draw(scene: Scene, path: Path) -> None:
+def _film(scene: Scene, path: Path) -> None:
     import imageio.v2 as imageio
-    import mujoco
 
     skip = max(1, round(1 / (_MOST_FRAMES_PER_S * scene.step_s)))
-    data = mujoco.MjData(scene.model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        mujoco.Renderer(scene.model, _HEIGHT, _WIDTH) as renderer,
-        imageio.get_writer(path, fps=1 / (skip * scene.step_s), macro_block_size=8) as writer,
-    ):
+    with imageio.get_writer(path, fps=1 / (skip * scene.step_s), macro_block_size=8) as writer:
         film: Any = writer
-        for positions in scene.positions[::skip]:
-            data.qpos[:] = positions
+        for frame in _frames(scene, scene.positions[::skip]):
+            film.append_data(frame)
+
+
+def _strip(scene: Scene, path: Path) -> None:
+    from matplotlib.image import imsave
+
+    moments = np.linspace(0, len(scene.positions) - 1, _MOMENTS).round().astype(int)
+    margin = (_WIDTH - _HEIGHT) // 2
+    squares = [frame[:, margin:-margin] for frame in _frames(scene, scene.positions[moments])]
+    gap = np.full((_HEIGHT, _GAP, 3), 255, dtype=np.uint8)
+    imsave(path, np.hstack([part for square in squares for part in (square, gap)][:-1]))
+
+
+def _frames(scene: Scene, positions: np.ndarray) -> Iterator[np.ndarray]:
+    """Pictures (height, width, 3) uint8 of the model in each of `positions`."""
+    import mujoco
+
+    data = mujoco.MjData(scene.model)
+    with mujoco.Renderer(scene.model, _HEIGHT, _WIDTH) as renderer:
+        for each in positions:
+            data.qpos[:] = each
             mujoco.mj_forward(scene.model, data)
             renderer.update_scene(data, scene.camera)
-            film.append_data(renderer.render())
+            yield renderer.render().copy()
 
 
 def _robot(task: Task, observations: np.ndarray) -> Scene:

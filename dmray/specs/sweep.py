@@ -38,7 +38,10 @@ class ResourcesSpec(Spec):
     `when_evaluations_lag` is "skip", leaves evaluations out (never the last one); the ledger says which.
 
     A trial with a share of a GPU trains on it; with `device` "cpu" it only holds the share, so that the scheduling of a
-    GPU sweep can be rehearsed on machines without GPUs (which are then logical: `ray start --num-gpus`).
+    GPU sweep can be rehearsed on machines without GPUs (which are then logical: `ray start --num-gpus`). On a GPU the
+    training step is recorded once as a CUDA graph and replayed, unless `capture` is "off"; batches and checkpoints are
+    the same either way. An evaluation actor with a share of a GPU has its policy there, the simulators stay on its CPU;
+    its actions differ from a CPU's in the last bits.
 
     `executor` "train" gives each trial a Ray Train worker beside a driver, which takes some ten seconds and eight
     processes to start: nothing against hours of training. "tune" runs the trial in Tune's own actor, one process that
@@ -49,17 +52,23 @@ class ResourcesSpec(Spec):
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     device: Literal["auto", "cpu"] = "auto"
+    capture: Literal["auto", "off"] = "auto"
     max_concurrent_trials: PositiveInt | None = None
     torch_threads: PositiveInt = 1
     deterministic: bool = False
     evaluation_actors: PositiveInt = 1
     cpus_per_evaluation_actor: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_evaluation_actor: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_pending_evaluations: PositiveInt = 4
     when_evaluations_lag: Literal["wait", "skip"] = "wait"
 
     @property
     def trial_device(self) -> Literal["cpu", "cuda"]:
         return "cuda" if self.gpus_per_trial > 0 and self.device == "auto" else "cpu"
+
+    @property
+    def evaluation_device(self) -> Literal["cpu", "cuda"]:
+        return "cuda" if self.gpus_per_evaluation_actor > 0 and self.device == "auto" else "cpu"
 
     @field_validator("gpus_per_trial")
     @classmethod

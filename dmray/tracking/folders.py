@@ -72,6 +72,16 @@ class TrialFolder:
         return self.evaluations / f"step_{step:09d}.parquet"
 
     @property
+    def pictures(self) -> Path:
+        """PNGs of episodes, drawn on request."""
+        return self.path / "pictures"
+
+    @property
+    def videos(self) -> Path:
+        """MP4s of episodes, drawn on request."""
+        return self.path / "videos"
+
+    @property
     def done(self) -> Path:
         """Present when the trial has ended as a result (finished or diverged): it is not run again."""
         return self.path / "DONE.json"

@@ -2,12 +2,16 @@
 
 The authors train each stage with an AdamW of its own. Stages share no parameter and AdamW treats each number alone, so
 one AdamW on the summed loss, with the gradient clipped per stage, takes the same steps bit for bit.
+
+A step reads no number back and changes tensors in place, so that a GPU can record it once and replay it
+(`CapturedStep`). The learning rate is a tensor for the same reason.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
+from dmray.training.captured_step import CapturedStep
 
 if TYPE_CHECKING:
     from dmray.data import Windows
@@ -24,7 +29,7 @@ class Sampler(Protocol):
     """Where training windows come from; their only randomness is the generator's."""
 
     def sample(self, generator: torch.Generator) -> Windows:
-        """A batch of windows on the sampler's device."""
+        """A batch of windows on the sampler's device, without waiting for it."""
 
 
 class StepMetrics(NamedTuple):
@@ -44,11 +49,18 @@ class Trainer:
     """Trains `policy` (on `device`) on windows of `sampler`, deterministically from `seed`.
 
     It seeds torch's global RNG, which dropout draws from, and its own generator, which batches are drawn by. On a CPU
-    two trainers with the same policy, spec and seed take the same steps bit for bit.
+    two trainers with the same policy, spec and seed take the same steps bit for bit. With `capture` "auto" a GPU's step
+    is a CUDA graph; batches and state are those of "off".
     """
 
     def __init__(
-        self, policy: SequencePolicy, sampler: Sampler, spec: TrainingSpec, seed: int, device: str = "cpu"
+        self,
+        policy: SequencePolicy,
+        sampler: Sampler,
+        spec: TrainingSpec,
+        seed: int,
+        device: str = "cpu",
+        capture: Literal["auto", "off"] = "auto",
     ) -> None:
         self.policy = policy.train()
         self._sampler, self._spec, self._device = sampler, spec, torch.device(device)
@@ -56,13 +68,11 @@ class Trainer:
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._stages = policy.stage_parameters()
         parameters = [parameter for stage in self._stages for parameter in stage]
-        self._optimizer = torch.optim.AdamW(
-            parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-        )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: warm_up(step, spec.warmup_steps)
-        )
+        rate = torch.zeros((), device=self._device)
+        self._optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=spec.weight_decay, fused=True)
         self._steps_done = 0
+        self.captured = capture == "auto" and self._device.type == "cuda"
+        self._advance = self._begin()
 
     @property
     def steps_done(self) -> int:
@@ -72,20 +82,30 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        return self._spec.learning_rate * warm_up(self._steps_done, self._spec.warmup_steps)
 
     def step(self) -> StepMetrics:
         """Draw a batch and take one optimizer step. Does not wait for the device."""
+        self._optimizer.param_groups[0]["lr"].fill_(self.learning_rate)
+        losses, norms = self._advance()
+        self._steps_done += 1
+        return StepMetrics(losses, norms)
+
+    def _begin(self) -> Callable[[], Tensor]:
+        return CapturedStep(self._plain_step, self._generator) if self.captured else self._plain_step
+
+    def _plain_step(self) -> Tensor:
+        """Its stages' losses and gradient norms, (2, stages)."""
         windows = self._sampler.sample(self._generator)
         with self._precision():
             losses = self.policy.stage_losses(windows)
         self._optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]
+        if self.captured:  # it wants to be told, and warns when told without need
+            self._optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
         self._optimizer.step()
-        self._schedule.step()
-        self._steps_done += 1
-        return StepMetrics(losses.detach(), torch.stack(norms).detach())
+        return torch.stack([losses.detach(), torch.stack(norms)])
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, as tensors, numbers and containers of them (`torch.load(..., weights_only=True)` reads it).
@@ -95,8 +115,7 @@ class Trainer:
         on_gpu = self._device.type == "cuda"
         return {
             "policy": self.policy.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "optimizer": self._optimizer.state_dict()["state"],
             "step": self._steps_done,
             "sampler_generator": self._generator.get_state(),
             "torch_rng": torch.get_rng_state(),
@@ -109,13 +128,14 @@ class Trainer:
         Torch's global RNG is set too, so load last before training goes on.
         """
         self.policy.load_state_dict(state["policy"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        settings = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})
         self._steps_done = state["step"]
         self._generator.set_state(state["sampler_generator"].cpu())
         torch.set_rng_state(state["torch_rng"].cpu())
         if state["cuda_rng"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
+        self._advance = self._begin()  # the optimizer's tensors are other ones now
 
     def _precision(self) -> AbstractContextManager[None]:
         if self._spec.dtype == "float32":

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 
 from dmray.execution import TrialState, failures, survey
 from dmray.execution.evaluation import InlineEvaluation, request_for
@@ -47,7 +46,7 @@ def test_the_answer_does_not_depend_on_the_number_of_actors(ray_session: None, t
 def test_a_killed_actor_is_replaced_and_its_episodes_run_again(ray_session: None, tmp_path: Path) -> None:
     weights, request = policy_and_request(tmp_path, episodes=60)
     pool = EvaluationPool.start(ResourcesSpec(evaluation_actors=2, cpus_per_evaluation_actor=0.5), "killed")
-    pids = [ray.get(actor.process_id.remote()) for actor in pool.actors]
+    pids = pool.process_ids()
     future = RemoteEvaluation(pool.dispatcher_name).submit(weights, request)
     time.sleep(0.3)
     os.kill(pids[0], signal.SIGKILL)

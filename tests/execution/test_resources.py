@@ -19,6 +19,10 @@ from dmray.specs import ResourcesSpec
         ({"gpus_per_trial": 2}, (64, 5, 99), 99, 2),
         ({"evaluation_actors": 60}, (64, 0, 99), 99, 4),
         ({}, (64, 0, 3), 99, 3),  # the head's driver slots
+        ({"gpus_per_trial": 0.5, "gpus_per_evaluation_actor": 0.25}, (64, 2, 99), 99, 3),
+        ({"gpus_per_trial": 0.5, "gpus_per_evaluation_actor": 0.25, "evaluation_actors": 2}, (64, 2, 99), 99, 2),
+        ({"gpus_per_trial": 1, "gpus_per_evaluation_actor": 0.1}, (64, 2, 99), 99, 1),
+        ({"gpus_per_evaluation_actor": 1}, (4, 1, 99), 99, 3),  # trials on CPUs
     ],
 )
 def test_trials_at_once(
@@ -34,6 +38,9 @@ def test_trials_at_once(
         ({"gpus_per_trial": 1}, (8, 0, 9)),
         ({"gpus_per_trial": 0.5}, (8, 0.4, 9)),
         ({"cpus_per_trial": 8}, (8, 0, 9)),
+        ({"gpus_per_evaluation_actor": 0.5}, (8, 0, 9)),
+        ({"gpus_per_evaluation_actor": 0.5, "evaluation_actors": 3}, (8, 1, 9)),
+        ({"gpus_per_evaluation_actor": 0.5, "gpus_per_trial": 1}, (8, 1, 9)),
     ],
 )
 def test_a_sweep_that_does_not_fit_is_refused_with_the_sum(

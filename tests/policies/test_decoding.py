@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dmray.errors import SpecError
 from dmray.fields import Field
-from dmray.policies import SequencePolicy, make_decoder
+from dmray.policies import SequencePolicy, make_decoder, predicted_subgoals
 from dmray.policies.algorithms import ActionInput
 from dmray.specs import MethodName
 from tests.policies.windows import METHODS, SHAPE, TINY, Fields, random_fields, tiny_policy, windows_of
@@ -185,3 +185,22 @@ def test_acting_longer_than_the_shape_allows_is_refused(decode: str) -> None:
         decoder.decide(np.zeros((1, 3)), np.zeros(1))
     with pytest.raises(AssertionError, match="outlasts"):
         decoder.decide(np.zeros((1, 3)), np.zeros(1))
+
+
+@every_mode
+def test_a_hierarchical_policys_subgoals_can_be_read_in_raw_units(decode: str) -> None:
+    """They are what the first stage predicts, and the next decision builds on them."""
+    policy, fields = tiny_policy("hdm"), random_fields(3, STEPS)
+    decoder = make_decoder(policy, decode, 3)
+    decoder.decide(*observed(fields, 0))
+    windows = windows_of(fields, policy.tokens, 0, 1, 1)
+    with torch.no_grad():
+        expected = policy.predict(windows)[0][:, 0] * policy.state_std + policy.state_mean
+    np.testing.assert_allclose(predicted_subgoals(decoder), expected, atol=1e-5)
+
+
+def test_a_policy_of_one_stage_has_no_subgoals() -> None:
+    fields = random_fields(2, 1)
+    decoder = make_decoder(tiny_policy("dm"), "window", 2)
+    decoder.decide(*observed(fields, 0))
+    assert predicted_subgoals(decoder) is None

@@ -39,7 +39,7 @@ def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: i
     So it is with GPUs when they are only rehearsed.
     """
     if resources.device == "cpu":
-        gpu_count = max(gpu_count, ceil(resources.gpus_per_trial))
+        gpu_count = max(gpu_count, ceil(resources.gpus_per_trial + _gpus_of_actors(resources)))
     least = resources.cpus_per_trial + resources.evaluation_actors * resources.cpus_per_evaluation_actor
     return Machines(max(float(cpu_count), float(-floor(-least))), float(gpu_count), drivers=1000.0)
 
@@ -50,16 +50,21 @@ def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:
     Raises:
         ClusterError: not even one trial fits beside the evaluation actors; the message does the sum.
     """
-    actors = resources.evaluation_actors * resources.cpus_per_evaluation_actor
+    actors, gpus_of_actors = (
+        resources.evaluation_actors * resources.cpus_per_evaluation_actor,
+        _gpus_of_actors(resources),
+    )
     left = machines.cpus - actors
     slots = [floor(left / resources.cpus_per_trial + 1e-9)]
+    rooms = _rooms_beside_actors(machines.gpus, resources)
     if resources.gpus_per_trial > 0:
-        slots.append(_gpu_slots(machines.gpus, resources.gpus_per_trial))
-    if min(slots) < 1:
+        slots.append(_gpu_slots(rooms, resources.gpus_per_trial))
+    if min(slots) < 1 or rooms is None:
         raise ClusterError(
-            f"resources: {resources.evaluation_actors} evaluation actors take {actors:g} of {machines.cpus:g} CPUs; "
-            f"a trial needs {resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs, "
-            f"{max(left, 0):g} CPUs and {machines.gpus:g} GPUs are left. Lower resources.evaluation_actors, "
+            f"resources: {resources.evaluation_actors} evaluation actors take {actors:g} of {machines.cpus:g} CPUs and "
+            f"{gpus_of_actors:g} of {machines.gpus:g} GPUs; a trial needs {resources.cpus_per_trial:g} CPUs and "
+            f"{resources.gpus_per_trial:g} GPUs, {max(left, 0):g} CPUs and "
+            f"{max(machines.gpus - gpus_of_actors, 0):g} GPUs are left. Lower resources.evaluation_actors, "
             "resources.cpus_per_trial or resources.gpus_per_trial, or add machines"
         )
     wanted = [n for n in (resources.max_concurrent_trials, num_trials) if n is not None]
@@ -71,7 +76,25 @@ def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:
     return Fit(concurrent, {"cpu": _DRIVER_CPU})
 
 
-def _gpu_slots(gpus: float, gpus_per_trial: float) -> int:
+def _gpus_of_actors(resources: ResourcesSpec) -> float:
+    return resources.evaluation_actors * resources.gpus_per_evaluation_actor
+
+
+def _rooms_beside_actors(gpus: float, resources: ResourcesSpec) -> list[float] | None:
+    """What is free of each GPU when the actors are spread over them; None: they do not fit."""
+    rooms, share = [1.0] * floor(gpus), resources.gpus_per_evaluation_actor
+    for _ in range(resources.evaluation_actors if share > 0 else 0):
+        widest = max(range(len(rooms)), key=rooms.__getitem__, default=None)
+        if widest is None or rooms[widest] < share - 1e-9:
+            return None
+        rooms[widest] -= share
+    return rooms
+
+
+def _gpu_slots(rooms: list[float] | None, gpus_per_trial: float) -> int:
+    """Trials at once: a fraction never spans two GPUs, more than one are whole GPUs."""
+    if rooms is None:
+        return 0
     if gpus_per_trial >= 1:
-        return floor(gpus / gpus_per_trial)
-    return floor(gpus) * floor(1 / gpus_per_trial + 1e-9)
+        return floor(sum(room == 1.0 for room in rooms) / gpus_per_trial)
+    return sum(floor(room / gpus_per_trial + 1e-9) for room in rooms)
