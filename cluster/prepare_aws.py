@@ -45,6 +45,7 @@ def prepare(bucket: str, region: str, ssh_cidr: str) -> str:
     account = session.client("sts").get_caller_identity()["Account"]
     make_profile(iam, "dmray-worker", [store_policy(bucket)])
     make_profile(iam, "dmray-head", [store_policy(bucket), autoscaler_policy(account)])
+    make_spot_role(iam)
     return (
         f"  region: &region {region}\n"
         f"  security_groups: &security_groups [{group}]\n"
@@ -97,6 +98,12 @@ def make_profile(iam: Any, name: str, policies: list[dict[str, Any]]) -> None:
     _unless(
         "LimitExceeded", iam.add_role_to_instance_profile, InstanceProfileName=name, RoleName=name
     )  # one role a profile
+
+
+def make_spot_role(iam: Any, service: str = "spot.amazonaws.com") -> None:
+    """The role that an account's first spot machine needs and that the head may not make."""
+    if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
+        iam.create_service_linked_role(AWSServiceName=service)
 
 
 def store_policy(bucket: str) -> dict[str, Any]:

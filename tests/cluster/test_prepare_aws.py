@@ -7,6 +7,7 @@ import json
 import boto3
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 
 from cluster import prepare_aws
 from tests.cluster.conftest import REGION, REPOSITORY, MockedAws
@@ -60,12 +61,10 @@ def test_the_bucket_is_private(lines: str) -> None:
     assert all(blocks.values())
 
 
-def test_somebody_elses_bucket_is_an_error(lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_somebody_elses_bucket_is_an_error() -> None:
     class Taken:
         def create_bucket(self, **_: object) -> None:
-            from botocore.exceptions import ClientError
-
             raise ClientError({"Error": {"Code": "BucketAlreadyExists"}}, "CreateBucket")
 
-    with pytest.raises(Exception, match="BucketAlreadyExists"):
+    with pytest.raises(ClientError, match="BucketAlreadyExists"):
         prepare_aws.make_bucket(Taken(), "a-bucket", REGION)
