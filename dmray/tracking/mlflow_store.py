@@ -188,7 +188,7 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
         sqlite.prepare(database)
         artifacts = database.parent / "mlartifacts" / folder.name
     else:
-        _probe(address)
+        probe(address)
     return MlflowStore(address, f"dmray/{folder.name}", artifacts)
 
 
@@ -203,7 +203,7 @@ def _is_folder(uri: str) -> bool:
     return scheme == "file" or (not scheme and uri != "databricks") or len(scheme) == 1  # C:\runs
 
 
-def _probe(uri: str) -> None:
+def probe(uri: str) -> None:
     """MLflow's own connection attempts take minutes to give up; a plain one tells in seconds."""
     parts = urlsplit(uri)
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])

@@ -14,11 +14,12 @@ _DRIVER_CPU = 0.01  # where the cluster has no such resource; Ray refuses a bund
 
 @dataclass(frozen=True)
 class Machines:
-    """What a Ray cluster has in all."""
+    """What a Ray cluster has in all, and (CPUs, GPUs) of each of its nodes; a machine of one's own names none."""
 
     cpus: float
     gpus: float
     drivers: float
+    nodes: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
