@@ -104,7 +104,7 @@ def _tags(instance: dict[str, Any]) -> dict[str, str]:
 
 def test_the_head_is_one_machine_on_demand_with_its_role_and_group(launch: Launch) -> None:
     (head,) = _instances("running")
-    assert head["InstanceType"] == "m6i.2xlarge"
+    assert head["InstanceType"] == "m6i.4xlarge"
     assert "InstanceLifecycle" not in head  # "spot" otherwise
     assert head["IamInstanceProfile"]["Arn"].endswith("/dmray-head")
     assert [group["GroupName"] for group in head["SecurityGroups"]] == [prepare_aws.GROUP]
