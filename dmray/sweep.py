@@ -15,7 +15,7 @@ import typer
 from rich.logging import RichHandler
 
 from dmray.command_line import err, new_app, out, told
-from dmray.errors import SpecError
+from dmray.errors import ClusterError, SpecError
 from dmray.execution import Choice, Plan, TrialState, chosen, failures, plan, survey, to_run
 from dmray.execution.bill import bill
 from dmray.execution.calibration import hardware_name, load_calibration
@@ -85,7 +85,7 @@ def main(
 
 
 def _show(planned: Plan, folder: SweepFolder, choice: Choice, local: bool, address: str | None) -> None:
-    """The plan, what changed, what it takes; an error at the end if it does not fit the machines."""
+    """The plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
     states = survey(planned, folder)
     difference = changes(planned, folder, states)
     part = replace(planned, trials=chosen(planned, choice))
@@ -97,22 +97,19 @@ def _show(planned: Plan, folder: SweepFolder, choice: Choice, local: bool, addre
 
 
 def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | None) -> str:
-    """Concurrency, and hours where this hardware was calibrated.
+    """How many at once, and hours where this hardware was calibrated.
 
     Raises:
-        ClusterError: they do not fit.
+        ClusterError: they do not fit the cluster at `address`. (What does not fit this machine may be for another.)
     """
     resources, concurrent, said = planned.sweep.resources, 0, "one after the other in this process"
     if not local:
-        from dmray.execution.on_ray import lay_out, machines_at
-
-        machines = machines_at(address, planned)
-        concurrent = lay_out(resources, machines, max(len(todo), 1)).concurrent_trials
-        where = f"the cluster at {address}" if address else "this machine"
-        said = (
-            f"{concurrent} at a time beside {resources.evaluation_actors} evaluation actors: "
-            f"fits {where} ({machines.cpus:g} CPUs, {machines.gpus:g} GPUs)"
-        )
+        try:
+            concurrent, said = _room(planned, len(todo), address)
+        except ClusterError as problem:
+            if address:
+                raise
+            return f"not on this machine: {problem}"
     calibration = load_calibration(hardware_name())
     if calibration is None:
         return f"{said}\ntime: unknown; measure this hardware once with: python -m dmray.doctor --calibrate"
@@ -121,6 +118,19 @@ def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | 
     except SpecError as lacking:
         return f"{said}\ntime: unknown; {lacking}"
     return f"{said}\n{render_bill(made, calibration.hardware)}"
+
+
+def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str]:
+    from dmray.execution import on_ray
+
+    resources = planned.sweep.resources
+    machines = on_ray.machines_at(address, planned) if address else on_ray.machine_here(resources)
+    concurrent = on_ray.lay_out(resources, machines, max(num_trials, 1)).concurrent_trials
+    where = f"the cluster at {address}" if address else "this machine"
+    return concurrent, (
+        f"{concurrent} at a time beside {resources.evaluation_actors} evaluation actors: "
+        f"fits {where} ({machines.cpus:g} CPUs, {machines.gpus:g} GPUs)"
+    )
 
 
 def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runner: Runner) -> bool:

@@ -23,7 +23,7 @@ from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, mac
 from dmray.execution.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
 from dmray.execution.plan import Plan
 from dmray.execution.watchdog import note_hang
-from dmray.specs import ResourcesSpec, TrialSpec
+from dmray.specs import TrialSpec
 from dmray.tracking import SweepFolder
 
 ENVIRONMENT = {
@@ -146,26 +146,20 @@ def _machines() -> Machines:
     )
 
 
-def machines_at(address: str | None, plan: Plan) -> Machines:
-    """What `plan` would find: the cluster at `address`, which is asked and left again, or this machine.
+def machines_at(address: str, plan: Plan) -> Machines:
+    """What `plan` would find at `address`: the cluster is asked and left again.
 
     Raises:
         ClusterError: no cluster answers.
     """
-    if address is None:
-        return _this_machine(plan.sweep.resources)
     with _connected(address, plan) as machines:
         return machines
 
 
-def _this_machine(resources: ResourcesSpec) -> Machines:
+def _start(plan: Plan) -> Machines:
     import torch
 
-    return machines_for_one_node(resources, os.cpu_count() or 1, torch.cuda.device_count())
-
-
-def _start(plan: Plan) -> Machines:
-    machines = _this_machine(plan.sweep.resources)
+    machines = machines_for_one_node(plan.sweep.resources, os.cpu_count() or 1, torch.cuda.device_count())
     ray.init(
         "local",
         namespace=NAMESPACE,
