@@ -30,6 +30,10 @@ class StorageError(DmrayError):
     """The storage path cannot be written, is full, or holds another sweep of the same name."""
 
 
+class StoreUnavailableError(StorageError, ConnectionError):
+    """An object store does not answer; another attempt, or another machine, may do better."""
+
+
 class TrackingError(DmrayError):
     """The MLflow server does not answer or refuses what it was given."""
 

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dmray.command_line import err, new_app, out, told
+from dmray.storage import fetch_from_store, is_url
 from dmray.tracking import EvaluationDone, TargetResult, TrialFolder, read_ledger, write_episode_table
 from dmray.tracking.artifacts import download_checkpoint
 
@@ -27,7 +28,8 @@ _RUN_ID = re.compile(r"^(?:runs:/)?([0-9a-f]{32})$")
 @app.command()
 def main(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint file, a trial's folder, or the id of a trial's MLflow run.")
+        str,
+        typer.Argument(help="A checkpoint file or a trial's folder (s3://... too), or the id of a trial's MLflow run."),
     ],
     episodes: Annotated[int | None, typer.Option(min=1, help="Else as in the sweep, like all that follow.")] = None,
     decode: Annotated[str | None, typer.Option(help="The decode mode, for example window.")] = None,
@@ -76,7 +78,7 @@ def _stored(source: str, which: str, mlflow_uri: str | None) -> tuple[StoredPoli
 
     run = _RUN_ID.match(source)
     if run is None:
-        path = Path(source).expanduser()
+        path = fetch_from_store(source) if is_url(source) else Path(source).expanduser()
         return load_stored(path), path if path.is_dir() else path.parent.parent
     with tempfile.TemporaryDirectory() as folder:
         return load_stored(download_checkpoint(run.group(1), f"{which}.pt", Path(folder), mlflow_uri)), None

@@ -15,7 +15,7 @@ import typer
 from rich.logging import RichHandler
 
 from dmray.command_line import err, new_app, out, told
-from dmray.errors import ClusterError, SpecError
+from dmray.errors import ClusterError, SpecError, StorageError
 from dmray.execution import Choice, Plan, TrialState, chosen, failures, plan, survey, to_run
 from dmray.execution.bill import bill
 from dmray.execution.calibration import hardware_name, load_calibration
@@ -23,6 +23,7 @@ from dmray.execution.changes import changes
 from dmray.execution.plan_view import render_bill, render_plan
 from dmray.execution.survey import DONE
 from dmray.specs import NO_MLFLOW, TrialSpec, load_sweep
+from dmray.storage import SweepCopy, is_url, sweep_folder
 from dmray.tracking.folders import SweepFolder
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def main(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster, for example auto; else one is started.")
     ] = None,
-    storage: Annotated[str | None, typer.Option(help="The folder for everything that the sweep writes.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Everything that the sweep writes: a folder, or s3://bucket/prefix.")
+    ] = None,
     mlflow_uri: Annotated[
         str | None, typer.Option(help="An MLflow server, or off; else SQLite in the storage.")
     ] = None,
@@ -71,7 +74,7 @@ def main(
     try:
         with told():
             planned = plan(load_sweep(file, overrides))
-            folder = SweepFolder(Path(planned.sweep.storage).expanduser().resolve(), planned.sweep.name)
+            folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader" if only_plan else "driver")
             choice = Choice(only, shard, retry_failed)
             if only_plan:
                 _show(planned, folder, choice, local, address)
@@ -86,6 +89,8 @@ def main(
 
 def _show(planned: Plan, folder: SweepFolder, choice: Choice, local: bool, address: str | None) -> None:
     """The plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
+    if is_url(planned.sweep.storage):
+        _look_into_store(planned)
     states = survey(planned, folder)
     difference = changes(planned, folder, states)
     part = replace(planned, trials=chosen(planned, choice))
@@ -94,6 +99,14 @@ def _show(planned: Plan, folder: SweepFolder, choice: Choice, local: bool, addre
         out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
     todo = to_run(planned, states, resume=True, choice=choice)
     out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
+
+
+def _look_into_store(planned: Plan) -> None:
+    """Fetch what is done; a machine that may not look can plan all the same."""
+    try:
+        SweepCopy.to_read(planned.sweep.storage, planned.sweep.name).open()
+    except StorageError as problem:
+        err.print(f"what is done may be more: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | None) -> str:
@@ -172,6 +185,8 @@ def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, 
 def _tell_where(planned: Plan, folder: SweepFolder) -> None:
     uri = planned.sweep.tracking.mlflow_uri
     out.print(f"report   {folder.report / 'report.html'}", highlight=False, soft_wrap=True)
+    if is_url(planned.sweep.storage):
+        out.print(f"         {planned.sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
     if uri is None:
         uri_here = f"sqlite:///{folder.mlflow_database}"
         out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)

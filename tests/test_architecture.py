@@ -16,7 +16,7 @@ FLOORS = {
     "tasks": 2, "data": 2, "models": 2, "downloads": 2,
     "policies": 3,
     "training": 4, "rollout": 4, "tracking": 4,
-    "sources": 5,
+    "sources": 5, "storage": 5,
     "execution": 6,
     "reporting": 7,
     "sweep": 8, "report": 8, "evaluate": 8, "doctor": 8, "data.__main__": 8,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dmray.specs import Spec, SweepSpec, TrialSpec
+from dmray.storage import is_url, sweep_folder
 from dmray.tasks import MINARI_SCHEME
 from dmray.tracking.folders import SweepFolder, TrialFolder
 
@@ -14,7 +15,7 @@ class TrialJob(Spec):
     """One trial as work. JSON in and out, so that it crosses processes as plain text."""
 
     trial: TrialSpec
-    storage: Path
+    storage: str
     sweep_name: str
     checkpoint_every_steps: int
     no_progress_timeout_s: float | None
@@ -31,7 +32,7 @@ class TrialJob(Spec):
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
         return cls(
             trial=_with_absolute_path(trial),
-            storage=folder.storage,
+            storage=sweep.storage if is_url(sweep.storage) else str(folder.storage),
             sweep_name=sweep.name,
             checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
             no_progress_timeout_s=sweep.faults.no_progress_timeout_s,
@@ -47,7 +48,8 @@ class TrialJob(Spec):
 
     @property
     def sweep_folder(self) -> SweepFolder:
-        return SweepFolder(self.storage, self.sweep_name)
+        """Where this machine works on it."""
+        return sweep_folder(self.storage, self.sweep_name, "worker")
 
     @property
     def folder(self) -> TrialFolder:

@@ -4,6 +4,9 @@ On one machine a file lock says so at once, and the system lets go of it with th
 share may not pass locks on, so the driver also renews `.driver.json` every few seconds. Whoever finds one left behind
 by another machine watches it: if it changes, its driver lives; if it stays the same for `STALE_S`, it is taken over.
 Only the watcher's own clock is read, so clocks that differ between machines do not matter.
+
+In an object store the beat is an object, and the lock is that of this machine's copy. Who comes first is decided by a
+conditional put. In a takeover, and in stores that know no such put, the last writer has it: whoever wrote reads again.
 """
 
 from __future__ import annotations
@@ -18,42 +21,34 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from dmray.errors import StorageError
-from dmray.specs import Spec
-from dmray.tracking.folders import SweepFolder, write_atomic
+from dmray.execution.beats import Beat, Beats, FileBeats, StoreBeats
+from dmray.storage import Store
+from dmray.tracking.folders import SweepFolder
 
 _log = logging.getLogger(__name__)
 
 
-class Beat(Spec):
-    """What `.driver.json` holds; `count` grows with each renewal, `time_s` is for people."""
-
-    host: str
-    pid: int
-    holder: str
-    count: int
-    time_s: float
-
-
 @dataclass(frozen=True)
 class Pace:
-    """A driver renews its beat every `beat_s`; one that stands still for `stale_s` is dead."""
+    """A driver renews its beat every `beat_s`; one that stands still for `stale_s` is dead.
+
+    What was written to a store is there for everybody within `settle_s`.
+    """
 
     beat_s: float = 5.0
     stale_s: float = 30.0
+    settle_s: float = 1.0
 
 
 PACE = Pace()
 
 
 @contextlib.contextmanager
-def lease(folder: SweepFolder, pace: Pace = PACE) -> Iterator[None]:
-    """Hold the sweep's folder until the end of the block, or of the process.
+def lease(folder: SweepFolder, pace: Pace = PACE, store: Store | None = None) -> Iterator[None]:
+    """Hold the sweep's folder, or its `store`, until the end of the block, or of the process.
 
     If another driver has taken the folder over meanwhile (this one slept longer than `stale_s`), the block is
     interrupted as by Ctrl-C.
@@ -61,14 +56,22 @@ def lease(folder: SweepFolder, pace: Pace = PACE) -> Iterator[None]:
     Raises:
         StorageError: another driver holds it.
     """
-    file = folder.path / ".driver.json"
+    where = store.url if store else str(folder.path)
+    beats: Beats = StoreBeats(store) if store else FileBeats(folder)
     with (folder.path / ".driver.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _refusal(folder, _read(file)) from None
-        _wait_until_stale(folder, file, pace)
-        with _beating(file, pace):
+            raise _refusal(where, beats.read()) from None
+        found = _wait_until_stale(where, beats, pace)
+        holder = uuid4().hex
+        first = beats.write(Beat.now(holder, 0), create=found is None)
+        if store:
+            time.sleep(pace.settle_s)
+        seen = beats.read()
+        if not first or (seen is not None and seen.holder != holder):
+            raise _refusal(where, seen)
+        with _beating(where, beats, holder, pace):
             yield
 
 
@@ -80,41 +83,46 @@ def needs_watching(beat: Beat | None, host: str, pid_alive: bool) -> bool:
     return beat is not None and (beat.host != host or pid_alive)
 
 
-def _wait_until_stale(folder: SweepFolder, file: Path, pace: Pace) -> None:
-    found = _read(file)
+def _wait_until_stale(where: str, beats: Beats, pace: Pace) -> Beat | None:
+    """What a driver that is gone has left.
+
+    Raises:
+        StorageError: it is not gone.
+    """
+    found = beats.read()
     if found is None or not needs_watching(found, socket.gethostname(), _alive(found.pid)):
-        return
-    _log.warning("%s: a driver on %s (process %d) may hold it; watching", folder.path, found.host, found.pid)
+        return found
+    _log.warning("%s: a driver on %s (process %d) may hold it; watching", where, found.host, found.pid)
     deadline = time.monotonic() + pace.stale_s
     while time.monotonic() < deadline:
         time.sleep(min(pace.beat_s, 1.0))
-        seen = _read(file)
+        seen = beats.read()
         if seen is None:
-            return
+            return None
         if seen != found:
-            raise _refusal(folder, seen)
-    _log.warning("%s: no sign of it for %g s; taking the sweep over", folder.path, pace.stale_s)
+            raise _refusal(where, seen)
+    _log.warning("%s: no sign of it for %g s; taking the sweep over", where, pace.stale_s)
+    return found
 
 
 @contextlib.contextmanager
-def _beating(file: Path, pace: Pace) -> Iterator[None]:
+def _beating(where: str, beats: Beats, holder: str, pace: Pace) -> Iterator[None]:
     """Renew the beat beside the block."""
-    holder, over = uuid4().hex, threading.Event()
-    _write(file, holder, 0)
+    over = threading.Event()
 
     def renew() -> None:
         count = 0
         while not over.wait(pace.beat_s):
             count += 1
             try:
-                seen = _read(file)
+                seen = beats.read()
                 if seen is not None and seen.holder != holder:
-                    _log.error("%s: process %d on %s has taken this sweep over", file.parent, seen.pid, seen.host)
+                    _log.error("%s: process %d on %s has taken this sweep over", where, seen.pid, seen.host)
                     os.kill(os.getpid(), signal.SIGINT)
                     return
-                _write(file, holder, count)
-            except OSError as problem:  # storage that comes back within `stale_s` has lost nothing
-                _log.warning("%s: cannot be renewed: %s", file, problem)
+                beats.write(Beat.now(holder, count))
+            except (OSError, StorageError) as problem:  # storage that comes back within `stale_s` has lost nothing
+                _log.warning("%s: the lease cannot be renewed: %s", where, problem)
 
     thread = threading.Thread(target=renew, name="dmray-lease", daemon=True)
     thread.start()
@@ -123,21 +131,16 @@ def _beating(file: Path, pace: Pace) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        seen = _read(file)
-        if seen is not None and seen.holder == holder:
-            file.unlink(missing_ok=True)
+        _let_go(where, beats, holder)
 
 
-def _read(file: Path) -> Beat | None:
+def _let_go(where: str, beats: Beats, holder: str) -> None:
     try:
-        return Beat.model_validate_json(file.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-
-
-def _write(file: Path, holder: str, count: int) -> None:
-    beat = Beat(host=socket.gethostname(), pid=os.getpid(), holder=holder, count=count, time_s=time.time())
-    write_atomic(file, beat.model_dump_json().encode())
+        seen = beats.read()
+        if seen is not None and seen.holder == holder:
+            beats.remove()
+    except StorageError as problem:  # whoever comes next finds that nobody renews it
+        _log.warning("%s: the lease could not be taken back: %s", where, problem)
 
 
 def _alive(pid: int) -> bool:
@@ -150,6 +153,6 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _refusal(folder: SweepFolder, beat: Beat | None) -> StorageError:
+def _refusal(where: str, beat: Beat | None) -> StorageError:
     who = f"process {beat.pid} on {beat.host}" if beat else "another process"
-    return StorageError(f"{folder.path}: {who} runs this sweep already; wait for it or stop it")
+    return StorageError(f"{where}: {who} runs this sweep already; wait for it or stop it")

@@ -14,9 +14,9 @@ from dmray.execution import preflight
 from dmray.execution.changes import changes
 from dmray.execution.choice import EVERYTHING, Choice
 from dmray.execution.disk import require_space_for
-from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
 from dmray.execution.progress import ProgressView
+from dmray.execution.remote import held
 from dmray.execution.survey import TrialState, survey, to_run
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder, write_json
@@ -53,7 +53,7 @@ def run_sweep(
         ClusterError: the sweep does not fit the machines.
     """
     folder.make_writable()
-    with lease(folder):
+    with held(plan, folder) as pull:
         states = survey(plan, folder)
         todo = to_run(plan, states, resume, choice)
         preflight.check(todo, folder.datasets)
@@ -65,6 +65,7 @@ def run_sweep(
             if todo:
                 with ProgressView(plan, folder, console):
                     runner.run(plan, todo, folder)
+                    pull()
             attach(write_report(folder))
         return survey(plan, folder)
 

@@ -40,6 +40,7 @@ from dmray.execution.evaluation import (
 )
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
+from dmray.execution.remote import published
 from dmray.execution.watchdog import Watchdog, note_hang
 from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, snapshot
 from dmray.rollout import EpisodeRecord, EvaluationRequest
@@ -72,7 +73,7 @@ def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda
     Raises:
         DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
     """
-    with _alone(job.folder):
+    with _alone(job.folder), published(job, report) as report:
         if job.folder.done.exists():
             return TrialDone.model_validate_json(job.folder.done.read_bytes())
         note_hang(job.folder)

@@ -24,10 +24,15 @@ def record(generation: Generation, task: Task) -> RecordedTransitions:
     return record_maze(task, generation)
 
 
+def recording_path(generation: Generation, task: Task, folder: Path) -> Path:
+    """Where in `folder` the recording is, or will be."""
+    digest = content_hash([RECORDING_VERSION, task.name, generation.model_dump(mode="json")])[:12]
+    return folder / f"{task.name}-{generation.behaviour}-{digest}.hdf5"
+
+
 def recorded_file(generation: Generation, task: Task, folder: Path) -> Path:
     """The file in `folder` that holds the recording, made first if it is not there; once, whoever asks together."""
-    digest = content_hash([RECORDING_VERSION, task.name, generation.model_dump(mode="json")])[:12]
-    path = folder / f"{task.name}-{generation.behaviour}-{digest}.hdf5"
+    path = recording_path(generation, task, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

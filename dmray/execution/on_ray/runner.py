@@ -6,11 +6,9 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import ray
 from ray import tune
@@ -22,6 +20,7 @@ from dmray.execution.on_ray.layout import lay_out
 from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, machines_for_one_node
 from dmray.execution.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
 from dmray.execution.plan import Plan
+from dmray.execution.remote import clear_ray_files, ray_place
 from dmray.execution.watchdog import note_hang
 from dmray.specs import TrialSpec
 from dmray.tracking import SweepFolder
@@ -49,7 +48,7 @@ class RayRunner:
         Raises:
             ClusterError: no cluster answers, or not one trial fits it.
         """
-        shutil.rmtree(folder.ray_attempts, ignore_errors=True)  # of attempts that were killed; nothing resumes from it
+        clear_ray_files(plan.sweep, folder)  # of attempts that were killed; nothing resumes from them
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
             layout = lay_out(plan.sweep.resources, machines, len(todo))
@@ -62,24 +61,24 @@ class RayRunner:
                 machines.gpus,
             )
             pool = EvaluationPool.start(plan.sweep.resources, attempt)
-            ray_folder = folder.ray_attempts / attempt
+            ray_storage = f"{ray_place(plan.sweep, folder)}/{attempt}"
             trainables = [
                 TrainableConfig(
                     job=TrialJob.of(trial, plan.sweep, folder),
                     resources=plan.sweep.resources,
                     faults=plan.sweep.faults,
                     dispatcher_name=pool.dispatcher_name,
-                    ray_folder=ray_folder / "train",
+                    ray_storage=f"{ray_storage}/train",
                 )
                 for trial in todo
             ]
-            _tune(trainables, layout, ray_folder)
+            _tune(trainables, layout, ray_storage)
         for trial in todo:
             note_hang(folder.trial(trial.trial_id))  # of those that hung until their budget was spent
-        shutil.rmtree(folder.ray_attempts, ignore_errors=True)
+        clear_ray_files(plan.sweep, folder)
 
 
-def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> None:
+def _tune(trainables: list[TrainableConfig], layout: Fit, ray_storage: str) -> None:
     names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
     trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
@@ -92,7 +91,7 @@ def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> N
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(ray_folder),
+            storage_path=ray_storage,
             failure_config=tune.FailureConfig(max_failures=restarts),
             verbose=0,
         ),

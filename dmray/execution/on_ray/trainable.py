@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dmray.execution.job import TrialJob
@@ -25,7 +24,7 @@ class TrainableConfig(Spec):
     resources: ResourcesSpec
     faults: FaultSpec
     dispatcher_name: str
-    ray_folder: Path
+    ray_storage: str  # a path or a URL that every machine sees
 
     @property
     def tune_restarts(self) -> int:
@@ -52,7 +51,7 @@ def run_through_train(config: dict[str, Any]) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=given.job.trial.trial_id,
-            storage_path=str(given.ray_folder),
+            storage_path=given.ray_storage,
             failure_config=ray.train.FailureConfig(max_failures=given.faults.worker_restarts),
             callbacks=[TuneReportCallback()],
         ),

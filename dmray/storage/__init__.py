@@ -1,0 +1,21 @@
+"""Sweeps whose storage is an object store: files are worked on here and kept there. Light: fsspec loads when opened."""
+
+from dmray.storage.place import Role, is_url, split_url, store_of, sweep_folder
+from dmray.storage.publisher import Publisher
+from dmray.storage.store import Store
+from dmray.storage.sweep_copy import SweepCopy, fetch_from_store
+from dmray.storage.trial_copy import bring_trial, clear_trial
+
+__all__ = [
+    "Publisher",
+    "Role",
+    "Store",
+    "SweepCopy",
+    "bring_trial",
+    "clear_trial",
+    "fetch_from_store",
+    "is_url",
+    "split_url",
+    "store_of",
+    "sweep_folder",
+]

@@ -1,0 +1,70 @@
+"""Where a sweep is: a folder that every machine sees, or an object store with working folders on each machine.
+
+$DMRAY_CACHE/storage/<digest of the URL>/<role>/<sweep>/      (else ~/.cache/dmray)
+
+    worker   one trial's files are written here by its worker, and published from here
+    driver   what the driver has pulled of all trials, and what it writes itself
+    reader   the same for whoever only looks: a report, a plan, an evaluation
+
+Each file has one writer, so no role ever has to guess what another one of the same machine meant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from dmray.errors import StorageError
+from dmray.storage.store import Store
+from dmray.tracking.folders import SweepFolder
+
+Role = Literal["worker", "driver", "reader"]
+
+
+def is_url(storage: str) -> bool:
+    """Whether a sweep's `storage` is an object store."""
+    return "://" in storage
+
+
+def sweep_folder(storage: str, name: str, role: Role) -> SweepFolder:
+    """Where the sweep's files are on this machine: the storage itself if it is a folder."""
+    if not is_url(storage):
+        return SweepFolder(Path(storage).expanduser().resolve(), name)
+    cache = Path(os.environ.get("DMRAY_CACHE") or "~/.cache/dmray").expanduser()
+    digest = hashlib.sha256(storage.rstrip("/").encode()).hexdigest()[:12]
+    return SweepFolder(cache / "storage" / digest / role, name)
+
+
+def store_of(storage: str, name: str) -> Store:
+    """The sweep's part of an object store.
+
+    Raises:
+        StorageError: no such scheme.
+        MissingPackageError: its package is not installed.
+    """
+    return Store(f"{storage.rstrip('/')}/{name}")
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """A sweep's address as the `storage` and the name of it.
+
+    Raises:
+        StorageError: it names no folder of a store.
+    """
+    storage, _, name = url.rstrip("/").rpartition("/")
+    if not is_url(f"{storage}/") or storage.endswith((":/", ":")) or not name:
+        raise StorageError(f"{url}: name a sweep, for example s3://bucket/prefix/quickstart")
+    return storage, name
+
+
+def object_name(folder: SweepFolder, path: Path) -> str:
+    """What a sweep's file is called in its store: its path, but for episode tables.
+
+    There can be a thousand tables a trial. They are kept beside `trials/`, so that listing that stays cheap.
+    """
+    parts = path.relative_to(folder.path).parts
+    if len(parts) == 4 and (parts[0], parts[2]) == ("trials", "evaluations"):
+        return f"evaluations/{parts[1]}/{parts[3]}"
+    return "/".join(parts)

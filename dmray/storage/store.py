@@ -1,0 +1,146 @@
+"""One folder of an object store, through fsspec: whole objects in and out, and two kinds of failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from dmray.errors import MissingPackageError, StorageError, StoreUnavailableError
+from dmray.registry import nearest
+from dmray.tracking.folders import write_atomic
+
+T = TypeVar("T")
+_VERSION_KEYS = ("ETag", "etag", "generation", "mtime", "created")
+_PACKAGES = {"s3": 'pip install "dmray[s3]"', "gs": "pip install gcsfs", "abfs": "pip install adlfs"}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}},  # ours follow
+    "file": {"auto_mkdir": True},
+}
+
+
+class Store:
+    """The objects below `url`, by their names relative to it. Safe for threads.
+
+    Raises (all methods):
+        StoreUnavailableError: no answer, or a broken one; another try may do better.
+        StorageError: no bucket, no credentials, or no right to it.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Nothing is asked of the store yet.
+
+        Raises:
+            StorageError: no such scheme.
+            MissingPackageError: its package is not installed.
+        """
+        import fsspec
+
+        self.url = url.rstrip("/")
+        scheme = url.partition("://")[0]
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(
+                self.url, use_listings_cache=False, **_OPTIONS.get(scheme, {})
+            )
+        except ImportError as cause:
+            cure = _PACKAGES.get(scheme, f"install the fsspec package for {scheme}://")
+            raise MissingPackageError(f"storage: {self.url}: {cause}; {cure}") from cause
+        except ValueError as cause:
+            right = nearest(scheme, fsspec.available_protocols())
+            hint = f", did you mean '{right}://'?" if right else "; s3://, gs:// and a folder's path are known"
+            raise StorageError(f"storage: {self.url}: no such scheme '{scheme}://'{hint}") from cause
+
+    def list(self, prefix: str) -> dict[str, str]:
+        """The version of each object below `prefix`, by name; equal versions, equal content."""
+        self._files.invalidate_cache()
+        found = self._ask(lambda: self._files.find(self._path(prefix), detail=True))
+        start = len(self._root.rstrip("/")) + 1
+        return {name[start:]: _version(info) for name, info in found.items() if info["type"] == "file"}
+
+    def version(self, name: str) -> str | None:
+        """None: no such object."""
+        try:
+            return _version(self._files.info(self._path(name)))
+        except FileNotFoundError:
+            return None
+        except Exception as cause:  # every scheme has errors of its own
+            raise self._failure(cause) from cause
+
+    def read(self, name: str) -> bytes | None:
+        """None: no such object."""
+        try:
+            content: bytes = self._files.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+        except Exception as cause:
+            raise self._failure(cause) from cause
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put the object, whole or not at all."""
+        if "file" in self._files.protocol:  # fsspec would write in place
+            self._ask(lambda: write_atomic(Path(self._path(name)), content))
+        else:
+            self._ask(lambda: self._files.pipe_file(self._path(name), content))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Put the object if there is none of that name; whether it was put.
+
+        Only a store that knows conditional puts (S3, GCS, Azure) tells two at the same moment apart.
+        """
+        try:
+            self._files.pipe_file(self._path(name), content, mode="create")
+        except FileExistsError:
+            return False
+        except Exception as cause:
+            raise self._failure(cause) from cause
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove the object, if it is there."""
+        try:
+            self._files.rm_file(self._path(name))
+        except FileNotFoundError:
+            return
+        except Exception as cause:
+            raise self._failure(cause) from cause
+
+    def remove_all(self, prefix: str) -> None:
+        """Remove all objects below `prefix`."""
+        for name in self.list(prefix):
+            self.remove(name)
+
+    def require_writable(self) -> None:
+        """Fail now, and not in hours, where nothing can be written."""
+        probe = f".writable-{uuid4().hex[:8]}"
+        self.write(probe, b"")
+        self.remove(probe)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}".rstrip("/")
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except Exception as cause:
+            raise self._failure(cause) from cause
+
+    def _failure(self, cause: Exception) -> StorageError:
+        said = (str(cause).splitlines() or [""])[0] or type(cause).__name__
+        if isinstance(cause, FileNotFoundError):
+            return StorageError(f"{self.url}: {said}; make the bucket, or choose another with --storage")
+        if isinstance(cause, PermissionError):
+            return StorageError(f"{self.url}: no right to it: {said}; docs/storage.md lists what a bucket must allow")
+        if "Credential" in type(cause).__name__:
+            return StorageError(
+                f"{self.url}: {said}; every machine needs them: an instance profile, or AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in its environment"
+            )
+        return StoreUnavailableError(f"{self.url}: the store does not answer: {said}")
+
+
+def _version(info: dict[str, Any]) -> str:
+    value = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
+    return f"{value.timestamp() if isinstance(value, datetime) else value}-{info.get('size')}"
