@@ -76,7 +76,7 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
     store = store_of(job.storage, job.sweep_name)
     _patiently(lambda: bring_trial(store, job.sweep_folder, job.folder))
     if not job.folder.done.exists():
-        _patiently(lambda: _share_recording(Store(f"{job.storage}/datasets"), job))
+        _patiently(lambda: share_recording(Store(f"{job.storage}/datasets"), job))
     publisher = Publisher(store, job.sweep_folder, job.folder)
 
     def wake_and_report(step: int, score: float | None) -> None:
@@ -96,20 +96,7 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
     clear_trial(job.folder)
 
 
-def ray_place(sweep: SweepSpec, folder: SweepFolder) -> str:
-    """Where Ray keeps its own files of a sweep: seen by all machines."""
-    return f"{sweep.storage}/{folder.name}/ray" if is_url(sweep.storage) else str(folder.ray_attempts)
-
-
-def clear_ray_files(sweep: SweepSpec, folder: SweepFolder) -> None:
-    """Remove Ray's own files of all attempts; its caller is the only driver."""
-    if is_url(sweep.storage):
-        store_of(sweep.storage, folder.name).remove_all("ray")
-    else:
-        shutil.rmtree(folder.ray_attempts, ignore_errors=True)
-
-
-def _share_recording(datasets: Store, job: TrialJob) -> None:
+def share_recording(datasets: Store, job: TrialJob) -> None:
     """One recording of a data set for all machines, whose last bits might differ: the first one's."""
     dataset = job.trial.dataset
     if dataset.generate is None:
@@ -122,6 +109,19 @@ def _share_recording(datasets: Store, job: TrialJob) -> None:
         theirs = None if datasets.create(path.name, path.read_bytes()) else datasets.read(path.name)
     if theirs is not None and not (path.exists() and path.read_bytes() == theirs):
         write_atomic(path, theirs)
+
+
+def ray_place(sweep: SweepSpec, folder: SweepFolder) -> str:
+    """Where Ray keeps its own files of a sweep: seen by all machines."""
+    return f"{sweep.storage}/{folder.name}/ray" if is_url(sweep.storage) else str(folder.ray_attempts)
+
+
+def clear_ray_files(sweep: SweepSpec, folder: SweepFolder) -> None:
+    """Remove Ray's own files of all attempts; its caller is the only driver."""
+    if is_url(sweep.storage):
+        store_of(sweep.storage, folder.name).remove_all("ray")
+    else:
+        shutil.rmtree(folder.ray_attempts, ignore_errors=True)
 
 
 def _patiently(call: Callable[[], None]) -> None:

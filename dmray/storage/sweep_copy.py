@@ -29,7 +29,7 @@ class SweepCopy:
 
     def __init__(self, store: Store, folder: SweepFolder, with_weights: bool = False) -> None:
         self._store, self._folder, self._with_weights = store, folder, with_weights
-        self._notes = folder.path / ".pulled.json"
+        self._notes = folder.path / (".pulled-with-weights.json" if with_weights else ".pulled.json")
         self._known: dict[str, str] = json.loads(self._notes.read_bytes()) if self._notes.exists() else {}
         self._sent: dict[str, tuple[int, int]] = {}
 

@@ -13,7 +13,7 @@ from dmray.specs import SweepSpec
 from dmray.tracking import AttemptFailed, AttemptStarted, SweepFolder, distinct, read_ledger
 
 
-def tiny_sweep(storage: Path, **changes: Any) -> SweepSpec:
+def tiny_sweep(storage: Path | str, **changes: Any) -> SweepSpec:
     """maze2d-open, DM and DT, 40 steps of a toy network: a second a trial."""
     content: dict[str, Any] = {
         "name": "tiny",
@@ -35,7 +35,7 @@ def tiny_sweep(storage: Path, **changes: Any) -> SweepSpec:
     return SweepSpec.model_validate(content | changes)
 
 
-def tiny_plan(storage: Path, **changes: Any) -> Plan:
+def tiny_plan(storage: Path | str, **changes: Any) -> Plan:
     return plan(tiny_sweep(storage, **changes))
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,8 +62,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Working folders that nothing was ever in."""
-    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / f"machine-{uuid4().hex[:8]}"))
-    yield
-    assert os.environ["DMRAY_CACHE"]
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "another"))

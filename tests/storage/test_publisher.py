@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from dmray.errors import StorageError, StoreUnavailableError
+from dmray.storage import Publisher, Store
+from dmray.storage.publisher import PublishPace
+from dmray.tracking import SweepFolder, TrialFolder, write_atomic
+from tests.storage.conftest import S3
+
+FAST = PublishPace(every_s=0.01, shortest_pause_s=0.01, longest_pause_s=0.05)
+NEVER = PublishPace(every_s=3600.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path, "tiny")
+
+
+@pytest.fixture
+def trial(folder: SweepFolder) -> TrialFolder:
+    return folder.trial("one")
+
+
+class Remembers(Store):
+    """A store that remembers the order of what it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(f"memory://{uuid4().hex[:8]}/tiny")
+        self.names: list[str] = []
+
+    def write(self, name: str, content: bytes) -> None:
+        self.names.append(name)
+        super().write(name, content)
+
+
+def write_all(trial: TrialFolder, ledger: bytes) -> None:
+    for path in (trial.done, trial.last_checkpoint, trial.best_checkpoint, trial.episode_table(20)):
+        write_atomic(path, b"content")
+    write_atomic(trial.ledger, ledger)
+
+
+def wait_until_sent(store: Store, name: str, content: bytes) -> None:
+    while store.read(name) != content:
+        time.sleep(0.005)
+
+
+def wake_until_it_refuses(publisher: Publisher) -> None:
+    while True:
+        publisher.wake()
+        time.sleep(0.005)
+
+
+def test_what_a_line_speaks_of_is_sent_before_it_and_the_marker_last(folder: SweepFolder, trial: TrialFolder) -> None:
+    store = Remembers()
+    write_all(trial, b"one\n")
+    Publisher(store, folder, trial, NEVER).close(0.0)
+    assert store.names == [
+        "trials/one/checkpoints/best.pt",
+        "evaluations/one/step_000000020.parquet",
+        "trials/one/ledger.jsonl",
+        "trials/one/checkpoints/last.pt",
+        "trials/one/DONE.json",
+    ]
+
+
+def test_only_what_has_changed_is_sent_again(folder: SweepFolder, trial: TrialFolder) -> None:
+    store = Remembers()
+    write_all(trial, b"one\n")
+    publisher = Publisher(store, folder, trial, FAST)
+    wait_until_sent(store, "trials/one/DONE.json", b"content")
+    sent = len(store.names)
+    write_atomic(trial.ledger, b"one\ntwo\n")
+    wait_until_sent(store, "trials/one/ledger.jsonl", b"one\ntwo\n")
+    publisher.close(0.0)
+    assert store.names[sent:] == ["trials/one/ledger.jsonl"]
+
+
+def test_half_a_line_is_not_sent(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+    write_all(trial, b"one\ntw")
+    Publisher(Store(url), folder, trial, NEVER).close(0.0)
+    assert Store(url).read("trials/one/ledger.jsonl") == b"one\n"
+
+
+def test_a_wake_sends_at_once_and_a_stop_leaves_the_rest_here(folder: SweepFolder, trial: TrialFolder) -> None:
+    store = Remembers()
+    publisher = Publisher(store, folder, trial, NEVER)
+    write_all(trial, b"one\n")
+    publisher.wake()
+    wait_until_sent(store, "trials/one/DONE.json", b"content")
+    write_atomic(trial.ledger, b"one\ntwo\n")
+    publisher.stop()
+    assert store.read("trials/one/ledger.jsonl") == b"one\n"
+
+
+def test_a_worker_whose_trial_was_taken_up_elsewhere_ends_and_writes_over_nothing(
+    folder: SweepFolder, trial: TrialFolder, url: str
+) -> None:
+    store = Store(url)
+    publisher = Publisher(store, folder, trial, FAST)
+    write_all(trial, b"one\n")
+    wait_until_sent(store, "trials/one/DONE.json", b"content")
+    store.write("trials/one/ledger.jsonl", b"one\ntheirs\n")
+    write_atomic(trial.ledger, b"one\nours\n")
+    with pytest.raises(StorageError, match="another worker has taken this trial up"):
+        wake_until_it_refuses(publisher)
+    with pytest.raises(StorageError, match="another worker"):
+        publisher.close(60.0)
+    assert store.read("trials/one/ledger.jsonl") == b"one\ntheirs\n"
+
+
+def test_a_put_whose_answer_was_lost_is_no_other_worker(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+    store = Store(url)
+    publisher = Publisher(store, folder, trial, NEVER)
+    store.write("trials/one/ledger.jsonl", b"one\n")  # as this worker's own, which it never heard the end of
+    write_all(trial, b"one\ntwo\n")
+    publisher.close(0.0)
+    assert store.read("trials/one/ledger.jsonl") == b"one\ntwo\n"
+
+
+def test_a_store_that_stays_away_is_an_error_at_the_end_and_not_before(
+    folder: SweepFolder, trial: TrialFolder, s3: S3, s3_url: str
+) -> None:
+    publisher = Publisher(Store(s3_url), folder, trial, FAST)
+    s3.stop()
+    try:
+        write_all(trial, b"one\n")
+        publisher.wake()
+        with pytest.raises(StoreUnavailableError, match=r"does not answer.*--resume on this machine goes on"):
+            publisher.close(0.0)
+    finally:
+        s3.start()
+    assert trial.ledger.read_bytes() == b"one\n"

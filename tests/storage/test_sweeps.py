@@ -1,0 +1,212 @@
+"""Whole trials and sweeps on object stores."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from dmray import evaluate, report
+from dmray.errors import CheckpointError
+from dmray.execution import Plan, TrialState, survey
+from dmray.execution.evaluation import InlineEvaluation
+from dmray.execution.job import TrialJob
+from dmray.execution.local import LocalRunner
+from dmray.execution.remote import share_recording
+from dmray.execution.session import run_sweep
+from dmray.execution.trial import run_trial
+from dmray.reporting import write_report
+from dmray.specs import TrialSpec
+from dmray.storage import Store, SweepCopy, sweep_folder
+from dmray.tracking import AttemptFailed, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
+from dmray.tracking.records import ledger_line
+from tests.execution.sweeps import science_of, tiny_plan
+from tests.execution.test_trial import Killed, StopAt
+from tests.storage.conftest import S3
+
+
+def run(plan: Plan, resume: bool = False) -> dict[str, TrialState]:
+    folder = sweep_folder(plan.sweep.storage, plan.sweep.name, "driver")
+    console = Console(file=io.StringIO())
+    return run_sweep(plan, folder, LocalRunner(), reported, resume=resume, console=console)
+
+
+def reported(folder: SweepFolder) -> Path:
+    return write_report(folder).folder
+
+
+def job(plan: Plan) -> TrialJob:
+    return TrialJob.of(plan.trials[0], plan.sweep, sweep_folder(plan.sweep.storage, plan.sweep.name, "driver"))
+
+
+def read(plan: Plan) -> SweepFolder:
+    copy = SweepCopy.to_read(plan.sweep.storage, plan.sweep.name)
+    copy.open()
+    return copy.folder
+
+
+def science_in(plan: Plan) -> list[object]:
+    return science_of(read(plan), plan.trial_ids)
+
+
+def ledger_in_store(work: TrialJob) -> list[LedgerRecord]:
+    content = Store(f"{work.storage}/tiny").read(f"trials/{work.trial.trial_id}/ledger.jsonl") or b""
+    return [ledger_line.validate_json(line) for line in content.splitlines()]
+
+
+def from_steps(work: TrialJob) -> list[int]:
+    return [record.from_step for record in ledger_in_store(work) if isinstance(record, AttemptStarted)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """What the sweep measures with a folder as storage."""
+    plan = tiny_plan(tmp_path_factory.mktemp("folder"))
+    assert set(run(plan).values()) == {TrialState.FINISHED}
+    return science_of(SweepFolder(Path(plan.sweep.storage), "tiny"), plan.trial_ids)
+
+
+@pytest.fixture(scope="module")
+def on_s3(s3: S3) -> Plan:
+    """A whole sweep in the mocked S3; to be read only."""
+    plan = tiny_plan("s3://sweeps/whole")
+    assert set(run(plan).values()) == {TrialState.FINISHED}
+    return plan
+
+
+def test_a_sweep_on_s3_measures_what_one_in_a_folder_does(on_s3: Plan, undisturbed: list[object]) -> None:
+    assert science_in(on_s3) == undisturbed
+
+
+def test_the_store_has_a_sweep_whole_and_the_working_folder_nothing(on_s3: Plan) -> None:
+    names, trial = set(Store("s3://sweeps/whole/tiny").list("")), on_s3.trial_ids[0]
+    assert {"sweep.json", "report/report.html", f"evaluations/{trial}/step_000000040.parquet"} <= names
+    assert {f"trials/{trial}/checkpoints/{name}.pt" for name in ("best", "final", "last")} <= names
+    assert ".driver.json" not in names
+    assert not sweep_folder("s3://sweeps/whole", "tiny", "worker").trial(trial).ledger.exists()
+
+
+def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
+    class Refuses:
+        def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
+            raise AssertionError
+
+    folder = sweep_folder(on_s3.sweep.storage, "tiny", "driver")
+    states = run_sweep(on_s3, folder, Refuses(), reported, resume=False, console=Console(file=io.StringIO()))
+    assert set(states.values()) == {TrialState.FINISHED}
+
+
+def test_a_report_is_made_from_a_store_and_put_there(on_s3: Plan, other_machine: None) -> None:
+    store = Store("s3://sweeps/whole/tiny")
+    store.remove_all("report")
+    told = CliRunner().invoke(report.app, ["s3://sweeps/whole/tiny"])
+    assert told.exit_code == 0, told.output
+    assert {"report/report.html", "report/report.md"} <= store.list("report").keys()
+
+
+@pytest.mark.parametrize("file", ["", "/checkpoints/best.pt"])
+def test_a_stored_policy_is_evaluated_from_a_store(on_s3: Plan, file: str, other_machine: None) -> None:
+    again = CliRunner().invoke(evaluate.app, [f"s3://sweeps/whole/tiny/trials/{on_s3.trial_ids[0]}{file}"])
+    assert "The sweep recorded the same returns, to the last digit." in again.output
+
+
+def test_a_trial_that_has_ended_brings_what_mlflow_keeps(on_s3: Plan, tmp_path: Path) -> None:
+    copy = SweepCopy(Store("s3://sweeps/whole/tiny"), SweepFolder(tmp_path, "tiny"), with_weights=True)
+    copy.open()
+    trial = copy.folder.trial(on_s3.trial_ids[0])
+    assert trial.final_checkpoint.exists()
+    assert trial.best_checkpoint.exists()
+    assert [path.name for path in trial.evaluations.iterdir()] == ["step_000000040.parquet"]
+    assert not trial.last_checkpoint.exists(), "it is no result"
+
+
+def test_a_killed_trial_goes_on_from_the_store_on_another_machine(
+    s3_url: str, undisturbed: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(s3_url)
+    killed = subprocess.Popen([sys.executable, "-c", KILLED_AT_30, job(plan).model_dump_json()])
+    assert killed.wait() == -signal.SIGKILL
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "another"))
+    run_trial(job(plan), InlineEvaluation())
+    assert from_steps(job(plan)) == [0, 30]
+    folder = read(plan)
+    assert list(survey(plan, folder).values()) == [TrialState.FINISHED, TrialState.NEW]
+    first = science_of(folder, plan.trial_ids[:1])
+    assert first == undisturbed[: len(first)]
+
+
+KILLED_AT_30 = """
+import os, signal, sys, time
+from dmray.execution.evaluation import InlineEvaluation
+from dmray.execution.job import TrialJob
+from dmray.execution.trial import run_trial
+from dmray.storage import Store
+job = TrialJob.model_validate_json(sys.argv[1])
+store = Store(f"{job.storage}/tiny")
+
+def die(step, score):
+    if step == 30:
+        checkpoint = job.folder.last_checkpoint.read_bytes()
+        while store.read(f"trials/{job.trial.trial_id}/checkpoints/last.pt") != checkpoint:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_trial(job, InlineEvaluation(), die)
+"""
+
+
+def test_a_stopped_worker_goes_on_from_its_own_newer_folder(url: str) -> None:
+    work = job(tiny_plan(url))
+    with pytest.raises(Killed):
+        run_trial(work, InlineEvaluation(), StopAt(30))
+    run_trial(work, InlineEvaluation())
+    assert from_steps(work) == [0, 30]
+    assert isinstance(ledger_in_store(work)[-1], TrialDone)
+
+
+def test_a_failed_attempt_is_told_in_the_store(url: str) -> None:
+    work = job(tiny_plan(url))
+    store, trial = Store(f"{url}/tiny"), f"trials/{work.trial.trial_id}"
+    begun = AttemptStarted(time_s=0.0, attempt=1, from_step=0, trial_id=work.trial.trial_id, spec={}, provenance={})
+    store.write(f"{trial}/ledger.jsonl", ledger_line.dump_json(begun) + b"\n")
+    store.write(f"{trial}/checkpoints/last.pt", b"no checkpoint")
+    with pytest.raises(CheckpointError):
+        run_trial(work, InlineEvaluation())
+    failed = ledger_in_store(work)[-1]
+    assert isinstance(failed, AttemptFailed)
+    assert "not a dmray checkpoint" in failed.error
+
+
+def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, undisturbed: list[object]) -> None:
+    plan = tiny_plan(s3_url)
+    back = threading.Timer(2.0, s3.start)
+
+    def outage(step: int, score: float | None) -> None:
+        if step == 20:
+            s3.stop()
+            back.start()
+
+    run_trial(job(plan), InlineEvaluation(), outage)
+    back.join()
+    first = science_of(read(plan), plan.trial_ids[:1])
+    assert first == undisturbed[: len(first)]
+    assert isinstance(ledger_in_store(job(plan))[-1], TrialDone)
+
+
+def test_the_first_recording_of_a_data_set_is_everybodys(url: str, other_machine: None) -> None:
+    work, datasets = job(tiny_plan(url)), Store(f"{url}/datasets")
+    share_recording(datasets, work)
+    (name,) = datasets.list("")
+    path = work.sweep_folder.datasets / name
+    assert path.read_bytes() == datasets.read(name)
+    datasets.write(name, b"another machine's")
+    share_recording(datasets, work)
+    assert path.read_bytes() == b"another machine's"
