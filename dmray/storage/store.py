@@ -108,9 +108,14 @@ class Store:
             raise self._failure(cause) from cause
 
     def remove_all(self, prefix: str) -> None:
-        """Remove all objects below `prefix`."""
-        for name in self.list(prefix):
-            self.remove(name)
+        """Remove all objects below `prefix`, and the empty ones that stand for folders."""
+        self._files.invalidate_cache()
+        try:
+            self._files.rm(self._path(prefix), recursive=True)
+        except FileNotFoundError:
+            return
+        except Exception as cause:
+            raise self._failure(cause) from cause
 
     def require_writable(self) -> None:
         """Fail now, and not in hours, where nothing can be written."""

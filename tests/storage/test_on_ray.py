@@ -18,7 +18,11 @@ from tests.execution.sweeps import tiny_plan
 
 @pytest.mark.ray
 def test_a_sweep_on_ray_keeps_its_files_in_a_store(ray_session: None, tmp_path: Path) -> None:
-    plan = tiny_plan(f"file://{tmp_path}/store", grid=[{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1}]}])
+    plan = tiny_plan(
+        f"file://{tmp_path}/store",
+        grid=[{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1}]}],
+        resources={"executor": "tune"},  # a test of seconds; "train" keeps its files there by the same words
+    )
     folder = sweep_folder(plan.sweep.storage, "tiny", "driver")
 
     def no_report(folder: SweepFolder) -> Path:

@@ -29,6 +29,7 @@ def test_objects_are_put_whole_read_listed_and_removed(url: str) -> None:
     store.remove("trials/a/x")
     store.remove("trials/a/x")
     store.remove_all("trials")
+    store.remove_all("trials")
     assert store.list("") == {}
 
 
