@@ -19,6 +19,7 @@ settings.register_profile("dmray", deadline=None)  # the machine is noisy, and c
 settings.load_profile("dmray")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Ray's tests first and all in one process, when there are several: they take long, and Ray starts once."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
