@@ -57,6 +57,7 @@ def held(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[], None]]:
             yield last_pull
         finally:
             following.stop()
+            copy.advance()
         _patiently(copy.push)
 
 

@@ -96,9 +96,11 @@ class Publisher:
             self._due.clear()
             if self._over.is_set() or self._taken is not None:
                 return
+            began = time.monotonic()
             problem = self._pass()
             if problem is None:
                 pauses = self._pauses()
+                self._over.wait(time.monotonic() - began)  # half of the time at most, however often it is woken
             else:
                 pause = next(pauses)
                 _log.warning("%s; training goes on, next try in %g s", problem, pause)
@@ -120,17 +122,16 @@ class Publisher:
 
     def _publish(self) -> None:
         trial = self._trial
-        shown_last = [change for path in (trial.last_checkpoint, trial.done) if (change := self._change(path))]
+        shown_last = [self._change(path) for path in (trial.last_checkpoint, trial.done)]
         ledger = self._change(trial.ledger)
-        for path in (trial.best_checkpoint, trial.final_checkpoint, *sorted(trial.evaluations.glob("step_*.parquet"))):
-            if change := self._change(path):
+        tables = sorted(trial.evaluations.glob("step_*.parquet"))
+        shown_first = [self._change(path) for path in (trial.best_checkpoint, trial.final_checkpoint, *tables)]
+        if not any([*shown_first, ledger, *shown_last]):
+            return
+        self._require_sole_writer()
+        for change in (*shown_first, ledger, *shown_last):
+            if change is not None:
                 self._send(change)
-        if ledger:
-            self._require_sole_writer(ledger.content)
-            self._send(ledger)
-            self._ledger_version = self._store.version(self._ledger)
-        for change in shown_last:
-            self._send(change)
 
     def _change(self, path: Path) -> _Change | None:
         if not path.exists():
@@ -146,11 +147,14 @@ class Publisher:
     def _send(self, change: _Change) -> None:
         self._store.write(change.name, change.content)
         self._sent[change.name] = change.mark
+        if change.name == self._ledger:
+            self._ledger_version = self._store.version(self._ledger)
 
-    def _require_sole_writer(self, ours: bytes) -> None:
-        """A worker that was given up for dead, and lives, must not write over its successor's records."""
+    def _require_sole_writer(self) -> None:
+        """A worker that was given up for dead, and lives, must not write over what its successor does."""
         if self._store.version(self._ledger) == self._ledger_version:
             return
+        ours = self._trial.ledger.read_bytes() if self._trial.ledger.exists() else b""
         theirs = self._store.read(self._ledger) or b""
         if not ours.startswith(theirs):  # else it is ours, sent without an answer
             self._taken = StorageError(f"{self._store.url}/{self._ledger}: another worker has taken this trial up")

@@ -97,20 +97,24 @@ def test_a_wake_sends_at_once_and_a_stop_leaves_the_rest_here(folder: SweepFolde
     assert store.read("trials/one/ledger.jsonl") == b"one\n"
 
 
+@pytest.mark.parametrize("ledger_grows", [True, False])
 def test_a_worker_whose_trial_was_taken_up_elsewhere_ends_and_writes_over_nothing(
-    folder: SweepFolder, trial: TrialFolder, url: str
+    folder: SweepFolder, trial: TrialFolder, url: str, ledger_grows: bool
 ) -> None:
     store = Store(url)
     publisher = Publisher(store, folder, trial, FAST)
     write_all(trial, b"one\n")
     wait_until_sent(store, "trials/one/DONE.json", b"content")
     store.write("trials/one/ledger.jsonl", b"one\ntheirs\n")
-    write_atomic(trial.ledger, b"one\nours\n")
+    if ledger_grows:
+        write_atomic(trial.ledger, b"one\nours\n")
+    write_atomic(trial.last_checkpoint, b"ours")
     with pytest.raises(StorageError, match="another worker has taken this trial up"):
         wake_until_it_refuses(publisher)
     with pytest.raises(StorageError, match="another worker"):
         publisher.close(60.0)
     assert store.read("trials/one/ledger.jsonl") == b"one\ntheirs\n"
+    assert store.read("trials/one/checkpoints/last.pt") == b"content"
 
 
 def test_a_put_whose_answer_was_lost_is_no_other_worker(folder: SweepFolder, trial: TrialFolder, url: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dmray import evaluate, report
-from dmray.errors import CheckpointError
+from dmray import evaluate, report, sweep
+from dmray.errors import CheckpointError, StorageError
 from dmray.execution import Plan, TrialState, survey
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.job import TrialJob
@@ -28,7 +28,7 @@ from dmray.specs import TrialSpec
 from dmray.storage import Store, SweepCopy, sweep_folder
 from dmray.tracking import AttemptFailed, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
 from dmray.tracking.records import ledger_line
-from tests.execution.sweeps import science_of, tiny_plan
+from tests.execution.sweeps import science_of, sweep_file, tiny_plan
 from tests.execution.test_trial import Killed, StopAt
 from tests.storage.conftest import S3
 
@@ -102,6 +102,26 @@ def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
     folder = sweep_folder(on_s3.sweep.storage, "tiny", "driver")
     states = run_sweep(on_s3, folder, Refuses(), reported, resume=False, console=Console(file=io.StringIO()))
     assert set(states.values()) == {TrialState.FINISHED}
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_starts(s3: S3) -> None:
+    plan = tiny_plan("s3://no-such-bucket/runs")
+    with pytest.raises(StorageError, match="make the bucket"):
+        run(plan)
+    assert not sweep_folder("s3://no-such-bucket/runs", "tiny", "worker").path.exists()
+
+
+def test_a_plan_tells_what_the_store_has_and_does_without_one_that_it_may_not_read(
+    on_s3: Plan, tmp_path: Path, other_machine: None
+) -> None:
+    told = [
+        CliRunner().invoke(sweep.app, [str(sweep_file(tmp_path)), "--plan", "--storage", storage])
+        for storage in ("s3://sweeps/whole", "s3://no-such-bucket/runs")
+    ]
+    assert [each.exit_code for each in told] == [0, 0]
+    assert "trials: 2 finished" in told[0].output
+    assert "trials: 2 new" in told[1].output
+    assert "what is done may be more: s3://no-such-bucket/runs/tiny" in told[1].output
 
 
 def test_a_report_is_made_from_a_store_and_put_there(on_s3: Plan, other_machine: None) -> None:
