@@ -16,7 +16,7 @@ from dmray.execution.job import TrialJob
 from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
 from dmray.sources.recordings import recorded_file, recording_path
-from dmray.specs import NO_MLFLOW, SweepSpec
+from dmray.specs import NO_MLFLOW, Generation, SweepSpec
 from dmray.storage import Publisher, Store, SweepCopy, bring_trial, clear_trial, is_url, store_of
 from dmray.tasks import task_of
 from dmray.tracking import MirrorThread, SweepFolder, write_atomic
@@ -46,17 +46,10 @@ def held(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[], None]]:
     with lease(folder, store=store):
         copy = SweepCopy(store, folder, with_weights=plan.sweep.tracking.mlflow_uri != NO_MLFLOW)
         copy.open()
-        following = MirrorThread(copy, _PULL_EVERY_S)
-
-        def last_pull() -> None:
-            following.stop()
-            _patiently(copy.pull)
-
-        following.start()
         try:
-            yield last_pull
+            with MirrorThread(copy, _PULL_EVERY_S):
+                yield lambda: _patiently(copy.pull)
         finally:
-            following.stop()
             copy.advance()
         _patiently(copy.push)
 
@@ -76,8 +69,6 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
         return
     store = store_of(job.storage, job.sweep_name)
     _patiently(lambda: bring_trial(store, job.sweep_folder, job.folder))
-    if not job.folder.done.exists():
-        _patiently(lambda: share_recording(Store(f"{job.storage}/datasets"), job))
     publisher = Publisher(store, job.sweep_folder, job.folder)
 
     def wake_and_report(step: int, score: float | None) -> None:
@@ -87,8 +78,10 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
     try:
         yield wake_and_report
     except Exception:
-        with contextlib.suppress(StorageError):  # the block's own error is the one to tell
+        try:
             publisher.close(_PATIENCE_AFTER_FAILURE_S)
+        except StorageError as problem:  # the block's own error is the one to raise
+            _log.warning("%s", problem)
         raise
     except BaseException:  # stopped: what is here goes on from what is there
         publisher.stop()
@@ -97,24 +90,21 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
     clear_trial(job.folder)
 
 
-def share_recording(datasets: Store, job: TrialJob) -> None:
-    """One recording of a data set for all machines, whose last bits might differ: the first one's."""
-    dataset = job.trial.dataset
-    if dataset.generate is None:
-        return
-    task = task_of(dataset)
-    path = recording_path(dataset.generate, task, job.sweep_folder.datasets)
-    theirs = datasets.read(path.name)
-    if theirs is None:
-        recorded_file(dataset.generate, task, job.sweep_folder.datasets)
-        theirs = None if datasets.create(path.name, path.read_bytes()) else datasets.read(path.name)
-    if theirs is not None and not (path.exists() and path.read_bytes() == theirs):
-        write_atomic(path, theirs)
+def share_recording(job: TrialJob) -> None:
+    """One recording of the trial's data set for all machines, whose last bits might differ: the first one's.
+
+    Raises:
+        EngineError: it cannot be recorded here.
+        StoreUnavailableError: the store does not answer.
+    """
+    generation = job.trial.dataset.generate
+    if is_url(job.storage) and generation is not None:
+        _patiently(lambda: _share(job, generation, store_of(job.storage, "datasets")))
 
 
 def ray_place(sweep: SweepSpec, folder: SweepFolder) -> str:
     """Where Ray keeps its own files of a sweep: seen by all machines."""
-    return f"{sweep.storage}/{folder.name}/ray" if is_url(sweep.storage) else str(folder.ray_attempts)
+    return f"{sweep.storage.rstrip('/')}/{folder.name}/ray" if is_url(sweep.storage) else str(folder.ray_attempts)
 
 
 def clear_ray_files(sweep: SweepSpec, folder: SweepFolder) -> None:
@@ -123,6 +113,17 @@ def clear_ray_files(sweep: SweepSpec, folder: SweepFolder) -> None:
         store_of(sweep.storage, folder.name).remove_all("ray")
     else:
         shutil.rmtree(folder.ray_attempts, ignore_errors=True)
+
+
+def _share(job: TrialJob, generation: Generation, datasets: Store) -> None:
+    task = task_of(job.trial.dataset)
+    path = recording_path(generation, task, job.sweep_folder.datasets)
+    theirs = datasets.read(path.name)
+    if theirs is None:
+        recorded_file(generation, task, job.sweep_folder.datasets)
+        theirs = None if datasets.create(path.name, path.read_bytes()) else datasets.read(path.name)
+    if theirs is not None and not (path.exists() and path.read_bytes() == theirs):
+        write_atomic(path, theirs)
 
 
 def _patiently(call: Callable[[], None]) -> None:

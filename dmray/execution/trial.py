@@ -40,7 +40,7 @@ from dmray.execution.evaluation import (
 )
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
-from dmray.execution.remote import published
+from dmray.execution.remote import published, share_recording
 from dmray.execution.watchdog import Watchdog, note_hang
 from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, snapshot
 from dmray.rollout import EpisodeRecord, EvaluationRequest
@@ -103,6 +103,7 @@ class _Attempt:
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)
         dataset = job.trial.dataset
+        share_recording(job)
         self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
         self.trainer, self.origin = self._build(self.opened.task, self.opened.episodes)
         self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)

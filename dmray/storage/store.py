@@ -16,7 +16,10 @@ T = TypeVar("T")
 _VERSION_KEYS = ("ETag", "etag", "generation", "mtime", "created")
 _PACKAGES = {"s3": 'pip install "dmray[s3]"', "gs": "pip install gcsfs", "abfs": "pip install adlfs"}
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}},  # ours follow
+    "s3": {
+        "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}},  # ours follow
+        "max_concurrency": 1,  # an object is read by one request, which cannot mix two versions of it
+    },
     "file": {"auto_mkdir": True},
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,13 +26,14 @@ _FETCHES_AT_ONCE = 16
 
 
 class SweepCopy:
-    """The copy in `folder` of the sweep in `store`. Not for two threads at once."""
+    """The copy in `folder` of the sweep in `store`. Safe for threads, but one such object a folder at a time."""
 
     def __init__(self, store: Store, folder: SweepFolder, with_weights: bool = False) -> None:
         self._store, self._folder, self._with_weights = store, folder, with_weights
         self._notes = folder.path / (".pulled-with-weights.json" if with_weights else ".pulled.json")
         self._known: dict[str, str] = json.loads(self._notes.read_bytes()) if self._notes.exists() else {}
         self._sent: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def to_read(cls, storage: str, name: str) -> SweepCopy:
@@ -59,17 +61,8 @@ class SweepCopy:
         Raises:
             StorageError, StoreUnavailableError: as their names say.
         """
-        listed = self._store.list("trials")
-        records = {name: version for name, version in listed.items() if name.endswith(("ledger.jsonl", "DONE.json"))}
-        for name in self._known.keys() - records.keys():
-            (self._folder.path / name).unlink(missing_ok=True)
-        new = {name for name, version in records.items() if self._known.get(name) != version or not self._has(name)}
-        ledgers = sorted(name for name in new if name.endswith(".jsonl"))
-        self._fetch(ledgers)
-        self._fetch(sorted(new - set(ledgers)))  # after the ledgers that say what they mean
-        if records != self._known:
-            self._known = records
-            write_json(self._notes, records)
+        with self._lock:
+            self._pull()
 
     def push(self) -> None:
         """Send what is written here: the sweep's manifest and name, and the report.
@@ -78,11 +71,12 @@ class SweepCopy:
             StorageError, StoreUnavailableError: as their names say.
         """
         reported = [path for path in self._folder.report.rglob("*") if path.is_file()]
-        for path in (self._folder.manifest, self._folder.identity, *reported):
-            name = object_name(self._folder, path)
-            if path.exists() and self._sent.get(name) != (mark := _mark(path)):
-                self._store.write(name, path.read_bytes())
-                self._sent[name] = mark
+        with self._lock:
+            for path in (self._folder.manifest, self._folder.identity, *reported):
+                name = object_name(self._folder, path)
+                if path.exists() and self._sent.get(name) != (mark := _mark(path)):
+                    self._store.write(name, path.read_bytes())
+                    self._sent[name] = mark
 
     def advance(self) -> bool:
         """`pull` and `push` while the sweep runs; a store that fails is tried again the next time."""
@@ -102,6 +96,19 @@ class SweepCopy:
         """
         for path in (trial.ledger, trial.final_checkpoint, trial.best_checkpoint, trial.last_checkpoint):
             self._fetch_file(path)
+
+    def _pull(self) -> None:
+        listed = self._store.list("trials")
+        records = {name: version for name, version in listed.items() if name.endswith(("ledger.jsonl", "DONE.json"))}
+        for name in self._known.keys() - records.keys():
+            (self._folder.path / name).unlink(missing_ok=True)
+        new = {name for name, version in records.items() if self._known.get(name) != version or not self._has(name)}
+        ledgers = sorted(name for name in new if name.endswith(".jsonl"))
+        self._fetch(ledgers)
+        self._fetch(sorted(new - set(ledgers)))  # after the ledgers that say what they mean
+        if records != self._known:
+            self._known = records
+            write_json(self._notes, records)
 
     def _fetch_file(self, path: Path) -> bool:
         """Make the file what the store has of it; whether it has it."""

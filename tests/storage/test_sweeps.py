@@ -223,10 +223,10 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, und
 
 def test_the_first_recording_of_a_data_set_is_everybodys(url: str, other_machine: None) -> None:
     work, datasets = job(tiny_plan(url)), Store(f"{url}/datasets")
-    share_recording(datasets, work)
+    share_recording(work)
     (name,) = datasets.list("")
     path = work.sweep_folder.datasets / name
     assert path.read_bytes() == datasets.read(name)
     datasets.write(name, b"another machine's")
-    share_recording(datasets, work)
+    share_recording(work)
     assert path.read_bytes() == b"another machine's"
