@@ -39,9 +39,12 @@ class Remembers(Store):
 
 
 def write_all(trial: TrialFolder, ledger: bytes) -> None:
-    for path in (trial.done, trial.last_checkpoint, trial.best_checkpoint, trial.episode_table(20)):
-        write_atomic(path, b"content")
+    """In the order in which a trial writes them."""
+    write_atomic(trial.best_checkpoint, b"content")
+    write_atomic(trial.episode_table(20), b"content")
     write_atomic(trial.ledger, ledger)
+    write_atomic(trial.last_checkpoint, b"content")
+    write_atomic(trial.done, b"content")
 
 
 def wait_until_sent(store: Store, name: str, content: bytes) -> None:
