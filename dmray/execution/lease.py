@@ -5,8 +5,8 @@ share may not pass locks on, so the driver also renews `.driver.json` every few 
 by another machine watches it: if it changes, its driver lives; if it stays the same for `STALE_S`, it is taken over.
 Only the watcher's own clock is read, so clocks that differ between machines do not matter.
 
-In an object store the beat is an object, and the lock is that of this machine's copy. Who comes first is decided by a
-conditional put. In a takeover, and in stores that know no such put, the last writer has it: whoever wrote reads again.
+In an object store the beat is an object, and there is no lock. Who comes first is decided by a conditional put. In a
+takeover, and in stores that know no such put, the last writer has it: whoever wrote reads again.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ PACE = Pace()
 
 
 @contextlib.contextmanager
-def lease(folder: SweepFolder, pace: Pace = PACE, store: Store | None = None) -> Iterator[None]:
-    """Hold the sweep's folder, or its `store`, until the end of the block, or of the process.
+def lease(folder: SweepFolder, pace: Pace = PACE) -> Iterator[None]:
+    """Hold the sweep's folder until the end of the block, or of the process.
 
     If another driver has taken the folder over meanwhile (this one slept longer than `stale_s`), the block is
     interrupted as by Ctrl-C.
@@ -56,23 +56,34 @@ def lease(folder: SweepFolder, pace: Pace = PACE, store: Store | None = None) ->
     Raises:
         StorageError: another driver holds it.
     """
-    where = store.url if store else str(folder.path)
-    beats: Beats = StoreBeats(store) if store else FileBeats(folder)
+    beats = FileBeats(folder)
     with (folder.path / ".driver.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _refusal(where, beats.read()) from None
-        found = _wait_until_stale(where, beats, pace)
-        holder = uuid4().hex
-        first = beats.write(Beat.now(holder, 0), create=found is None)
-        if store:
-            time.sleep(pace.settle_s)
-        seen = beats.read()
-        if not first or (seen is not None and seen.holder != holder):
-            raise _refusal(where, seen)
-        with _beating(where, beats, holder, pace):
+            raise _refusal(str(folder.path), beats.read()) from None
+        with _held(str(folder.path), beats, pace, settle_s=0.0):
             yield
+
+
+@contextlib.contextmanager
+def store_lease(store: Store, pace: Pace = PACE) -> Iterator[None]:
+    """Hold the sweep's part of an object store, as `lease` holds a folder."""
+    with _held(store.url, StoreBeats(store), pace, pace.settle_s):
+        yield
+
+
+@contextlib.contextmanager
+def _held(where: str, beats: Beats, pace: Pace, settle_s: float) -> Iterator[None]:
+    found = _wait_until_stale(where, beats, pace)
+    holder = uuid4().hex
+    first = beats.write(Beat.now(holder, 0), create=found is None)
+    time.sleep(settle_s)
+    seen = beats.read()
+    if not first or (seen is not None and seen.holder != holder):
+        raise _refusal(where, seen)
+    with _beating(where, beats, holder, pace):
+        yield
 
 
 def needs_watching(beat: Beat | None, host: str, pid_alive: bool) -> bool:

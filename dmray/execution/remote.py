@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from dmray.errors import StorageError, StoreUnavailableError
 from dmray.execution.job import TrialJob
-from dmray.execution.lease import lease
+from dmray.execution.lease import lease, store_lease
 from dmray.execution.plan import Plan
 from dmray.sources.recordings import recorded_file, recording_path
 from dmray.specs import NO_MLFLOW, Generation, SweepSpec
@@ -43,7 +43,7 @@ def held(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[], None]]:
         return
     store = store_of(plan.sweep.storage, folder.name)
     store.require_writable()
-    with lease(folder, store=store):
+    with lease(folder), store_lease(store):
         copy = SweepCopy(store, folder, with_weights=plan.sweep.tracking.mlflow_uri != NO_MLFLOW)
         copy.open()
         try:

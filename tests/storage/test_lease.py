@@ -2,53 +2,40 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from dmray.errors import StorageError
 from dmray.execution.beats import Beat
-from dmray.execution.lease import Pace, lease
+from dmray.execution.lease import Pace, store_lease
 from dmray.storage import Store
-from dmray.tracking import SweepFolder
 
 PACE = Pace(beat_s=0.05, stale_s=0.5, settle_s=0.01)
 THEIRS = Beat(host="elsewhere", pid=os.getpid(), holder="theirs", count=0, time_s=0.0).model_dump_json().encode()
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> list[SweepFolder]:
-    """The working folders of two machines."""
-    folders = [SweepFolder(tmp_path / name, "tiny") for name in ("here", "there")]
-    for folder in folders:
-        folder.make_writable()
-    return folders
-
-
-def test_two_drivers_on_two_machines_cannot_hold_one_sweep(url: str, folders: list[SweepFolder]) -> None:
+def test_two_drivers_on_two_machines_cannot_hold_one_sweep(url: str) -> None:
     store, patient = Store(url), Pace(beat_s=0.05, stale_s=600.0, settle_s=0.01)
     already = pytest.raises(StorageError, match="runs this sweep already")
-    with lease(folders[0], patient, store), already, lease(folders[1], patient, store):
+    with store_lease(store, patient), already, store_lease(store, patient):
         pass
-    with lease(folders[1], patient, store):
+    with store_lease(store, patient):
         assert store.read(".driver.json")
     assert store.read(".driver.json") is None
 
 
-def test_a_dead_driver_of_another_machine_is_taken_over_aloud(
-    url: str, folders: list[SweepFolder], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dead_driver_of_another_machine_is_taken_over_aloud(url: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(url)
     store.write(".driver.json", THEIRS)
-    with caplog.at_level(logging.WARNING), lease(folders[0], PACE, store):
+    with caplog.at_level(logging.WARNING), store_lease(store, PACE):
         assert store.read(".driver.json") != THEIRS
     assert "taking the sweep over" in caplog.text
 
 
 @pytest.mark.parametrize("left_behind", [b"", THEIRS])
 def test_of_two_that_come_at_the_same_moment_the_last_writer_has_it(
-    folders: list[SweepFolder], left_behind: bytes
+    left_behind: bytes,
 ) -> None:
     class Contested(Store):
         """Knows no conditional puts, and another driver always writes right after us."""
@@ -64,5 +51,5 @@ def test_of_two_that_come_at_the_same_moment_the_last_writer_has_it(
     store = Contested(f"memory://{uuid4().hex[:8]}/runs")
     if left_behind:
         Store.write(store, ".driver.json", left_behind)
-    with pytest.raises(StorageError, match="on elsewhere runs this sweep already"), lease(folders[0], PACE, store):
+    with pytest.raises(StorageError, match="on elsewhere runs this sweep already"), store_lease(store, PACE):
         pass
