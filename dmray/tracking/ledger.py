@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.tracking.records import AttemptFailed, AttemptStarted, LedgerRecord, TrialDone, ledger_line
+from dmray.tracking.records import AttemptFailed, AttemptLeft, AttemptStarted, LedgerRecord, TrialDone, ledger_line
 
 _BLOCK = 65_536
 
@@ -97,11 +97,11 @@ def read_ledger(path: Path) -> list[LedgerRecord]:
 
 
 def distinct(records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
-    """The records that count: the first of each kind and step, one end, every attempt and every failure."""
+    """The records that count: the first of each kind and step, one end, and every attempt with how it ended."""
     kept: list[LedgerRecord] = []
     seen: set[tuple[str, int]] = set()
     for record in records:
-        if not isinstance(record, AttemptStarted | AttemptFailed):
+        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft):
             key = (record.kind, 0 if isinstance(record, TrialDone) else record.step)
             if key in seen:
                 continue

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dmray.execution.control import Left, StandingOrder
 from dmray.execution.job import TrialJob
 from dmray.specs import FaultSpec, ResourcesSpec, Spec
 
@@ -40,6 +41,8 @@ def run_through_train(config: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     given = TrainableConfig.model_validate_json(config["trainable"])
+    if not StandingOrder(given.job.sweep_folder, given.job.order_number).stands():
+        return  # a worker would take seconds to say the same
     resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
         resources["GPU"] = given.resources.gpus_per_trial
@@ -83,6 +86,8 @@ def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> No
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
         run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report))
+    except Left:
+        return
     except Exception as cause:
         if is_the_worlds(cause):
             raise  # tried again within the fault budget
