@@ -17,7 +17,8 @@ from dmray.execution.control import obeying, wait_for_run
 from dmray.execution.disk import require_space_for
 from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
-from dmray.execution.progress import ProgressView
+from dmray.execution.progress import Follower
+from dmray.execution.summary_view import ProgressView
 from dmray.execution.survey import TrialState, survey, to_run
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder, write_json
@@ -67,7 +68,7 @@ def run_sweep(
         write_manifest(plan, folder)
         with _mirrored(plan, folder) as attach:
             if todo:
-                with ProgressView(plan, folder, console):
+                with ProgressView(Follower(folder, plan.trials), console):
                     _run(plan, todo, folder, runner)
             attach(write_report(folder))
         return survey(plan, folder)

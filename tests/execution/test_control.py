@@ -13,6 +13,7 @@ from dmray.execution import Plan, TrialState
 from dmray.execution.control import Left, StandingOrder, give_order, read_order
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.local import LocalRunner
+from dmray.execution.on_ray import RayRunner
 from dmray.execution.session import Runner, run_sweep
 from dmray.execution.survey import DONE
 from dmray.execution.trial import run_trial
@@ -22,7 +23,7 @@ from tests.execution.sweeps import science_of, tiny_plan
 from tests.execution.test_trial import job, science
 
 QUIET = Console(quiet=True)
-LONG = {
+LONG: dict[str, Any] = {
     "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 300, "cohort_size": 2, "target_returns": [50.0]},
 }
@@ -126,3 +127,40 @@ def test_a_worker_that_missed_a_pause_leaves_all_the_same(tmp_path: Path, kinds:
     for kind in kinds:
         give_order(folder, kind)  # type: ignore[arg-type]
     assert StandingOrder(folder, number).stands() is stands
+
+
+@pytest.mark.ray
+def test_a_sweep_on_ray_that_was_paused_and_stopped_ends_with_the_undisturbed_results(
+    ray_session: None, tmp_path: Path
+) -> None:
+    resources = {
+        "executor": "tune",
+        "cpus_per_trial": 0.5,
+        "cpus_per_evaluation_actor": 0.5,
+        "max_concurrent_trials": 2,
+    }
+    changes = {
+        **LONG,
+        "resources": resources,
+        "seeds": [0, 1, 2],
+        "tracking": {"log_every_steps": 20, "mlflow_uri": "off"},
+    }
+    changes["training"] = {**changes["training"], "steps": 1200}
+    changes["evaluation"] = {**changes["evaluation"], "every_steps": 600}
+    quiet, planned = (tiny_plan(tmp_path / name, **changes) for name in ("quiet", "disturbed"))
+    folder = SweepFolder(tmp_path / "disturbed", "tiny")
+    run(quiet, SweepFolder(tmp_path / "quiet", "tiny"), LocalRunner())
+
+    def pause_and_resume() -> None:
+        give_order(folder, "pause")
+        when(lambda: records(folder, AttemptLeft), lambda: give_order(folder, "run"))
+
+    when(lambda: len(records(folder, AttemptStarted)) >= 2, pause_and_resume)
+    when(lambda: len(records(folder, AttemptStarted)) >= 4, lambda: give_order(folder, "stop"))
+    states = run(planned, folder, RayRunner())
+    assert not DONE.issuperset(states.values())
+    begun = len(records(folder, AttemptStarted))
+    assert begun < len(planned.trials) * 2, "a stopped sweep begins nothing"
+    assert DONE.issuperset(run(planned, folder, RayRunner(), resume=True).values())
+    assert science_of(folder, planned.trial_ids) == science_of(SweepFolder(tmp_path / "quiet", "tiny"), quiet.trial_ids)
+    assert not records(folder, AttemptFailed)
