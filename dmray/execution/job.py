@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from dmray.execution.control import read_order
 from dmray.specs import Spec, SweepSpec, TrialSpec
 from dmray.storage import is_url, sweep_folder
 from dmray.tasks import MINARI_SCHEME
@@ -27,9 +28,11 @@ class TrialJob(Spec):
     when_evaluations_lag: Literal["wait", "skip"]
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
+    order_number: int  # it is worked on while this order stands
 
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
+        order = read_order(folder)
         return cls(
             trial=_with_absolute_path(trial),
             storage=sweep.storage if is_url(sweep.storage) else str(folder.storage),
@@ -44,6 +47,7 @@ class TrialJob(Spec):
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
+            order_number=order.number if order else 0,
         )
 
     @property

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from dmray.errors import StorageError, StoreUnavailableError
+from dmray.execution.control import Left, Order, read_order
 from dmray.execution.job import TrialJob
 from dmray.execution.lease import lease, store_lease
 from dmray.execution.plan import Plan
@@ -21,6 +22,7 @@ from dmray.storage import Publisher, Store, SweepCopy, bring_trial, clear_trial,
 from dmray.tasks import task_of
 from dmray.tracking import MirrorThread, SweepFolder, write_atomic
 
+Refresh = Callable[[], None]  # makes a driver's folder what the storage is
 Report = Callable[[int, float | None], None]
 _log = logging.getLogger(__name__)
 _PULL_EVERY_S = 10.0
@@ -29,8 +31,64 @@ _PATIENCE_S = 300.0  # at a trial's end: longer outages are rare, and the next a
 _PATIENCE_AFTER_FAILURE_S = 20.0
 
 
+class _Following:
+    """The driver's copy, and the order of the sweep: the one with the higher number holds, here and in the store."""
+
+    def __init__(self, store: Store, folder: SweepFolder, copy: SweepCopy) -> None:
+        self._store, self._folder, self._copy = store, folder, copy
+
+    def refresh(self) -> None:
+        self.exchange_orders()
+        self._copy.pull()
+
+    def exchange_orders(self) -> None:
+        theirs = _take_order(self._store, self._folder)
+        mine = read_order(self._folder)
+        if mine is not None and (theirs is None or mine.number > theirs.number):
+            self._store.write(self._folder.control.name, mine.model_dump_json().encode())
+
+    def advance(self) -> bool:
+        try:
+            self.exchange_orders()
+        except StorageError as problem:
+            _log.warning("%s; orders wait meanwhile", problem)
+        return self._copy.advance()
+
+
+class _Obeying:
+    """Brings orders to a worker."""
+
+    def __init__(self, store: Store, folder: SweepFolder) -> None:
+        self._store, self._folder = store, folder
+
+    def advance(self) -> bool:
+        try:
+            _take_order(self._store, self._folder)
+        except StorageError:  # told by what publishes
+            return False
+        return True
+
+
+def bring_order(job: TrialJob) -> None:
+    """Make the order in the worker's folder the one that stands in the store."""
+    if is_url(job.storage):
+        store = store_of(job.storage, job.sweep_name)
+        _patiently(lambda: _take_order(store, job.sweep_folder))
+
+
+def _take_order(store: Store, folder: SweepFolder) -> Order | None:
+    """The order in the store; kept here if it is the newer one."""
+    content = store.read(folder.control.name)
+    if content is None:
+        return None
+    theirs, mine = Order.model_validate_json(content), read_order(folder)
+    if mine is None or theirs.number > mine.number:
+        write_atomic(folder.control, content)
+    return theirs
+
+
 @contextlib.contextmanager
-def held(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[], None]]:
+def held(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
     """Hold the sweep as its only driver; `folder` is up to date at the start and when the yielded function returns.
 
     Raises:
@@ -46,11 +104,13 @@ def held(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[], None]]:
     with lease(folder), store_lease(store):
         copy = SweepCopy(store, folder, with_weights=plan.sweep.tracking.mlflow_uri != NO_MLFLOW)
         copy.open()
+        following = _Following(store, folder, copy)
+        following.exchange_orders()
         try:
-            with MirrorThread(copy, _PULL_EVERY_S):
-                yield lambda: _patiently(copy.pull)
+            with MirrorThread(following, _PULL_EVERY_S):
+                yield lambda: _patiently(following.refresh)
         finally:
-            copy.advance()
+            following.advance()
         _patiently(copy.push)
 
 
@@ -76,7 +136,11 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
         report(step, score)
 
     try:
-        yield wake_and_report
+        with MirrorThread(_Obeying(store, job.sweep_folder), _PULL_EVERY_S):
+            yield wake_and_report
+    except Left:
+        publisher.close(_PATIENCE_S)
+        raise
     except Exception:
         try:
             publisher.close(_PATIENCE_AFTER_FAILURE_S)
@@ -126,12 +190,13 @@ def _share(job: TrialJob, generation: Generation, datasets: Store) -> None:
         write_atomic(path, theirs)
 
 
-def _patiently(call: Callable[[], None]) -> None:
+def _patiently(call: Callable[[], object]) -> None:
     """Try again while the store does not answer, for `_PATIENCE_S`."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return call()
+            call()
+            return
         except StoreUnavailableError as problem:
             if time.monotonic() > deadline:
                 raise

@@ -125,7 +125,9 @@ class Publisher:
         shown_last = [self._change(path) for path in (trial.last_checkpoint, trial.done)]
         ledger = self._change(trial.ledger)
         tables = sorted(trial.evaluations.glob("step_*.parquet"))
-        shown_first = [self._change(path) for path in (trial.best_checkpoint, trial.final_checkpoint, *tables)]
+        shown_first = [
+            self._change(path) for path in (trial.log, trial.best_checkpoint, trial.final_checkpoint, *tables)
+        ]
         if not any([*shown_first, ledger, *shown_last]):
             return
         self._require_sole_writer()

@@ -23,6 +23,7 @@ from dmray.tracking.records import ledger_line
 
 _log = logging.getLogger(__name__)
 _FETCHES_AT_ONCE = 16
+_FOLLOWED = ("/ledger.jsonl", "/DONE.json", "/log.txt")
 
 
 class SweepCopy:
@@ -99,7 +100,7 @@ class SweepCopy:
 
     def _pull(self) -> None:
         listed = self._store.list("trials")
-        records = {name: version for name, version in listed.items() if name.endswith(("ledger.jsonl", "DONE.json"))}
+        records = {name: version for name, version in listed.items() if name.endswith(_FOLLOWED)}
         for name in self._known.keys() - records.keys():
             (self._folder.path / name).unlink(missing_ok=True)
         new = {name for name, version in records.items() if self._known.get(name) != version or not self._has(name)}

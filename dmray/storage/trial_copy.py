@@ -41,7 +41,7 @@ def bring_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> None:
     elif mine:
         _log.info("%s: another machine went on from here; taking up what is in the store", trial.path.name)
     clear_trial(trial)
-    for path in (trial.best_checkpoint, trial.final_checkpoint, trial.last_checkpoint):
+    for path in (trial.log, trial.best_checkpoint, trial.final_checkpoint, trial.last_checkpoint):
         if (content := store.read(object_name(folder, path))) is not None:
             write_atomic(path, content)
     write_atomic(trial.ledger, theirs)

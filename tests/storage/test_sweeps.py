@@ -16,17 +16,18 @@ from typer.testing import CliRunner
 
 from dmray import evaluate, report, sweep
 from dmray.errors import CheckpointError, StorageError
-from dmray.execution import Plan, TrialState, survey
+from dmray.execution import Plan, TrialState, remote, survey
+from dmray.execution.control import Left, Order, give_order, read_order
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.job import TrialJob
 from dmray.execution.local import LocalRunner
-from dmray.execution.remote import share_recording
+from dmray.execution.remote import Refresh, share_recording
 from dmray.execution.session import run_sweep
 from dmray.execution.trial import run_trial
 from dmray.reporting import write_report
 from dmray.specs import TrialSpec
 from dmray.storage import Store, SweepCopy, sweep_folder
-from dmray.tracking import AttemptFailed, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
+from dmray.tracking import AttemptFailed, AttemptLeft, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
 from dmray.tracking.records import ledger_line
 from tests.execution.sweeps import science_of, sweep_file, tiny_plan
 from tests.execution.test_trial import Killed, StopAt
@@ -96,7 +97,9 @@ def test_the_store_has_a_sweep_whole_and_the_working_folder_nothing(on_s3: Plan)
 
 def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
     class Refuses:
-        def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
+        def run(
+            self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh
+        ) -> Sequence[TrialSpec]:
             raise AssertionError
 
     folder = sweep_folder(on_s3.sweep.storage, "tiny", "driver")
@@ -219,6 +222,43 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, und
     first = science_of(read(plan), plan.trial_ids[:1])
     assert first == undisturbed[: len(first)]
     assert isinstance(ledger_in_store(job(plan))[-1], TrialDone)
+
+
+def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
+    plan = tiny_plan(url, training={"steps": 1_000_000, "batch_size": 8})
+    folder = sweep_folder(url, "tiny", "driver")
+    store, running = Store(f"{url}/tiny"), give_order(folder, "run")
+    store.write(".control.json", running.model_dump_json().encode())
+
+    def pause(step: int, score: float | None) -> None:
+        if step == 10:
+            store.write(".control.json", give_order(folder, "pause").model_dump_json().encode())
+
+    work = job(plan)
+    with pytest.raises(Left):
+        run_trial(work, InlineEvaluation(), pause)
+    assert isinstance(ledger_in_store(work)[-1], AttemptLeft)
+    assert store.read(f"trials/{work.trial.trial_id}/checkpoints/last.pt") == work.folder.last_checkpoint.read_bytes()
+    monkeypatch.setenv("DMRAY_CACHE", str(folder.path / "another"))
+    with pytest.raises(Left):  # another machine's worker learns of it before it begins
+        run_trial(work, InlineEvaluation())
+
+
+def test_the_newer_order_holds_on_both_sides(url: str) -> None:
+    folder, store = sweep_folder(url, "tiny", "driver"), Store(f"{url}/tiny")
+    following = remote._Following(store, folder, SweepCopy(store, folder))
+    following.exchange_orders()
+    assert store.read(".control.json") is None
+    mine = give_order(folder, "run")
+    following.exchange_orders()
+    assert Order.model_validate_json(store.read(".control.json") or b"") == mine
+    theirs = mine.model_copy(update={"kind": "stop", "number": 7})
+    store.write(".control.json", theirs.model_dump_json().encode())
+    following.exchange_orders()
+    assert read_order(folder) == theirs
 
 
 def test_the_first_recording_of_a_data_set_is_everybodys(url: str, other_machine: None) -> None:

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dmray.execution.control import Left, StandingOrder
 from dmray.execution.job import TrialJob
+from dmray.execution.remote import bring_order
 from dmray.specs import FaultSpec, ResourcesSpec, Spec
 
 _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
@@ -39,6 +41,9 @@ def run_through_train(config: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     given = TrainableConfig.model_validate_json(config["trainable"])
+    bring_order(given.job)
+    if not StandingOrder(given.job.sweep_folder, given.job.order_number).stands():
+        return  # a worker would take seconds to say the same
     resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
         resources["GPU"] = given.resources.gpus_per_trial
@@ -82,6 +87,8 @@ def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> No
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
         run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report))
+    except Left:
+        return
     except Exception as cause:
         if is_the_worlds(cause):
             raise  # tried again within the fault budget
