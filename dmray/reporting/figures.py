@@ -53,7 +53,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     curves = [(cell, curve) for cell in comparison.cells if (curve := curve_of(cell)) is not None and curve.steps]
     if not curves:
         return False
-    figure, axes = _new_figure()
+    figure, axes = _new_figure(len(curves))
     lines = {cell.method: cycle(_LINES) for cell, _ in curves}
     for cell, curve in curves:
         _draw_curve(axes, cell, curve, next(lines[cell.method]))
@@ -69,7 +69,7 @@ def draw_profiles(group: Group, path: Path) -> bool:
     """Performance profiles: the share of runs above each score, with 95 % bands; False when nothing is complete."""
     if not group.complete:
         return False
-    figure, axes = _new_figure()
+    figure, axes = _new_figure(len(group.labels))
     methods = {cell.label: cell.method for comparison in group.comparisons for cell in comparison.cells}
     lines = {method: cycle(_LINES) for method in methods.values()}
     highest = max(float(np.max(np.concatenate(group.scores(label)))) for label in methods)
@@ -85,11 +85,12 @@ def draw_profiles(group: Group, path: Path) -> bool:
     return True
 
 
-def _new_figure() -> tuple[Any, Any]:
+def _new_figure(curves: int) -> tuple[Any, Any]:
+    """A figure with room for a legend of so many lines, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only wanted here
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 4.2), dpi=160, layout="constrained")
+    figure = Figure(figsize=(8.0, max(4.2, 1.0 + 0.22 * curves)), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
