@@ -1,4 +1,4 @@
-"""`python -m dmray.report SWEEP_DIR`: the tables and figures of a sweep again, from its records alone."""
+"""`python -m dmray.report SWEEP...`: the tables and figures of sweeps, from their records alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dmray.command_line import new_app, out, told
-from dmray.reporting import render_summary, write_report
+from dmray.reporting import METHODS, render_summary, write_report
 from dmray.storage import SweepCopy, is_url, split_url
 from dmray.tracking import SweepFolder
 
@@ -17,20 +17,37 @@ app = new_app()
 
 @app.command()
 def main(
-    sweep_dir: Annotated[str, typer.Argument(help="a sweep: runs/quickstart, s3://bucket/prefix/quickstart")],
+    sweeps: Annotated[
+        list[str], typer.Argument(help="sweeps, for example runs/quickstart or s3://bucket/prefix/quickstart")
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help=f"what Mamba methods are held against ({', '.join(METHODS)}); else dt, and hdt")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="only this one, for example d4rl-mujoco")] = None,
+    into: Annotated[Path | None, typer.Option(help="where to write; else SWEEP/report of the first")] = None,
 ) -> None:
-    """Write report.md, report.html, figures and CSV files into SWEEP_DIR/report, and print the tables."""
+    """Write report.html, report.md, tables.tex, CSV files and figures, and print the tables."""
+    if baseline not in (None, *METHODS):
+        raise typer.BadParameter(f"'{baseline}' is none of {', '.join(METHODS)}", param_hint="--baseline")
     with told():
-        copy = SweepCopy.to_read(*split_url(sweep_dir)) if is_url(sweep_dir) else None
-        if copy:
-            copy.open()
-        place = Path(sweep_dir).expanduser().resolve()
-        folder = copy.folder if copy else SweepFolder(place.parent, place.name)
-        paths = write_report(folder)
-        out.print(render_summary(folder))
-        if copy:
-            copy.push()
+        copies = {sweep: _fetched(sweep) for sweep in sweeps if is_url(sweep)}
+        folders = [copies[sweep].folder if sweep in copies else _folder(sweep) for sweep in sweeps]
+        paths = write_report(*folders, into=into, baseline=baseline, protocol=protocol)
+        out.print(render_summary(*folders, protocol=protocol))
+        if into is None and sweeps[0] in copies:
+            copies[sweeps[0]].push()
     out.print(f"report: {paths.html}", highlight=False, soft_wrap=True)
+
+
+def _folder(sweep: str) -> SweepFolder:
+    place = Path(sweep).expanduser().resolve()
+    return SweepFolder(place.parent, place.name)
+
+
+def _fetched(sweep: str) -> SweepCopy:
+    copy = SweepCopy.to_read(*split_url(sweep))
+    copy.open()
+    return copy
 
 
 if __name__ == "__main__":

@@ -34,14 +34,12 @@ from tests.execution.test_trial import Killed, StopAt
 from tests.storage.conftest import S3
 
 
-def run(plan: Plan, resume: bool = False) -> dict[str, TrialState]:
+def run(plan: Plan) -> dict[str, TrialState]:
+    def reported(folder: SweepFolder) -> Path:
+        return write_report(folder).folder
+
     folder = sweep_folder(plan.sweep.storage, plan.sweep.name, "driver")
-    console = Console(file=io.StringIO())
-    return run_sweep(plan, folder, LocalRunner(), reported, resume=resume, console=console)
-
-
-def reported(folder: SweepFolder) -> Path:
-    return write_report(folder).folder
+    return run_sweep(plan, folder, LocalRunner(), reported, resume=False, console=Console(file=io.StringIO()))
 
 
 def job(plan: Plan) -> TrialJob:
@@ -71,8 +69,9 @@ def from_steps(work: TrialJob) -> list[int]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """What the sweep measures with a folder as storage."""
     plan = tiny_plan(tmp_path_factory.mktemp("folder"))
-    assert set(run(plan).values()) == {TrialState.FINISHED}
-    return science_of(SweepFolder(Path(plan.sweep.storage), "tiny"), plan.trial_ids)
+    folder = SweepFolder(Path(plan.sweep.storage), "tiny")
+    LocalRunner().run(plan, plan.trials, folder)
+    return science_of(folder, plan.trial_ids)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,8 @@ def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
             raise AssertionError
 
     folder = sweep_folder(on_s3.sweep.storage, "tiny", "driver")
-    states = run_sweep(on_s3, folder, Refuses(), reported, resume=False, console=Console(file=io.StringIO()))
+    console = Console(file=io.StringIO())
+    states = run_sweep(on_s3, folder, Refuses(), lambda folder: folder.report, resume=False, console=console)
     assert set(states.values()) == {TrialState.FINISHED}
 
 
