@@ -13,7 +13,7 @@ from rich.console import Console
 from dmray.execution import preflight
 from dmray.execution.changes import changes
 from dmray.execution.choice import EVERYTHING, Choice
-from dmray.execution.control import obeying, wait_for_run
+from dmray.execution.control import obeying, read_order, wait_for_run
 from dmray.execution.disk import require_space_for
 from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
@@ -75,9 +75,11 @@ def run_sweep(
 
 
 def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner) -> None:
-    """Run `todo`, again and again after pauses, until nothing is left or the sweep is to stop."""
-    while todo := runner.run(plan, todo, folder):
-        if not wait_for_run(folder):
+    """Run `todo`, again after each pause, until nothing has left or the sweep is to stop."""
+    while todo:
+        before = read_order(folder)
+        todo = runner.run(plan, todo, folder)
+        if todo and (not wait_for_run(folder) or read_order(folder) == before):  # the same: they left for no order
             return
 
 
