@@ -15,6 +15,7 @@ from dmray.tracking import AttemptStarted, SweepFolder, read_ledger
 from tests.execution.sweeps import science_of, sweep_file, tiny_plan
 
 CHANGES = {
+    "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
     "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
     "resources": {"cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
@@ -59,7 +60,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     client = mlflow.MlflowClient(f"sqlite:///{folder.mlflow_database}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "dmray/tiny"]
     runs = client.search_runs([experiment.experiment_id], "tags.`dmray.level` = 'trial'")
-    assert len(runs) == 2, "each trial has one run"
+    assert len(runs) == 1, "a trial has one run"
     for one in runs:
         assert one.info.status == "FINISHED"
         steps = [metric.step for metric in client.get_metric_history(one.info.run_id, "train/loss")]
@@ -74,13 +75,15 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
 def test_ctrl_c_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     long = CHANGES | {"training": {"steps": 1_000_000, "batch_size": 8}}
     file = sweep_file(tmp_path, **long)
-    with subprocess.Popen(
-        command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as driver:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    driver = subprocess.Popen(command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
         trial = SweepFolder(tmp_path, "tiny").trial(tiny_plan(tmp_path, **long).trial_ids[0])
         _wait_until(lambda: trial.last_checkpoint.exists())
         driver.send_signal(signal.SIGINT)
         _, errors = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
     assert driver.returncode == 130
     assert f"python -m dmray.sweep {file} --local --resume" in errors
 
@@ -125,7 +128,7 @@ def test_a_failed_trial_is_told_and_fails_the_command(tmp_path: Path) -> None:
     assert str(broken) in done.stderr
 
 
-def _wait_until(condition: object, timeout_s: float = 120.0) -> None:
+def _wait_until(condition: object, timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen"

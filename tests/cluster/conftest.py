@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+
+from tests.tracking.mlflow_server import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 REGION = "us-west-2"
@@ -24,7 +25,7 @@ class MockedAws:
 def _moto() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=_free_port(), verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
     server.stop()
@@ -45,9 +46,3 @@ def mocked_aws(_moto: str) -> Iterator[MockedAws]:
         for name, value in environment.items():
             patch.setenv(name, value)
         yield MockedAws(_moto, environment)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
