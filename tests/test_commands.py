@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dmray import logs, pause, resume, status, stop
+from dmray import logs, pause, resume, status, stop, submit
 from dmray.__main__ import COMMANDS
 from dmray.execution.control import give_order, read_order
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.lease import lease
+from dmray.execution.on_ray.submission import Submission
 from dmray.execution.trial import run_trial
 from dmray.tracking import SweepFolder
 from tests.execution.sweeps import sweep_file
@@ -146,3 +147,24 @@ def test_an_ambiguous_key_lists_what_it_may_mean(tmp_path: Path) -> None:
     said = runner.invoke(logs.app, [str(folder.path), "open-expert"])
     assert said.exit_code == 1
     assert all(trial_id in said.output for trial_id in plan.trial_ids)
+
+
+def test_a_submission_names_what_cannot_be_on_the_cluster(tmp_path: Path) -> None:
+    """Before anything is sent."""
+    file = str(sweep_file(tmp_path))
+    relative = runner.invoke(submit.app, [file, "--", "-o", "storage=runs"])
+    assert "storage 'runs' is relative" in relative.output
+    elsewhere = runner.invoke(submit.app, [file, "--", "-o", "datasets.0={name: x, task: hopper, path: x.hdf5}"])
+    assert "path 'x.hdf5' is relative" in elsewhere.output
+    misspelt = runner.invoke(submit.app, [file, "--", "-o", "training.stepps=1"])
+    assert "did you mean 'steps'?" in misspelt.output
+    nobody = runner.invoke(submit.app, [file, "--address", "http://127.0.0.1:1", "--", "--storage", "/mnt/runs"])
+    assert "no Ray dashboard" in nobody.output
+    assert {ran.exit_code for ran in (relative, elsewhere, misspelt, nobody)} == {1}
+
+
+def test_a_submitted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+    submission = Submission("tiny", tmp_path / "my sweep.yaml", ["--storage", "/mnt/runs", "-o", "seeds=[0, 1]"])
+    assert submission.entrypoint == (
+        "python -m dmray.sweep 'my sweep.yaml' --address auto --resume --storage /mnt/runs -o 'seeds=[0, 1]'"
+    )

@@ -1,6 +1,11 @@
-"""From a trial's spec and its data to the trainer that runs it."""
+"""From a trial's spec and its data to the trainer that runs it, and what its ledger says of how it was built."""
 
 from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -8,7 +13,9 @@ from dmray.data import Episodes, Statistics, WindowSampler
 from dmray.execution.checkpoints import Origin, policy_recipe
 from dmray.execution.job import TrialJob
 from dmray.policies import PolicyShape, SequencePolicy
+from dmray.sources import OpenedDataset
 from dmray.tasks import Task
+from dmray.tracking import AttemptStarted, provenance
 from dmray.training import Trainer
 
 
@@ -37,3 +44,32 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
     policy = policy.to(device)
     trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture)
     return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
+
+
+def attempt_started(
+    job: TrialJob, attempt: int, trainer: Trainer, origin: Origin, opened: OpenedDataset
+) -> AttemptStarted:
+    """All that a result of this attempt may depend on."""
+    return AttemptStarted(
+        time_s=time.time(),
+        attempt=attempt,
+        from_step=trainer.steps_done,
+        trial_id=job.trial.trial_id,
+        spec=job.trial.model_dump(mode="json"),
+        provenance={
+            **provenance(),
+            "pid": os.getpid(),
+            "device": job.device,
+            "captured": trainer.captured,
+            "dataset_fingerprint": origin.dataset_fingerprint,
+            "dataset_notes": list(opened.episodes.notes),
+            "task": _facts_of(opened.task),
+            "scan_backend": trainer.policy.scan_backend,
+        },
+    )
+
+
+def _facts_of(task: Task) -> dict[str, Any]:
+    """What a score depends on beyond the trial's spec."""
+    names = ("name", "protocol", "engine", "env_id", "horizon", "observation_dim", "zero_dims")
+    return {**{name: getattr(task, name) for name in names}, "reference": asdict(task.reference)}

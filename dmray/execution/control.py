@@ -6,7 +6,6 @@ all leave after a pause, even those that a quick resume overtook, and the driver
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import signal
@@ -61,7 +60,7 @@ def give_order(folder: SweepFolder, kind: OrderKind, again: str | None = None) -
     order = Order(
         kind=kind,
         number=before.number + 1 if before else 1,
-        by=f"{getpass.getuser()}@{socket.gethostname()}",
+        by=f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}",  # a container may have no names
         time_s=time.time(),
         again=again if again is not None else (before.again if before else ""),
     )

@@ -13,7 +13,7 @@ from rich.console import Console
 from dmray.execution import preflight
 from dmray.execution.changes import changes
 from dmray.execution.choice import EVERYTHING, Choice
-from dmray.execution.control import obeying, wait_for_run
+from dmray.execution.control import obeying, read_order, wait_for_run
 from dmray.execution.disk import require_space_for
 from dmray.execution.plan import Plan
 from dmray.execution.progress import Follower
@@ -75,13 +75,14 @@ def run_sweep(
 
 
 def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:
-    """Run `todo`, again and again after pauses, until nothing is left or the sweep is to stop."""
-    refresh()  # the order to run is where all workers see it
-    while todo := runner.run(plan, todo, folder, refresh):
-        if not wait_for_run(folder):
-            break
+    """Run `todo`, again after each pause, until nothing has left or the sweep is to stop."""
+    while todo:
+        refresh()  # the order to run is where all workers see it
+        before = read_order(folder)
+        todo = runner.run(plan, todo, folder, refresh)
         refresh()
-    refresh()
+        if todo and (not wait_for_run(folder) or read_order(folder) == before):  # the same: they left for no order
+            return
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:

@@ -92,6 +92,7 @@ def summarize(follower: Follower) -> Summary:
     progress, folder, now_s = follower.update(), follower.folder, time.time()
     driver, order, rates = driver_of(folder), read_order(folder), progress.rates(now_s)
     alive = driver is not None and driver.alive
+    moving = alive and rates.work_per_s > 0 and (order is None or order.kind == "run")
     states = {name: _state(trial, alive) for name, trial in progress.trials.items()}
     rows = {name: _row(trial, states[name]) for name, trial in progress.trials.items() if states[name] != "waiting"}
     counts = Counter(states.values())
@@ -108,7 +109,7 @@ def summarize(follower: Follower) -> Summary:
         steps_per_s=rates.steps_per_s,
         evaluations_per_h=rates.evaluations_per_h,
         open_evaluations=sum(trial.open_evaluations for trial in progress.trials.values()) if alive else 0,
-        eta_s=progress.work_left() / rates.work_per_s if alive and rates.work_per_s > 0 else None,
+        eta_s=progress.work_left() / rates.work_per_s if moving else None,
         running=tuple(row for row in rows.values() if row.state == "running"),
         failures=tuple(row for row in rows.values() if row.state == "failed"),
     )

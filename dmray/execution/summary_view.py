@@ -123,4 +123,4 @@ class ProgressView:
         self._print()
 
     def _print(self) -> None:
-        self._console.print(line(summarize(self._follower)), highlight=False, markup=False)
+        self._console.print(line(summarize(self._follower)), highlight=False, markup=False, soft_wrap=True)

@@ -13,12 +13,12 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import wait
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 import torch
 
-from dmray.execution.building import build_trainer
+from dmray.execution.building import attempt_started, build_trainer
 from dmray.execution.cadence import may_be_best
 from dmray.execution.checkpoints import (
     resume_checkpoint,
@@ -45,7 +45,7 @@ from dmray.execution.watchdog import Watchdog, note_hang
 from dmray.policies import PolicySnapshot, snapshot
 from dmray.rollout import EpisodeRecord, EvaluationRequest
 from dmray.sources import open_dataset
-from dmray.tasks import Task, task_of
+from dmray.tasks import task_of
 from dmray.tracking import (
     AttemptFailed,
     AttemptLeft,
@@ -56,7 +56,6 @@ from dmray.tracking import (
     TargetResult,
     TrainProgress,
     TrialDone,
-    provenance,
     read_ledger,
     write_episode_table,
     write_json,
@@ -129,7 +128,7 @@ class _Attempt:
         self.recorded = {(record.kind, record.step) for record in records if isinstance(record, kept)}
         self.best = _best_of(records)
         self._restore()
-        self.ledger.append(self._attempt_started())
+        self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")
 
     def to_the_end(self) -> TrialDone:
@@ -149,25 +148,6 @@ class _Attempt:
                 self._save()
                 self.report(step, self.latest)
         return self._finish("finished")
-
-    def _attempt_started(self) -> AttemptStarted:
-        return AttemptStarted(
-            time_s=time.time(),
-            attempt=self.attempt,
-            from_step=self.trainer.steps_done,
-            trial_id=self.job.trial.trial_id,
-            spec=self.job.trial.model_dump(mode="json"),
-            provenance={
-                **provenance(),
-                "pid": os.getpid(),
-                "device": self.device,
-                "captured": self.trainer.captured,
-                "dataset_fingerprint": self.origin.dataset_fingerprint,
-                "dataset_notes": list(self.opened.episodes.notes),
-                "task": _facts_of(self.opened.task),
-                "scan_backend": self.trainer.policy.scan_backend,
-            },
-        )
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.job.trial.training.steps
@@ -320,12 +300,6 @@ class _OpenEvaluation:
         self, weights: PolicySnapshot, request: EvaluationRequest, future: EvaluationFuture, submitted: float
     ) -> None:
         self.weights, self.request, self.future, self.submitted = weights, request, future, submitted
-
-
-def _facts_of(task: Task) -> dict[str, Any]:
-    """What a score depends on beyond the trial's spec."""
-    names = ("name", "protocol", "engine", "env_id", "horizon", "observation_dim", "zero_dims")
-    return {**{name: getattr(task, name) for name in names}, "reference": asdict(task.reference)}
 
 
 def _best_of(records: list[Any]) -> tuple[int, float] | None:

@@ -15,6 +15,7 @@ from ray import tune
 
 from dmray.errors import ClusterError
 from dmray.execution.job import TrialJob
+from dmray.execution.on_ray.deaths import TuneDeaths
 from dmray.execution.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
 from dmray.execution.on_ray.layout import lay_out
 from dmray.execution.on_ray.leaving import Leaving
@@ -30,6 +31,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait as long
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it stops the sweep and says how to resume
     "RAY_AIR_NEW_OUTPUT": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads their files, and those of stopped trials stay open
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # tens of lines for a worker that is started again; see deaths.py
 }
 
 
@@ -111,7 +114,7 @@ def _tune(trainables: list[TrainableConfig], layout: Fit, ray_storage: str, fold
             storage_path=ray_storage,
             failure_config=tune.FailureConfig(max_failures=restarts),
             stop=leaving,
-            callbacks=[leaving],
+            callbacks=[leaving, TuneDeaths()],
             verbose=0,
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 import shutil
 import tempfile
@@ -43,6 +44,7 @@ class JobClient:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of each package that it uploads
         try:
             self._client: Any = JobSubmissionClient(address)
         except AuthenticationError as refused:
@@ -67,7 +69,7 @@ class JobClient:
         if running:
             raise ClusterError(
                 f"{self.address}: job {running[0]} runs sweep '{submission.name}' already; "
-                f"stop it first: ray job stop --address {self.address} {running[0]}"
+                f"stop it first: dmray stop, or ray job stop --address {self.address} {running[0]}"
             )
         with tempfile.TemporaryDirectory(prefix="dmray-submit-") as folder:  # it is uploaded before the call returns
             shutil.copy(submission.file, folder)

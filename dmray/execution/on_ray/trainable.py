@@ -14,6 +14,7 @@ from typing import Any
 from dmray.execution.control import Left, StandingOrder
 from dmray.execution.job import TrialJob
 from dmray.execution.remote import bring_order
+from dmray.execution.trial_log import TrialLog
 from dmray.specs import FaultSpec, ResourcesSpec, Spec
 
 _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
@@ -40,6 +41,8 @@ def run_through_train(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    from dmray.execution.on_ray.deaths import TrainDeaths
+
     given = TrainableConfig.model_validate_json(config["trainable"])
     bring_order(given.job)
     if not StandingOrder(given.job.sweep_folder, given.job.order_number).stands():
@@ -58,7 +61,7 @@ def run_through_train(config: dict[str, Any]) -> None:
             name=given.job.trial.trial_id,
             storage_path=given.ray_storage,
             failure_config=ray.train.FailureConfig(max_failures=given.faults.worker_restarts),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback(), TrainDeaths(TrialLog(given.job.folder.log))],
         ),
     ).fit()
 
