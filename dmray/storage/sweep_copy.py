@@ -23,7 +23,7 @@ from dmray.tracking.records import ledger_line
 
 _log = logging.getLogger(__name__)
 _FETCHES_AT_ONCE = 16
-_FOLLOWED = ("/ledger.jsonl", "/DONE.json", "/log.txt")
+_FOLLOWED = ("ledger.jsonl", "DONE.json", "log.txt")
 
 
 class SweepCopy:
@@ -101,8 +101,9 @@ class SweepCopy:
     def _pull(self) -> None:
         listed = self._store.list("trials")
         records = {name: version for name, version in listed.items() if name.endswith(_FOLLOWED)}
-        for name in self._known.keys() - records.keys():
-            (self._folder.path / name).unlink(missing_ok=True)
+        for path in self._folder.path.glob("trials/*/*"):
+            if path.name in _FOLLOWED and object_name(self._folder, path) not in records:
+                path.unlink()
         new = {name for name, version in records.items() if self._known.get(name) != version or not self._has(name)}
         ledgers = sorted(name for name in new if name.endswith(".jsonl"))
         self._fetch(ledgers)
@@ -156,6 +157,8 @@ def fetch_from_store(url: str) -> Path:
     trial_id, _, file = rest.partition("/")
     trial = copy.folder.trial(trial_id)
     copy.fetch_trial(trial)
+    if not trial.ledger.exists():
+        raise StorageError(f"{url}: no such trial in the store")
     return trial.path / file if file else trial.path
 
 

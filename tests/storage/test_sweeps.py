@@ -151,6 +151,23 @@ def test_a_trial_that_has_ended_brings_what_mlflow_keeps(on_s3: Plan, tmp_path: 
     assert not trial.last_checkpoint.exists(), "it is no result"
 
 
+def test_what_is_removed_from_the_store_is_removed_from_copies(url: str, other_machine: None) -> None:
+    store = Store(f"{url}/tiny")
+    store.write("trials/one/ledger.jsonl", b"")
+    folder = sweep_folder(url, "tiny", "reader")
+    SweepCopy(store, folder, with_weights=True).open()
+    assert folder.trial("one").ledger.exists()
+    store.remove_all("trials")
+    SweepCopy(store, folder).open()
+    assert not folder.trial("one").ledger.exists()
+
+
+def test_a_trial_that_is_not_in_the_store_is_told(on_s3: Plan) -> None:
+    told = CliRunner().invoke(evaluate.app, ["s3://sweeps/whole/tiny/trials/none"])
+    assert told.exit_code == 1
+    assert "no such trial in the store" in told.output
+
+
 def test_a_killed_trial_goes_on_from_the_store_on_another_machine(
     s3_url: str, undisturbed: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
