@@ -79,7 +79,7 @@ def _stored(source: str, which: str, mlflow_uri: str | None) -> tuple[StoredPoli
         path = Path(source).expanduser()
         return load_stored(path), path if path.is_dir() else path.parent.parent
     with tempfile.TemporaryDirectory() as folder:
-        return load_stored(download_checkpoint(run.group(1), f"{which}.pt", Path(folder), mlflow_uri)), None
+        return load_stored(download_checkpoint(run.group(1), which, Path(folder), mlflow_uri)), None
 
 
 def _folder(into: Path | None, place: Path | None) -> TrialFolder:

@@ -104,16 +104,15 @@ def test_a_trial_is_evaluated_from_its_mlflow_run(folder: SweepFolder) -> None:
     client = mlflow.MlflowClient(uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
     run = client.search_runs([experiment.experiment_id], "tags.`dmray.level` = 'trial' and tags.method = 'dm'")[0]
-    names = [each.path for each in client.list_artifacts(run.info.run_id, "checkpoints")]
-    assert names == ["checkpoints/best.pt", "checkpoints/final.pt"]
     assert [each.path for each in client.list_artifacts(run.info.run_id, "evaluations")] == [
         "evaluations/step_000000040.parquet"
     ]
     ledger = read_ledger(folder.trial(plan.trials[0].trial_id).ledger)
     recorded = [record for record in ledger if isinstance(record, EvaluationDone)]
-    done = evaluate(run.info.run_id, "--mlflow-uri", uri)
-    assert done.exit_code == 0, done.output
-    assert f"{recorded[-1].headline.normalized_mean:.2f}" in done.output
+    for which in ("final", "best"):
+        done = evaluate(f"runs:/{run.info.run_id}", "--mlflow-uri", uri, "--which", which)
+        assert done.exit_code == 0, done.output
+        assert f"{recorded[-1].headline.normalized_mean:.2f}" in done.output
 
 
 def test_a_run_that_mlflow_does_not_know_is_told(folder: SweepFolder, tmp_path: Path) -> None:

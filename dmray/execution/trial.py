@@ -37,6 +37,7 @@ from dmray.execution.evaluation import (
     request_for,
     summarize,
 )
+from dmray.execution.facts import facts_of_data, facts_of_policy
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
 from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, snapshot
@@ -58,6 +59,7 @@ from dmray.tracking import (
     write_episode_table,
     write_json,
 )
+from dmray.tracking.system_usage import SystemUsage
 from dmray.training import Trainer, be_deterministic
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
@@ -102,6 +104,7 @@ class _Attempt:
         self.trainer, self.origin = self._build(self.opened.task, self.opened.episodes)
         self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
+        self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
         self.open: dict[int, _OpenEvaluation] = {}
         self.train_s = 0.0
         self.latest: float | None = None
@@ -169,6 +172,8 @@ class _Attempt:
                 "captured": self.trainer.captured,
                 "dataset_fingerprint": self.origin.dataset_fingerprint,
                 "dataset_notes": list(self.opened.episodes.notes),
+                "dataset": facts_of_data(self.opened.episodes),
+                "policy": facts_of_policy(self.trainer.policy),
                 "task": _facts_of(self.opened.task),
                 "scan_backend": self.trainer.policy.scan_backend,
             },
@@ -193,7 +198,7 @@ class _Attempt:
     def _log_progress(self, step: int) -> bool:
         progress = self.meter.record(step, self.trainer.learning_rate)
         if progress is not None and ("train", step) not in self.recorded:
-            self.ledger.append(progress)
+            self.ledger.append(progress.model_copy(update={"system": self.usage.sample()}))
         return progress is not None
 
     def _evaluate(self, step: int) -> None:

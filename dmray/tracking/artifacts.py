@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from dmray.errors import TrackingError
+from dmray.tracking.logged_policy import CHECKPOINT_FILE
+from dmray.tracking.mlflow_store import without_secrets
 
 
 def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -> Path:
-    """The checkpoint `name` (final.pt, best.pt) of a trial's run, put into `folder`.
+    """The checkpoint of a trial's model `name` (final, best), put into `folder`.
 
     `uri` None: $MLFLOW_TRACKING_URI.
 
@@ -23,7 +25,7 @@ def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -
     from mlflow.exceptions import MlflowException
 
     try:
-        found = MlflowClient(tracking_uri=address).download_artifacts(run_id, f"checkpoints/{name}", str(folder))
+        found = MlflowClient(tracking_uri=address).download_artifacts(run_id, f"{name}/{CHECKPOINT_FILE}", str(folder))
     except (MlflowException, OSError) as cause:
-        raise TrackingError(f"{address}: run {run_id} has no checkpoints/{name}: {cause}") from cause
+        raise TrackingError(f"{without_secrets(address)}: run {run_id} has no model '{name}': {cause}") from cause
     return Path(found)

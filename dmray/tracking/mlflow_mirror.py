@@ -18,7 +18,8 @@ from pathlib import Path
 
 from dmray.errors import StorageError
 from dmray.specs import SweepSpec, TrialSpec
-from dmray.tracking.cell_mirror import CellMirror, end_status
+from dmray.tracking.cell_mirror import CellMirror, end_ms, end_status
+from dmray.tracking.champions import Finished, champions
 from dmray.tracking.folders import SweepFolder
 from dmray.tracking.mlflow_store import RunStore, StoreError, open_store
 from dmray.tracking.run_book import RunBook, RunWanted
@@ -174,16 +175,33 @@ class MlflowMirror:
         try:
             for trial in self._trials:
                 trial.stop(self._store)
+                trial.save_drawings(self._store)
             for cell in self._cells.values():
                 cell.stop(self._store)
+            self._register()
             for path, place in ((self._folder.manifest, ""), (report, "report")):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)
-            self._store.set_status(self._sweep_run, end_status(self._trials))
+            self._store.set_status(self._sweep_run, end_status(self._trials), end_ms(self._trials))
         except StoreError as cause:
             self._note(str(cause))
             return False
         return True
+
+    def _register(self) -> None:
+        """The sweep's best policies into the model registry; a server that has none only lacks them."""
+        finished = [
+            Finished(trial.trial, trial.run_id, trial.final)
+            for trial in self._trials
+            if trial.run_id is not None and trial.final is not None
+        ]
+        for champion in champions(finished, self._sweep.name):
+            try:
+                self._store.register(champion, self._sweep_id)
+            except StoreError as cause:
+                if not cause.refused:
+                    raise
+                _log.warning("%s is not in MLflow's model registry: %s", champion.model, cause)
 
     def _note(self, problem: str | None) -> None:
         """Remember whether the store works; tell the log when that changes; try ever less often while it does not."""
