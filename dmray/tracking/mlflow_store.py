@@ -26,6 +26,7 @@ POINTS_PER_BATCH = 1000  # this and the next are MLflow's own limits
 _LABELS_PER_BATCH, _LONGEST_VALUE = 100, 5000
 _PROBE_TIMEOUT_S = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_DATABASES = {"postgresql", "mysql", "mssql"}
 _ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must not hold up the end of a sweep
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -216,6 +217,8 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
         artifacts = database.parent / "mlartifacts" / folder.name
     else:
         _probe(address)
+        if urlsplit(address).scheme.partition("+")[0] in _DATABASES:  # no server that would keep artifacts itself
+            artifacts = folder.mlflow_artifacts.resolve() / folder.name
     return MlflowStore(address, f"dmray/{folder.name}", artifacts)
 
 

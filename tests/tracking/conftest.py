@@ -1,24 +1,34 @@
 from __future__ import annotations
 
-import os
-import subprocess
+import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dmray.tracking import SweepFolder
+from dmray.tracking.mlflow_store import open_store
 from tests.tracking.mlflow_server import Server
+from tests.tracking.postgres import Postgres
 
 
 @pytest.fixture(scope="session")
-def server_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow-server")
+def mlflow_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One SQLite database for all tests: making it takes seconds."""
+    storage = tmp_path_factory.mktemp("mlflow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        open_store(None, SweepFolder(storage, "first"))
+    return storage
 
 
 @pytest.fixture(scope="session")
-def session_server(server_storage: Path) -> Iterator[Server]:
-    """One server for all tests: starting it takes seconds."""
-    server = Server(server_storage)
+def session_server(mlflow_storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests: starting it takes seconds. It begins with a copy of the empty database."""
+    storage = tmp_path_factory.mktemp("mlflow-server")
+    shutil.copyfile(mlflow_storage / "mlflow.db", storage / "server.db")
+    server = Server(storage)
     server.start()
     yield server
     server.stop()
@@ -30,3 +40,13 @@ def server(session_server: Server) -> Server:
     if not session_server.runs:
         session_server.start()
     return session_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL on loopback, or a skip with the reason."""
+    missing = Postgres.missing()
+    if missing:
+        pytest.skip(missing)
+    with Postgres() as running:
+        yield running
