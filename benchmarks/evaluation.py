@@ -49,7 +49,7 @@ from dmray.testing.one_env_loop import one_env_loop
 EPISODES, COHORT = 100, 50
 MODEL = ModelSpec()
 PROMISED = {"window": 20.0, "stream:2": 100.0, "recurrent": 200.0}  # times faster, HDM and DM, two actors
-TRAIN_STEPS, TRAIN_ROUNDS = 300, 3
+TRAIN_STEPS, TRAIN_ROUNDS = 200, 3
 
 
 @dataclass(frozen=True)

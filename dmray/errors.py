@@ -42,5 +42,9 @@ class CaptureError(DmrayError):
     """A GPU's work cannot be recorded for replay."""
 
 
+class TeamError(DmrayError, OSError):
+    """Another process of the same trial is gone: the trial goes on from its checkpoint with new ones."""
+
+
 class MissingPackageError(DmrayError):
     """What was asked for needs a package that is not installed, or is broken here."""

@@ -6,6 +6,8 @@ import logging
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +15,14 @@ import typer
 from rich.logging import RichHandler
 
 from dmray.command_line import err, new_app, out, told
-from dmray.execution import Plan, TrialState, failures, plan, survey
-from dmray.execution.plan_view import render_plan
+from dmray.errors import ClusterError, SpecError
+from dmray.execution import Choice, Plan, TrialState, chosen, failures, plan, survey, to_run
+from dmray.execution.bill import bill
+from dmray.execution.calibration import hardware_name, load_calibration
+from dmray.execution.changes import changes
+from dmray.execution.plan_view import render_bill, render_plan
 from dmray.execution.survey import DONE
-from dmray.specs import NO_MLFLOW, load_sweep
+from dmray.specs import NO_MLFLOW, TrialSpec, load_sweep
 from dmray.tracking.folders import SweepFolder
 
 if TYPE_CHECKING:
@@ -34,6 +40,15 @@ def main(
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue: what is finished is kept, the rest goes on.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="EXPR", help="Some trials: 'method=dm|dt,dataset=hopper-*,seed=0'.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="The I-th of N parts, each with a storage of its own.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run the trials again that ended with an error, and no others.")
     ] = False,
     local: Annotated[bool, typer.Option("--local", help="No Ray: one trial after the other in this process.")] = False,
     address: Annotated[
@@ -57,10 +72,11 @@ def main(
         with told():
             planned = plan(load_sweep(file, overrides))
             folder = SweepFolder(Path(planned.sweep.storage).expanduser().resolve(), planned.sweep.name)
+            choice = Choice(only, shard, retry_failed)
             if only_plan:
-                out.print(render_plan(planned, survey(planned, folder)))
+                _show(planned, folder, choice, local, address)
                 return
-            succeeded = _run(planned, folder, resume, local, address)
+            succeeded = _run(planned, folder, choice, resume, _runner(local, address))
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "dmray.sweep", *dict.fromkeys([*sys.argv[1:], "--resume"])])
         err.print(f"Stopped; nothing is lost. Continue with:\n  {again}", highlight=False, soft_wrap=True)
@@ -68,8 +84,57 @@ def main(
     raise typer.Exit(0 if succeeded else 1)
 
 
-def _run(planned: Plan, folder: SweepFolder, resume: bool, local: bool, address: str | None) -> bool:
-    """Run, report, tell; whether every trial is done."""
+def _show(planned: Plan, folder: SweepFolder, choice: Choice, local: bool, address: str | None) -> None:
+    """The plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
+    states = survey(planned, folder)
+    difference = changes(planned, folder, states)
+    part = replace(planned, trials=chosen(planned, choice))
+    out.print(render_plan(part, {trial_id: states[trial_id] for trial_id in part.trial_ids}))
+    if difference and difference.any:
+        out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
+    todo = to_run(planned, states, resume=True, choice=choice)
+    out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
+
+
+def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | None) -> str:
+    """How many at once, and hours where this hardware was calibrated.
+
+    Raises:
+        ClusterError: they do not fit the cluster at `address`. (What does not fit this machine may be for another.)
+    """
+    resources, concurrent, said = planned.sweep.resources, 0, "one after the other in this process"
+    if not local:
+        try:
+            concurrent, said = _room(planned, len(todo), address)
+        except ClusterError as problem:
+            if address:
+                raise
+            return f"not on this machine: {problem}"
+    calibration = load_calibration(hardware_name())
+    if calibration is None:
+        return f"{said}\ntime: unknown; measure this hardware once with: python -m dmray.doctor --calibrate"
+    try:
+        made = bill(todo, resources, calibration, concurrent)
+    except SpecError as lacking:
+        return f"{said}\ntime: unknown; {lacking}"
+    return f"{said}\n{render_bill(made, calibration.hardware)}"
+
+
+def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str]:
+    from dmray.execution import on_ray
+
+    resources = planned.sweep.resources
+    machines = on_ray.machines_at(address, planned) if address else on_ray.machine_here(resources)
+    concurrent = on_ray.lay_out(resources, machines, max(num_trials, 1)).concurrent_trials
+    where = f"the cluster at {address}" if address else "this machine"
+    return concurrent, (
+        f"{concurrent} at a time beside {resources.evaluation_actors} evaluation actors: "
+        f"fits {where} ({machines.cpus:g} CPUs, {machines.gpus:g} GPUs)"
+    )
+
+
+def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runner: Runner) -> bool:
+    """Run, report, tell; whether every chosen trial is done."""
     from dmray.execution.session import run_sweep
     from dmray.reporting import render_summary, write_report
 
@@ -78,11 +143,12 @@ def _run(planned: Plan, folder: SweepFolder, resume: bool, local: bool, address:
     def report(sweep: SweepFolder) -> Path:
         return write_report(sweep).folder
 
-    states = run_sweep(planned, folder, _runner(local, address), report, resume=resume, console=err)
+    states = run_sweep(planned, folder, runner, report, resume=resume, console=err, choice=choice)
     out.print(render_summary(folder))
     _tell_where(planned, folder)
-    _tell_what_is_missing(planned, folder, states)
-    return all(state in DONE for state in states.values())
+    part = {trial.trial_id: states[trial.trial_id] for trial in chosen(planned, choice)}
+    _tell_what_is_missing(planned, folder, part)
+    return all(state in DONE for state in part.values())
 
 
 def _runner(local: bool, address: str | None) -> Runner:

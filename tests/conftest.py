@@ -19,11 +19,12 @@ settings.register_profile("dmray", deadline=None)  # the machine is noisy, and c
 settings.load_profile("dmray")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray's tests first and all in one process, when there are several: they take long, and Ray starts once."""
+    """Ray's tests first, they take long; those that share a Ray all in one process, when there are several."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     for item in items:
-        if item.get_closest_marker("ray"):
+        if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 

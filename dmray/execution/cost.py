@@ -42,13 +42,46 @@ def total_cost(trials: Iterable[TrialSpec], log_every_steps: int) -> Cost:
 
 
 def trial_cost(trial: TrialSpec, log_every_steps: int) -> Cost:
-    """One trial's cost; its disk is two checkpoints (last with the optimizer's moments, best) and its ledger."""
+    """One trial's cost; its disk is three checkpoints (last with the moments, best, final) and its ledger."""
     task, evaluation, steps = task_of(trial.dataset), trial.evaluation, trial.training.steps
     episodes = evaluation.episodes * num_targets(trial)
     evaluations = num_evaluations(trial)
     weights = num_parameters(trial, task) * _FLOAT_BYTES
     ledger = evaluations * episodes * _EPISODE_BYTES + steps // log_every_steps * _TRAIN_RECORD_BYTES
-    return Cost(steps, evaluations * episodes * task.horizon, 4 * weights + ledger)
+    return Cost(steps, evaluations * episodes * task.horizon, 5 * weights + ledger)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of the networks over a batch of windows: multiply-adds count as two FLOPs, `layers` over all stages."""
+
+    flops: float
+    layers: int
+
+
+def training_work(trial: TrialSpec) -> Work:
+    """One optimizer step: forward, and twice as much backward."""
+    forward = forward_work(trial, trial.training.batch_size)
+    return Work(3 * forward.flops, forward.layers)
+
+
+def forward_work(trial: TrialSpec, rows: int) -> Work:
+    """One forward pass over `rows` windows; in mode `window` that is one decision of `rows` episodes."""
+    model, transformer = trial.model, trial.method in TRANSFORMERS
+    weights = _transformer(model) if transformer else _mamba(model)
+    flops = 0.0
+    for inputs, _ in _stages(trial, task_of(trial.dataset)):
+        tokens = model.context_length * len(inputs)
+        pairs = 4 * model.n_layer * model.d_model * tokens if transformer else 0  # of attention, for each token
+        scan = 0 if transformer else 9 * model.n_layer * model.expand * model.d_model * model.d_state
+        flops += rows * tokens * (2 * weights + pairs + scan)
+    return Work(flops, model.n_layer * len(_stages(trial, task_of(trial.dataset))))
+
+
+def trial_flops(trial: TrialSpec) -> float:
+    """FLOPs of the networks in training and in evaluation (window decoding, all horizons): what trials compare by."""
+    env_steps = num_evaluations(trial) * trial.evaluation.episodes * num_targets(trial) * task_of(trial.dataset).horizon
+    return training_work(trial).flops * trial.training.steps + forward_work(trial, 1).flops * env_steps
 
 
 def num_evaluations(trial: TrialSpec) -> int:
@@ -64,7 +97,19 @@ def num_targets(trial: TrialSpec) -> int:
 
 def num_parameters(trial: TrialSpec, task: Task) -> int:
     """Trainable parameters of all stages (timestep table of the horizon's length; a longer trajectory adds rows)."""
-    model, observation, action = trial.model, task.observation_dim, task.action_dim
+    model = trial.model
+    transformer = trial.method in TRANSFORMERS
+    backbone = _transformer(model) if transformer else _mamba(model)
+    timesteps = task.horizon * model.d_model if transformer else 0
+    return sum(
+        backbone + timesteps + sum(_linear(size, model.d_model) for size in inputs) + 2 * model.d_model
+        + _linear(model.d_model, target)
+        for inputs, target in _stages(trial, task)
+    )  # fmt: skip
+
+
+def _stages(trial: TrialSpec, task: Task) -> list[_Stage]:
+    observation, action = task.observation_dim, task.action_dim
     low: _Stage = ((observation, observation, action), action)
     inputs_and_target: dict[MethodName, list[_Stage]] = {
         "dt": [((1, observation, action), action)],
@@ -73,14 +118,7 @@ def num_parameters(trial: TrialSpec, task: Task) -> int:
         "hdt": [((observation, observation), observation), low],
         "hdm": [((observation, observation), observation), low],
     }
-    transformer = trial.method in TRANSFORMERS
-    backbone = _transformer(model) if transformer else _mamba(model)
-    timesteps = task.horizon * model.d_model if transformer else 0
-    return sum(
-        backbone + timesteps + sum(_linear(size, model.d_model) for size in inputs) + 2 * model.d_model
-        + _linear(model.d_model, target)
-        for inputs, target in inputs_and_target[trial.method]
-    )  # fmt: skip
+    return inputs_and_target[trial.method]
 
 
 def _linear(size_in: int, size_out: int, bias: bool = True) -> int:

@@ -17,6 +17,8 @@ class TrialJob(Spec):
     storage: Path
     sweep_name: str
     checkpoint_every_steps: int
+    no_progress_timeout_s: float | None
+    min_free_gib: float
     log_every_steps: int
     torch_threads: int
     deterministic: bool
@@ -32,6 +34,8 @@ class TrialJob(Spec):
             storage=folder.storage,
             sweep_name=sweep.name,
             checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
+            no_progress_timeout_s=sweep.faults.no_progress_timeout_s,
+            min_free_gib=sweep.faults.min_free_gib,
             log_every_steps=sweep.tracking.log_every_steps,
             torch_threads=sweep.resources.torch_threads,
             deterministic=sweep.resources.deterministic,

@@ -16,12 +16,13 @@ _log = logging.getLogger(__name__)
 
 
 class LocalRunner:
-    """The same trials, records and files as on Ray."""
+    """The same trials, records and files as on Ray. Nobody could go on after a hang here, so none is ended."""
 
     def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
         """Run `todo`; a trial that fails is recorded in its ledger, and the others go on."""
         for trial in todo:
             try:
-                run_trial(TrialJob.of(trial, plan.sweep, folder), InlineEvaluation())
+                job = TrialJob.of(trial, plan.sweep, folder).model_copy(update={"no_progress_timeout_s": None})
+                run_trial(job, InlineEvaluation())
             except Exception as cause:  # noqa: BLE001 - recorded by run_trial with its traceback
                 _log.warning("%s failed: %s", trial.trial_id, cause)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dmray.execution.cost import trial_flops
 from dmray.specs import DatasetSpec, EvaluationSpec, SweepSpec, TrialSpec
 from dmray.tasks import Task, task_of
 
@@ -21,10 +22,10 @@ class Plan:
 
 
 def plan(sweep: SweepSpec) -> Plan:
-    """Expand data sets x seeds x (methods x models), data set by data set, all methods of a seed together.
+    """Expand data sets x seeds x (methods x models) in the sweep's `order`.
 
-    So the first seed's comparison on the first data set is there first. What the sweep leaves to the task (target
-    returns, return scale) is filled in, so that a trial's spec says everything.
+    What the sweep leaves to the task (target returns, return scale) is filled in, so that a trial's spec says
+    everything.
 
     Raises:
         SpecError: an unknown data set or task, with the nearest right name.
@@ -35,7 +36,18 @@ def plan(sweep: SweepSpec) -> Plan:
         for seed in sweep.seeds:
             for trial in _comparison(sweep, dataset, evaluation, seed):
                 trials.setdefault(trial.trial_id, trial)
-    return Plan(sweep, tuple(trials.values()))
+    return Plan(sweep, ordered(tuple(trials.values()), sweep.order))
+
+
+def ordered(trials: tuple[TrialSpec, ...], order: str) -> tuple[TrialSpec, ...]:
+    """`trials`, which come with all methods of a seed together, in a sweep's `order`; equals stay as they come."""
+    if order == "seeds_together":
+        cells = {cell: place for place, cell in enumerate(dict.fromkeys(trial.cell_id for trial in trials))}
+        datasets = list(dict.fromkeys(trial.dataset.name for trial in trials))
+        return tuple(sorted(trials, key=lambda trial: (datasets.index(trial.dataset.name), cells[trial.cell_id])))
+    if order == "cheap_first":
+        return tuple(sorted(trials, key=trial_flops))
+    return trials
 
 
 def _comparison(sweep: SweepSpec, dataset: DatasetSpec, evaluation: EvaluationSpec, seed: int) -> tuple[TrialSpec, ...]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 from rich.console import Group
 from rich.table import Table
 
+from dmray.execution.bill import Bill
 from dmray.execution.cost import Cost, total_cost
 from dmray.execution.plan import Plan
 from dmray.execution.survey import DONE, TrialState
 from dmray.specs import TrialSpec
+
+_ORDERS = {
+    "methods_together": "in this order; on each data set, seed by seed",
+    "seeds_together": "in this order; on each data set, method by method with all seeds",
+    "cheap_first": "those with the least work first",
+}
 
 
 def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
@@ -22,20 +28,30 @@ def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
     for name in ("trials", "training steps", "env steps <=", "disk", "done"):
         table.add_column(name, justify="right", no_wrap=True)
     log_every_steps = plan.sweep.tracking.log_every_steps
-    for dataset, group in groupby(plan.trials, key=lambda trial: trial.dataset.name):
-        trials = list(group)
+    for dataset in dict.fromkeys(trial.dataset.name for trial in plan.trials):
+        trials = [trial for trial in plan.trials if trial.dataset.name == dataset]
         done = sum(states[trial.trial_id] in DONE for trial in trials)
         table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, log_every_steps)), f"{done}/{len(trials)}")
     steps, env_steps, disk = _cost(total_cost(plan.trials, log_every_steps))
     counts = Counter(states.values())
     return Group(
-        f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, in this order; on each data set, seed by seed:",
+        f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),
         "",
         table,
         "",
         f"cost: {steps} training steps, at most {env_steps} env steps, about {disk} on disk",
         f"trials: {', '.join(f'{counts[state]} {state}' for state in TrialState if counts[state])}",
+    )
+
+
+def render_bill(bill: Bill, hardware: str) -> str:
+    """The bill in one line, and what it was made from."""
+    gpus = f"{bill.gpu_hours:.3g} GPU-hours, " if bill.gpu_hours else ""
+    return (
+        f"time: {bill.trial_hours:.3g} hours of training, {gpus}at most {bill.evaluation_core_hours:.3g} core-hours of "
+        f"evaluation; about {bill.wall_hours:.3g} hours in all\n"
+        f"  (to a factor of two, from the calibration of {hardware})"
     )
 
 

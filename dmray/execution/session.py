@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,12 +11,17 @@ from typing import Protocol
 from rich.console import Console
 
 from dmray.execution import preflight
+from dmray.execution.changes import changes
+from dmray.execution.choice import EVERYTHING, Choice
+from dmray.execution.disk import require_space_for
 from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
 from dmray.execution.progress import ProgressView
 from dmray.execution.survey import TrialState, survey, to_run
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder, write_json
+
+_log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -29,9 +35,16 @@ ReportWriter = Callable[[SweepFolder], Path]  # makes the report of a sweep's fo
 
 
 def run_sweep(
-    plan: Plan, folder: SweepFolder, runner: Runner, write_report: ReportWriter, *, resume: bool, console: Console
+    plan: Plan,
+    folder: SweepFolder,
+    runner: Runner,
+    write_report: ReportWriter,
+    *,
+    resume: bool,
+    console: Console,
+    choice: Choice = EVERYTHING,
 ) -> dict[str, TrialState]:
-    """Run what is not done of `plan` with progress on `console`, then report; the state of each trial afterwards.
+    """Run what is not done of `choice` with progress on `console`, then report; the state of each trial afterwards.
 
     Raises:
         DatasetError: a data set has no file here, or its task no simulator.
@@ -41,8 +54,12 @@ def run_sweep(
     """
     folder.make_writable()
     with lease(folder):
-        todo = to_run(plan, survey(plan, folder), resume)
+        states = survey(plan, folder)
+        todo = to_run(plan, states, resume, choice)
         preflight.check(todo, folder.datasets)
+        require_space_for(todo, plan.sweep, folder.path)
+        if (difference := changes(plan, folder, states)) and difference.any:
+            _log.info("the sweep file has changed: %s", difference)
         write_manifest(plan, folder)
         with _mirrored(plan, folder) as attach:
             if todo:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from dmray.errors import StorageError
+from dmray.execution.choice import EVERYTHING, Choice, chosen
 from dmray.execution.plan import Plan
 from dmray.specs import TrialSpec
 from dmray.tracking import AttemptFailed, SweepFolder, TrialDone, TrialFolder, read_ledger
@@ -39,18 +40,25 @@ def trial_state(folder: TrialFolder) -> TrialState:
     return TrialState.FAILED if isinstance(records[-1], AttemptFailed) else TrialState.STARTED
 
 
-def to_run(plan: Plan, states: Mapping[str, TrialState], resume: bool) -> tuple[TrialSpec, ...]:
-    """The trials that are not done, in the plan's order.
+def to_run(
+    plan: Plan, states: Mapping[str, TrialState], resume: bool, choice: Choice = EVERYTHING
+) -> tuple[TrialSpec, ...]:
+    """The trials of `choice` that are not done, in the plan's order; with `retry_failed`, only those that failed.
 
     Raises:
-        StorageError: trials were begun before and `resume` was not asked for.
+        SpecError: the choice is not well formed or names no trial.
+        StorageError: trials were begun before and neither `resume` nor `retry_failed` was asked for.
     """
-    todo = tuple(trial for trial in plan.trials if states[trial.trial_id] not in DONE)
+    wanted = chosen(plan, choice)
+    if choice.retry_failed:
+        return tuple(trial for trial in wanted if states[trial.trial_id] is TrialState.FAILED)
+    todo = tuple(trial for trial in wanted if states[trial.trial_id] not in DONE)
     begun = [trial for trial in todo if states[trial.trial_id] is not TrialState.NEW]
     if begun and not resume:
         raise StorageError(
-            f"sweep '{plan.sweep.name}' was begun before: {len(plan.trials) - len(todo)} trials are done, "
-            f"{len(begun)} are not; continue with --resume, or choose another folder with --storage"
+            f"sweep '{plan.sweep.name}' was begun before: {len(wanted) - len(todo)} trials are done, "
+            f"{len(begun)} are not; continue with --resume (or --retry-failed for those that failed alone), "
+            "or choose another folder with --storage"
         )
     return todo
 

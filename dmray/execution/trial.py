@@ -29,6 +29,7 @@ from dmray.execution.checkpoints import (
     to_arrays,
     to_tensors,
 )
+from dmray.execution.disk import require_space
 from dmray.execution.evaluation import (
     EvaluationFuture,
     EvaluationService,
@@ -40,6 +41,7 @@ from dmray.execution.evaluation import (
 from dmray.execution.facts import facts_of_data, facts_of_policy
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
+from dmray.execution.watchdog import Watchdog, note_hang
 from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, snapshot
 from dmray.rollout import EpisodeRecord, EvaluationRequest
 from dmray.sources import open_dataset
@@ -75,12 +77,14 @@ def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda
     with _alone(job.folder):
         if job.folder.done.exists():
             return TrialDone.model_validate_json(job.folder.done.read_bytes())
+        note_hang(job.folder)
         ledger = Ledger(job.folder.ledger)
         attempt = 1 + sum(isinstance(record, AttemptStarted) for record in read_ledger(job.folder.ledger))
         run: _Attempt | None = None
         try:
             run = _Attempt(job, service, report, ledger, attempt)
-            return run.to_the_end()
+            with run.watchdog.watching():
+                return run.to_the_end()
         except Exception as cause:
             step = run.trainer.steps_done if run else 0
             first_line = f"{type(cause).__name__}: {cause}".splitlines()[0]
@@ -105,6 +109,7 @@ class _Attempt:
         self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
+        self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         self.open: dict[int, _OpenEvaluation] = {}
         self.train_s = 0.0
         self.latest: float | None = None
@@ -194,6 +199,7 @@ class _Attempt:
     def _train_until(self, step: int) -> None:
         while self.trainer.steps_done < step:
             self.meter.add(self.trainer.step())
+            self.watchdog.step()
 
     def _log_progress(self, step: int) -> bool:
         progress = self.meter.record(step, self.trainer.learning_rate)
@@ -227,6 +233,7 @@ class _Attempt:
             if not self.open[step].future.done() and len(self.open) <= wait_until_open:
                 return
             evaluation = self.open.pop(step)
+            self.watchdog.pause()
             episodes = evaluation.future.result()
             results = summarize(evaluation.request, episodes)
             if evaluation.request != self.request and may_be_best(results[0], self.best[1] if self.best else None):
@@ -261,6 +268,7 @@ class _Attempt:
         self.recorded.add(("evaluation", step))
 
     def _save(self, train_s: float) -> None:
+        require_space(self.job.folder.path, self.job.min_free_gib)
         content = {
             "trainer": self.trainer.state_dict(),
             "meter": self.meter.state_dict(),

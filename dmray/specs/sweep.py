@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from dmray.specs.base import Spec
 from dmray.specs.decode import parse_decode
@@ -82,11 +82,17 @@ class FaultSpec(Spec):
     """How often a trial may be started again after its worker or its driver died, and how often it saves.
 
     With executor "tune" worker and driver are one process, which may be started again as often as a worker.
+
+    On Ray a worker that takes no training step for `no_progress_timeout_s` (None: as long as it likes; waiting for
+    evaluations does not count) is ended and started again like one that died; its stacks are in the ledger. A trial
+    stops before a checkpoint that would leave less than `min_free_gib` on the storage, and a sweep before its start.
     """
 
     worker_restarts: Annotated[int, Field(ge=0)] = 3
     driver_restarts: Annotated[int, Field(ge=0)] = 2
     checkpoint_every_steps: PositiveInt = 1000
+    no_progress_timeout_s: PositiveFloat | None = 3600.0
+    min_free_gib: Annotated[float, Field(ge=0)] = 1.0
 
 
 class TrackingSpec(Spec):
@@ -98,7 +104,12 @@ class TrackingSpec(Spec):
 
 
 class SweepSpec(Spec):
-    """The whole sweep file."""
+    """The whole sweep file.
+
+    `order` says which trials are started first, data set by data set: "methods_together" all methods of a seed, so that
+    a first comparison is there early; "seeds_together" all seeds of a method and size, so that its spread is.
+    "cheap_first" goes by the work of each trial, whatever its data set.
+    """
 
     name: Slug
     datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
@@ -109,6 +120,7 @@ class SweepSpec(Spec):
     resources: ResourcesSpec = ResourcesSpec()
     faults: FaultSpec = FaultSpec()
     tracking: TrackingSpec = TrackingSpec()
+    order: Literal["methods_together", "seeds_together", "cheap_first"] = "methods_together"
     storage: str = "runs"
 
     @field_validator("datasets", mode="before")

@@ -72,6 +72,11 @@ class TrialFolder:
         return self.evaluations / f"step_{step:09d}.parquet"
 
     @property
+    def hang(self) -> Path:
+        """The stacks of an attempt that hung, until the ledger has them."""
+        return self.path / "hang.txt"
+
+    @property
     def pictures(self) -> Path:
         """PNGs of episodes, drawn on request."""
         return self.path / "pictures"

@@ -216,7 +216,7 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
         sqlite.prepare(database)
         artifacts = database.parent / "mlartifacts" / folder.name
     else:
-        _probe(address)
+        probe(address)
         if urlsplit(address).scheme.partition("+")[0] in _DATABASES:  # no server that would keep artifacts itself
             artifacts = folder.mlflow_artifacts.resolve() / folder.name
     return MlflowStore(address, f"dmray/{folder.name}", artifacts)
@@ -233,7 +233,7 @@ def _is_folder(uri: str) -> bool:
     return scheme == "file" or (not scheme and uri != "databricks") or len(scheme) == 1  # C:\runs
 
 
-def _probe(uri: str) -> None:
+def probe(uri: str) -> None:
     """MLflow's own connection attempts take minutes to give up; a plain one tells in seconds."""
     parts = urlsplit(uri)
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])

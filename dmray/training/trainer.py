@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
+from dmray.training.team import Team
 
 if TYPE_CHECKING:
     from dmray.data import Windows
@@ -50,7 +51,8 @@ class Trainer:
 
     It seeds torch's global RNG, which dropout draws from, and its own generator, which batches are drawn by. On a CPU
     two trainers with the same policy, spec and seed take the same steps bit for bit. With `capture` "auto" a GPU's step
-    is a CUDA graph; batches and state are those of "off".
+    is a CUDA graph; batches and state are those of "off". With a `team`, each of its processes has such a trainer of
+    the same policy and seed, and steps with the others, uncaptured.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class Trainer:
         seed: int,
         device: str = "cpu",
         capture: Literal["auto", "off"] = "auto",
+        team: Team | None = None,
     ) -> None:
-        self.policy = policy.train()
+        self.policy, self._team = policy.train(), team
         self._sampler, self._spec, self._device = sampler, spec, torch.device(device)
         torch.manual_seed(seed)
         self._generator = torch.Generator(self._device).manual_seed(seed)
@@ -71,7 +74,7 @@ class Trainer:
         rate = torch.zeros((), device=self._device)
         self._optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=spec.weight_decay, fused=True)
         self._steps_done = 0
-        self.captured = capture == "auto" and self._device.type == "cuda"
+        self.captured = capture == "auto" and self._device.type == "cuda" and team is None
         self._advance = self._begin()
 
     @property
@@ -97,10 +100,14 @@ class Trainer:
     def _plain_step(self) -> Tensor:
         """Its stages' losses and gradient norms, (2, stages)."""
         windows = self._sampler.sample(self._generator)
+        if self._team is not None:
+            windows = self._team.rows(windows)
         with self._precision():
             losses = self.policy.stage_losses(windows)
         self._optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
+        if self._team is not None:
+            losses = self._team.share(tuple(self.policy.parameters()), losses, windows.valid.sum().float())
         norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]
         if self.captured:  # it wants to be told, and warns when told without need
             self._optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()

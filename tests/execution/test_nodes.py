@@ -49,7 +49,7 @@ def test_a_node_that_is_lost_costs_no_more_than_the_work_since_the_last_checkpoi
         cluster.stdin.write("one\n")
         cluster.stdin.flush()
         assert cluster.stdout.readline() == "gone\n"
-        _, said = sweep.communicate(timeout=300)
+        _, said = sweep.communicate(timeout=600)
     assert sweep.returncode == 0, said
 
     assert set(survey(there, remote).values()) == {TrialState.FINISHED}
@@ -61,7 +61,7 @@ def test_a_node_that_is_lost_costs_no_more_than_the_work_since_the_last_checkpoi
     assert science_of(remote, there.trial_ids) == science_of(local, here.trial_ids)
 
 
-def _wait_until(condition: object, sweep: subprocess.Popen[str], timeout_s: float = 240.0) -> None:
+def _wait_until(condition: object, sweep: subprocess.Popen[str], timeout_s: float = 600.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert sweep.poll() is None, sweep.communicate()[1]

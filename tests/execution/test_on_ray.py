@@ -96,7 +96,7 @@ def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_wor
         assert science(job(tmp_path / "ray", method, **changes)) == science(job(tmp_path / "local", method, **changes))
 
 
-def _kill_the_worker(ledger: Path, timeout_s: float = 120.0) -> None:
+def _kill_the_worker(ledger: Path, timeout_s: float = 600.0) -> None:
     """Kill -9 the process that trains, as soon as it has saved its first checkpoint."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dmray.errors import SpecError
 from dmray.execution import TrialState, plan, trial_cost
-from dmray.execution.cost import num_parameters
+from dmray.execution.cost import num_parameters, trial_flops
 from dmray.execution.plan_view import render_plan
 from dmray.specs import MethodName, load_sweep
 from dmray.tasks import task_of
@@ -44,6 +44,34 @@ def test_a_trial_that_two_blocks_share_is_run_once(tmp_path: Path) -> None:
 def test_all_methods_of_a_seed_come_together() -> None:
     trials = plan(load_sweep(SWEEPS / "quickstart.yaml")).trials
     assert [(trial.seed, trial.method) for trial in trials] == [(0, "dm"), (0, "dt"), (1, "dm"), (1, "dt")]
+
+
+def test_the_order_is_that_of_the_sweep_file(tmp_path: Path) -> None:
+    small = {"d_model": 16, "n_layer": 1, "context_length": 4}
+    grid = [{"methods": ["dm", "dt"], "models": [small | {"n_layer": 2}, small]}]
+
+    def order(name: str) -> list[tuple[str, int, int]]:
+        planned = tiny_plan(tmp_path, grid=grid, seeds=[0, 1], order=name)
+        return [(trial.method, trial.model.n_layer, trial.seed) for trial in planned.trials]
+
+    together = [(method, layers, seed) for seed in (0, 1) for layers in (2, 1) for method in ("dm", "dt")]
+    assert order("methods_together") == together
+    assert order("seeds_together") == [(m, n, s) for n in (2, 1) for m in ("dm", "dt") for s in (0, 1)]
+    for method in ("dm", "dt"):
+        assert [layers for name, layers, _ in order("cheap_first") if name == method] == [1, 1, 2, 2]
+    assert sorted(order("cheap_first")) == sorted(together)
+
+
+def test_the_cheapest_trials_of_all_data_sets_come_first_and_equals_stay_in_order() -> None:
+    trials = plan(load_sweep(SWEEPS / "full_benchmark.yaml", ["order=cheap_first"])).trials
+    flops = [trial_flops(trial) for trial in trials]
+    assert flops == sorted(flops)
+    assert trials[0].method == "dm"
+    assert trials[0].seed == 0
+
+
+def test_order_does_not_change_the_trials(tmp_path: Path) -> None:
+    assert set(tiny_plan(tmp_path, order="cheap_first").trial_ids) == set(tiny_plan(tmp_path).trial_ids)
 
 
 def test_a_planned_trial_names_its_targets_and_scale(tmp_path: Path) -> None:

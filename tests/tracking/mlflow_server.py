@@ -66,7 +66,10 @@ class Server:
 
 
 def points_of_trials(uri: str, experiment: str) -> dict[str, Any]:
-    """By run name: status, parameters, and every point of every metric that is no clock's, of trials and cells."""
+    """By run name: status, parameters, and the points of every metric that is no clock's, of trials and cells.
+
+    Of a cell it is the last point alone: the aggregate over four of six seeds depends on which four were done first.
+    """
     import mlflow
 
     client = mlflow.MlflowClient(uri)
@@ -75,12 +78,13 @@ def points_of_trials(uri: str, experiment: str) -> dict[str, Any]:
     runs = client.search_runs([found.experiment_id], max_results=1000)
     names = [(run.data.tags["dmray.level"], run.info.run_name) for run in runs]
     assert len(set(names)) == len(names), "a trial has two runs"
+    first = {"trial": 0, "cell": -1}
     return {
         f"{level} {name}": {
             "status": run.info.status,
             "params": run.data.params,
             "metrics": {
-                key: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
+                key: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, key))[first[level] :]
                 for key in run.data.metrics
                 if not key.startswith(_CLOCKS)
             },

@@ -134,15 +134,17 @@ class Dispatcher:
                 self._lost(work, lost)
                 return
             except Exception as cause:  # noqa: BLE001 - it belongs to the trial that asked, which raises it
-                work.answer.set_exception(cause)
+                if not work.answer.done():
+                    work.answer.set_exception(cause)
             else:
-                work.answer.set_result(answer)
+                if not work.answer.done():  # who asked may be gone
+                    work.answer.set_result(answer)
 
     def _lost(self, work: _Work, cause: RayActorError) -> None:
         work.actors_lost += 1
         if work.actors_lost < _MOST_ACTORS_LOST:
             self._queue.put_back(work)
-        else:
+        elif not work.answer.done():
             work.answer.set_exception(cause)
 
 

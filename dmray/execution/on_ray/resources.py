@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import ceil, floor
+from pathlib import Path
 
 from dmray.errors import ClusterError
 from dmray.specs import ResourcesSpec
@@ -14,11 +16,12 @@ _DRIVER_CPU = 0.01  # where the cluster has no such resource; Ray refuses a bund
 
 @dataclass(frozen=True)
 class Machines:
-    """What a Ray cluster has in all."""
+    """What a Ray cluster has in all, and (CPUs, GPUs) of each of its nodes; a machine of one's own names none."""
 
     cpus: float
     gpus: float
     drivers: float
+    nodes: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,12 @@ def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: i
         gpu_count = max(gpu_count, ceil(resources.gpus_per_trial + _gpus_of_actors(resources)))
     least = resources.cpus_per_trial + resources.evaluation_actors * resources.cpus_per_evaluation_actor
     return Machines(max(float(cpu_count), float(-floor(-least))), float(gpu_count), drivers=1000.0)
+
+
+def machine_here(resources: ResourcesSpec) -> Machines:
+    """What a sweep without a cluster finds on this machine; loads neither Ray nor torch."""
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return machines_for_one_node(resources, os.cpu_count() or 1, gpus)
 
 
 def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:

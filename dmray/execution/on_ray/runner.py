@@ -18,9 +18,11 @@ from ray import tune
 from dmray.errors import ClusterError
 from dmray.execution.job import TrialJob
 from dmray.execution.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
-from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, fit, machines_for_one_node
+from dmray.execution.on_ray.layout import lay_out
+from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, machines_for_one_node
 from dmray.execution.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
 from dmray.execution.plan import Plan
+from dmray.execution.watchdog import note_hang
 from dmray.specs import TrialSpec
 from dmray.tracking import SweepFolder
 
@@ -50,7 +52,7 @@ class RayRunner:
         shutil.rmtree(folder.ray_attempts, ignore_errors=True)  # of attempts that were killed; nothing resumes from it
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
-            layout = fit(plan.sweep.resources, machines, len(todo))
+            layout = lay_out(plan.sweep.resources, machines, len(todo))
             _log.info(
                 "%d trials to run, %d at a time beside %d evaluation actors, on %g CPUs and %g GPUs",
                 len(todo),
@@ -72,6 +74,8 @@ class RayRunner:
                 for trial in todo
             ]
             _tune(trainables, layout, ray_folder)
+        for trial in todo:
+            note_hang(folder.trial(trial.trial_id))  # of those that hung until their budget was spent
         shutil.rmtree(folder.ray_attempts, ignore_errors=True)
 
 
@@ -133,7 +137,23 @@ def _join(address: str) -> Machines:
 
 def _machines() -> Machines:
     total = ray.cluster_resources()
-    return Machines(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get(DRIVER_RESOURCE, 0.0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Machines(
+        total.get("CPU", 0.0),
+        total.get("GPU", 0.0),
+        total.get(DRIVER_RESOURCE, 0.0),
+        tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes),
+    )
+
+
+def machines_at(address: str, plan: Plan) -> Machines:
+    """What `plan` would find at `address`: the cluster is asked and left again.
+
+    Raises:
+        ClusterError: no cluster answers.
+    """
+    with _connected(address, plan) as machines:
+        return machines
 
 
 def _start(plan: Plan) -> Machines:

@@ -1,0 +1,173 @@
+"""cluster/*.yaml as files: Ray's schema, EC2's parameters, Ray's version, and what a sweep finds there."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import jsonschema
+import pytest
+import yaml
+
+from dmray.execution.on_ray.resources import DRIVER_RESOURCE
+from tests.cluster.conftest import REPOSITORY
+
+LAUNCHED = ("gpu", "local")  # by `ray up`
+
+
+def cluster_file(name: str) -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / f"cluster/{name}.yaml").read_text())
+
+
+def kubernetes() -> dict[str, dict[str, Any]]:
+    documents = yaml.safe_load_all((REPOSITORY / "cluster/kuberay.yaml").read_text())
+    return {document["kind"]: document["spec"] for document in documents}
+
+
+def pinned(package: str) -> str:
+    (line,) = re.findall(rf"(?m)^{re.escape(package)}==(.+)$", (REPOSITORY / "constraints.txt").read_text())
+    return line
+
+
+def prepared(config: dict[str, Any]) -> dict[str, Any]:
+    from ray.autoscaler._private.util import prepare_config
+
+    return prepare_config(copy.deepcopy(config))
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_accepts_it(name: str) -> None:
+    from ray.autoscaler._private.util import validate_config
+
+    validate_config(prepared(cluster_file(name)))
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_would_refuse_a_misspelt_field(name: str) -> None:
+    from ray.autoscaler._private.util import validate_config
+
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(prepared(cluster_file(name)) | {"idle_timeout_minuts": 5})
+
+
+def unknown_parameters(given: Any, shape: Any, path: str = "") -> list[str]:
+    """Keys of `given` that EC2's own description of its request does not have; Ray passes them on unseen."""
+    if shape.type_name == "structure":
+        wrong = [f"{path}.{key}" for key in given if key not in shape.members]
+        known = [(given[key], shape.members[key], f"{path}.{key}") for key in given if key in shape.members]
+    elif shape.type_name == "list":
+        wrong, known = [], [(item, shape.member, f"{path}[]") for item in given]
+    else:
+        return []
+    return wrong + [key for inner in known for key in unknown_parameters(*inner)]
+
+
+@pytest.mark.parametrize("node_type", ["head", "gpu", "evaluation"])
+def test_every_key_of_a_node_is_one_of_run_instances(node_type: str) -> None:
+    run_instances = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    config = cluster_file("gpu")["available_node_types"][node_type]["node_config"]
+    assert unknown_parameters(config, run_instances) == []
+    assert unknown_parameters(config | {"Ebs": 1}, run_instances) == [".Ebs"]  # the check can fail
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_is_started_with_a_token_and_its_dashboard_on_loopback(name: str) -> None:
+    config = cluster_file(name)
+    (head,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]
+    (worker,) = [line for line in config["worker_start_ray_commands"] if "ray start" in line]
+    assert "RAY_AUTH_MODE=token" in head
+    assert "RAY_AUTH_MODE=token" in worker
+    assert "--dashboard-host=127.0.0.1" in head
+    assert any(remote.endswith(".ray/auth_token") for remote in config["file_mounts"])
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_every_start_flag_is_one_that_ray_knows(name: str) -> None:
+    from ray.scripts.scripts import start
+
+    known = {flag for option in start.params for flag in option.opts}
+    config = cluster_file(name)
+    for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
+        if "ray start" in line:
+            assert set(re.findall(r"--[a-z-]+", line)) <= known
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_machines_install_the_pinned_versions_of_what_is_copied_to_them(name: str) -> None:
+    config = cluster_file(name)
+    (install,) = [line for line in config["setup_commands"] if "pip install" in line and "torch-backend" in line]
+    assert "-c constraints.txt" in install
+    for local in config["file_mounts"].values():
+        assert local.startswith("~") or (REPOSITORY / local).exists()
+    assert {"dmray", "constraints.txt", "pyproject.toml", "README.md"} <= set(config["file_mounts"].values())
+
+
+def test_an_unfilled_file_lets_nobody_in() -> None:
+    """What must be filled in is no valid value of AWS's, so that forgetting it fails instead of opening a door."""
+    text = (REPOSITORY / "cluster/gpu.yaml").read_text()
+    assert "0.0.0.0" not in text
+    for word in ("&cpu_image ami-", "&gpu_image ami-", "&security_groups [sg-", "DMRAY_STORE=s3://"):
+        assert f"{word}CHANGE-ME" in text
+    for node_type in cluster_file("gpu")["available_node_types"].values():
+        assert node_type["node_config"]["SecurityGroupIds"] == ["sg-CHANGE-ME"]
+
+
+def test_only_the_head_drives_and_only_workers_work() -> None:
+    types = cluster_file("gpu")["available_node_types"]
+    head = types.pop("head")
+    assert head["resources"] == {"CPU": 0, "GPU": 0, DRIVER_RESOURCE: 32}
+    assert "InstanceMarketOptions" not in head["node_config"]  # on demand
+    for worker in types.values():
+        assert DRIVER_RESOURCE not in worker["resources"]
+        assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_kubernetes_runs_the_pinned_ray_with_a_token() -> None:
+    cluster = kubernetes()["RayCluster"]
+    assert cluster["rayVersion"] == pinned("ray")
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
+def test_kubernetes_heads_drive_and_workers_ask_for_what_they_may_use() -> None:
+    cluster = kubernetes()["RayCluster"]
+    start = cluster["headGroupSpec"]["rayStartParams"]
+    assert (start["num-cpus"], start["num-gpus"]) == ("0", "0")
+    assert yaml.safe_load(yaml.safe_load(start["resources"])) == {DRIVER_RESOURCE: 32}
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    (gpu,) = groups["gpu"]["template"]["spec"]["containers"]
+    assert gpu["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert gpu["image"].startswith("REGISTRY/dmray-gpu:")
+    (cpu,) = groups["evaluation"]["template"]["spec"]["containers"]
+    assert "nvidia.com/gpu" not in cpu["resources"]["limits"]
+
+
+def test_no_pod_runs_as_root() -> None:
+    cluster = kubernetes()["RayCluster"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        for container in pod["containers"]:
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
+            assert container["resources"]["requests"].keys() == container["resources"]["limits"].keys()
+
+
+def test_the_kubernetes_job_runs_a_sweep_of_the_image_on_that_cluster() -> None:
+    documents = list(yaml.safe_load_all((REPOSITORY / "cluster/kuberay.yaml").read_text()))
+    job = kubernetes()["RayJob"]
+    assert job["clusterSelector"] == {"ray.io/cluster": documents[0]["metadata"]["name"]}
+    (sweep,) = re.findall(r"/home/dmray/app/(sweeps/\S+)", job["entrypoint"])
+    assert (REPOSITORY / sweep).exists()
+    assert "--resume" in job["entrypoint"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*REPOSITORY.glob("cluster/*.*"), *REPOSITORY.glob("docker/[cD]*")]), ids=lambda p: p.name
+)
+def test_each_file_says_how_it_was_checked(path: Path) -> None:
+    if path.name == "compose.env.example":  # a list of names
+        return
+    top = " ".join(path.read_text().split("\n")[:22])
+    assert "Checked by tests/cluster" in top

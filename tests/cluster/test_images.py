@@ -1,0 +1,139 @@
+"""docker/ without an engine: a linter, pins, what runs as whom, what is published where."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from dmray.execution.on_ray.resources import DRIVER_RESOURCE
+from tests.cluster.conftest import REPOSITORY
+from tests.cluster.install_lines import installs
+
+DOCKERFILES = sorted(REPOSITORY.glob("docker/Dockerfile*"))
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PINS = {
+    canonicalize_name(line.split("==")[0])
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    if "==" in line
+}
+
+
+def requirements(arguments: list[str]) -> list[str]:
+    """What a `pip install` names, this project's extras spelled out."""
+    options_with_value = {"-c", "--index-url", "--extra-index-url"}
+    named = [
+        word
+        for before, word in zip(["", *arguments], arguments, strict=False)
+        if before not in options_with_value and not word.startswith("-")
+    ]
+    ours = [extra for word in named if word.startswith(".") for extra in re.findall(r"[a-z]\w*", word)]
+    extras = [requirement for extra in ours for requirement in PROJECT["optional-dependencies"][extra]]
+    return [word for word in named if not word.startswith(".")] + extras + (PROJECT["dependencies"] if ours else [])
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_the_linter_finds_nothing(dockerfile: Path) -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([linter, dockerfile], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_every_requirement_has_one_version(dockerfile: Path) -> None:
+    assert installs(dockerfile)
+    for arguments in installs(dockerfile):
+        for requirement in map(Requirement, requirements(arguments)):
+            by_line = any(part.operator == "==" for part in requirement.specifier)
+            by_file = "constraints.txt" in arguments and canonicalize_name(requirement.name) in PINS
+            assert by_line or by_file, f"{dockerfile.name}: {requirement} is not pinned"
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_bases_have_a_version_and_nothing_runs_as_root(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    for base in re.findall(r"(?m)^(?:FROM|COPY --from=)\s*(\S+)", text):
+        assert base == "build" or re.search(r":\d+\.\d+\.\d+", base), base
+    assert re.findall(r"(?m)^USER (.+)$", text) == ["1000:1000"]
+    assert text.index("USER 1000") < text.rindex("\nCMD ")
+    assert "HEALTHCHECK" in text
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_what_is_copied_is_there_and_in_the_context(dockerfile: Path) -> None:
+    """.dockerignore leaves out everything but the files that it names."""
+    kept = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for line in re.findall(r"(?m)^COPY (.+)$", dockerfile.read_text()):
+        if "--from=" in line:
+            continue
+        *sources, _ = [word for word in line.split() if not word.startswith("--")]
+        for source in sources:
+            assert (REPOSITORY / source).exists()
+            assert source in kept
+
+
+def test_the_kernels_are_built_from_source_for_the_torch_that_is_there() -> None:
+    gpu = REPOSITORY / "docker/Dockerfile.gpu"
+    text = gpu.read_text()
+    (kernels,) = [words for words in installs(gpu) if any(word.startswith("mamba-ssm==") for word in words)]
+    assert "--no-build-isolation" in kernels
+    assert "MAMBA_FORCE_BUILD=TRUE" in text
+    assert "CAUSAL_CONV1D_FORCE_BUILD=TRUE" in text
+    (toolkit,) = re.findall(r"FROM nvidia/cuda:(\d+\.\d+)\.\d+-devel", text)
+    assert f"torch.version.cuda.startswith('{toolkit}')" in text
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "docker/compose.yaml").read_text())["services"]
+
+
+@pytest.mark.parametrize("service", compose())
+def test_a_service_is_pinned_healthy_and_published_on_loopback(service: str) -> None:
+    spec = compose()[service]
+    assert re.search(r":v?\d+\.\d+", spec["image"])
+    assert spec["healthcheck"] == {"disable": True} if service == "bucket" else spec["healthcheck"]["test"]
+    assert all(port.startswith("127.0.0.1:") for port in spec.get("ports", []))
+    for other, condition in spec.get("depends_on", {}).items():
+        assert condition["condition"] in ("service_healthy", "service_completed_successfully")
+        assert other in compose()
+    if "build" in spec:
+        assert spec["user"] == "1000:1000"
+        assert (REPOSITORY / spec["build"]["dockerfile"]).exists()
+
+
+def test_no_secret_is_written_down() -> None:
+    example = (REPOSITORY / "docker/compose.env.example").read_text()
+    asked = re.findall(r"\$\{(\w+):\?", (REPOSITORY / "docker/compose.yaml").read_text())
+    assert set(asked) == set(re.findall(r"(?m)^(\w+)=change-me$", example))
+    for spec in compose().values():
+        for name, value in spec.get("environment", {}).items():
+            if re.search("TOKEN|SECRET|PASSWORD|ACCESS_KEY", name):
+                assert value.startswith("${"), name
+
+
+def test_ray_in_compose_starts_with_flags_that_it_knows() -> None:
+    from ray.scripts.scripts import start
+
+    known = {flag for option in start.params for flag in option.opts}
+    head = compose()["head"]["command"]
+    worker = compose()["cpu-worker"]["command"].split()
+    for words in (head, worker, compose()["gpu-worker"]["command"].split()):
+        assert words[:2] == ["ray", "start"]
+        assert {word.split("=")[0] for word in words[2:]} <= known
+    assert f'--resources={{"{DRIVER_RESOURCE}":32}}' in head
+    assert "--num-cpus=0" in head
+
+
+def test_images_run_the_version_of_the_project() -> None:
+    images = {spec["image"] for spec in compose().values() if "build" in spec}
+    kubernetes = (REPOSITORY / "cluster/kuberay.yaml").read_text()
+    images |= {image.removeprefix("REGISTRY/") for image in re.findall(r"image: (\S+)", kubernetes)}
+    assert images == {f"dmray:{PROJECT['version']}", f"dmray-gpu:{PROJECT['version']}"}
