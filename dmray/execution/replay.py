@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
@@ -9,6 +11,7 @@ from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
 from dmray.specs import NO_MLFLOW, Spec, SweepSpec, TrialSpec
 from dmray.tracking import Lag, MlflowMirror, SweepFolder
+from dmray.tracking.champions import Champion
 
 
 class _Manifest(Spec):
@@ -16,20 +19,30 @@ class _Manifest(Spec):
     trials: tuple[TrialSpec, ...]
 
 
-def replay(folder: SweepFolder, uri: str | None) -> Lag:
-    """Bring what the ledgers hold into the MLflow at `uri`; what is missing then.
+@dataclass(frozen=True)
+class Replayed:
+    """What MLflow lacks now, and the policies that were put into its model registry."""
+
+    lag: Lag
+    champions: tuple[Champion, ...] = ()
+
+
+def replay(folder: SweepFolder, uri: str | None, register: bool = False) -> Replayed:
+    """Bring what the ledgers hold into the MLflow at `uri`; with `register` then the best policies into its registry.
 
     `uri` None: where the sweep was to be tracked, which for a sweep without MLflow is its storage folder's SQLite file.
+    What is incomplete is not registered.
 
     Raises:
         StorageError: there is no sweep in the folder, or its driver runs: then that one fills MLflow in.
-        TrackingError: nothing answers at `uri`.
+        TrackingError: nothing answers at `uri`, or its registry refuses.
     """
     plan = read_plan(folder)
     meant = plan.sweep.tracking.mlflow_uri
     with lease(folder):
         mirror = MlflowMirror.open(uri or (None if meant == NO_MLFLOW else meant), folder, plan.sweep, plan.trials)
-        return mirror.close(folder.report)
+        lag = mirror.close(folder.report)
+        return Replayed(lag, tuple(mirror.register()) if register and lag.problem is None else ())
 
 
 def read_plan(folder: SweepFolder) -> Plan:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from dmray.errors import StorageError
+from dmray.errors import StorageError, TrackingError
 from dmray.specs import SweepSpec, TrialSpec
 from dmray.tracking.cell_mirror import CellMirror, end_ms, end_status
-from dmray.tracking.champions import Finished, champions
+from dmray.tracking.champions import Champion, Finished, champions
 from dmray.tracking.folders import SweepFolder
 from dmray.tracking.mlflow_store import RunStore, StoreError, open_store
 from dmray.tracking.run_book import RunBook, RunWanted
@@ -101,8 +101,30 @@ class MlflowMirror:
             time.sleep(1.0 if left else 0.0)
         lag = self.lag
         if lag.problem:
-            _log.warning("MLflow lacks %d records (%s); --resume adds them", lag.records, lag.problem)
+            _log.warning(
+                "MLflow lacks %d records (%s); --resume adds them, or: python -m dmray.track replay %s",
+                *(lag.records, lag.problem, self._folder.path),
+            )
         return lag
+
+    def register(self) -> list[Champion]:
+        """Put the sweep's best policies into the model registry, after `close`; which they are.
+
+        Raises:
+            TrackingError: MLflow does not take them.
+        """
+        finished = [
+            Finished(trial.trial, trial.run_id, trial.final)
+            for trial in self._trials
+            if trial.run_id is not None and trial.final is not None
+        ]
+        chosen = champions(finished, self._sweep.name)
+        try:
+            for champion in chosen:
+                self._store.register(champion, self._sweep_id)
+        except StoreError as cause:
+            raise TrackingError(f"MLflow's model registry does not take the champions: {cause}") from cause
+        return chosen
 
     def _pass(self) -> str | None:
         """Follow every ledger once; the last problem met."""
@@ -178,7 +200,6 @@ class MlflowMirror:
                 trial.save_drawings(self._store)
             for cell in self._cells.values():
                 cell.stop(self._store)
-            self._register()
             for path, place in ((self._folder.manifest, ""), (report, "report")):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)
@@ -187,21 +208,6 @@ class MlflowMirror:
             self._note(str(cause))
             return False
         return True
-
-    def _register(self) -> None:
-        """The sweep's best policies into the model registry; a server that has none only lacks them."""
-        finished = [
-            Finished(trial.trial, trial.run_id, trial.final)
-            for trial in self._trials
-            if trial.run_id is not None and trial.final is not None
-        ]
-        for champion in champions(finished, self._sweep.name):
-            try:
-                self._store.register(champion, self._sweep_id)
-            except StoreError as cause:
-                if not cause.refused:
-                    raise
-                _log.warning("%s is not in MLflow's model registry: %s", champion.model, cause)
 
     def _note(self, problem: str | None) -> None:
         """Remember whether the store works; tell the log when that changes; try ever less often while it does not."""
