@@ -164,7 +164,8 @@ class MlflowMirror:
         if self._book is None:
             book = RunBook(self._store, self._sweep_id)
             tags = sweep_tags(self._sweep, self._sweep_id, len(self._trials))
-            run = book.ensure(RunWanted(self._sweep.name, tags, {}, time.time()))
+            begun_s = min((trial.begun_s or time.time() for trial in self._trials), default=time.time())
+            run = book.ensure(RunWanted(self._sweep.name, tags, {}, begun_s))
             self._store.log(run.run_id, tags=tags)  # another start may have another plan
             if run.status != "RUNNING":
                 self._store.set_status(run.run_id, "RUNNING")

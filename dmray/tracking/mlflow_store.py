@@ -32,12 +32,10 @@ _ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must 
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_EXPERIMENT = {
-    "mlflow.experimentKind": "custom_model_development",  # else the UI may take it for a chat model
-    shared_view.TAG: shared_view.STATE,
-}
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
 _CURE = "start it, correct --mlflow-uri, or run without MLflow: --mlflow-uri off"
 
 
@@ -190,11 +188,14 @@ class MlflowStore:
         found = _call(self._client.get_experiment_by_name, name)
         if found is None:
             location = None if artifacts is None else artifacts.as_uri()
-            created: str = _call(self._client.create_experiment, name, artifact_location=location, tags=_EXPERIMENT)
-            return created
+            _call(self._client.create_experiment, name, artifact_location=location, tags=_KIND)
+            found = _call(self._client.get_experiment_by_name, name)
         if found.lifecycle_stage != "active":
             raise StoreError(f"experiment '{name}' was deleted there (mlflow experiments restore brings it back)")
         experiment: str = found.experiment_id
+        for key, value in shared_view.tags(experiment).items():
+            if key not in found.tags:  # what people changed there stays
+                _call(self._client.set_experiment_tag, experiment, key, value)
         return experiment
 
 

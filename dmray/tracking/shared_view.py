@@ -1,40 +1,52 @@
-"""A view of an experiment that MLflow's UI opens by a link: its trials grouped by method and data set.
+"""Views of an experiment that MLflow's UI opens by a link: its trials grouped by method, and by data set and method.
 
-    <server>/#/experiments/<id>/runs?viewStateShareKey=methods&compareRunsMode=CHART      (or TABLE)
+    <server>/#/experiments/<id>/runs?viewStateShareKey=methods&compareRunsMode=CHART      (or TABLE; or cells)
 
-The UI keeps what its own Share button makes in tags of the experiment; this is one of them.
+The UI keeps what its own Share button makes in tags of the experiment; these are such tags.
 """
 
 from __future__ import annotations
 
 import json
 
-KEY = "methods"
-TAG = f"mlflow.sharedViewState.{KEY}"
-STATE = json.dumps(
-    {
-        "searchFilter": "tags.`dmray.level` = 'trial'",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "groupBy": {
-            "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": name} for name in ("model", "dataset")],
-        },
-        "groupsExpanded": {},
-        "useGroupedValuesInCharts": True,
-        "chartsSearchFilter": "eval/|final/|train/loss",
-        "hideEmptyCharts": True,
-        "selectedColumns": [
-            "attributes.`Source`",
-            "tags.`dataset`",
-            "metrics.`final/normalized_score`",
-            "metrics.`best/normalized_score`",
-            "metrics.`time/train_s`",
-        ],
-    }
-)
+# The UI colours a group by a hash of its keys: with the method last, neighbours such as DM and DT never look alike.
+_GROUPED_BY = {"methods": ("model",), "cells": ("dataset", "model")}
 
 
-def link(server: str, experiment: str, mode: str = "CHART") -> str:
-    """The view's address; `mode` is CHART or TABLE."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={KEY}&compareRunsMode={mode}"
+def _state(keys: tuple[str, ...]) -> str:
+    return json.dumps(
+        {
+            "searchFilter": "tags.`dmray.level` = 'trial'",
+            "orderByKey": "attributes.start_time",
+            "orderByAsc": False,
+            "groupBy": {
+                "aggregateFunction": "average",
+                "groupByKeys": [{"mode": "tag", "groupByData": name} for name in keys],
+            },
+            "groupsExpanded": {},
+            "useGroupedValuesInCharts": True,
+            "chartsSearchFilter": "eval/(norm|return_m)|final/norm|train/loss$",
+            "hideEmptyCharts": True,
+            "selectedColumns": [
+                "attributes.`Source`",
+                "metrics.`final/normalized_score`",
+                "metrics.`best/normalized_score`",
+                "metrics.`time/train_s`",
+            ],
+        }
+    )
+
+
+def tags(experiment: str) -> dict[str, str]:
+    """Of the experiment with that id: the views, and a description that links to them."""
+    curves, table = link("", experiment), link("", experiment, mode="TABLE")
+    cells = link("", experiment, "cells", "TABLE")
+    note = f"Methods over all seeds: [curves]({curves}), [table]({table}); [by data set and method]({cells})."
+    views = {f"mlflow.sharedViewState.{name}": _state(keys) for name, keys in _GROUPED_BY.items()}
+    return {**views, "mlflow.note.content": note}
+
+
+def link(server: str, experiment: str, view: str = "methods", mode: str = "CHART") -> str:
+    """The address of a view: methods or cells, as CHART or TABLE. `server` empty: relative to the UI's own page."""
+    place = f"#/experiments/{experiment}/runs?viewStateShareKey={view}&compareRunsMode={mode}"
+    return f"{server.rstrip('/')}/{place}" if server else place

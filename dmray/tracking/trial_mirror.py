@@ -7,12 +7,14 @@ cure, which is the ordinary way of working.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from dmray.errors import StorageError
 from dmray.specs import TrialSpec, content_hash
 from dmray.tracking.dataset_input import dataset_used
 from dmray.tracking.folders import TrialFolder
@@ -102,6 +104,13 @@ class TrialMirror:
     @property
     def done(self) -> bool:
         return self.state in ("finished", "diverged")
+
+    @property
+    def begun_s(self) -> float | None:
+        """The time of its first record; None without a readable one."""
+        with contextlib.suppress(StorageError):
+            return next((record.time_s for record in LedgerTail(self.folder.ledger).read(1)), None)
+        return None
 
     @property
     def behind(self) -> int:
