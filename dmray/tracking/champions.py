@@ -102,7 +102,9 @@ def ensure_registered(client: Any, experiment: str, champion: Champion, sweep_id
     version = next((each for each in versions if each.source == source), None)
     tags = {**champion.tags, _SWEEP: sweep_id}
     if version is None:
-        version = client.create_model_version(name, source, champion.run_id, tags=tags, model_id=model.model_id)
+        version = client.create_model_version(
+            name, source, champion.run_id, tags=tags, model_id=model.model_id, await_creation_for=None
+        )
     elif dict(version.tags) != tags:
         for key, value in tags.items():
             client.set_model_version_tag(name, version.version, key, value)

@@ -45,7 +45,9 @@ def test_an_array_of_another_shape_is_told() -> None:
     with pytest.raises(SpecError, match=r"actions: shape \(1, 3, 1\), but this policy takes \(1, 2, "):
         served.predict(windows(actions=np.zeros((1, 3, 1))))
     with pytest.raises(SpecError, match="returns_to_go: shape"):
-        ServedPolicy(tiny_policy("dt")).predict({name: values for name, values in windows().items() if name != "returns_to_go"})
+        ServedPolicy(tiny_policy("dt")).predict(
+            {name: values for name, values in windows().items() if name != "returns_to_go"}
+        )
 
 
 def test_an_episode_that_outlasts_the_longest_is_told() -> None:

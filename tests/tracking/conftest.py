@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import shutil
+import sqlite3
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def mlflow_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def session_server(mlflow_storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests: starting it takes seconds. It begins with a copy of the empty database."""
     storage = tmp_path_factory.mktemp("mlflow-server")
-    shutil.copyfile(mlflow_storage / "mlflow.db", storage / "server.db")
+    first, second = mlflow_storage / "mlflow.db", storage / "server.db"
+    with closing(sqlite3.connect(first)) as empty, closing(sqlite3.connect(second)) as copy:
+        empty.backup(copy)  # a copy of the file would lack what is in its write-ahead log
     server = Server(storage)
     server.start()
     yield server

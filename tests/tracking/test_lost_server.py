@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -55,7 +55,7 @@ def track(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def swept(session_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+def swept(session_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     if not session_server.runs:
         session_server.start()
     storage, log = tmp_path_factory.mktemp("lost"), StringIO()
@@ -70,7 +70,7 @@ def swept(session_server: Server, tmp_path_factory: pytest.TempPathFactory) -> I
     finally:
         logger.removeHandler(handler)
     session_server.start()
-    yield Swept(folder, plan, states, log.getvalue(), session_server.uri, track("champions", folder.path))
+    return Swept(folder, plan, states, log.getvalue(), session_server.uri, track("champions", folder.path))
 
 
 def _report(folder: SweepFolder) -> Path:
