@@ -40,9 +40,7 @@ def main(
     pictures: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, PNG.")] = 0,
     into: Annotated[
         Path | None,
-        typer.Option(
-            help="The folder for pictures/ and videos/; else the trial's, else this one. An MLflow run gets them too."
-        ),
+        typer.Option(help="Where pictures/ and videos/ go: else the trial's folder, or this one and the MLflow run."),
     ] = None,
     which: Annotated[str, typer.Option(help="Of an MLflow run: final or best.")] = "final",
     mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-_QUIET = "background-networking component-update default-apps extensions gpu quic sync".split()
+_QUIET = ["background-networking", "component-update", "default-apps", "extensions", "gpu", "quic", "sync"]
 
 
 def missing() -> str | None:
