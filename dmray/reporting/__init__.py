@@ -1,10 +1,12 @@
-"""Tables, figures and the report of a sweep, from its records alone: no Ray and no MLflow needed."""
+"""Tables, figures and the report of sweeps, from their records alone: no Ray and no MLflow needed."""
 
+from dmray.reporting.across import METHODS
 from dmray.reporting.render import ReportPaths, write_report
 from dmray.reporting.results import CellResult, Comparison, Protocol, SweepResults, TrialResult, collect
 from dmray.reporting.terminal import render_results, render_summary
 
 __all__ = [
+    "METHODS",
     "CellResult",
     "Comparison",
     "Protocol",

@@ -1,4 +1,4 @@
-"""Learning curves: the headline score over training steps, one line a method, a band for the seeds."""
+"""The report's figures: learning curves of a data set, performance profiles of a protocol; PNG and SVG."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from dmray.reporting.across import Group
+from dmray.reporting.aggregates import performance_profile
 from dmray.reporting.results import CellResult, Comparison, TrialResult
 
 # Okabe and Ito's palette, which stays distinct for the colour-blind; markers tell methods apart without any colour.
@@ -34,8 +38,8 @@ class Curve(NamedTuple):
 
 def curve_of(cell: CellResult) -> Curve | None:
     """Over the finished trials (over those begun, while none has finished), at the steps that all of them have."""
-    finished = [trial for trial in cell.trials if trial.status == "finished" and trial.scores]
-    trials = finished or [trial for trial in cell.trials if trial.scores]
+    finished = [trial for trial in cell.trials if trial.status == "finished" and len(trial.scores)]
+    trials = finished or [trial for trial in cell.trials if len(trial.scores)]
     if not trials:
         return None
     values = [_by_step(trial) for trial in trials]
@@ -45,28 +49,60 @@ def curve_of(cell: CellResult) -> Curve | None:
 
 
 def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
-    """Write the figure as PNG; False (and no file) when there is nothing to draw."""
+    """Write the figure as PNG and as SVG beside it; False (and no file) when there is nothing to draw."""
     curves = [(cell, curve) for cell in comparison.cells if (curve := curve_of(cell)) is not None and curve.steps]
     if not curves:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only wanted here
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.2), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _new_figure(len(curves))
     lines = {cell.method: cycle(_LINES) for cell, _ in curves}
     for cell, curve in curves:
         _draw_curve(axes, cell, curve, next(lines[cell.method]))
     _draw_references(axes, comparison)
-    _dress(axes, comparison)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    _dress(axes, comparison.dataset.name, "training steps", "normalized score")
+    axes.xaxis.set_major_formatter(_thousands)
+    axes.set_xlim(left=0)
+    _save(figure, path)
     return True
 
 
+def draw_profiles(group: Group, path: Path) -> bool:
+    """Performance profiles: the share of runs above each score, with 95 % bands; False when nothing is complete."""
+    if not group.complete:
+        return False
+    figure, axes = _new_figure(len(group.labels))
+    methods = {cell.label: cell.method for comparison in group.comparisons for cell in comparison.cells}
+    lines = {method: cycle(_LINES) for method in methods.values()}
+    highest = max(float(np.max(np.concatenate(group.scores(label)))) for label in methods)
+    thresholds = np.linspace(0, max(100.0, highest) * 1.02, 200)
+    for label, method in methods.items():
+        share, low, high = performance_profile(group.scores(label), thresholds)
+        colour, _ = _LOOKS[method]
+        axes.plot(thresholds, share, color=colour, linestyle=next(lines[method]), linewidth=2.0, label=label)
+        axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
+    _dress(axes, "Performance profiles", "normalized score", "share of runs above")
+    axes.set_ylim(0, 1.03)
+    _save(figure, path)
+    return True
+
+
+def _new_figure(curves: int) -> tuple[Any, Any]:
+    """A figure with room for a legend of so many lines, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only wanted here
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, max(4.2, 1.0 + 0.22 * curves)), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", metadata={"Software": None})
+    figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})
+
+
 def _by_step(trial: TrialResult) -> dict[int, float]:
-    return {score.step: score.normalized for score in trial.scores}
+    return dict(zip(trial.scores.step.tolist(), trial.scores.normalized.tolist(), strict=True))
 
 
 def _draw_curve(axes: Any, cell: CellResult, curve: Curve, line: str) -> None:
@@ -105,13 +141,11 @@ def _draw_references(axes: Any, comparison: Comparison) -> None:
         )
 
 
-def _dress(axes: Any, comparison: Comparison) -> None:
-    axes.set_title(comparison.dataset.name, loc="left", fontsize=13, fontweight="bold")
-    axes.set_xlabel("training steps", fontsize=11)
-    axes.set_ylabel("normalized score", fontsize=11)
+def _dress(axes: Any, title: str, below: str, beside: str) -> None:
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
+    axes.set_xlabel(below, fontsize=11)
+    axes.set_ylabel(beside, fontsize=11)
     axes.tick_params(labelsize=10)
-    axes.xaxis.set_major_formatter(_thousands)
-    axes.set_xlim(left=0)
     axes.margins(y=0.08)
     axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
     axes.set_axisbelow(True)

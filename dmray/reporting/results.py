@@ -18,19 +18,13 @@ from dmray.errors import StorageError
 from dmray.specs import DatasetSpec, Spec, SweepSpec, TrialSpec
 from dmray.tasks import Task, task_of
 from dmray.tracking import (
-    AttemptFailed,
-    AttemptStarted,
-    EvaluationDone,
-    LedgerRecord,
+    LedgerSummary,
     Score,
+    ScoreSeries,
     Spread,
     SweepFolder,
-    TrialDone,
-    best_score,
-    distinct,
-    last_score,
     method_label,
-    read_ledger,
+    summarize_ledgers,
 )
 
 Status = Literal["finished", "diverged", "failed", "unfinished", "missing"]
@@ -63,7 +57,7 @@ class TrialResult:
     trial: TrialSpec
     status: Status
     steps: int
-    scores: tuple[Score, ...]
+    scores: ScoreSeries
     attempts: int
     error: str | None
     train_s: float | None
@@ -73,12 +67,17 @@ class TrialResult:
     @property
     def last(self) -> Score | None:
         """The score of the final weights; None unless the trial finished."""
-        return last_score(self.scores) if self.status == "finished" else None
+        return self.scores.last if self.status == "finished" else None
 
     @property
     def best(self) -> Score | None:
         """The highest score along the way; None unless the trial finished, so that it stands for the same trials."""
-        return best_score(self.scores) if self.status == "finished" else None
+        return self.scores.best if self.status == "finished" else None
+
+    @property
+    def last_ten(self) -> float | None:
+        """The mean normalized score of the last ten evaluations; None unless the trial finished."""
+        return self.scores.mean_of_last(10) if self.status == "finished" else None
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,11 @@ class CellResult:
 
     def count(self, status: Status) -> int:
         return sum(trial.status == status for trial in self.trials)
+
+    @property
+    def finished(self) -> list[TrialResult]:
+        """The trials that have a last score."""
+        return [trial for trial in self.trials if trial.last is not None]
 
     def spread(self, which: Literal["last", "best"], value: Callable[[Score], float]) -> Spread | None:
         """Mean and deviation over the finished seeds."""
@@ -111,9 +115,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """Everything that a report says."""
+    """Everything that a report says; `name` is the sweep's, or those of several."""
 
-    sweep: SweepSpec
+    name: str
     trials: tuple[TrialResult, ...]
     comparisons: tuple[Comparison, ...]
 
@@ -121,15 +125,36 @@ class SweepResults:
         return sum(trial.status == status for trial in self.trials)
 
 
-def collect(folder: SweepFolder) -> SweepResults:
-    """Read the manifest and every ledger of the sweep.
+def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
+    """Read the manifests and every ledger; `protocol` (as "d4rl-mujoco") leaves the others out.
+
+    A trial that several sweeps have counts once: where it got furthest.
 
     Raises:
-        StorageError: there is no sweep in the folder, or a file of it is damaged.
+        StorageError: there is no sweep in a folder, or a file of it is damaged.
     """
-    manifest = _read_manifest(folder.manifest)
-    trials = tuple(_trial_result(trial, folder) for trial in manifest.trials)
-    return SweepResults(manifest.sweep, trials, tuple(_comparisons(trials)))
+    manifests = [(_read_manifest(folder.manifest), folder) for folder in folders]
+    wanted = [
+        (trial, folder.trial(trial.trial_id).ledger)
+        for manifest, folder in manifests
+        for trial in manifest.trials
+        if protocol in (None, task_of(trial.dataset).protocol)
+    ]
+    summaries = summarize_ledgers([ledger for _, ledger in wanted])
+    furthest: dict[str, TrialResult] = {}
+    for (trial, _), summary in zip(wanted, summaries, strict=True):
+        result = _trial_result(trial, summary)
+        held = furthest.get(trial.trial_id)
+        if held is None or _progress(result) > _progress(held):
+            furthest[trial.trial_id] = result
+    trials = tuple(furthest.values())
+    return SweepResults(
+        " + ".join(manifest.sweep.name for manifest, _ in manifests), trials, tuple(_comparisons(trials))
+    )
+
+
+def _progress(result: TrialResult) -> tuple[bool, int]:
+    return result.status in ("finished", "diverged"), result.steps
 
 
 def _read_manifest(path: Path) -> _Manifest:
@@ -146,34 +171,26 @@ def _read_manifest(path: Path) -> _Manifest:
         raise StorageError(f"{path}: not the manifest of a sweep of this version: {place}: {first['msg']}") from None
 
 
-def _trial_result(trial: TrialSpec, folder: SweepFolder) -> TrialResult:
-    records = distinct(read_ledger(folder.trial(trial.trial_id).ledger))
-    evaluations = sorted(_of(EvaluationDone, records), key=lambda record: record.step)
-    attempts, failures = _of(AttemptStarted, records), _of(AttemptFailed, records)
-    ended = next(iter(_of(TrialDone, records)), None)
+def _trial_result(trial: TrialSpec, read: LedgerSummary) -> TrialResult:
     return TrialResult(
         trial=trial,
-        status=_status(records, ended),
-        steps=ended.step if ended else max((getattr(record, "step", 0) for record in records), default=0),
-        scores=tuple(Score.of(record) for record in evaluations),
-        attempts=len(attempts),
-        error=failures[-1].error if failures and ended is None else None,
-        train_s=ended.train_s if ended else None,
-        evaluation_s=sum(record.wall_s for record in evaluations),
-        provenance=attempts[-1].provenance if attempts else {},
+        status=_status(read),
+        steps=read.ended.step if read.ended else read.steps,
+        scores=read.scores,
+        attempts=read.attempts,
+        error=read.error if read.ended is None else None,
+        train_s=read.ended.train_s if read.ended else None,
+        evaluation_s=read.evaluation_s,
+        provenance=read.provenance,
     )
 
 
-def _status(records: list[LedgerRecord], ended: TrialDone | None) -> Status:
-    if ended is not None:
-        return ended.status
-    if not records:
+def _status(read: LedgerSummary) -> Status:
+    if read.ended is not None:
+        return read.ended.status
+    if not read.begun:
         return "missing"
-    return "failed" if isinstance(records[-1], AttemptFailed) else "unfinished"
-
-
-def _of(kind: Any, records: Iterable[LedgerRecord]) -> list[Any]:
-    return [record for record in records if isinstance(record, kind)]
+    return "failed" if read.failed else "unfinished"
 
 
 def _comparisons(trials: tuple[TrialResult, ...]) -> Iterable[Comparison]:

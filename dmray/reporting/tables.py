@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+import numpy as np
+
+from dmray.reporting.across import Group
+from dmray.reporting.aggregates import estimate, estimate_text, iqm
 from dmray.reporting.document import Cell, Table
-from dmray.reporting.results import CellResult, Comparison, Protocol, SweepResults
-from dmray.tasks import task_of
-from dmray.tracking import Score, Spread
+from dmray.reporting.results import CellResult, Comparison
+from dmray.tracking import Spread
 
 NOTHING = "-"
-_COLUMNS: tuple[tuple[str, Literal["last", "best"], str], ...] = (
-    ("last, normalized", "last", "normalized"),
-    ("best, normalized", "best", "normalized"),
-    ("last, raw return", "last", "return_mean"),
-    ("best, raw return", "best", "return_mean"),
+IQM = "last, IQM [95 %]"
+LAST_TEN = "last ten, normalized"
+_COLUMNS: tuple[tuple[str, Callable[[CellResult], Spread | None]], ...] = (
+    ("last, normalized", lambda cell: _spread(cell, "last", "normalized")),
+    ("best, normalized", lambda cell: _spread(cell, "best", "normalized")),
+    (LAST_TEN, lambda cell: Spread.of([mean for trial in cell.trials if (mean := trial.last_ten) is not None])),
+    ("last, raw return", lambda cell: _spread(cell, "last", "return_mean")),
+    ("best, raw return", lambda cell: _spread(cell, "best", "return_mean")),
 )
 
 
 def score_table(comparison: Comparison) -> Table:
     """Methods as rows; mean and sample deviation over the finished seeds; the highest mean of a column is strong."""
-    spreads = [[_spread(cell, which, value) for _, which, value in _COLUMNS] for cell in comparison.cells]
+    spreads = [[spread_of(cell) for _, spread_of in _COLUMNS] for cell in comparison.cells]
     tops = [_top(column) for column in zip(*spreads, strict=True)]
     rows = tuple(
         (
             Cell(cell.label),
             Cell(f"{cell.count('finished')} of {len(cell.trials)}"),
             *(_cell(spread, top) for spread, top in zip(row, tops, strict=True)),
+            Cell(_iqm(cell)),
             Cell(_missing(cell)),
         )
         for cell, row in zip(comparison.cells, spreads, strict=True)
     )
-    columns = ("method", "seeds", *(name for name, _, _ in _COLUMNS), "without a score")
+    columns = ("method", "seeds", *(name for name, _ in _COLUMNS), IQM, "without a score")
     return Table(f"{comparison.dataset.name} ({comparison.protocol}): mean ± std over seeds", columns, rows)
 
 
-def overview_tables(results: SweepResults) -> list[Table]:
-    """Where a protocol has several data sets: data sets as rows, methods as columns, last normalized scores."""
-    ranked = sorted(results.comparisons, key=lambda comparison: str(comparison.protocol))
-    groups = [(protocol, list(group)) for protocol, group in groupby(ranked, key=lambda item: item.protocol)]
-    return [_overview(protocol, group) for protocol, group in groups if len(group) > 1]
+def overview_table(group: Group) -> Table:
+    """Data sets as rows, methods as columns, last normalized scores."""
+    labels, comparisons = group.labels, group.comparisons
+    spreads = [
+        {cell.label: _spread(cell, "last", "normalized") for cell in comparison.cells} for comparison in comparisons
+    ]
+    rows = [
+        (Cell(comparison.dataset.name), *_marked([row.get(label) for label in labels]))
+        for comparison, row in zip(comparisons, spreads, strict=True)
+    ]
+    whole = [row for row in spreads if all(row.get(label) is not None for label in labels)]
+    if len(whole) > 1:
+        means = [Spread.of([spread.mean for row in whole if (spread := row[label])]) for label in labels]
+        averages = [Spread(mean.mean, None, mean.n) if mean else None for mean in means]
+        rows.append((Cell(f"mean of the {len(whole)} data sets that all have"), *_marked(averages)))
+    return Table(f"Last normalized score, mean ± std over seeds ({group.protocol})", ("data set", *labels), tuple(rows))
 
 
 def verdict(comparison: Comparison) -> str:
@@ -75,75 +92,6 @@ def spread_text(spread: Spread | None) -> str:
     return f"{spread.mean:.1f}" if spread.std is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
 
 
-def trial_rows(results: SweepResults) -> Iterable[dict[str, object]]:
-    """One flat row a trial, for spreadsheets."""
-    for result in results.trials:
-        trial, last, best = result.trial, result.last, result.best
-        yield {
-            "trial_id": trial.trial_id,
-            "cell_id": trial.cell_id,
-            "dataset": trial.dataset.name,
-            "protocol": task_of(trial.dataset).protocol,
-            "method": trial.method,
-            "seed": trial.seed,
-            "status": result.status,
-            **trial.model.model_dump(),
-            "decode": trial.evaluation.decode,
-            "episodes": trial.evaluation.episodes,
-            "evaluation_seed": trial.evaluation.seed,
-            "steps": result.steps,
-            **_score_columns("last", last),
-            **_score_columns("best", best),
-            "attempts": result.attempts,
-            "train_s": result.train_s,
-            "evaluation_s": result.evaluation_s,
-            "error": result.error,
-        }
-
-
-def curve_rows(results: SweepResults) -> Iterable[dict[str, object]]:
-    """One row an evaluation: what the figures are drawn from."""
-    for result in results.trials:
-        for score in result.scores:
-            yield {
-                "trial_id": result.trial.trial_id,
-                "dataset": result.trial.dataset.name,
-                "protocol": task_of(result.trial.dataset).protocol,
-                "method": result.trial.method,
-                "seed": result.trial.seed,
-                "step": score.step,
-                "target_return": score.target_return,
-                "normalized": score.normalized,
-                "return_mean": score.return_mean,
-                "length_mean": score.length_mean,
-            }
-
-
-def _score_columns(name: str, score: Score | None) -> dict[str, object]:
-    return {
-        f"{name}_step": score.step if score else None,
-        f"{name}_normalized": score.normalized if score else None,
-        f"{name}_return": score.return_mean if score else None,
-    }
-
-
-def _overview(protocol: Protocol, comparisons: Sequence[Comparison]) -> Table:
-    labels = list(dict.fromkeys(cell.label for comparison in comparisons for cell in comparison.cells))
-    spreads = [
-        {cell.label: _spread(cell, "last", "normalized") for cell in comparison.cells} for comparison in comparisons
-    ]
-    rows = [
-        (Cell(comparison.dataset.name), *_marked([row.get(label) for label in labels]))
-        for comparison, row in zip(comparisons, spreads, strict=True)
-    ]
-    whole = [row for row in spreads if all(row.get(label) is not None for label in labels)]
-    if len(whole) > 1:
-        means = [Spread.of([spread.mean for row in whole if (spread := row[label])]) for label in labels]
-        averages = [Spread(mean.mean, None, mean.n) if mean else None for mean in means]
-        rows.append((Cell(f"mean of the {len(whole)} data sets that all have"), *_marked(averages)))
-    return Table(f"Last normalized score, mean ± std over seeds ({protocol})", ("data set", *labels), tuple(rows))
-
-
 def _marked(spreads: Sequence[Spread | None]) -> list[Cell]:
     top = _top(spreads)
     return [_cell(spread, top) for spread in spreads]
@@ -161,6 +109,11 @@ def _top(spreads: Iterable[Spread | None]) -> float | None:
 
 def _spread(cell: CellResult, which: Literal["last", "best"], value: str) -> Spread | None:
     return cell.spread(which, lambda score: float(getattr(score, value)))
+
+
+def _iqm(cell: CellResult) -> str:
+    scores = np.array([trial.last.normalized for trial in cell.trials if trial.last])
+    return estimate_text(estimate([scores], iqm)) if len(scores) > 1 else NOTHING
 
 
 def _missing(cell: CellResult) -> str:

@@ -11,19 +11,19 @@ from rich.text import Text
 
 from dmray.reporting.document import Table
 from dmray.reporting.results import SweepResults, collect
-from dmray.reporting.tables import NOTHING, score_table, verdict
+from dmray.reporting.tables import IQM, LAST_TEN, NOTHING, score_table, verdict
 from dmray.tracking import SweepFolder
 
-_ONLY_IN_THE_REPORT = frozenset({"best, raw return"})
+_ONLY_IN_THE_REPORT = frozenset({"best, raw return", LAST_TEN, IQM})
 
 
-def render_summary(folder: SweepFolder) -> Group:
-    """The tables of the sweep in `folder`, read anew.
+def render_summary(*folders: SweepFolder, protocol: str | None = None) -> Group:
+    """The tables of the sweeps, read anew.
 
     Raises:
         StorageError: there is no sweep in the folder, or a file of it is damaged.
     """
-    return render_results(collect(folder))
+    return render_results(collect(*folders, protocol=protocol))
 
 
 def render_results(results: SweepResults) -> Group:

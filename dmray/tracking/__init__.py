@@ -3,6 +3,7 @@
 from dmray.tracking.episode_table import read_episode_table, write_episode_table
 from dmray.tracking.folders import SweepFolder, TrialFolder, write_atomic, write_json
 from dmray.tracking.ledger import Ledger, LedgerTail, distinct, read_ledger
+from dmray.tracking.ledger_summary import LedgerSummary, ScoreSeries, summarize_ledger, summarize_ledgers
 from dmray.tracking.mirror_thread import MirrorThread
 from dmray.tracking.mlflow_mirror import Lag, MlflowMirror
 from dmray.tracking.provenance import provenance
@@ -27,10 +28,12 @@ __all__ = [
     "Lag",
     "Ledger",
     "LedgerRecord",
+    "LedgerSummary",
     "LedgerTail",
     "MirrorThread",
     "MlflowMirror",
     "Score",
+    "ScoreSeries",
     "Spread",
     "SweepFolder",
     "TargetResult",
@@ -44,6 +47,8 @@ __all__ = [
     "provenance",
     "read_episode_table",
     "read_ledger",
+    "summarize_ledger",
+    "summarize_ledgers",
     "write_atomic",
     "write_episode_table",
     "write_json",

@@ -47,7 +47,10 @@ def test_a_report_is_written_whole(folder: SweepFolder) -> None:
         assert "decode mode window" in text
         assert "Target return of the headline score: 3600, the first of the list" in text
         assert "OSError: disk full" in text
+    assert [path.name for path in paths.figures] == ["hopper-medium-v2.png"], "no profiles: DT has not finished"
     assert [path.read_bytes()[:8] for path in paths.figures] == [PNG]
+    assert all(path.with_suffix(".svg").read_text().startswith("<?xml") for path in paths.figures)
+    assert paths.latex.read_text().count(r"\begin{table}") == text.count("<table>")
     assert "![learning curves of hopper-medium-v2](figures/hopper-medium-v2.png)" in markdown
 
 
@@ -61,15 +64,15 @@ def test_the_csv_files_hold_every_trial_and_every_evaluation(folder: SweepFolder
     paths = write_report(folder)
     trials = list(csv.DictReader(paths.trials.read_text().splitlines()))
     assert [(row["method"], row["seed"], row["status"], row["last_normalized"]) for row in trials] == [
-        ("dm", "0", "finished", "60.0"),
+        ("dm", "0", "finished", "60"),
         ("dt", "0", "failed", ""),
-        ("dm", "1", "finished", "64.0"),
+        ("dm", "1", "finished", "64"),
         ("dt", "1", "missing", ""),
     ]
     curves = list(csv.DictReader(paths.curves.read_text().splitlines()))
     assert [(row["method"], row["step"], row["normalized"]) for row in curves][:2] == [
-        ("dm", "20", "50.0"),
-        ("dm", "40", "60.0"),
+        ("dm", "20", "50"),
+        ("dm", "40", "60"),
     ]
     assert len(curves) == 5
 
@@ -121,6 +124,19 @@ def test_the_command_prints_the_table_and_where_the_report_is(folder: SweepFolde
     assert ran.exit_code == 0, ran.output
     assert "62.0 ± 2.8" in ran.output
     assert str(folder.report / "report.html") in ran.output
+
+
+def test_the_report_goes_where_it_is_told(folder: SweepFolder, tmp_path: Path) -> None:
+    ran = CliRunner().invoke(app, [str(folder.path), "--into", str(tmp_path / "there"), "--baseline", "dt"])
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "there" / "report.html").exists()
+    assert not folder.report.exists()
+
+
+def test_an_unknown_baseline_is_refused(folder: SweepFolder) -> None:
+    ran = CliRunner().invoke(app, [str(folder.path), "--baseline", "td3"])
+    assert ran.exit_code == 2
+    assert "none of dt, dm, dm+r, hdt, hdm" in ran.output
 
 
 def test_a_wrong_folder_is_one_clear_line_and_exit_1(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from dmray.reporting import Comparison, collect, render_results
+from dmray.reporting.across import groups_of
+from dmray.reporting.columns import trial_columns
 from dmray.reporting.document import Table
-from dmray.reporting.tables import overview_tables, score_table, trial_rows, verdict
+from dmray.reporting.tables import overview_table, score_table, verdict
 from dmray.tracking import SweepFolder
 from tests.tracking.examples import (
     done,
@@ -65,6 +67,8 @@ def test_means_and_sample_deviations_over_seeds(folder: SweepFolder) -> None:
         "best, normalized": "68.0 ± 17.0",  # 80 and 56
         "last, raw return": "530.0 ± 42.4",
         "best, raw return": "680.0 ± 169.7",
+        "last ten, normalized": "60.5 ± 6.4",  # 65 and 56
+        "last, IQM [95 %]": "53.0 [50.0, 56.0]",
         "without a score": "-",
     }
     assert table["DT"]["last, normalized"] == "25.0 ± 7.1"
@@ -76,6 +80,7 @@ def test_the_highest_mean_of_each_column_is_marked(folder: SweepFolder) -> None:
     assert strong(score_table(comparison(folder))) == {
         ("DM", "best, normalized"),
         ("DM", "best, raw return"),
+        ("DM", "last ten, normalized"),
         ("DT", "last, normalized"),
         ("DT", "last, raw return"),
     }
@@ -150,7 +155,8 @@ def test_the_overview_averages_only_data_sets_that_all_methods_have(folder: Swee
     }
     names = ["hopper-medium-v2", "hopper-expert-v2", "hopper-medium-expert-v2"]
     write(folder, ledgers, seeds=[0], datasets=names)
-    (table,) = overview_tables(collect(folder))
+    (group,) = groups_of(collect(folder).comparisons)
+    table = overview_table(group)
     found = cells(table)
     assert (found["hopper-medium-v2"]["DM"], found["hopper-medium-v2"]["DT"]) == ("60.0", "50.0")
     assert found["hopper-medium-expert-v2"]["DT"] == "-"
@@ -165,14 +171,9 @@ def test_the_overview_averages_only_data_sets_that_all_methods_have(folder: Swee
     )
 
 
-def test_one_data_set_needs_no_overview(folder: SweepFolder) -> None:
-    write(folder, {"dm 0": [1, 60]})
-    assert overview_tables(collect(folder)) == []
-
-
 def test_trial_rows_are_flat_and_complete(folder: SweepFolder) -> None:
     write(folder, {"dm 0": [70, 60]}, seeds=[0])
-    rows = list(trial_rows(collect(folder)))
+    rows = trial_columns(collect(folder)).to_pylist()
     assert [set(row) for row in rows] == [set(rows[0])] * 2
     assert (rows[0]["last_normalized"], rows[0]["best_normalized"], rows[0]["best_step"]) == (60, 70, 20)
     assert (rows[1]["status"], rows[1]["last_normalized"]) == ("missing", None)

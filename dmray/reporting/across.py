@@ -1,0 +1,144 @@
+"""Over all data sets of one protocol: rliable's aggregates, who improves on whom, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import get_args
+
+import numpy as np
+
+from dmray.reporting.aggregates import (
+    Statistic,
+    estimate,
+    estimate_text,
+    iqm,
+    mean,
+    median,
+    optimality_gap,
+    probability_of_improvement,
+)
+from dmray.reporting.document import Cell, Table
+from dmray.reporting.results import CellResult, Comparison, Protocol
+from dmray.specs import MethodName
+from dmray.tracking import method_label
+
+METHODS: tuple[str, ...] = get_args(MethodName)
+_MAMBA = ("dm", "dm+r", "hdm")
+_STATISTICS: tuple[tuple[str, Statistic], ...] = (
+    ("mean", mean),
+    ("median", median),
+    ("IQM", iqm),
+    ("optimality gap (less is better)", optimality_gap),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The comparisons of one protocol. `labels` are the rows of its tables: methods, with what tells sizes apart."""
+
+    protocol: Protocol
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.label for comparison in self.comparisons for cell in comparison.cells))
+
+    @property
+    def complete(self) -> tuple[Comparison, ...]:
+        """The data sets on which every label has a finished seed: only they can be summed up for all."""
+        return tuple(
+            comparison for comparison in self.comparisons if all(len(x) for x in _scores([comparison], self.labels))
+        )
+
+    def cells(self, label: str) -> tuple[CellResult, ...]:
+        """The label's cells, one a data set."""
+        return tuple(cell for comparison in self.comparisons for cell in comparison.cells if cell.label == label)
+
+    def scores(self, label: str) -> list[np.ndarray]:
+        """Last normalized scores over seeds, for each complete data set."""
+        return [_scores([comparison], [label])[0] for comparison in self.complete]
+
+
+def groups_of(comparisons: Sequence[Comparison]) -> list[Group]:
+    """By protocol: its simulator, decode mode, number and seed of episodes."""
+    ranked = sorted(comparisons, key=lambda comparison: str(comparison.protocol))
+    return [Group(protocol, tuple(each)) for protocol, each in groupby(ranked, key=lambda item: item.protocol)]
+
+
+def aggregate_table(group: Group) -> Table:
+    """Each statistic with its 95 % interval, over all seeds of all complete data sets."""
+    rows = []
+    for label in group.labels:
+        scores = group.scores(label)
+        cells = [Cell(estimate_text(estimate(scores, statistic))) for _, statistic in _STATISTICS]
+        rows.append((Cell(label), Cell(str(sum(map(len, scores)))), *cells))
+    title = f"Last normalized score over {_data_sets(group)}, [95 % bootstrap interval] ({group.protocol})"
+    return Table(title, ("method", "runs", *(name for name, _ in _STATISTICS)), tuple(rows))
+
+
+def improvement_table(group: Group, baseline: str | None) -> Table | None:
+    """Each Mamba method against `baseline` (else DT, and HDM against HDT too) of the same sizes; None: nothing to."""
+    rows = []
+    for ours, theirs in _pairs(group, baseline):
+        found = probability_of_improvement(group.scores(ours), group.scores(theirs))
+        settled = "improves" if found.low > 0.5 else "is worse" if found.high < 0.5 else "not settled"
+        interval = f"[{found.low:.2f}, {found.high:.2f}]"
+        rows.append((Cell(f"{ours} over {theirs}"), Cell(f"{found.value:.2f}"), Cell(interval), Cell(settled)))
+    if not rows:
+        return None
+    title = f"Probability that a run beats one of the other method on the same data set ({_data_sets(group)})"
+    return Table(title, ("methods", "probability", "95 % interval", "by that interval"), tuple(rows))
+
+
+def cost_table(group: Group) -> Table:
+    """Wall-clock time of a finished trial; evaluations run beside the training."""
+    rows = []
+    for label in group.labels:
+        trials = [trial for cell in group.cells(label) for trial in cell.trials if trial.train_s]
+        if trials:
+            seconds = [trial.train_s or 0.0 for trial in trials]
+            rate = sum(trial.steps for trial in trials) / sum(seconds)
+            evaluations = sum(len(trial.scores) for trial in trials)
+            each = sum(trial.evaluation_s for trial in trials) / max(evaluations, 1)
+            numbers = (f"{len(trials)}", _duration(fmean(seconds)), f"{rate:,.1f}", f"{evaluations}", f"{each:,.1f}")
+            rows.append((Cell(label), *map(Cell, numbers)))
+    columns = ("method", "trials", "training a trial", "steps a second", "evaluations", "seconds an evaluation")
+    return Table("What it cost (wall-clock means; evaluations run beside training)", columns, tuple(rows))
+
+
+def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np.ndarray]:
+    cells = {(id(c), cell.label): cell for c in comparisons for cell in c.cells}
+    return [
+        np.array([trial.last.normalized for trial in cells[key].trials if trial.last]) if key in cells else np.array([])
+        for c in comparisons
+        for key in ((id(c), label) for label in labels)
+    ]
+
+
+def _pairs(group: Group, baseline: str | None) -> Iterable[tuple[str, str]]:
+    methods = {cell.label: cell.method for comparison in group.comparisons for cell in comparison.cells}
+    sizes = {label: label.removeprefix(method_label(method)) for label, method in methods.items()}
+    for ours, method in methods.items():
+        for other in [baseline] if baseline else ["dt", "hdt"] if method == "hdm" else ["dt"]:
+            if method in _MAMBA and method != other:
+                yield from (
+                    (ours, theirs)
+                    for theirs, its in methods.items()
+                    if its == other and sizes[theirs] == sizes[ours] and group.complete
+                )
+
+
+def _data_sets(group: Group) -> str:
+    count, of = len(group.complete), len(group.comparisons)
+    return f"{count} data set{'s' if count > 1 else ''}" + (
+        f" of {of}, those that all methods have" if count < of else ""
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,107 @@
+"""rliable's measures over data sets and seeds, with stratified bootstrap intervals (Agarwal et al. 2021).
+
+Shapes: scores are one array of normalized scores a data set, one number a seed. A bootstrap draws seeds with
+replacement within each data set, so that the data sets keep their shares; intervals are its 2.5 and 97.5 percentiles.
+Draws are seeded: the same scores give the same interval. Where seeds are few (three, four), read intervals as rough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import trim_mean
+
+Scores = Sequence[np.ndarray]
+Statistic = Callable[[np.ndarray], np.ndarray]  # (draws, runs) -> (draws,)
+GOAL = 100.0  # D4RL's reference maximum, beyond which the optimality gap counts nothing
+_DRAWS, _BLOCK = 2000, 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic and its 95 % interval; `runs` is how many trials it is made of."""
+
+    value: float
+    low: float
+    high: float
+    runs: int
+
+
+def mean(runs: np.ndarray) -> np.ndarray:
+    """The mean over all runs."""
+    return np.asarray(runs.mean(-1))
+
+
+def median(runs: np.ndarray) -> np.ndarray:
+    """The median over all runs."""
+    return np.asarray(np.median(runs, -1))
+
+
+def iqm(runs: np.ndarray) -> np.ndarray:
+    """The interquartile mean: the mean of the middle half of all runs."""
+    return np.asarray(trim_mean(runs, 0.25, axis=-1))
+
+
+def optimality_gap(runs: np.ndarray) -> np.ndarray:
+    """By how much runs fall short of the reference maximum, on average; less is better."""
+    return np.asarray(np.maximum(GOAL - runs, 0).mean(-1))
+
+
+def estimate(scores: Scores, statistic: Statistic) -> Estimate:
+    """`statistic` of all runs of all data sets together."""
+    runs = np.concatenate(scores)
+    low, high = _percentiles(np.concatenate([statistic(np.hstack(draws)) for draws in _resampled(scores)]))
+    return Estimate(float(statistic(runs[None])[0]), low, high, len(runs))
+
+
+def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
+    """The chance that a run of `first` beats a run of `second` on the same data set, averaged over the data sets.
+
+    Ties count half. Data sets are in the same order in both.
+    """
+
+    def chance(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        each = [_beats(x, y) for x, y in zip(ours, theirs, strict=True)]
+        return np.asarray(np.mean(each, axis=0))
+
+    paired = zip(_resampled(first, seed=0), _resampled(second, seed=1), strict=True)
+    low, high = _percentiles(np.concatenate([chance(ours, theirs) for ours, theirs in paired]))
+    value = float(chance([x[None] for x in first], [y[None] for y in second])[0])
+    return Estimate(value, low, high, sum(map(len, [*first, *second])))
+
+
+def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The share of runs above each threshold, and its 95 % band: three arrays like `thresholds`."""
+    runs = np.sort(np.concatenate(scores))
+    drawn = np.concatenate([_above(np.sort(np.hstack(draws)), thresholds) for draws in _resampled(scores)])
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return _above(runs[None], thresholds)[0], low, high
+
+
+def estimate_text(found: Estimate) -> str:
+    """As tables show it."""
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def _resampled(scores: Scores, seed: int = 0) -> list[list[np.ndarray]]:
+    """Blocks of bootstrap draws, each a (draws, seeds) array a data set; seeded alike for every statistic."""
+    rng = np.random.default_rng(seed)
+    return [[x[rng.integers(len(x), size=(_BLOCK, len(x)))] for x in scores] for _ in range(_DRAWS // _BLOCK)]
+
+
+def _beats(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(draws, m) and (draws, n) -> (draws,)."""
+    lead = first[:, :, None] - second[:, None, :]
+    return np.asarray(((lead > 0) + 0.5 * (lead == 0)).mean((1, 2)))
+
+
+def _above(runs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """(draws, runs), sorted -> (draws, thresholds)."""
+    return np.stack([1 - np.searchsorted(row, thresholds, side="right") / len(row) for row in runs])
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,86 @@
+"""Everything in long tables for spreadsheets and notebooks: a row a trial, a row an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from dmray.reporting.results import SweepResults, TrialResult
+from dmray.tasks import task_of
+from dmray.tracking import Score, write_atomic
+
+
+def write_csv(path: Path, table: pa.Table) -> None:
+    """One header line, then a line a row; what is not known is empty."""
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def trial_columns(results: SweepResults) -> pa.Table:
+    """One row a trial."""
+    return pa.Table.from_pylist([_trial_row(result) for result in results.trials])
+
+
+def curve_columns(results: SweepResults) -> pa.Table:
+    """One row an evaluation: what the figures are drawn from."""
+    scored = [result for result in results.trials if len(result.scores)]
+    counts = [len(result.scores) for result in scored]
+
+    def repeated(values: list[object]) -> pa.Array:
+        """One value a trial, for each of its evaluations; kept once."""
+        places = pa.array(np.repeat(np.arange(len(scored), dtype=np.int32), counts))
+        return pa.DictionaryArray.from_arrays(places, pa.array(values)).cast(pa.array(values).type)
+
+    def joined(name: str) -> pa.Array:
+        return pa.array(np.concatenate([getattr(result.scores, name) for result in scored]))
+
+    if not scored:
+        return pa.table({"trial_id": pa.array([], pa.string())})
+    return pa.table(
+        {
+            "trial_id": repeated([result.trial.trial_id for result in scored]),
+            "dataset": repeated([result.trial.dataset.name for result in scored]),
+            "protocol": repeated([task_of(result.trial.dataset).protocol for result in scored]),
+            "method": repeated([result.trial.method for result in scored]),
+            "seed": repeated([result.trial.seed for result in scored]),
+            "target_return": repeated([result.scores.target_return for result in scored]),
+            **{name: joined(name) for name in ("step", "normalized", "return_mean", "length_mean", "quick")},
+        }
+    )
+
+
+def _trial_row(result: TrialResult) -> dict[str, object]:
+    trial = result.trial
+    return {
+        "trial_id": trial.trial_id,
+        "cell_id": trial.cell_id,
+        "dataset": trial.dataset.name,
+        "protocol": task_of(trial.dataset).protocol,
+        "method": trial.method,
+        "seed": trial.seed,
+        "status": result.status,
+        **trial.model.model_dump(),
+        "decode": trial.evaluation.decode,
+        "episodes": trial.evaluation.episodes,
+        "evaluation_seed": trial.evaluation.seed,
+        "steps": result.steps,
+        **_score_columns("last", result.last),
+        **_score_columns("best", result.best),
+        "last_ten_normalized": result.last_ten,
+        "attempts": result.attempts,
+        "train_s": result.train_s,
+        "evaluation_s": result.evaluation_s,
+        "error": result.error,
+    }
+
+
+def _score_columns(name: str, score: Score | None) -> dict[str, object]:
+    return {
+        f"{name}_step": score.step if score else None,
+        f"{name}_normalized": score.normalized if score else None,
+        f"{name}_return": score.return_mean if score else None,
+    }

@@ -1,0 +1,74 @@
+"""The paper's own numbers (arXiv 2405.07943, main figure) beside ours, where data set, decoding and size are the same.
+
+`paper_results.csv` holds the raw returns of the figure's bars, from the plotting code that its authors published: 27
+data sets, 5 methods, width 128, 6 layers, context 20, one number each.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+
+from dmray.reporting.document import Cell, Table
+from dmray.reporting.results import CellResult, Comparison
+from dmray.reporting.tables import NOTHING, spread_text
+from dmray.specs import ModelSpec
+from dmray.tracking import Score, method_label
+
+DIFFERENCES = (
+    "The paper gives one number without a spread and does not say whether it is the last or the best score, nor how "
+    "many seeds it is made of; a best score is the more likely.",
+    "Its code evaluates on 10 episodes by default, unseeded; the text says 100.",
+    "Its transformer methods are asked for the data's highest return, half of it, or 10,000; our targets stand above.",
+)
+
+
+def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
+    """Raw returns; None where nothing is comparable."""
+    rows = []
+    for comparison in comparisons:
+        theirs = _published().get(comparison.dataset.name, {}) if _same_protocol(comparison) else {}
+        for cell in comparison.cells:
+            if cell.method in theirs and _same_size(cell):
+                last, best = (cell.spread(which, _raw) for which in ("last", "best"))
+                normalized = comparison.task.reference.normalize(theirs[cell.method])
+                rows.append(
+                    (
+                        Cell(comparison.dataset.name),
+                        Cell(method_label(cell.method)),
+                        Cell(f"{theirs[cell.method]:g}"),
+                        Cell(spread_text(last) if last else NOTHING),
+                        Cell(spread_text(best) if best else NOTHING),
+                        Cell(f"{normalized:.1f}"),
+                    )
+                )
+    columns = ("data set", "method", "paper", "ours, last", "ours, best", "paper, normalized by us")
+    return Table("Raw returns in the paper and here", columns, tuple(rows)) if rows else None
+
+
+def _same_protocol(comparison: Comparison) -> bool:
+    """D4RL's own file and environment (its names imply bullet for locomotion), acting from windows of the context."""
+    dataset = comparison.dataset
+    own = dataset.path is not None or dataset.generate is not None
+    return not own and comparison.protocol.decode == "window"
+
+
+def _same_size(cell: CellResult) -> bool:
+    ours, theirs = cell.trials[0].trial.model, ModelSpec()
+    sizes = ("d_model", "n_layer", "context_length")
+    return all(getattr(ours, size) == getattr(theirs, size) for size in sizes)
+
+
+def _raw(score: Score) -> float:
+    return score.return_mean
+
+
+@cache
+def _published() -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    text = (files("dmray.reporting") / "paper_results.csv").read_text()
+    for row in csv.DictReader(text.splitlines()):
+        found.setdefault(row["dataset"], {})[row["method"]] = float(row["return"])
+    return found

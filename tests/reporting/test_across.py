@@ -1,0 +1,140 @@
+"""What is said over all data sets, of ledgers whose answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmray.reporting import collect
+from dmray.reporting.across import Group, aggregate_table, cost_table, groups_of, improvement_table
+from dmray.reporting.document import Table
+from dmray.reporting.latex import to_latex
+from dmray.reporting.paper import paper_table
+from dmray.tracking import SweepFolder
+from tests.reporting.test_tables import cells, write
+from tests.tracking.examples import example_sweep, trials_of, whole_trial, write_ledger, write_manifest
+
+TWO = ["hopper-medium-v2", "hopper-expert-v2"]
+LEDGERS: dict[str, list[Any]] = {
+    "dm 0 hopper-medium-v2": [1, 60],
+    "dm 1 hopper-medium-v2": [1, 70],
+    "dt 0 hopper-medium-v2": [1, 50],
+    "dt 1 hopper-medium-v2": [1, 65],
+    "dm 0 hopper-expert-v2": [1, 110],
+    "dm 1 hopper-expert-v2": [1, 100],
+    "dt 0 hopper-expert-v2": [1, 90],
+    "dt 1 hopper-expert-v2": [1, 80],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path, "example")
+
+
+def group(*folders: SweepFolder) -> Group:
+    (only,) = groups_of(collect(*folders).comparisons)
+    return only
+
+
+def test_aggregates_are_over_all_runs_of_all_data_sets(folder: SweepFolder) -> None:
+    write(folder, LEDGERS, datasets=TWO)
+    found = cells(aggregate_table(group(folder)))
+    assert found["DM"]["runs"] == "4"
+    assert found["DM"]["mean"].startswith("85.0 [")
+    assert found["DM"]["IQM"].startswith("85.0 [")  # of 60, 70, 100, 110 the middle two
+    assert found["DT"]["IQM"].startswith("72.5 [")  # of 50, 65, 80, 90
+    assert found["DM"]["optimality gap (less is better)"].startswith("17.5 [")  # 40, 30, 0 and 0
+
+
+def test_who_improves_on_the_baseline(folder: SweepFolder) -> None:
+    write(folder, LEDGERS, datasets=TWO)
+    table = improvement_table(group(folder), None)
+    assert table is not None
+    found = cells(table)["DM over DT"]
+    assert found["probability"] == "0.88"  # 3 of 4 pairs on medium, all on expert
+    assert improvement_table(group(folder), "hdt") is None
+
+
+def test_only_data_sets_that_all_methods_have_are_summed_up(folder: SweepFolder) -> None:
+    ledgers = {key: value for key, value in LEDGERS.items() if key[:2] == "dm" or "expert" not in key}
+    write(folder, ledgers, datasets=TWO)
+    table = aggregate_table(group(folder))
+    assert "1 data set of 2, those that all methods have" in table.title
+    assert cells(table)["DM"]["mean"].startswith("65.0 [")
+
+
+def test_methods_are_held_against_the_same_sizes(folder: SweepFolder) -> None:
+    grid = [{"methods": ["dm", "dt", "hdm"], "models": [{"n_layer": 3}, {"n_layer": 6}]}]
+    write(folder, {f"{method} 0": [1, 60] for method in ("dm", "dt", "hdm")}, grid=grid, seeds=[0])
+    table = improvement_table(group(folder), None)
+    assert table is not None
+    assert set(cells(table)) == {
+        "DM (n_layer 3) over DT (n_layer 3)",
+        "DM (n_layer 6) over DT (n_layer 6)",
+        "HDM (n_layer 3) over DT (n_layer 3)",
+        "HDM (n_layer 6) over DT (n_layer 6)",
+    }
+
+
+def test_protocols_are_never_summed_up_together(folder: SweepFolder, tmp_path: Path) -> None:
+    other = SweepFolder(tmp_path / "other", "example")
+    evaluation = {"episodes": 2, "every_steps": 20, "target_returns": [3600.0], "decode": "stream:2"}
+    write(folder, LEDGERS, datasets=TWO)
+    write(other, LEDGERS, datasets=TWO, evaluation=evaluation)
+    decodes = [each.protocol.decode for each in groups_of(collect(folder, other).comparisons)]
+    assert decodes == ["stream:2", "window"]
+
+
+def test_a_trial_of_two_sweeps_counts_once_where_it_got_furthest(folder: SweepFolder, tmp_path: Path) -> None:
+    other = SweepFolder(tmp_path / "other", "example")
+    for place, score in ((folder, 60), (other, 70)):
+        sweep = example_sweep(seeds=[0])
+        write_manifest(place, sweep)
+        ended = whole_trial(1, score)
+        write_ledger(place, trials_of(sweep)[0], ended if place is other else ended[:-1])
+    results = collect(folder, other)
+    assert len(results.trials) == 2
+    assert results.name == "example + example"
+    assert results.trials[0].last is not None
+    assert results.trials[0].last.normalized == 70
+    assert collect(folder, other, protocol="minari").trials == ()
+
+
+def test_costs_are_those_of_finished_trials(folder: SweepFolder) -> None:
+    write(folder, LEDGERS, datasets=TWO)
+    found = cells(cost_table(group(folder)))["DM"]
+    assert found["trials"] == "4"
+    assert found["evaluations"] == "8"
+
+
+def test_the_papers_numbers_stand_only_beside_the_same_protocol(folder: SweepFolder, tmp_path: Path) -> None:
+    scores = {"dm 0": [1, 60], "dt 0": [1, 50]}
+    write(folder, scores, seeds=[0], datasets=["maze2d-umaze-v1", "hopper-medium-v2", "bullet-hopper-medium-v0"])
+    table = paper_table(collect(folder).comparisons)
+    assert table is not None
+    assert {row[0].text for row in table.rows} == {"maze2d-umaze-v1", "bullet-hopper-medium-v0"}
+    published = {(row[0].text, row[1].text): row[2].text for row in table.rows}
+    assert published["maze2d-umaze-v1", "DM"] == "110.25"
+    assert published["bullet-hopper-medium-v0", "DT"] == "1241.6"
+
+    others: list[dict[str, Any]] = [
+        {"datasets": [{"name": "maze2d-umaze-v1", "path": "mine.hdf5"}]},
+        {"grid": [{"methods": ["dm"], "models": [{"n_layer": 3}]}]},
+        {"evaluation": {"episodes": 2, "every_steps": 20, "target_returns": [3600.0], "decode": "recurrent"}},
+    ]
+    for place, change in enumerate(others):
+        other = SweepFolder(tmp_path / str(place), "example")
+        write(other, scores, **({"seeds": [0], "datasets": ["maze2d-umaze-v1"]} | change))
+        assert paper_table(collect(other).comparisons) is None, change
+
+
+def test_latex_escapes_what_it_must_and_marks_the_best() -> None:
+    from dmray.reporting.document import Cell
+
+    made = to_latex([Table("100 % & more", ("method", "a_b"), ((Cell("DM"), Cell("1.0 ± 0.5", strong=True)),))])
+    assert r"\caption{100 \% \& more}" in made
+    assert r"method & a\_b \\" in made
+    assert r"DM & \textbf{1.0 $\pm$ 0.5} \\" in made
