@@ -22,11 +22,10 @@ pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn
 
 
 @pytest.fixture(params=["fake", "mlflow"])
-def store(request: pytest.FixtureRequest) -> RunStore:
+def store(request: pytest.FixtureRequest, mlflow_storage: Path) -> RunStore:
     if request.param == "fake":
         return FakeStore()
-    storage = request.getfixturevalue("mlflow_storage")
-    return open_store(None, SweepFolder(storage, f"contract-{time.monotonic_ns()}"))
+    return open_store(None, SweepFolder(mlflow_storage, f"contract-{time.monotonic_ns()}"))
 
 
 def run_of(store: RunStore) -> str:
