@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -46,10 +47,12 @@ def server(session_server: Server) -> Server:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A real PostgreSQL on loopback, or a skip with the reason."""
-    missing = Postgres.missing()
-    if missing:
+def postgres_uri() -> Iterator[str]:
+    """A PostgreSQL of our own on loopback, or that of $DMRAY_TEST_POSTGRES; else a skip with the reason."""
+    if given := os.environ.get("DMRAY_TEST_POSTGRES"):
+        yield given
+        return
+    if missing := Postgres.missing():
         pytest.skip(missing)
     with Postgres() as running:
-        yield running
+        yield running.uri

@@ -14,7 +14,6 @@ from dmray.specs import TrialSpec
 from dmray.tracking import LedgerRecord, MirrorThread, MlflowMirror, SweepFolder
 from tests.tracking.examples import done, evaluated, example_sweep, started, trained, trials_of, write_ledger
 from tests.tracking.mlflow_server import Server, points_of_trials
-from tests.tracking.postgres import Postgres
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 
@@ -80,8 +79,9 @@ def test_in_an_sqlite_file(mlflow_storage: Path) -> None:
     sweeps.assert_complete()
 
 
-def test_in_postgresql(postgres: Postgres, tmp_path: Path) -> None:
-    sweeps = Sweeps(postgres.uri, tmp_path)
+def test_in_postgresql(postgres_uri: str, tmp_path: Path) -> None:
+    unique = time.time_ns()  # a database that was named may have other tests' runs
+    sweeps = Sweeps(postgres_uri, tmp_path, (f"one-{unique}", f"two-{unique}"))
     sweeps.run()
     sweeps.assert_complete()
 
