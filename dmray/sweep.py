@@ -20,6 +20,7 @@ from dmray.execution import Choice, Plan, TrialState, chosen, failures, plan, su
 from dmray.execution.bill import bill
 from dmray.execution.calibration import hardware_name, load_calibration
 from dmray.execution.changes import changes
+from dmray.execution.control import read_order
 from dmray.execution.plan_view import render_bill, render_plan
 from dmray.execution.survey import DONE
 from dmray.specs import NO_MLFLOW, TrialSpec, load_sweep
@@ -78,10 +79,15 @@ def main(
                 return
             succeeded = _run(planned, folder, choice, resume, _runner(local, address))
     except KeyboardInterrupt:
-        again = shlex.join(["python", "-m", "dmray.sweep", *dict.fromkeys([*sys.argv[1:], "--resume"])])
-        err.print(f"Stopped; nothing is lost. Continue with:\n  {again}", highlight=False, soft_wrap=True)
+        _tell_how_to_continue("Stopped")
         raise typer.Exit(_INTERRUPTED) from None
     raise typer.Exit(0 if succeeded else 1)
+
+
+def _again() -> str:
+    """The command that continues this one."""
+    options = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
+    return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 
 
 def _show(planned: Plan, folder: SweepFolder, choice: Choice, local: bool, address: str | None) -> None:
@@ -134,7 +140,7 @@ def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str
 
 
 def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runner: Runner) -> bool:
-    """Run, report, tell; whether every chosen trial is done."""
+    """Run, report, tell; whether every chosen trial is done, or the sweep was told to stop."""
     from dmray.execution.session import run_sweep
     from dmray.reporting import render_summary, write_report
 
@@ -143,10 +149,14 @@ def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runne
     def report(sweep: SweepFolder) -> Path:
         return write_report(sweep).folder
 
-    states = run_sweep(planned, folder, runner, report, resume=resume, console=err, choice=choice)
+    states = run_sweep(planned, folder, runner, report, resume=resume, console=err, choice=choice, again=_again())
     out.print(render_summary(folder))
     _tell_where(planned, folder)
     part = {trial.trial_id: states[trial.trial_id] for trial in chosen(planned, choice)}
+    order = read_order(folder)
+    if order and order.kind == "stop" and not DONE.issuperset(part.values()):
+        _tell_how_to_continue(f"Stopped by {order.by}")
+        return True
     _tell_what_is_missing(planned, folder, part)
     return all(state in DONE for state in part.values())
 
@@ -167,6 +177,10 @@ def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, 
         if state not in DONE:
             why = errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
             err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell_how_to_continue(what: str) -> None:
+    err.print(f"{what}; nothing is lost. Continue with:\n  {_again()}", highlight=False, soft_wrap=True)
 
 
 def _tell_where(planned: Plan, folder: SweepFolder) -> None:

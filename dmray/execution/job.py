@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from dmray.execution.control import read_order
 from dmray.specs import Spec, SweepSpec, TrialSpec
 from dmray.tasks import MINARI_SCHEME
 from dmray.tracking.folders import SweepFolder, TrialFolder
@@ -26,9 +27,11 @@ class TrialJob(Spec):
     when_evaluations_lag: Literal["wait", "skip"]
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
+    order_number: int  # it is worked on while this order stands
 
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
+        order = read_order(folder)
         return cls(
             trial=_with_absolute_path(trial),
             storage=folder.storage,
@@ -43,6 +46,7 @@ class TrialJob(Spec):
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
+            order_number=order.number if order else 0,
         )
 
     @property

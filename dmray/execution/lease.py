@@ -51,6 +51,29 @@ class Pace:
 PACE = Pace()
 
 
+@dataclass(frozen=True)
+class Driver:
+    """Who drives a sweep, as another process sees it."""
+
+    host: str
+    pid: int
+    age_s: float
+    alive: bool
+
+
+def driver_of(folder: SweepFolder, pace: Pace = PACE) -> Driver | None:
+    """The last driver that has not ended in peace. On another machine it counts as alive while its beat is fresh.
+
+    (By this machine's clock, which is good enough to tell people; `lease` itself trusts no other clock.)
+    """
+    beat = _read(folder.path / ".driver.json")
+    if beat is None:
+        return None
+    age_s = max(0.0, time.time() - beat.time_s)
+    alive = _alive(beat.pid) if beat.host == socket.gethostname() else age_s < pace.stale_s
+    return Driver(beat.host, beat.pid, age_s, alive)
+
+
 @contextlib.contextmanager
 def lease(folder: SweepFolder, pace: Pace = PACE) -> Iterator[None]:
     """Hold the sweep's folder until the end of the block, or of the process.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from dmray.execution.control import Left
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.job import TrialJob
 from dmray.execution.plan import Plan
@@ -18,11 +19,15 @@ _log = logging.getLogger(__name__)
 class LocalRunner:
     """The same trials, records and files as on Ray. Nobody could go on after a hang here, so none is ended."""
 
-    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> list[TrialSpec]:
         """Run `todo`; a trial that fails is recorded in its ledger, and the others go on."""
-        for trial in todo:
+        jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]  # all under the order that stands now
+        left = []
+        for trial, job in zip(todo, jobs, strict=True):
             try:
-                job = TrialJob.of(trial, plan.sweep, folder).model_copy(update={"no_progress_timeout_s": None})
-                run_trial(job, InlineEvaluation())
+                run_trial(job.model_copy(update={"no_progress_timeout_s": None}), InlineEvaluation())
+            except Left:
+                left.append(trial)
             except Exception as cause:  # noqa: BLE001 - recorded by run_trial with its traceback
                 _log.warning("%s failed: %s", trial.trial_id, cause)
+        return left

@@ -1,27 +1,22 @@
-"""How far a sweep is, from its ledgers alone, and how that looks in a terminal or a log."""
+"""How far a sweep is, from its ledgers alone; only what has grown is read again."""
 
 from __future__ import annotations
 
-import threading
+import os
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
-from types import TracebackType
+from typing import NamedTuple
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
-from dmray.execution.plan import Plan
+from dmray.execution.cost import trial_flops
 from dmray.specs import TrialSpec
 from dmray.tracking import (
     AttemptFailed,
+    AttemptLeft,
     AttemptStarted,
     EvaluationDone,
+    EvaluationSkipped,
     LedgerRecord,
     LedgerTail,
     SweepFolder,
@@ -29,13 +24,13 @@ from dmray.tracking import (
     TrialDone,
 )
 
-_RATE_WINDOW_S = 60.0
-_MOST_ROWS = 12
+RATE_WINDOW_S = 600.0  # long enough for a few records of slow trials
+STATES = ("waiting", "running", "left", "failed", "finished", "diverged")
 
 
 @dataclass
 class TrialProgress:
-    """One trial as its ledger tells it."""
+    """One trial as its ledger tells it; `state` is one of `STATES`."""
 
     trial: TrialSpec
     state: str = "waiting"
@@ -43,6 +38,8 @@ class TrialProgress:
     loss: float | None = None
     score: float | None = None
     steps_per_s: float = 0.0
+    evaluated: int = 0  # the last step whose evaluation is recorded, or left out
+    error: str | None = None
 
     def advance(self, record: LedgerRecord) -> None:
         """Take one record in."""
@@ -52,23 +49,64 @@ class TrialProgress:
             case TrainProgress():
                 self.step, self.loss, self.steps_per_s = max(self.step, record.step), record.loss, record.steps_per_s
             case EvaluationDone():
-                self.score = record.headline.normalized_mean
+                self.score, self.evaluated = record.headline.normalized_mean, max(self.evaluated, record.step)
+            case EvaluationSkipped():
+                self.evaluated = max(self.evaluated, record.step)
             case AttemptFailed():
-                self.state = "failed"
+                self.state, self.error = "failed", record.error
+            case AttemptLeft():
+                self.state, self.step = "left", max(self.step, record.step)
             case TrialDone():
                 self.state, self.step = record.status, self.trial.training.steps
+        if self.state == "waiting":  # the reading began behind the attempt's start
+            self.state = "running"
+
+    @property
+    def open_evaluations(self) -> int:
+        """Evaluations that are due by the step that is recorded, and are not recorded."""
+        every = self.trial.evaluation.every_steps
+        return max(0, self.step // every - self.evaluated // every) if self.state == "running" else 0
+
+
+class Rates(NamedTuple):
+    """Over the last ten minutes, or since the first record if that is less; `work` is in FLOPs."""
+
+    steps_per_s: float = 0.0
+    evaluations_per_h: float = 0.0
+    work_per_s: float = 0.0
+
+
+class _Move(NamedTuple):
+    time_s: float
+    steps: int
+    evaluations: int
+    work: float
 
 
 @dataclass
 class SweepProgress:
-    """All trials; the rate is measured over the last minute, so that the ETA follows the machine."""
+    """All trials, and what they did of late by the clocks of their own records."""
 
     trials: dict[str, TrialProgress]
-    _history: deque[tuple[float, int]] = field(default_factory=deque)
+    _work: dict[str, float]
+    _moves: deque[_Move] = field(default_factory=deque)
 
     @classmethod
-    def of(cls, plan: Plan) -> SweepProgress:
-        return cls({trial.trial_id: TrialProgress(trial) for trial in plan.trials})
+    def of(cls, trials: Iterable[TrialSpec]) -> SweepProgress:
+        specs = {trial.trial_id: trial for trial in trials}
+        work = {trial_id: trial_flops(trial) / trial.training.steps for trial_id, trial in specs.items()}
+        return cls({trial_id: TrialProgress(trial) for trial_id, trial in specs.items()}, work)
+
+    def take(self, trial_id: str, records: Iterable[LedgerRecord]) -> None:
+        """Take new records of one trial in."""
+        trial = self.trials[trial_id]
+        for record in records:
+            before = None if trial.state == "waiting" else trial.step
+            trial.advance(record)
+            reached = record.step if isinstance(record, TrainProgress | AttemptLeft | TrialDone) else 0
+            steps = max(0, reached - before) if before is not None else 0
+            evaluations = int(isinstance(record, EvaluationDone))
+            self._moves.append(_Move(record.time_s, steps, evaluations, steps * self._work[trial_id]))
 
     @property
     def steps(self) -> int:
@@ -78,102 +116,53 @@ class SweepProgress:
     def total_steps(self) -> int:
         return sum(trial.trial.training.steps for trial in self.trials.values())
 
-    def count(self, *states: str) -> int:
-        return sum(trial.state in states for trial in self.trials.values())
+    def rates(self, now_s: float) -> Rates:
+        """By `now_s`, seconds since the epoch."""
+        self._moves = deque(move for move in self._moves if now_s - move.time_s <= RATE_WINDOW_S)
+        if not self._moves:
+            return Rates()
+        span = max(now_s - min(move.time_s for move in self._moves), 1e-3)
+        steps, evaluations, work = (sum(column) for column in list(zip(*self._moves, strict=True))[1:])
+        return Rates(steps / span, 3600 * evaluations / span, work / span)
 
-    def measure(self, now_s: float) -> None:
-        """Note the steps done by `now_s` (any monotonic clock)."""
-        self._history.append((now_s, self.steps))
-        while len(self._history) > 2 and now_s - self._history[0][0] > _RATE_WINDOW_S:
-            self._history.popleft()
-
-    @property
-    def steps_per_s(self) -> float:
-        if len(self._history) < 2:
-            return 0.0
-        (before, first), (now, last) = self._history[0], self._history[-1]
-        return (last - first) / max(now - before, 1e-9)
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds to the end at the measured rate; None while nothing moves."""
-        rate = self.steps_per_s
-        return (self.total_steps - self.steps) / rate if rate > 0 else None
+    def work_left(self) -> float:
+        """FLOPs of the trials that have not ended; a step of a larger network counts for more."""
+        going = [(name, trial) for name, trial in self.trials.items() if trial.state in ("waiting", "running", "left")]
+        return sum(self._work[name] * (trial.trial.training.steps - trial.step) for name, trial in going)
 
 
-def line(progress: SweepProgress) -> str:
-    """The state of the sweep in one line."""
-    eta = progress.eta_s
-    return (
-        f"{progress.count('finished', 'diverged')}/{len(progress.trials)} trials done, "
-        f"{progress.count('running')} running, {progress.count('failed')} failed, "
-        f"{progress.steps:,}/{progress.total_steps:,} steps, {progress.steps_per_s:,.0f} steps/s, "
-        f"ETA {'-' if eta is None else timedelta(seconds=round(eta))}"
-    )
+class Follower:
+    """Keeps a `SweepProgress` up to date with the ledgers of a sweep's folder."""
 
+    def __init__(self, folder: SweepFolder, trials: Iterable[TrialSpec]) -> None:
+        self.folder, self.progress = folder, SweepProgress.of(trials)
+        self._tails: dict[str, LedgerTail] = {}
+        self._open = list(self.progress.trials)
 
-def render(progress: SweepProgress) -> Group:
-    """The live view: a bar, one line, and the trials that run or failed."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("trial", no_wrap=True)
-    for name in ("state", "step", "steps/s", "loss", "normalized score"):
-        table.add_column(name, justify="right")
-    shown = [trial for trial in progress.trials.values() if trial.state in ("running", "failed")]
-    for trial in shown[:_MOST_ROWS]:
-        table.add_row(
-            trial.trial.trial_id,
-            Text(trial.state, style="red" if trial.state == "failed" else "green"),
-            f"{trial.step:,}/{trial.trial.training.steps:,}",
-            f"{trial.steps_per_s:,.0f}",
-            "" if trial.loss is None else f"{trial.loss:.4g}",
-            "" if trial.score is None else f"{trial.score:.1f}",
-        )
-    if len(shown) > _MOST_ROWS:
-        table.add_row(f"and {len(shown) - _MOST_ROWS} more", "", "", "", "", "")
-    bar = Table.grid()
-    bar.add_row(ProgressBar(total=max(progress.total_steps, 1), completed=progress.steps, width=60))
-    return Group(bar, line(progress), *([table] if shown else []))
+    def update(self) -> SweepProgress:
+        """Read what is new. The first time: the ends of the ledgers, and markers of trials that were done long ago."""
+        begun = self._begun()
+        for trial_id in [name for name in self._open if name in begun]:
+            self.progress.take(trial_id, self._new_records(trial_id))
+        trials = self.progress.trials
+        self._open = [name for name in self._open if trials[name].state not in ("finished", "diverged")]
+        return self.progress
 
+    def _begun(self) -> set[str]:
+        try:
+            return set(os.listdir(self.folder.path / "trials"))
+        except FileNotFoundError:
+            return set()
 
-class ProgressView:
-    """Follows the ledgers of a sweep in a thread: a live view on a terminal, one line every `log_every_s` elsewhere."""
-
-    def __init__(self, plan: Plan, folder: SweepFolder, console: Console, log_every_s: float = 10.0) -> None:
-        self._progress = SweepProgress.of(plan)
-        self._tails = {trial_id: LedgerTail(folder.trial(trial_id).ledger) for trial_id in plan.trial_ids}
-        self._console, self._log_every_s = console, log_every_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
-
-    def __enter__(self) -> ProgressView:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        if self._console.is_terminal:
-            with Live(console=self._console, auto_refresh=False, transient=True) as live:
-                while not self._stop.wait(1.0):
-                    self._update()
-                    live.update(render(self._progress), refresh=True)
-        else:
-            while not self._stop.wait(self._log_every_s):
-                self._update()
-                self._console.print(line(self._progress), highlight=False)
-        self._update()
-        self._console.print(line(self._progress), highlight=False)
-
-    def _update(self) -> None:
-        for trial_id, tail in self._tails.items():
-            _advance(self._progress.trials[trial_id], tail.read())
-        self._progress.measure(time.monotonic())
-
-
-def _advance(trial: TrialProgress, records: Iterable[LedgerRecord]) -> None:
-    for record in records:
-        trial.advance(record)
+    def _new_records(self, trial_id: str) -> list[LedgerRecord]:
+        trial = self.folder.trial(trial_id)
+        tail = self._tails.get(trial_id)
+        if tail is None:
+            if trial.done.exists():
+                done = TrialDone.model_validate_json(trial.done.read_bytes())
+                if time.time() - done.time_s > RATE_WINDOW_S:
+                    return [done]
+            if not trial.ledger.exists():
+                return []
+            tail = self._tails[trial_id] = LedgerTail.near_end(trial.ledger)
+        return tail.read() if trial.ledger.stat().st_size > tail.offset else []

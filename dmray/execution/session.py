@@ -13,10 +13,12 @@ from rich.console import Console
 from dmray.execution import preflight
 from dmray.execution.changes import changes
 from dmray.execution.choice import EVERYTHING, Choice
+from dmray.execution.control import obeying, read_order, wait_for_run
 from dmray.execution.disk import require_space_for
 from dmray.execution.lease import lease
 from dmray.execution.plan import Plan
-from dmray.execution.progress import ProgressView
+from dmray.execution.progress import Follower
+from dmray.execution.summary_view import ProgressView
 from dmray.execution.survey import TrialState, survey, to_run
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder, write_json
@@ -27,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Runner(Protocol):
     """Something that runs trials: Ray, or this process."""
 
-    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
-        """Run `todo` until each trial has ended, well or not; their folders tell."""
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> Sequence[TrialSpec]:
+        """Run `todo` until each trial has ended, well or not; their folders tell. Gives those that left on order."""
 
 
 ReportWriter = Callable[[SweepFolder], Path]  # makes the report of a sweep's folder, gives the report's folder
@@ -43,8 +45,11 @@ def run_sweep(
     resume: bool,
     console: Console,
     choice: Choice = EVERYTHING,
+    again: str = "",
 ) -> dict[str, TrialState]:
     """Run what is not done of `choice` with progress on `console`, then report; the state of each trial afterwards.
+
+    Meanwhile `dmray.execution.control` says how to pause or stop it; `again` is the command that continues it.
 
     Raises:
         DatasetError: a data set has no file here, or its task no simulator.
@@ -53,7 +58,7 @@ def run_sweep(
         ClusterError: the sweep does not fit the machines.
     """
     folder.make_writable()
-    with lease(folder):
+    with lease(folder), obeying(folder, again):
         states = survey(plan, folder)
         todo = to_run(plan, states, resume, choice)
         preflight.check(todo, folder.datasets)
@@ -63,10 +68,19 @@ def run_sweep(
         write_manifest(plan, folder)
         with _mirrored(plan, folder) as attach:
             if todo:
-                with ProgressView(plan, folder, console):
-                    runner.run(plan, todo, folder)
+                with ProgressView(Follower(folder, plan.trials), console):
+                    _run(plan, todo, folder, runner)
             attach(write_report(folder))
         return survey(plan, folder)
+
+
+def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner) -> None:
+    """Run `todo`, again after each pause, until nothing has left or the sweep is to stop."""
+    while todo:
+        before = read_order(folder)
+        todo = runner.run(plan, todo, folder)
+        if todo and (not wait_for_run(folder) or read_order(folder) == before):  # the same: they left for no order
+            return
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:

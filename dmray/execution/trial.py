@@ -7,28 +7,27 @@ counts; work done again after a crash gives the same record on a CPU).
 
 from __future__ import annotations
 
-import fcntl
 import os
+import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from typing import Any, Literal
+from collections.abc import Callable
+from concurrent.futures import wait
+from dataclasses import replace
+from typing import Any, Literal, NoReturn
 
 import torch
 
-from dmray.data import Episodes, Statistics, WindowSampler
-from dmray.errors import StorageError
+from dmray.execution.building import attempt_started, build_trainer
 from dmray.execution.cadence import may_be_best
 from dmray.execution.checkpoints import (
-    Origin,
-    policy_recipe,
     resume_checkpoint,
     save_checkpoint,
     to_arrays,
     to_tensors,
 )
+from dmray.execution.claim import claimed
+from dmray.execution.control import Left, StandingOrder
 from dmray.execution.disk import require_space
 from dmray.execution.evaluation import (
     EvaluationFuture,
@@ -38,16 +37,17 @@ from dmray.execution.evaluation import (
     request_for,
     summarize,
 )
-from dmray.execution.facts import facts_of_data, facts_of_policy
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
+from dmray.execution.trial_log import TrialLog
 from dmray.execution.watchdog import Watchdog, note_hang
-from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, snapshot
+from dmray.policies import PolicySnapshot, snapshot
 from dmray.rollout import EpisodeRecord, EvaluationRequest
 from dmray.sources import open_dataset
-from dmray.tasks import Task, task_of
+from dmray.tasks import task_of
 from dmray.tracking import (
     AttemptFailed,
+    AttemptLeft,
     AttemptStarted,
     EvaluationDone,
     EvaluationSkipped,
@@ -55,17 +55,15 @@ from dmray.tracking import (
     TargetResult,
     TrainProgress,
     TrialDone,
-    TrialFolder,
-    provenance,
     read_ledger,
     write_episode_table,
     write_json,
 )
 from dmray.tracking.system_usage import SystemUsage
-from dmray.training import Trainer, be_deterministic
+from dmray.training import be_deterministic
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
-_LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
+_LOOK_EVERY_S = 1.0
 
 
 def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda step, score: None) -> TrialDone:
@@ -73,18 +71,26 @@ def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda
 
     Raises:
         DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
+        Left: the order that the job was made under stands no longer; all is saved.
     """
-    with _alone(job.folder):
+    if not StandingOrder(job.sweep_folder, job.order_number).stands():
+        raise Left
+    log = TrialLog(job.folder.log)
+    with claimed(job.folder):
         if job.folder.done.exists():
             return TrialDone.model_validate_json(job.folder.done.read_bytes())
         note_hang(job.folder)
         ledger = Ledger(job.folder.ledger)
         attempt = 1 + sum(isinstance(record, AttemptStarted) for record in read_ledger(job.folder.ledger))
+        log.begin(attempt, socket.gethostname(), os.getpid(), job.device)
         run: _Attempt | None = None
         try:
-            run = _Attempt(job, service, report, ledger, attempt)
-            with run.watchdog.watching():
-                return run.to_the_end()
+            with log.listening():
+                run = _Attempt(job, service, report, ledger, attempt)
+                with run.watchdog.watching():
+                    return run.to_the_end()
+        except Left:
+            raise
         except Exception as cause:
             step = run.trainer.steps_done if run else 0
             first_line = f"{type(cause).__name__}: {cause}".splitlines()[0]
@@ -92,6 +98,7 @@ def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda
             ledger.append(
                 AttemptFailed(time_s=time.time(), attempt=attempt, step=step, error=first_line, traceback=trace)
             )
+            log.write(f"failed at step {step:,}\n{trace}")
             raise
 
 
@@ -99,90 +106,47 @@ class _Attempt:
     """One attempt: its state is the trainer, the meter, the open evaluations and the best score so far."""
 
     def __init__(self, job: TrialJob, service: EvaluationService, report: Report, ledger: Ledger, attempt: int) -> None:
-        self.job, self.service, self.report, self.ledger = job, service, report, ledger
+        self.job, self.service, self.report, self.ledger, self.attempt = job, service, report, ledger, attempt
+        self.log = TrialLog(job.folder.log)
+        self.order = StandingOrder(job.sweep_folder, job.order_number)
         self.device = job.device
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)
         dataset = job.trial.dataset
         self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
-        self.trainer, self.origin = self._build(self.opened.task, self.opened.episodes)
+        self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
         self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
         self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         self.open: dict[int, _OpenEvaluation] = {}
-        self.train_s = 0.0
+        self.train_s, self.started = 0.0, time.perf_counter()
         self.latest: float | None = None
         records = read_ledger(job.folder.ledger)
         kept = (TrainProgress, EvaluationDone, EvaluationSkipped)
         self.recorded = {(record.kind, record.step) for record in records if isinstance(record, kept)}
         self.best = _best_of(records)
         self._restore()
-        self.ledger.append(self._started(attempt))
+        self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
+        self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")
 
     def to_the_end(self) -> TrialDone:
         spec = self.job.trial
-        started = time.perf_counter()
+        self.started = time.perf_counter()
         while self.trainer.steps_done < spec.training.steps:
             self._train_until(self._next_stop())
             step = self.trainer.steps_done
             if self._due(step, self.job.log_every_steps) and not self._log_progress(step):
-                return self._finish("diverged", started)
+                return self._finish("diverged")
             if self._due(step, spec.evaluation.every_steps):
                 if not self.meter.finite:
-                    return self._finish("diverged", started)
+                    return self._finish("diverged")
                 self._evaluate(step)
-            self._collect(wait_until_open=self.job.max_pending_evaluations)
+            self._collect(wait_until_open=self.job.max_pending_evaluations, may_leave=True)
             if self._due(step, self.job.checkpoint_every_steps):
-                self._save(self.train_s + time.perf_counter() - started)
+                self._save()
                 self.report(step, self.latest)
-        return self._finish("finished", started)
-
-    def _build(self, task: Task, episodes: Episodes) -> tuple[Trainer, Origin]:
-        trial = self.job.trial
-        shape = PolicyShape(
-            observation_dim=task.observation_dim,
-            action_dim=task.action_dim,
-            action_limit=task.action_limit,
-            max_timesteps=max(task.horizon, int(episodes.lengths.max())),
-        )
-        recipe = policy_recipe(trial, shape)
-        torch.manual_seed(trial.seed)
-        policy = SequencePolicy(recipe)
-        statistics = Statistics.of(episodes)
-        policy.set_statistics(statistics.mean, statistics.std)
-        sampler = WindowSampler(
-            episodes,
-            policy.tokens,
-            context_length=trial.model.context_length,
-            batch_size=trial.training.batch_size,
-            episode_weighting=trial.training.episode_weighting,
-            device=self.device,
-        )
-        policy = policy.to(self.device)
-        trainer = Trainer(policy, sampler, trial.training, trial.seed, self.device, self.job.capture)
-        return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
-
-    def _started(self, attempt: int) -> AttemptStarted:
-        return AttemptStarted(
-            time_s=time.time(),
-            attempt=attempt,
-            from_step=self.trainer.steps_done,
-            trial_id=self.job.trial.trial_id,
-            spec=self.job.trial.model_dump(mode="json"),
-            provenance={
-                **provenance(),
-                "pid": os.getpid(),
-                "device": self.device,
-                "captured": self.trainer.captured,
-                "dataset_fingerprint": self.origin.dataset_fingerprint,
-                "dataset_notes": list(self.opened.episodes.notes),
-                "dataset": facts_of_data(self.opened.episodes),
-                "policy": facts_of_policy(self.trainer.policy),
-                "task": _facts_of(self.opened.task),
-                "scan_backend": self.trainer.policy.scan_backend,
-            },
-        )
+        return self._finish("finished")
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.job.trial.training.steps
@@ -198,6 +162,8 @@ class _Attempt:
 
     def _train_until(self, step: int) -> None:
         while self.trainer.steps_done < step:
+            if not self.order.stands():  # here nothing is due at the step that is done
+                self._leave()
             self.meter.add(self.trainer.step())
             self.watchdog.step()
 
@@ -226,14 +192,20 @@ class _Attempt:
             future = self.service.submit(weights, request)
             self.open[step] = _OpenEvaluation(weights, request, future, time.perf_counter())
 
-    def _collect(self, wait_until_open: int) -> None:
-        """Record finished evaluations in the order of their steps; wait while more than `wait_until_open` are open."""
+    def _collect(self, wait_until_open: int, may_leave: bool = False) -> None:
+        """Record finished evaluations in the order of their steps; wait while more than `wait_until_open` are open.
+
+        `may_leave` where nothing but these is due at the step that is done.
+        """
         while self.open:
             step = min(self.open)
             if not self.open[step].future.done() and len(self.open) <= wait_until_open:
                 return
-            evaluation = self.open.pop(step)
             self.watchdog.pause()
+            while not wait([self.open[step].future], _LOOK_EVERY_S).done:
+                if may_leave and not self.order.stands():
+                    self._leave()
+            evaluation = self.open.pop(step)
             episodes = evaluation.future.result()
             results = summarize(evaluation.request, episodes)
             if evaluation.request != self.request and may_be_best(results[0], self.best[1] if self.best else None):
@@ -266,16 +238,25 @@ class _Attempt:
         write_episode_table(table, episode_rows(evaluation.request, episodes), about(evaluation.request, step))
         self.ledger.append(done)
         self.recorded.add(("evaluation", step))
+        self.log.write(f"evaluation after step {step:,}: {self.latest:.2f} normalized, {done.wall_s:.1f} s")
 
-    def _save(self, train_s: float) -> None:
+    def _leave(self) -> NoReturn:
+        step = self.trainer.steps_done
+        self._save()
+        self.ledger.append(AttemptLeft(time_s=time.time(), attempt=self.attempt, step=step))
+        self.log.write(f"saved and left at step {step:,}: the sweep is paused or stopped")
+        raise Left
+
+    def _save(self) -> None:
         require_space(self.job.folder.path, self.job.min_free_gib)
         content = {
             "trainer": self.trainer.state_dict(),
             "meter": self.meter.state_dict(),
             "open_evaluations": {step: to_tensors(item.weights.weights) for step, item in self.open.items()},
-            "train_s": train_s,
+            "train_s": self.train_s + time.perf_counter() - self.started,
         }
         save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
+        self.log.write(f"checkpoint at step {self.trainer.steps_done:,}")
 
     def _restore(self) -> None:
         content = resume_checkpoint(self.job.folder.last_checkpoint, self.origin, self.device)
@@ -288,9 +269,9 @@ class _Attempt:
         for step, weights in open_evaluations.items():
             self._submit(step, PolicySnapshot(self.origin.recipe, to_arrays(weights)))
 
-    def _finish(self, status: Literal["finished", "diverged"], started: float) -> TrialDone:
-        train_s = self.train_s + time.perf_counter() - started
-        self._collect(wait_until_open=0)
+    def _finish(self, status: Literal["finished", "diverged"]) -> TrialDone:
+        train_s = self.train_s + time.perf_counter() - self.started
+        self._collect(wait_until_open=0, may_leave=status == "finished")
         final = {
             "step": self.trainer.steps_done,
             "score": self.latest,
@@ -306,6 +287,7 @@ class _Attempt:
         )
         self.ledger.append(done)
         write_json(self.job.folder.done, done.model_dump(mode="json"))
+        self.log.write(f"{status} at step {done.step:,}")
         self.report(done.step, self.latest)
         return done
 
@@ -319,31 +301,8 @@ class _OpenEvaluation:
         self.weights, self.request, self.future, self.submitted = weights, request, future, submitted
 
 
-def _facts_of(task: Task) -> dict[str, Any]:
-    """What a score depends on beyond the trial's spec."""
-    names = ("name", "protocol", "engine", "env_id", "horizon", "observation_dim", "zero_dims")
-    return {**{name: getattr(task, name) for name in names}, "reference": asdict(task.reference)}
-
-
 def _best_of(records: list[Any]) -> tuple[int, float] | None:
     """The recorded evaluation with the highest headline score (ties: the earlier step)."""
     whole = [record for record in records if isinstance(record, EvaluationDone) and not record.quick]
     scores = [(record.step, record.headline.normalized_mean) for record in whole]
     return max(scores, key=lambda item: (item[1], -item[0]), default=None)
-
-
-@contextmanager
-def _alone(folder: TrialFolder) -> Iterator[None]:
-    """Hold the trial's folder: of two workers that were given the same trial, one waits for the other."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
-    with (folder.path / ".worker.lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StorageError(f"{folder.path}: another worker still runs this trial; stop it first") from None
-                time.sleep(0.2)
-        yield

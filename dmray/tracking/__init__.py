@@ -9,6 +9,7 @@ from dmray.tracking.mlflow_mirror import Lag, MlflowMirror
 from dmray.tracking.provenance import provenance
 from dmray.tracking.records import (
     AttemptFailed,
+    AttemptLeft,
     AttemptStarted,
     EvaluationDone,
     EvaluationSkipped,
@@ -22,6 +23,7 @@ from dmray.tracking.scores import Score, Spread, best_score, last_score
 
 __all__ = [
     "AttemptFailed",
+    "AttemptLeft",
     "AttemptStarted",
     "EvaluationDone",
     "EvaluationSkipped",

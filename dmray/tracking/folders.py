@@ -77,6 +77,11 @@ class TrialFolder:
         return self.path / "hang.txt"
 
     @property
+    def log(self) -> Path:
+        """What its attempts did, for people."""
+        return self.path / "log.txt"
+
+    @property
     def pictures(self) -> Path:
         """PNGs of episodes, drawn on request."""
         return self.path / "pictures"
@@ -110,6 +115,11 @@ class SweepFolder:
     @property
     def identity(self) -> Path:
         return self.path / "sweep_id"
+
+    @property
+    def control(self) -> Path:
+        """The order that holds: run, pause, stop."""
+        return self.path / ".control.json"
 
     @property
     def report(self) -> Path:

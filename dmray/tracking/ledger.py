@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.tracking.records import AttemptFailed, AttemptStarted, LedgerRecord, TrialDone, ledger_line
+from dmray.tracking.records import AttemptFailed, AttemptLeft, AttemptStarted, LedgerRecord, TrialDone, ledger_line
 
 _BLOCK = 65_536
 
@@ -54,7 +54,20 @@ class LedgerTail:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = 0
-        self._line = 0
+        self._line: int | None = 0
+
+    @classmethod
+    def near_end(cls, path: Path) -> LedgerTail:
+        """Begin with the last records of a ledger that exists: those in its last 64 KiB, all if they have one line."""
+        tail = cls(path)
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            if size > _BLOCK:
+                stream.seek(size - _BLOCK)
+                skipped = len(stream.readline())
+                if skipped < _BLOCK:
+                    tail.offset, tail._line = size - _BLOCK + skipped, None
+        return tail
 
     def read(self, at_most: int | None = None) -> list[LedgerRecord]:
         """The next records, oldest first; none when nothing new is there or the ledger does not exist yet.
@@ -73,7 +86,7 @@ class LedgerTail:
                     break
                 records.append(self._parse(line))
                 self.offset += len(line)
-                self._line += 1
+                self._line = None if self._line is None else self._line + 1
         return records
 
     def _parse(self, line: bytes) -> LedgerRecord:
@@ -81,8 +94,9 @@ class LedgerTail:
             return ledger_line.validate_json(line)
         except ValidationError as invalid:
             why = invalid.errors()[0]["msg"]
+            place = f"byte {self.offset}" if self._line is None else self._line + 1
             raise StorageError(
-                f"{self.path}:{self._line + 1}: not a ledger record ({why}); "
+                f"{self.path}:{place}: not a ledger record ({why}); "
                 "restore the file from a copy, or delete the trial's folder to run the trial again"
             ) from None
 
@@ -97,11 +111,11 @@ def read_ledger(path: Path) -> list[LedgerRecord]:
 
 
 def distinct(records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
-    """The records that count: the first of each kind and step, one end, every attempt and every failure."""
+    """The records that count: the first of each kind and step, one end, and every attempt with how it ended."""
     kept: list[LedgerRecord] = []
     seen: set[tuple[str, int]] = set()
     for record in records:
-        if not isinstance(record, AttemptStarted | AttemptFailed):
+        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft):
             key = (record.kind, 0 if isinstance(record, TrialDone) else record.step)
             if key in seen:
                 continue

@@ -97,6 +97,14 @@ class AttemptFailed(Record):
     traceback: str
 
 
+class AttemptLeft(Record):
+    """An attempt saved its state after `step` and left, because the sweep was paused or stopped: no failure."""
+
+    kind: Literal["left"] = "left"
+    attempt: int
+    step: int
+
+
 class TrialDone(Record):
     """The trial ended as a result. Diverged means a loss that is not finite: a result, not a crash."""
 
@@ -108,7 +116,7 @@ class TrialDone(Record):
 
 
 LedgerRecord = Annotated[
-    AttemptStarted | TrainProgress | EvaluationDone | EvaluationSkipped | AttemptFailed | TrialDone,
+    AttemptStarted | TrainProgress | EvaluationDone | EvaluationSkipped | AttemptFailed | AttemptLeft | TrialDone,
     Field(discriminator="kind"),
 ]
 ledger_line: TypeAdapter[LedgerRecord] = TypeAdapter(LedgerRecord)

@@ -24,6 +24,7 @@ from dmray.tracking.metric_points import SENTINELS, Point, points_of
 from dmray.tracking.mlflow_store import POINTS_PER_BATCH, RunStore, StoredRun
 from dmray.tracking.records import (
     AttemptFailed,
+    AttemptLeft,
     AttemptStarted,
     EvaluationDone,
     EvaluationSkipped,
@@ -77,7 +78,7 @@ class _Evaluated:
 
 
 class TrialMirror:
-    """Follows one ledger. `state`: new, running, failed, finished or diverged, as far as it has been read."""
+    """Follows one ledger. `state`: new, running, left, failed, finished or diverged, as far as it has been read."""
 
     def __init__(self, trial: TrialSpec, folder: TrialFolder) -> None:
         self.trial, self.folder = trial, folder
@@ -173,6 +174,9 @@ class TrialMirror:
             self.state, self.ended_s, batch.failure = "failed", record.time_s, record
             batch.tags.update(failure_tags(record))
             return []
+        if isinstance(record, AttemptLeft):
+            self.state = "left"
+            return []
         if isinstance(record, EvaluationSkipped):
             return []
         if isinstance(record, EvaluationDone) and record.step not in self._scores:
@@ -206,6 +210,8 @@ class TrialMirror:
             self._committed, self._scores = None, {}
         elif self.state == "failed":
             self._set_status(store, "FAILED")
+        elif self.state == "left":
+            self._set_status(store, "KILLED")
         elif self.state == "running":
             begun_before = self._tail.offset <= self._history_end  # by a driver that is gone: no worker is on it now
             self._set_status(store, "KILLED" if begun_before else "RUNNING")

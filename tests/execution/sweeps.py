@@ -10,7 +10,7 @@ import yaml
 
 from dmray.execution import Plan, plan
 from dmray.specs import SweepSpec
-from dmray.tracking import AttemptFailed, AttemptStarted, SweepFolder, distinct, read_ledger
+from dmray.tracking import AttemptFailed, AttemptLeft, AttemptStarted, SweepFolder, distinct, read_ledger
 
 
 def tiny_sweep(storage: Path, **changes: Any) -> SweepSpec:
@@ -55,5 +55,5 @@ def science_of(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
         for record in sorted(
             distinct(read_ledger(folder.trial(trial_id).ledger)), key=lambda r: (r.kind, getattr(r, "step", 0))
         )
-        if not isinstance(record, AttemptStarted | AttemptFailed)
+        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft)
     ]

@@ -66,7 +66,7 @@ def test_an_error_in_a_rollout_reaches_the_trial_that_asked(ray_session: None, t
 
 @pytest.mark.parametrize("executor", ["train", "tune"])
 def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_worker(
-    ray_session: None, tmp_path: Path, executor: str
+    ray_session: None, tmp_path: Path, executor: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {
         "grid": [{"methods": ["hdm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
@@ -92,6 +92,9 @@ def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_wor
     assert all("maze2d-umaze-sparse-v1.hdf5" in error for error in failures(there, remote).values())
     attempts = [record for record in read_ledger(victim.ledger) if isinstance(record, AttemptStarted)]
     assert len(attempts) == 2, "the worker was killed once"
+    assert "ended: " in (victim.path / "log.txt").read_text()
+    if executor == "tune":  # with "train", Ray Train starts it again without Tune's knowledge
+        assert f"{there.trial_ids[0]}: its process ended (ActorDiedError); attempt 2 of 4 follows" in caplog.text
     assert science_of(remote, there.trial_ids[:1]) == science_of(local, here.trial_ids[:1])
 
 

@@ -17,19 +17,23 @@ from ray import tune
 
 from dmray.errors import ClusterError
 from dmray.execution.job import TrialJob
+from dmray.execution.on_ray.deaths import TuneDeaths
 from dmray.execution.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
 from dmray.execution.on_ray.layout import lay_out
+from dmray.execution.on_ray.leaving import Leaving
 from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, machines_for_one_node
 from dmray.execution.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
 from dmray.execution.plan import Plan
 from dmray.execution.watchdog import note_hang
 from dmray.specs import TrialSpec
-from dmray.tracking import SweepFolder
+from dmray.tracking import AttemptFailed, SweepFolder, TrialFolder, read_ledger
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait as long
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it stops the sweep and says how to resume
     "RAY_AIR_NEW_OUTPUT": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads their files, and those of stopped trials stay open
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # tens of lines for a worker that is started again; see deaths.py
 }
 
 
@@ -43,13 +47,14 @@ class RayRunner:
     def __init__(self, address: str | None = None) -> None:
         self._address = address
 
-    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
-        """Run `todo`; returns when each has ended, well or not (its folder tells).
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> list[TrialSpec]:
+        """Run `todo`; returns when each has ended, well or not (its folder tells), with those that left on order.
 
         Raises:
             ClusterError: no cluster answers, or not one trial fits it.
         """
         shutil.rmtree(folder.ray_attempts, ignore_errors=True)  # of attempts that were killed; nothing resumes from it
+        records_before = {trial.trial_id: len(read_ledger(folder.trial(trial.trial_id).ledger)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
             layout = lay_out(plan.sweep.resources, machines, len(todo))
@@ -73,14 +78,26 @@ class RayRunner:
                 )
                 for trial in todo
             ]
-            _tune(trainables, layout, ray_folder)
+            given_up = _tune(trainables, layout, ray_folder)
         for trial in todo:
             note_hang(folder.trial(trial.trial_id))  # of those that hung until their budget was spent
         shutil.rmtree(folder.ray_attempts, ignore_errors=True)
+        ended = [trial for trial in todo if trial.trial_id not in given_up]
+        return [trial for trial in ended if _left(folder.trial(trial.trial_id), records_before[trial.trial_id])]
 
 
-def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> None:
+def _left(folder: TrialFolder, records_before: int) -> bool:
+    """Whether a trial that Ray did not give up is neither done nor has failed beyond its first `records_before`."""
+    if folder.done.exists():
+        return False
+    records = read_ledger(folder.ledger)
+    return len(records) == records_before or not isinstance(records[-1], AttemptFailed)
+
+
+def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> set[str]:
+    """Run them; the ids of those whose workers died more often than the fault budget allows."""
     names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
+    leaving = Leaving(trainables[0].job.sweep_folder, trainables[0].job.order_number)
     trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
         tune.with_resources(trainable, layout.tune_trial),
@@ -94,11 +111,14 @@ def _tune(trainables: list[TrainableConfig], layout: Fit, ray_folder: Path) -> N
             name="tune",
             storage_path=str(ray_folder),
             failure_config=tune.FailureConfig(max_failures=restarts),
+            stop=leaving,
+            callbacks=[leaving, TuneDeaths()],
             verbose=0,
         ),
     )
     with contextlib.redirect_stdout(io.StringIO()):  # even verbose=0 prints boxes; the ledgers tell the progress
-        tuner.fit()
+        results = tuner.fit()
+    return {names[result.config["trainable"]] for result in results if result.error is not None}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dmray.execution.control import Left, StandingOrder
 from dmray.execution.job import TrialJob
+from dmray.execution.trial_log import TrialLog
 from dmray.specs import FaultSpec, ResourcesSpec, Spec
 
 _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
@@ -39,7 +41,11 @@ def run_through_train(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    from dmray.execution.on_ray.deaths import TrainDeaths
+
     given = TrainableConfig.model_validate_json(config["trainable"])
+    if not StandingOrder(given.job.sweep_folder, given.job.order_number).stands():
+        return  # a worker would take seconds to say the same
     resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
         resources["GPU"] = given.resources.gpus_per_trial
@@ -54,7 +60,7 @@ def run_through_train(config: dict[str, Any]) -> None:
             name=given.job.trial.trial_id,
             storage_path=str(given.ray_folder),
             failure_config=ray.train.FailureConfig(max_failures=given.faults.worker_restarts),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback(), TrainDeaths(TrialLog(given.job.folder.log))],
         ),
     ).fit()
 
@@ -83,6 +89,8 @@ def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> No
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
         run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report))
+    except Left:
+        return
     except Exception as cause:
         if is_the_worlds(cause):
             raise  # tried again within the fault budget

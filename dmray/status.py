@@ -1,0 +1,83 @@
+"""`python -m dmray.status SWEEP`: how far a sweep is, from its records alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.live import Live
+
+from dmray.command_line import new_app, out, told
+from dmray.execution.finding import find_sweep
+from dmray.execution.progress import Follower
+from dmray.execution.summary import Summary, follower_of, summarize
+from dmray.execution.summary_view import text, with_driver
+
+app = new_app()
+_FINE, _NOBODY, _FAILED = 0, 3, 4
+
+
+@app.command()
+def main(
+    sweep: Annotated[Path, typer.Argument(help="The sweep's file, or its folder: runs/quickstart.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until no driver is left.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a look, its keys are stable.")] = False,
+    storage: Annotated[Path | None, typer.Option(help="Where the file's sweep is, as given to dmray.sweep.")] = None,
+) -> None:
+    """Tell how far a sweep is.
+
+    Exit status 0: a driver is at work, or everything is done. 3: trials are open and nobody works on them.
+    4: nothing is open, and trials have failed.
+    """
+    with told():
+        follower = follower_of(find_sweep(sweep, storage))
+        summary = summarize(follower)
+        if watch:
+            summary = _watch(follower, summary, every_s, as_json)
+        else:
+            _show(summary, as_json)
+    raise typer.Exit(_exit_status(summary))
+
+
+def _watch(follower: Follower, summary: Summary, every_s: float, as_json: bool) -> Summary:
+    """Show it again and again; the last one, at rest."""
+    try:
+        if as_json or not out.is_terminal:
+            while True:
+                _show(summary, as_json)
+                if not summary.at_work:
+                    return summary
+                time.sleep(every_s)
+                summary = summarize(follower)
+        with Live(with_driver(summary), console=out, auto_refresh=False) as live:
+            while summary.at_work:
+                time.sleep(every_s)
+                summary = summarize(follower)
+                live.update(with_driver(summary), refresh=True)
+    except KeyboardInterrupt:
+        pass
+    return summary
+
+
+def _show(summary: Summary, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(summary)))
+    elif out.is_terminal:
+        out.print(with_driver(summary), highlight=False)
+    else:
+        typer.echo(text(summary))
+
+
+def _exit_status(summary: Summary) -> int:
+    if summary.at_work or summary.done:
+        return _FINE
+    return _FAILED if summary.ended else _NOBODY
+
+
+if __name__ == "__main__":
+    app()
