@@ -18,6 +18,7 @@ COMMANDS = {
     "submit": "start a sweep on a remote cluster, and let go",
     "report": "tables and figures from the records",
     "evaluate": "a stored policy again",
+    "track": "fill MLflow in, name champions",
     "data": "the data sets: list, fetch, verify, stats, make",
     "doctor": "what this machine has, lacks, and how fast it is",
 }

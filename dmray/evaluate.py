@@ -15,7 +15,7 @@ from rich.table import Table
 from dmray.command_line import err, new_app, out, told
 from dmray.storage import fetch_from_store, is_url
 from dmray.tracking import EvaluationDone, TargetResult, TrialFolder, read_ledger, write_episode_table
-from dmray.tracking.artifacts import download_checkpoint
+from dmray.tracking.artifacts import download_checkpoint, upload_drawings
 
 if TYPE_CHECKING:
     from dmray.execution.stored import StoredPolicy
@@ -41,7 +41,8 @@ def main(
     video: Annotated[int, typer.Option(min=0, help="Film so many of the episodes, MP4.")] = 0,
     pictures: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, PNG.")] = 0,
     into: Annotated[
-        Path | None, typer.Option(help="The folder for pictures/ and videos/; else the trial's, else this one.")
+        Path | None,
+        typer.Option(help="Where pictures/ and videos/ go: else the trial's folder, or this one and the MLflow run."),
     ] = None,
     which: Annotated[str, typer.Option(help="Of an MLflow run: final or best.")] = "final",
     mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,
@@ -63,6 +64,9 @@ def main(
                 progress.advance(bar, len(cohort))
         results = summarize(request, done)
         drawn = _drawn(stored, request, (pictures, video), _folder(into, place)) if pictures or video else []
+        run = _RUN_ID.match(source)
+        if run is not None and drawn:
+            upload_drawings(run.group(1), drawn, mlflow_uri)
         if records is not None:
             write_episode_table(records, episode_rows(request, done), about(request, stored.step))
     out.print(_title(stored, request), highlight=False, soft_wrap=True)
@@ -81,7 +85,7 @@ def _stored(source: str, which: str, mlflow_uri: str | None) -> tuple[StoredPoli
         path = fetch_from_store(source) if is_url(source) else Path(source).expanduser()
         return load_stored(path), path if path.is_dir() else path.parent.parent
     with tempfile.TemporaryDirectory() as folder:
-        return load_stored(download_checkpoint(run.group(1), f"{which}.pt", Path(folder), mlflow_uri)), None
+        return load_stored(download_checkpoint(run.group(1), which, Path(folder), mlflow_uri)), None
 
 
 def _folder(into: Path | None, place: Path | None) -> TrialFolder:

@@ -21,11 +21,13 @@ settings.load_profile("dmray")
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray's tests first, they take long; those that share a Ray all in one process, when there are several."""
+    """Ray's tests first, they take long; those that share a Ray, or an MLflow, all in one process of several."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "mlflow_storage" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("mlflow"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,7 +20,7 @@ FLOORS = {
     "execution": 6,
     "reporting": 7,
     "sweep": 8, "report": 8, "evaluate": 8, "doctor": 8, "data.__main__": 8,
-    "status": 8, "stop": 8, "pause": 8, "resume": 8, "logs": 8, "submit": 8,
+    "status": 8, "stop": 8, "pause": 8, "resume": 8, "logs": 8, "submit": 8, "track": 8,
     "__main__": 9,
 }  # fmt: skip
 SIMULATORS = ("mujoco", "gymnasium", "envpool", "gym", "d4rl", "pybullet")

@@ -94,7 +94,9 @@ def test_a_place_without_a_checkpoint_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
-def test_a_trial_is_evaluated_from_its_mlflow_run(folder: SweepFolder) -> None:
+def test_a_trial_is_evaluated_from_its_mlflow_run_which_gets_its_pictures(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     plan = tiny_plan(folder.storage, tracking={"log_every_steps": 10})
@@ -104,16 +106,19 @@ def test_a_trial_is_evaluated_from_its_mlflow_run(folder: SweepFolder) -> None:
     client = mlflow.MlflowClient(uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
     run = client.search_runs([experiment.experiment_id], "tags.`dmray.level` = 'trial' and tags.method = 'dm'")[0]
-    names = [each.path for each in client.list_artifacts(run.info.run_id, "checkpoints")]
-    assert names == ["checkpoints/best.pt", "checkpoints/final.pt"]
     assert [each.path for each in client.list_artifacts(run.info.run_id, "evaluations")] == [
         "evaluations/step_000000040.parquet"
     ]
     ledger = read_ledger(folder.trial(plan.trials[0].trial_id).ledger)
     recorded = [record for record in ledger if isinstance(record, EvaluationDone)]
-    done = evaluate(run.info.run_id, "--mlflow-uri", uri)
-    assert done.exit_code == 0, done.output
-    assert f"{recorded[-1].headline.normalized_mean:.2f}" in done.output
+    monkeypatch.chdir(tmp_path)
+    for which in ("final", "best"):
+        done = evaluate(f"runs:/{run.info.run_id}", "--mlflow-uri", uri, "--which", which, "--pictures", "1")
+        assert done.exit_code == 0, done.output
+        assert f"{recorded[-1].headline.normalized_mean:.2f}" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]  # no database of MLflow's own making
+    drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert drawn <= {Path(each.path).name for each in client.list_artifacts(run.info.run_id, "pictures")}
 
 
 def test_a_run_that_mlflow_does_not_know_is_told(folder: SweepFolder, tmp_path: Path) -> None:

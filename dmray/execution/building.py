@@ -11,6 +11,7 @@ import torch
 
 from dmray.data import Episodes, Statistics, WindowSampler
 from dmray.execution.checkpoints import Origin, policy_recipe
+from dmray.execution.facts import facts_of_data, facts_of_policy
 from dmray.execution.job import TrialJob
 from dmray.policies import PolicyShape, SequencePolicy
 from dmray.sources import OpenedDataset
@@ -63,6 +64,8 @@ def attempt_started(
             "captured": trainer.captured,
             "dataset_fingerprint": origin.dataset_fingerprint,
             "dataset_notes": list(opened.episodes.notes),
+            "dataset": facts_of_data(opened.episodes),
+            "policy": facts_of_policy(trainer.policy),
             "task": _facts_of(opened.task),
             "scan_backend": trainer.policy.scan_backend,
         },

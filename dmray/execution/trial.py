@@ -60,6 +60,7 @@ from dmray.tracking import (
     write_episode_table,
     write_json,
 )
+from dmray.tracking.system_usage import SystemUsage
 from dmray.training import be_deterministic
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
@@ -119,6 +120,7 @@ class _Attempt:
         self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
         self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
+        self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
         self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         self.open: dict[int, _OpenEvaluation] = {}
         self.train_s, self.started = 0.0, time.perf_counter()
@@ -171,7 +173,7 @@ class _Attempt:
     def _log_progress(self, step: int) -> bool:
         progress = self.meter.record(step, self.trainer.learning_rate)
         if progress is not None and ("train", step) not in self.recorded:
-            self.ledger.append(progress)
+            self.ledger.append(progress.model_copy(update={"system": self.usage.sample()}))
         return progress is not None
 
     def _evaluate(self, step: int) -> None:

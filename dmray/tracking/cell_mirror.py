@@ -45,8 +45,13 @@ class CellMirror:
 
     def _set_status(self, store: RunStore, status: str) -> None:
         if status != self._status and self.run_id is not None:
-            store.set_status(self.run_id, status)
+            store.set_status(self.run_id, status, end_ms(self.trials))
             self._status = status
+
+
+def end_ms(trials: Sequence[TrialMirror]) -> int | None:
+    """When the last of `trials` that has ended did; None when none has."""
+    return int(max((trial.ended_s for trial in trials), default=0.0) * 1000) or None
 
 
 def end_status(trials: Sequence[TrialMirror]) -> str:

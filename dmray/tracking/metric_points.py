@@ -1,7 +1,8 @@
 """Ledger records as metric points: pure functions, the same for a live trial and for a replay.
 
-Families: `train/`, `eval/`, `final/`, `best/`, `time/` for trials, `agg/` for cells. The step is the optimizer step
-(the number of seeds for `agg/`). The time of a point is the record's, so a point made twice is the same point twice.
+Families: `train/`, `eval/`, `final/`, `best/`, `time/`, `system/` for trials, `agg/` for cells. The step is the
+optimizer step (the number of seeds for `agg/`). The time of a point is the record's, so a point made twice is the same
+point twice.
 Every record carries one sentinel, `<family>/step`: a server commits the metrics of a batch together, so where the
 sentinel is, the record is there.
 """
@@ -70,6 +71,7 @@ def _train(record: TrainProgress) -> dict[str, float]:
         "train/grad_norm": record.grad_norm,
         "train/learning_rate": record.learning_rate,
         "time/steps_per_s": record.steps_per_s,
+        **{f"system/{name}": value for name, value in record.system.items()},
     }
 
 

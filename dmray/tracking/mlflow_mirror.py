@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from dmray.errors import StorageError
+from dmray.errors import StorageError, TrackingError
 from dmray.specs import SweepSpec, TrialSpec
-from dmray.tracking.cell_mirror import CellMirror, end_status
+from dmray.tracking.cell_mirror import CellMirror, end_ms, end_status
+from dmray.tracking.champions import Champion, Finished, champions
 from dmray.tracking.folders import SweepFolder
 from dmray.tracking.mlflow_store import RunStore, StoreError, open_store
 from dmray.tracking.run_book import RunBook, RunWanted
@@ -100,8 +101,30 @@ class MlflowMirror:
             time.sleep(1.0 if left else 0.0)
         lag = self.lag
         if lag.problem:
-            _log.warning("MLflow lacks %d records (%s); --resume adds them", lag.records, lag.problem)
+            _log.warning(
+                "MLflow lacks %d records (%s); --resume adds them, or: python -m dmray.track replay %s",
+                *(lag.records, lag.problem, self._folder.path),
+            )
         return lag
+
+    def register(self) -> list[Champion]:
+        """Put the sweep's best policies into the model registry, after `close`; which they are.
+
+        Raises:
+            TrackingError: MLflow does not take them.
+        """
+        finished = [
+            Finished(trial.trial, trial.run_id, trial.final)
+            for trial in self._trials
+            if trial.run_id is not None and trial.final is not None
+        ]
+        chosen = champions(finished, self._sweep.name)
+        try:
+            for champion in chosen:
+                self._store.register(champion, self._sweep_id)
+        except StoreError as cause:
+            raise TrackingError(f"MLflow's model registry does not take the champions: {cause}") from cause
+        return chosen
 
     def _pass(self) -> str | None:
         """Follow every ledger once; the last problem met."""
@@ -141,7 +164,8 @@ class MlflowMirror:
         if self._book is None:
             book = RunBook(self._store, self._sweep_id)
             tags = sweep_tags(self._sweep, self._sweep_id, len(self._trials))
-            run = book.ensure(RunWanted(self._sweep.name, tags, {}, time.time()))
+            begun_s = min((trial.begun_s or time.time() for trial in self._trials), default=time.time())
+            run = book.ensure(RunWanted(self._sweep.name, tags, {}, begun_s))
             self._store.log(run.run_id, tags=tags)  # another start may have another plan
             if run.status != "RUNNING":
                 self._store.set_status(run.run_id, "RUNNING")
@@ -174,12 +198,13 @@ class MlflowMirror:
         try:
             for trial in self._trials:
                 trial.stop(self._store)
+                trial.save_drawings(self._store)
             for cell in self._cells.values():
                 cell.stop(self._store)
             for path, place in ((self._folder.manifest, ""), (report, "report")):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)
-            self._store.set_status(self._sweep_run, end_status(self._trials))
+            self._store.set_status(self._sweep_run, end_status(self._trials), end_ms(self._trials))
         except StoreError as cause:
             self._note(str(cause))
             return False

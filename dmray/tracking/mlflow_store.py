@@ -15,21 +15,27 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from dmray.errors import TrackingError
-from dmray.tracking import sqlite
+from dmray.tracking import shared_view, sqlite
+from dmray.tracking.champions import Champion, ensure_registered
+from dmray.tracking.dataset_input import DatasetUsed
 from dmray.tracking.folders import SweepFolder
+from dmray.tracking.logged_policy import LoggedPolicy, ensure_logged
 from dmray.tracking.metric_points import Point
 
 POINTS_PER_BATCH = 1000  # this and the next are MLflow's own limits
 _LABELS_PER_BATCH, _LONGEST_VALUE = 100, 5000
 _PROBE_TIMEOUT_S = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_DATABASES = {"postgresql", "mysql", "mssql"}
 _ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must not hold up the end of a sweep
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
 _CURE = "start it, correct --mlflow-uri, or run without MLflow: --mlflow-uri off"
 
 
@@ -75,6 +81,15 @@ class RunStore(Protocol):
 
     def save(self, run_id: str, content: str | Path, place: str) -> None:
         """Put a text into the artifact `place`, or a file or a folder's content into the artifact folder `place`."""
+
+    def log_dataset(self, run_id: str, dataset: DatasetUsed) -> None:
+        """What the run trains on. May be called again."""
+
+    def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
+        """A checkpoint as a model of the run. May be called again."""
+
+    def register(self, champion: Champion, sweep_id: str) -> None:
+        """Put a policy into the model registry under its alias. May be called again."""
 
 
 class MlflowStore:
@@ -157,16 +172,30 @@ class MlflowStore:
         else:
             _call(self._client.log_artifact, run_id, str(content), place or None)
 
+    def log_dataset(self, run_id: str, dataset: DatasetUsed) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        known = Dataset(dataset.name, dataset.digest, dataset.source_type, dataset.source, profile=dataset.profile)
+        _call(self._client.log_inputs, run_id, [DatasetInput(known, [InputTag("mlflow.data.context", "training")])])
+
+    def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
+        _call(ensure_logged, self._client, self._experiment, run_id, policy)
+
+    def register(self, champion: Champion, sweep_id: str) -> None:
+        _call(ensure_registered, self._client, self._experiment, champion, sweep_id)
+
     def _ensure(self, name: str, artifacts: Path | None) -> str:
         found = _call(self._client.get_experiment_by_name, name)
         if found is None:
             location = None if artifacts is None else artifacts.as_uri()
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
-            created: str = _call(self._client.create_experiment, name, artifact_location=location, tags=kind)
-            return created
+            _call(self._client.create_experiment, name, artifact_location=location, tags=_KIND)
+            found = _call(self._client.get_experiment_by_name, name)
         if found.lifecycle_stage != "active":
             raise StoreError(f"experiment '{name}' was deleted there (mlflow experiments restore brings it back)")
         experiment: str = found.experiment_id
+        for key, value in shared_view.tags(experiment).items():
+            if key not in found.tags:  # what people changed there stays
+                _call(self._client.set_experiment_tag, experiment, key, value)
         return experiment
 
 
@@ -189,6 +218,8 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
         artifacts = database.parent / "mlartifacts" / folder.name
     else:
         probe(address)
+        if urlsplit(address).scheme.partition("+")[0] in _DATABASES:  # no server that would keep artifacts itself
+            artifacts = folder.mlflow_artifacts.resolve() / folder.name
     return MlflowStore(address, f"dmray/{folder.name}", artifacts)
 
 

@@ -32,7 +32,10 @@ class AttemptStarted(Record):
 
 
 class TrainProgress(Record):
-    """Means over the steps since the last such record; `step` counts optimizer steps done."""
+    """Means over the steps since the last such record; `step` counts optimizer steps done.
+
+    `system`: how busy the machine was (`dmray.tracking.system_usage`).
+    """
 
     kind: Literal["train"] = "train"
     step: int
@@ -41,6 +44,7 @@ class TrainProgress(Record):
     grad_norm: float
     learning_rate: float
     steps_per_s: float
+    system: dict[str, float] = Field(default_factory=dict)
 
 
 class TargetResult(Spec):

@@ -102,6 +102,7 @@ def attempt_tags(record: AttemptStarted) -> dict[str, str]:
         "data.sha256": made.get("dataset_fingerprint"),
         "data.notes": "; ".join(made.get("dataset_notes") or []) or None,
         "mamba.backend": made.get("scan_backend"),
+        "policy.parameters": (made.get("policy") or {}).get("parameters"),
         **{f"version.{name}": version for name, version in versions.items()},
         "dmray.attempt": record.attempt,
         "dmray.resumed_from_step": record.from_step,

@@ -7,12 +7,19 @@ cure, which is the ordinary way of working.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from dmray.specs import TrialSpec
+import yaml
+
+from dmray.errors import StorageError
+from dmray.specs import TrialSpec, content_hash
+from dmray.tracking.dataset_input import dataset_used
 from dmray.tracking.folders import TrialFolder
 from dmray.tracking.ledger import LedgerTail, end_of_whole_lines, whole_lines_after
+from dmray.tracking.logged_policy import LoggedPolicy
 from dmray.tracking.metric_points import SENTINELS, Point, points_of
 from dmray.tracking.mlflow_store import POINTS_PER_BATCH, RunStore, StoredRun
 from dmray.tracking.records import (
@@ -25,9 +32,10 @@ from dmray.tracking.records import (
     TrainProgress,
     TrialDone,
 )
-from dmray.tracking.run_labels import STATUS, attempt_tags, done_tags, failure_tags
+from dmray.tracking.run_labels import STATUS, attempt_tags, done_tags, failure_tags, trial_params
 from dmray.tracking.scores import Score, best_score, last_score
 
+_DRAWN = "dmray.drawn"  # which pictures and videos the run has
 RECORDS_PER_READ = 500  # bounds the memory that an outage or a long ledger can take
 
 
@@ -57,7 +65,16 @@ class _Batch:
 
     points: list[Point] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    attempt: AttemptStarted | None = None
     failure: AttemptFailed | None = None
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A whole evaluation, as a score and as points."""
+
+    score: Score
+    points: tuple[Point, ...]
 
 
 class TrialMirror:
@@ -75,6 +92,10 @@ class TrialMirror:
         self._committed: _Committed | None = None
         self._status: str | None = None
         self._scores: dict[int, Score] = {}
+        self._attempt: AttemptStarted | None = None
+        self._last: _Evaluated | None = None
+        self._best: _Evaluated | None = None
+        self._drawn: str | None = None
         self.run_id: str | None = None
         self.state = "new"
         self.ended_s = 0.0
@@ -84,6 +105,13 @@ class TrialMirror:
     @property
     def done(self) -> bool:
         return self.state in ("finished", "diverged")
+
+    @property
+    def begun_s(self) -> float | None:
+        """The time of its first record; None without a readable one."""
+        with contextlib.suppress(StorageError):
+            return next((record.time_s for record in LedgerTail(self.folder.ledger).read(1)), None)
+        return None
 
     @property
     def behind(self) -> int:
@@ -96,7 +124,7 @@ class TrialMirror:
 
     def adopt(self, store: RunStore, run: StoredRun) -> None:
         """Take over the run that an earlier driver, or this one before an outage, left in the store."""
-        self.run_id, self._status = run.run_id, run.status
+        self.run_id, self._status, self._drawn = run.run_id, run.status, run.tags.get(_DRAWN)
         if run.status == "FINISHED" and SENTINELS["done"] in run.metrics:  # the end is logged last: all is there
             self.state = run.tags.get(STATUS, "finished")
             self.final = run.metrics.get("final/normalized_score")
@@ -114,6 +142,8 @@ class TrialMirror:
         assert self.run_id is not None
         for batch in self._batches(records):
             store.log(self.run_id, batch.points, tags=batch.tags)
+            if batch.attempt is not None:
+                self._describe(store, batch.attempt)
             if batch.failure is not None:
                 store.save(self.run_id, batch.failure.traceback, "error.txt")
         self._settle(store)
@@ -137,7 +167,7 @@ class TrialMirror:
     def _take(self, record: LedgerRecord, batch: _Batch) -> list[Point]:
         assert self._committed is not None
         if isinstance(record, AttemptStarted):
-            self.state = "running"
+            self.state, self._attempt, batch.attempt = "running", record, record
             batch.tags.update(attempt_tags(record))
             return []
         if isinstance(record, AttemptFailed):
@@ -149,12 +179,23 @@ class TrialMirror:
             return []
         if isinstance(record, EvaluationSkipped):
             return []
-        if isinstance(record, EvaluationDone):
-            self._scores.setdefault(record.step, Score.of(record))
+        if isinstance(record, EvaluationDone) and record.step not in self._scores:
+            self._note(record)
         if isinstance(record, TrialDone):
             self._end(record)
             batch.tags.update(done_tags(record))
         return points_of(record, list(self._scores.values())) if self._committed.take(record) else []
+
+    def _note(self, record: EvaluationDone) -> None:
+        """Keep the score, and the points of the evaluations that the trial's two models stand for."""
+        score = self._scores[record.step] = Score.of(record)
+        if score.quick:
+            return
+        evaluated = _Evaluated(score, tuple(points_of(record, [])))
+        if self._last is None or score.step > self._last.score.step:
+            self._last = evaluated
+        if best_score([score, *([self._best.score] if self._best else [])]) is score:
+            self._best = evaluated
 
     def _end(self, record: TrialDone) -> None:
         last, best = last_score(self._scores.values()), best_score(self._scores.values())
@@ -175,16 +216,46 @@ class TrialMirror:
             begun_before = self._tail.offset <= self._history_end  # by a driver that is gone: no worker is on it now
             self._set_status(store, "KILLED" if begun_before else "RUNNING")
 
+    def _describe(self, store: RunStore, attempt: AttemptStarted) -> None:
+        """What the trial is and what it trains on, for those that look at it while it runs."""
+        assert self.run_id is not None
+        spec = self.trial.model_dump(mode="json")
+        store.save(self.run_id, yaml.safe_dump(spec, sort_keys=False), "config.yaml")
+        dataset = dataset_used(self.trial, attempt)
+        if dataset is not None:
+            store.log_dataset(self.run_id, dataset)
+
     def _save_files(self, store: RunStore) -> None:
         """Before the run counts as finished, so that what a crash left out is saved the next time."""
         assert self.run_id is not None
         if self._status == "FINISHED":
             return
-        for checkpoint in (self.folder.final_checkpoint, self.folder.best_checkpoint):
-            if checkpoint.exists():
-                store.save(self.run_id, checkpoint, "checkpoints")
+        for policy in self._policies():
+            store.save_policy(self.run_id, policy)
         for table in sorted(self.folder.evaluations.glob("step_*.parquet"))[-1:]:  # the final one; the folder has all
             store.save(self.run_id, table, "evaluations")
+
+    def _policies(self) -> Iterator[LoggedPolicy]:
+        """The final and the best weights; weights that diverged are nobody's model."""
+        facts = self._attempt.provenance.get("policy") if self._attempt else None
+        files = {"final": self.folder.final_checkpoint, "best": self.folder.best_checkpoint}
+        chosen = {"final": self._last if self.state == "finished" else None, "best": self._best}
+        for name, evaluated in chosen.items():
+            if evaluated is not None and files[name].exists():
+                step, points = evaluated.score.step, evaluated.points
+                yield LoggedPolicy(name, step, files[name], trial_params(self.trial), points, facts)
+
+    def save_drawings(self, store: RunStore) -> None:
+        """Upload pictures and videos that were made of the trial, unless the run has these very ones."""
+        folders = {"pictures": self.folder.pictures.glob("*.png"), "videos": self.folder.videos.glob("*.mp4")}
+        files: dict[Path, str] = {path: place for place, found in folders.items() for path in sorted(found)}
+        drawn = content_hash([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files])[:16]
+        if self.run_id is None or not files or drawn == self._drawn:
+            return
+        for path, place in files.items():
+            store.save(self.run_id, path, place)
+        store.log(self.run_id, tags={_DRAWN: drawn})
+        self._drawn = drawn
 
     def _set_status(self, store: RunStore, status: str) -> None:
         if status != self._status and self.run_id is not None:

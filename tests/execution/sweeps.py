@@ -48,7 +48,7 @@ def sweep_file(storage: Path, **changes: object) -> Path:
 
 def science_of(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
     """The distinct records of all trials without clocks."""
-    timed = {"time_s", "wall_s", "steps_per_s", "train_s"}
+    timed = {"time_s", "wall_s", "steps_per_s", "train_s", "system"}
     return [
         record.model_dump(exclude=timed)
         for trial_id in trial_ids

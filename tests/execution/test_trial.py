@@ -48,7 +48,7 @@ def records_of(job: TrialJob, kind: type) -> list[Any]:
 
 def science(job: TrialJob) -> list[dict[str, Any]]:
     """What a trial measured, without clocks and rates."""
-    timed = {"time_s", "wall_s", "steps_per_s", "train_s"}
+    timed = {"time_s", "wall_s", "steps_per_s", "train_s", "system"}
     kinds = (TrainProgress, EvaluationDone, TrialDone)
     records = [record for record in read_ledger(job.folder.ledger) if isinstance(record, kinds)]
     ordered = sorted(records, key=lambda record: (record.kind, record.step))

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from dmray.tracking.champions import Champion
+from dmray.tracking.dataset_input import DatasetUsed
+from dmray.tracking.logged_policy import LoggedPolicy
 from dmray.tracking.metric_points import Point
 from dmray.tracking.mlflow_store import POINTS_PER_BATCH, StoredRun, StoreError
 
@@ -23,6 +26,8 @@ class FakeRun:
     params: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     artifacts: dict[str, str | Path] = field(default_factory=dict)
+    datasets: set[DatasetUsed] = field(default_factory=set)
+    policies: dict[str, LoggedPolicy] = field(default_factory=dict)
 
     def history(self, key: str) -> list[tuple[int, float]]:
         return [(point.step, point.value) for point in self.points if point.key == key]
@@ -36,6 +41,7 @@ class FakeStore:
 
     def __init__(self, fails_at: int | None = None, lost_answer: bool = False, refuses: bool = False) -> None:
         self.runs: dict[str, FakeRun] = {}
+        self.registry: dict[tuple[str, str], Champion] = {}
         self.calls = 0
         self.down = False
         self._fails_at, self._lost_answer, self._refuses = fails_at, lost_answer, refuses
@@ -93,6 +99,15 @@ class FakeStore:
 
     def save(self, run_id: str, content: str | Path, place: str) -> None:
         self._do(lambda: self.runs[run_id].artifacts.update({place: content}))
+
+    def log_dataset(self, run_id: str, dataset: DatasetUsed) -> None:
+        self._do(lambda: self.runs[run_id].datasets.add(dataset))
+
+    def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
+        self._do(lambda: self.runs[run_id].policies.setdefault(policy.name, policy))
+
+    def register(self, champion: Champion, sweep_id: str) -> None:
+        self._do(lambda: self.registry.update({(champion.model, champion.alias): champion}))
 
     def _do(self, effect: Callable[[], T]) -> T:
         if self.down:

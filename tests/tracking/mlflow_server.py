@@ -28,17 +28,19 @@ class Server:
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._database, self._artifacts = f"sqlite:///{storage / 'server.db'}", str(storage / "artifacts")
+        self._log = storage / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         arguments = ["--port", str(self.port), "-w", "1", "--backend-store-uri", self._database]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments, "--artifacts-destination", self._artifacts],
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *arguments, "--artifacts-destination", self._artifacts],
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         self._wait_until(lambda: self._listens, "start")
 
     @property
@@ -61,7 +63,7 @@ class Server:
     def _wait_until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 120
         while not condition():
-            assert time.monotonic() < deadline, f"the MLflow server did not {what}"
+            assert time.monotonic() < deadline, f"the MLflow server did not {what}: {self._log.read_text()[-2000:]}"
             time.sleep(0.1)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 import sqlite3
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +13,19 @@ import pytest
 from dmray.errors import TrackingError
 from dmray.tracking import MlflowMirror, SweepFolder
 from dmray.tracking.metric_points import Point
-from dmray.tracking.mlflow_store import MlflowStore, RunStore, StoreError, open_store, without_secrets
+from dmray.tracking.mlflow_store import RunStore, StoreError, open_store, without_secrets
 from tests.tracking.examples import example_sweep, started, trained, trials_of, whole_trial, write_ledger
 from tests.tracking.fake_store import FakeStore
-from tests.tracking.mlflow_server import Server, free_port
+from tests.tracking.mlflow_server import free_port
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 
 
-@pytest.fixture(scope="session")
-def mlflow_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests: making it takes seconds."""
-    storage = tmp_path_factory.mktemp("mlflow")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        open_store(None, SweepFolder(storage, "first"))
-    return storage
-
-
 @pytest.fixture(params=["fake", "mlflow"])
-def store(request: pytest.FixtureRequest) -> RunStore:
+def store(request: pytest.FixtureRequest, mlflow_storage: Path) -> RunStore:
     if request.param == "fake":
         return FakeStore()
-    storage = request.getfixturevalue("mlflow_storage")
-    return open_store(None, SweepFolder(storage, f"contract-{time.monotonic_ns()}"))
+    return open_store(None, SweepFolder(mlflow_storage, f"contract-{time.monotonic_ns()}"))
 
 
 def run_of(store: RunStore) -> str:
@@ -163,37 +150,3 @@ def test_a_database_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_secrets_are_taken_out_of_addresses() -> None:
     assert without_secrets("postgresql+psycopg2://u:p@db:5432/x") == "postgresql+psycopg2://db:5432/x"
     assert without_secrets("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.mark.slow
-def test_a_server_may_go_and_come_back(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmray.tracking.mlflow_mirror._LONGEST_PAUSE_S", 0.0)
-    sweep = example_sweep()
-    trials, folder = trials_of(sweep), SweepFolder(tmp_path, sweep.name)
-    mirror = MlflowMirror.open(server.uri, folder, sweep, trials)
-    records = whole_trial(50, 60)
-    write_ledger(folder, trials[0], records[:3])
-    assert mirror.advance()
-    server.stop()
-    write_ledger(folder, trials[0], records[3:])
-    assert not mirror.advance()
-    assert mirror.lag.records == 3
-    server.start()
-    folder.report.mkdir()
-    (folder.report / "report.md").write_text("# a report\n")
-    lag = mirror.close(report=folder.report)
-    assert (lag.records, lag.problem) == (0, None)
-    assert len(list((tmp_path / "artifacts").rglob("report/report.md"))) == 1
-    store = MlflowStore(server.uri, "dmray/example", None)
-    run = next(run for run in store.find_runs("dmray.sweep", "example") if run.tags["dmray.key"] == trials[0].trial_id)
-    assert _history(store, run.run_id, "eval/normalized_score") == [(20, 50.0), (40, 60.0)]
-    assert _history(store, run.run_id, "final/step") == [(40, 40.0)]
-    assert run.status == "FINISHED"
