@@ -130,8 +130,9 @@ figure { margin: 1.2em 0; overflow-x: auto; }
 figcaption { color: var(--soft); font-size: .9rem; margin-bottom: .5em; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .45em .8em; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-th { font-weight: 600; color: var(--soft); border-bottom: 2px solid var(--line); vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: break-word; min-width: 6em; }
+th { font-weight: 600; white-space: normal; color: var(--soft); vertical-align: bottom; }
+thead th { border-bottom: 2px solid var(--line); }
 td { border-bottom: 1px solid var(--line); }
 tbody tr:nth-child(even) { background: var(--band); }
 td strong { background: var(--mark); border-radius: 4px; padding: .1em .4em; margin-right: -.4em; }

@@ -82,7 +82,8 @@ def _draw(results: SweepResults, groups: list[Group], folder: Path) -> _Figures:
     profiles = {
         group.protocol: path
         for place, group in enumerate(groups, 1)
-        if draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place}'}.png")
+        if len(group.comparisons) > 1
+        and draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place}'}.png")
     }
     return _Figures(curves, profiles)
 
@@ -93,12 +94,16 @@ def report_blocks(
     """The report's content: what holds over all data sets first, then each data set, then how it was made."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
     yield Paragraph(_summary(results))
+    alone = {group.protocol: group for group in groups if len(group.comparisons) == 1}
     for group in groups:
-        yield from _over_all(group, figures, baseline)
+        if group.protocol not in alone:
+            yield from _over_all(group, figures, baseline)
     for position, comparison in enumerate(results.comparisons):
         yield Heading(_title(results, position), 2)
         yield Paragraph(verdict(comparison))
         yield score_table(comparison)
+        if comparison.protocol in alone:
+            yield from _how_surely(alone[comparison.protocol], baseline)
         if position in figures.curves:
             yield Image(figures.curves[position], f"learning curves of {comparison.dataset.name}")
         yield Bullets(tuple(_notes(comparison)))
@@ -115,18 +120,20 @@ def report_blocks(
 
 
 def _over_all(group: Group, figures: _Figures, baseline: str | None) -> Iterable[Block]:
-    count = len(group.comparisons)
-    yield Heading(f"Over all: {count} data set{'s' if count > 1 else ''}, {group.protocol}", 2)
-    if count > 1:
-        yield overview_table(group)
+    yield Heading(f"Over all: {len(group.comparisons)} data sets, {group.protocol}", 2)
+    yield overview_table(group)
     if not group.complete:
         yield Paragraph("No data set has a finished trial of every method yet, so nothing is summed up.")
         return
     yield aggregate_table(group)
-    if improvement := improvement_table(group, baseline):
-        yield improvement
     if group.protocol in figures.profiles:
         yield Image(figures.profiles[group.protocol], f"performance profiles, {group.protocol}")
+    yield from _how_surely(group, baseline)
+
+
+def _how_surely(group: Group, baseline: str | None) -> Iterable[Block]:
+    if improvement := improvement_table(group, baseline):
+        yield improvement
     yield cost_table(group)
 
 

@@ -16,12 +16,12 @@ from dmray.tracking import Spread
 NOTHING = "-"
 IQM = "last, IQM [95 %]"
 LAST_TEN = "last ten, normalized"
+MISSING = "without a score"
 _COLUMNS: tuple[tuple[str, Callable[[CellResult], Spread | None]], ...] = (
     ("last, normalized", lambda cell: _spread(cell, "last", "normalized")),
     ("best, normalized", lambda cell: _spread(cell, "best", "normalized")),
     (LAST_TEN, lambda cell: Spread.of([mean for trial in cell.trials if (mean := trial.last_ten) is not None])),
     ("last, raw return", lambda cell: _spread(cell, "last", "return_mean")),
-    ("best, raw return", lambda cell: _spread(cell, "best", "return_mean")),
 )
 
 
@@ -29,17 +29,18 @@ def score_table(comparison: Comparison) -> Table:
     """Methods as rows; mean and sample deviation over the finished seeds; the highest mean of a column is strong."""
     spreads = [[spread_of(cell) for _, spread_of in _COLUMNS] for cell in comparison.cells]
     tops = [_top(column) for column in zip(*spreads, strict=True)]
+    lacking = any(_missing(cell) != NOTHING for cell in comparison.cells)
     rows = tuple(
         (
             Cell(cell.label),
             Cell(f"{cell.count('finished')} of {len(cell.trials)}"),
             *(_cell(spread, top) for spread, top in zip(row, tops, strict=True)),
             Cell(_iqm(cell)),
-            Cell(_missing(cell)),
+            *([Cell(_missing(cell))] if lacking else []),
         )
         for cell, row in zip(comparison.cells, spreads, strict=True)
     )
-    columns = ("method", "seeds", *(name for name, _ in _COLUMNS), IQM, "without a score")
+    columns = ("method", "seeds", *(name for name, _ in _COLUMNS), IQM, *([MISSING] if lacking else []))
     return Table(f"{comparison.dataset.name} ({comparison.protocol}): mean ± std over seeds", columns, rows)
 
 

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from dmray.reporting.document import Table
 from dmray.reporting.results import SweepResults, collect
-from dmray.reporting.tables import IQM, LAST_TEN, NOTHING, score_table, verdict
+from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, score_table, verdict
 from dmray.tracking import SweepFolder
 
-_ONLY_IN_THE_REPORT = frozenset({"best, raw return", LAST_TEN, IQM})
+_ONLY_IN_THE_REPORT = frozenset({LAST_TEN, IQM})
 
 
 def render_summary(*folders: SweepFolder, protocol: str | None = None) -> Group:
@@ -47,7 +47,7 @@ def _rich(table: Table) -> RichTable:
         if name not in _ONLY_IN_THE_REPORT and any(row[place].text != NOTHING for row in table.rows)
     ]
     for place in wanted:
-        number = 0 < place < len(table.columns) - 1
+        number = place > 0 and table.columns[place] != MISSING
         head = table.columns[place].replace(", ", "\n")
         drawn.add_column(head, justify="right" if number else "left", no_wrap=number)
     for row in table.rows:
