@@ -26,6 +26,7 @@ QUIET = Console(quiet=True)
 LONG: dict[str, Any] = {
     "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 300, "cohort_size": 2, "target_returns": [50.0]},
+    "faults": {"checkpoint_every_steps": 100},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ray import train, tune
@@ -17,13 +18,12 @@ class TuneDeaths(tune.Callback):  # type: ignore[misc]
     """Tells of processes that Tune started: a trial's driver, or with executor "tune" its worker."""
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        given = _note(trial)
-        again = f"attempt {trial.num_failures + 1} of {given.tune_restarts + 1} follows"
-        _log.warning("%s: %s; %s", given.job.trial.trial_id, _what(trial), again)
+        given = TrainableConfig.model_validate_json(trial.config["trainable"])
+        _tell(given, trial, f"attempt {trial.num_failures + 1} of {given.tune_restarts + 1} follows")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        given = _note(trial)
-        _log.warning("%s: %s; given up, all attempts are spent", given.job.trial.trial_id, _what(trial))
+        given = TrainableConfig.model_validate_json(trial.config["trainable"])
+        _tell(given, trial, "given up, all attempts are spent")
 
 
 class TrainDeaths(train.UserCallback):  # type: ignore[misc]
@@ -37,12 +37,15 @@ class TrainDeaths(train.UserCallback):  # type: ignore[misc]
             self._log.write(f"its worker ended: {type(cause).__name__}: {cause}")
 
 
-def _note(trial: Any) -> TrainableConfig:
-    given = TrainableConfig.model_validate_json(trial.config["trainable"])
-    TrialLog(given.job.folder.log).write(f"its process ended: {trial.get_error()}")
-    return given
+def _tell(given: TrainableConfig, trial: Any, then: str) -> None:
+    lines = _rays_words(trial)
+    TrialLog(given.job.folder.log).write("its process ended: " + "\n".join(lines))
+    what = lines[-1 if "ray::" in lines[0] else 0]  # a traceback says it last
+    _log.warning("%s: its process ended: %s; %s", given.job.trial.trial_id, what.rstrip("."), then)
 
 
-def _what(trial: Any) -> str:
-    cause = trial.get_pickled_error()
-    return f"its process ended ({type(cause).__name__})"
+def _rays_words(trial: Any) -> list[str]:
+    """The last entry of the file that Tune appends failures to, here, before it is synchronised."""
+    written = Path(trial.error_file).read_text() if trial.error_file else ""
+    _, _, last = written.rpartition("Failure # ")
+    return last.strip().splitlines()[1:] or ["for a reason that Ray does not tell"]
