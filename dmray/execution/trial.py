@@ -61,17 +61,23 @@ from dmray.tracking import (
     write_json,
 )
 from dmray.tracking.system_usage import SystemUsage
-from dmray.training import be_deterministic
+from dmray.training import Team, be_deterministic
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
 _LOOK_EVERY_S = 1.0
 
 
-def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda step, score: None) -> TrialDone:
-    """Run `job` to its end, or continue it there where its last attempt was saved.
+def run_trial(
+    job: TrialJob,
+    service: EvaluationService,
+    report: Report = lambda step, score: None,
+    team: Team | None = None,
+) -> TrialDone:
+    """Run `job` to its end, or continue it there where its last attempt was saved; as the leader of `team` if given.
 
     Raises:
         DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
+        TeamError: another worker of the team is gone.
         Left: the order that the job was made under stands no longer; all is saved.
     """
     bring_order(job)
@@ -88,7 +94,7 @@ def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda
         run: _Attempt | None = None
         try:
             with log.listening():
-                run = _Attempt(job, service, report, ledger, attempt)
+                run = _Attempt(job, service, report, ledger, attempt, team)
                 with run.watchdog.watching():
                     return run.to_the_end()
         except Left:
@@ -107,7 +113,15 @@ def run_trial(job: TrialJob, service: EvaluationService, report: Report = lambda
 class _Attempt:
     """One attempt: its state is the trainer, the meter, the open evaluations and the best score so far."""
 
-    def __init__(self, job: TrialJob, service: EvaluationService, report: Report, ledger: Ledger, attempt: int) -> None:
+    def __init__(
+        self,
+        job: TrialJob,
+        service: EvaluationService,
+        report: Report,
+        ledger: Ledger,
+        attempt: int,
+        team: Team | None,
+    ) -> None:
         self.job, self.service, self.report, self.ledger, self.attempt = job, service, report, ledger, attempt
         self.log = TrialLog(job.folder.log)
         self.order = StandingOrder(job.sweep_folder, job.order_number)
@@ -117,7 +131,7 @@ class _Attempt:
         dataset = job.trial.dataset
         share_recording(job)
         self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
-        self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
+        self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes, team)
         self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
@@ -129,6 +143,8 @@ class _Attempt:
         kept = (TrainProgress, EvaluationDone, EvaluationSkipped)
         self.recorded = {(record.kind, record.step) for record in records if isinstance(record, kept)}
         self.best = _best_of(records)
+        if team is not None:
+            team.meet()  # the trial's folder is ours: the others may read the checkpoint
         self._restore()
         self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")

@@ -8,6 +8,7 @@ times, and only the leader needs to save them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -17,13 +18,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dmray.data.windows import Windows
-from dmray.errors import TeamError
+from dmray.errors import TeamDismissedError, TeamError
 
 
 class Team:
     """The processes of torch's default group; rank 0 leads. All must call the same, until the leader dismisses them.
 
-    Every call that waits for the others raises a TeamError if one of them is gone, or the leader has dismissed all.
+    Calls that wait for the others raise a TeamError if one of them is gone, a TeamDismissedError once dismissed.
     """
 
     def __init__(self) -> None:
@@ -39,8 +40,9 @@ class Team:
         self._agree(torch.zeros(()))
 
     def dismiss(self) -> None:
-        """As the leader: no further step, wherever the others wait."""
-        self._sum(torch.tensor(-math.inf))
+        """As the leader: no further step, wherever the others wait. What is gone already needs no dismissal."""
+        with contextlib.suppress(TeamError):
+            self._sum(torch.tensor(-math.inf))
 
     def rows(self, windows: Windows) -> Windows:
         """This worker's rows of a batch."""
@@ -65,7 +67,7 @@ class Team:
     def _agree(self, number: Tensor) -> Tensor:
         total = self._sum(number.clone())
         if total == -math.inf:
-            raise TeamError("the leader of this trial's workers has dismissed them")
+            raise TeamDismissedError("the leader of this trial's workers has dismissed them")
         return total
 
     def _sum(self, numbers: Tensor) -> Tensor:

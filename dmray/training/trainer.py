@@ -83,6 +83,11 @@ class Trainer:
         return self._steps_done
 
     @property
+    def workers(self) -> int:
+        """Processes that take each step together."""
+        return self._team.size if self._team else 1
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return self._spec.learning_rate * warm_up(self._steps_done, self._spec.warmup_steps)

@@ -54,6 +54,8 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
         ("seeds=[1, 1]", "seeds: named twice: 1"),
         ("seeds=[]", "seeds: Tuple should have at least 1 item"),
         ("resources.gpus_per_trial=1.5", "a fraction of a GPU is below 1"),
+        ("resources.workers_per_trial=999", "resources.workers_per_trial 999 is more than training.batch_size"),
+        ("resources={executor: tune, workers_per_trial: 2}", "workers_per_trial 2 needs executor: train"),
         ("grid.0.models=[{d_model: 65, n_head: 2}]", "n_head 2 does not divide d_model 65"),
         ("datasets=[{name: a, generate: {behaviour: expert}}]", "'generate' needs 'task'"),
         ("datasets=[{name: a/b}]", "datasets.0.name: String should match pattern"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmray.execution.control import Left, StandingOrder
 from dmray.execution.job import TrialJob
@@ -17,6 +17,10 @@ from dmray.execution.remote import bring_order
 from dmray.execution.trial_log import TrialLog
 from dmray.specs import FaultSpec, ResourcesSpec, Spec
 
+if TYPE_CHECKING:
+    from dmray.training import Team
+
+_LONGEST_EVALUATION_S = 86_400  # for which workers wait that only train
 _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
 
 
@@ -36,7 +40,7 @@ class TrainableConfig(Spec):
 
 
 def run_through_train(config: dict[str, Any]) -> None:
-    """Tune's function trainable for executor "train": one TorchTrainer with one worker."""
+    """Tune's function trainable for executor "train": one TorchTrainer, its workers on one machine."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -47,15 +51,20 @@ def run_through_train(config: dict[str, Any]) -> None:
     bring_order(given.job)
     if not StandingOrder(given.job.sweep_folder, given.job.order_number).stands():
         return  # a worker would take seconds to say the same
-    resources = {"CPU": given.resources.cpus_per_trial}
+    workers = given.resources.workers_per_trial
+    resources = {"CPU": given.resources.cpus_per_trial / workers}
     if given.resources.gpus_per_trial:
-        resources["GPU"] = given.resources.gpus_per_trial
+        resources["GPU"] = given.resources.gpus_per_trial / workers
     TorchTrainer(
         run_in_worker,
         train_loop_config={"trainable": config["trainable"]},
-        torch_config=TorchConfig(backend="gloo"),  # one worker: NCCL is not needed, and its failures leak GPUs
+        # small sums on one machine: NCCL is not needed, and its failures leak GPUs
+        torch_config=TorchConfig(backend="gloo", timeout_s=_LONGEST_EVALUATION_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=1, use_gpu=given.resources.gpus_per_trial > 0, resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=given.resources.gpus_per_trial > 0,
+            resources_per_worker=resources,
+            placement_strategy="STRICT_PACK",
         ),
         run_config=ray.train.RunConfig(
             name=given.job.trial.trial_id,
@@ -67,10 +76,23 @@ def run_through_train(config: dict[str, Any]) -> None:
 
 
 def run_in_worker(config: dict[str, Any]) -> None:
-    """Ray Train's loop function."""
+    """Ray Train's loop function: the trial, or beside its leader a share of its batches."""
     import ray.train
 
-    _run(config, ray.train.report)
+    if ray.train.get_context().get_world_size() == 1:
+        _run(config, ray.train.report)
+        return
+    from dmray.execution.following import follow_trial
+    from dmray.training import Team
+
+    team = Team()
+    if team.leads:
+        try:
+            _run(config, lambda report: None, team)  # a report to Ray waits for all workers
+        finally:
+            team.dismiss()
+    else:
+        follow_trial(TrainableConfig.model_validate_json(config["trainable"]).job, team)
 
 
 def run_in_tune(config: dict[str, Any]) -> None:
@@ -83,13 +105,13 @@ def run_in_tune(config: dict[str, Any]) -> None:
 TUNE_TRAINABLES = {"train": run_through_train, "tune": run_in_tune}
 
 
-def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None], team: Team | None = None) -> None:
     from dmray.execution.on_ray.evaluation_pool import RemoteEvaluation
     from dmray.execution.trial import run_trial
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
-        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report))
+        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report), team)
     except Left:
         return
     except Exception as cause:
