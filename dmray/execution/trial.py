@@ -208,8 +208,9 @@ class _Attempt:
             request = self.request
             if not whole and step < self.job.trial.training.steps:
                 request = replace(request, episodes=self.job.trial.evaluation.quick_episodes or request.episodes)
+            submitted = time.perf_counter()
             future = self.service.submit(weights, request)
-            self.open[step] = _OpenEvaluation(weights, request, future, time.perf_counter())
+            self.open[step] = _OpenEvaluation(weights, request, future, submitted)
 
     def _collect(self, wait_until_open: int, may_leave: bool = False) -> None:
         """Record finished evaluations in the order of their steps; wait while more than `wait_until_open` are open.
