@@ -33,7 +33,7 @@ def test_a_dead_driver_of_another_machine_is_taken_over_aloud(url: str, caplog: 
     assert "taking the sweep over" in caplog.text
 
 
-@pytest.mark.parametrize("left_behind", [b"", THEIRS])
+@pytest.mark.parametrize("left_behind", [b"", THEIRS], ids=["nothing", "a beat"])
 def test_of_two_that_come_at_the_same_moment_the_last_writer_has_it(
     left_behind: bytes,
 ) -> None:
