@@ -47,9 +47,6 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
         _wait_until(lambda: folder.trial(plan.trial_ids[0]).last_checkpoint.exists())
         driver.send_signal(signal.SIGKILL)
 
-    refused = run(broken)
-    assert refused.returncode == 1
-    assert "--resume" in refused.stderr
     resumed = run(broken, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert set(survey(plan, folder).values()) == {TrialState.FINISHED}
@@ -65,10 +62,6 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
         assert one.info.status == "FINISHED"
         steps = [metric.step for metric in client.get_metric_history(one.info.run_id, "train/loss")]
         assert sorted(steps) == list(range(20, 601, 20)), "each step once"
-
-    again = run(broken, "--resume")
-    assert again.returncode == 0
-    assert "dm" in again.stdout
 
 
 @pytest.mark.ray

@@ -1,7 +1,7 @@
 """Random kills over a whole sweep: what is recorded in the end is what an undisturbed run records.
 
 `DMRAY_CHAOS=5 pytest tests/execution/test_chaos.py` runs so many seeds of chaos with both executors; else it is one
-with Ray Tune alone, whose trials start fast (tests/execution/test_on_ray.py kills workers of Ray Train, too).
+with Ray Tune alone, whose trials start fast (tests/execution/test_nodes.py takes workers of Ray Train away).
 
 Kill -9 of the driver (which is then resumed), of workers that train, of evaluation actors and their dispatcher, of
 Ray Train's controllers, of the MLflow server (which is then started again), in random order at random moments.
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.filterwarnings("def
 CHAOS = int(os.environ.get("DMRAY_CHAOS", "0"))
 SEEDS = {"tune": 6, "train": 2}  # of DM and DT; a trial of Ray Train takes ten seconds to start
 CHANGES = {
-    "training": {"steps": 500, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "training": {"steps": 400, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
     "faults": {"checkpoint_every_steps": 50, "worker_restarts": 9, "driver_restarts": 9},
 }

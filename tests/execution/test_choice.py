@@ -95,3 +95,11 @@ def test_a_second_start_without_resume_is_refused(tmp_path: Path) -> None:
     states = dict(zip(planned.trial_ids, (TrialState.FAILED, TrialState.NEW), strict=True))
     with pytest.raises(StorageError, match="or --retry-failed for those"):
         to_run(planned, states, resume=False)
+
+
+def test_what_was_begun_goes_on_only_when_asked(tmp_path: Path) -> None:
+    planned = tiny_plan(tmp_path)
+    states = dict.fromkeys(planned.trial_ids, TrialState.NEW) | {planned.trial_ids[0]: TrialState.STARTED}
+    with pytest.raises(StorageError, match="was begun before: 0 trials are done, 1 are not; continue with --resume"):
+        to_run(planned, states, resume=False)
+    assert to_run(planned, states, resume=True) == planned.trials

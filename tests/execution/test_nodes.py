@@ -18,7 +18,7 @@ from tests.execution.sweeps import science_of, sweep_file, tiny_plan
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 CHANGES = {
-    "training": {"steps": 1500, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 500, "cohort_size": 2, "target_returns": [50.0]},
     "resources": {"gpus_per_trial": 1, "device": "cpu", "cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
     "faults": {"checkpoint_every_steps": 100},

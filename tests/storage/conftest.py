@@ -41,8 +41,10 @@ def s3() -> Iterator[S3]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        s3fs.S3FileSystem.clear_instance_cache()  # of other tests' servers
         s3fs.S3FileSystem().mkdir("sweeps")
         yield server
+    s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 

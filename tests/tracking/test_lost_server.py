@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -32,10 +32,12 @@ class _KillsServer:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder) -> None:
+    def run(
+        self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Callable[[], None]
+    ) -> list[TrialSpec]:
         LocalRunner().run(plan, todo[:1], folder)
         self._server.stop()
-        LocalRunner().run(plan, todo[1:], folder)
+        return LocalRunner().run(plan, todo[1:], folder)
 
 
 @dataclass(frozen=True)
