@@ -39,10 +39,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
 def test_idle_actors_are_let_go_and_come_back_for_work(ray_session: None, tmp_path: Path) -> None:
     weights, request = policy_and_request(tmp_path, episodes=30)
     pool = EvaluationPool.start(TWO, "idle", idle_s=0.3)
-    before = pool.process_ids()
-    assert len(before) == 2
-    wait_until(lambda: len(pool.process_ids()) == 1)
-    assert set(pool.process_ids()) < set(before), "the one that stays was not replaced"
+    wait_until(lambda: len(pool.process_ids()) == 1)  # where starting takes long, one may be gone before two were seen
+    stays = pool.process_ids()
+    time.sleep(1.0)
+    assert pool.process_ids() == stays, "the one that stays is not replaced"
     future = RemoteEvaluation(pool.dispatcher_name).submit(weights, request)
     assert future.result(timeout=120) == InlineEvaluation().submit(weights, request).result()
 
