@@ -1,6 +1,7 @@
 """Seconds of 100 full evaluation episodes, by method, decode mode and actors, beside the loop that is published.
 
     python benchmarks/evaluation.py [--quick] [--only hopper-dm] [--json FILE]
+    python benchmarks/evaluation.py --training [--json FILE]
 
 Networks of width 128, 6 layers, K 20, random weights (time does not depend on them); Hopper without its early end, so
 that every episode is 1000 steps. Actors are processes of one thread, each with cohorts of 50; what is timed is what an
@@ -13,7 +14,8 @@ step with the plain PyTorch scan; the mean of its steps times those of 100 episo
 
 "GEMM" is a bound for the policy: the matrix products of one decision alone, their shapes taken from a profile.
 
-The last lines train DM through the real trial loop with an evaluation actor of Ray that is kept busy, and without.
+With `--training` it trains DM through the real trial loop instead, with an evaluation actor of Ray that is kept busy
+and without, in turns.
 """
 
 from __future__ import annotations
@@ -316,22 +318,37 @@ def chosen(only: str, quick: bool) -> Iterator[Cell]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--only", default="", help="cells whose name (task-method-mode-actors) begins so")
     parser.add_argument("--quick", action="store_true", help="DM in Hopper, few steps: a minute")
-    parser.add_argument("--no-training", action="store_true", help="leave out training beside evaluation")
+    parser.add_argument("--training", action="store_true", help="training beside evaluation, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    here = Path(__file__)
+    if options.training:
+        training(options.json or here.with_name("evaluation_beside_training.json"))
+    else:
+        rollouts(options.json or here.with_suffix(".json"), options.only, options.quick)
+
+
+def training(record: Path) -> None:
+    rates = training_rates()
+    alone, beside = (median(rates[name]) for name in ("alone", "with evaluations"))
+    Console().print(f"training: {alone:.1f} steps/s alone, {beside:.1f} beside evaluation: {beside / alone:.3f}")
+    _write(record, [{"steps_per_s": rates, "ratio": beside / alone}])
+
+
+def rollouts(record: Path, only: str, quick: bool) -> None:
     table = Table(title=f"{EPISODES} full episodes, 128 x 6, K {MODEL.context_length}", box=None)
     for heading in ("task", "method", "decode", "actors", "wall s", "CPU s", "physics", "policy", "overhead",
                     "policy / GEMM", "loop s", "times faster", "promised", "steps"):  # fmt: skip
         table.add_column(heading, justify="left" if heading in ("task", "method", "decode") else "right")
     results, loops, bounds, actors = [], {}, {}, Actors()
-    for cell in chosen(options.only, options.quick):
+    for cell in chosen(only, quick):
         task = TASKS[cell.task]
         if (cell.task, cell.method) not in loops:
-            loops[cell.task, cell.method] = loop_seconds(task, cell.method, 20 if options.quick else 60)
+            loops[cell.task, cell.method] = loop_seconds(task, cell.method, 20 if quick else 60)
         if cell.task == "hopper" and (cell.method, cell.mode) not in bounds:
             bounds[cell.method, cell.mode] = gemm_ms(task, cell.method, cell.mode)
         spent, loop = actors.evaluate(cell), loops[cell.task, cell.method]
@@ -349,12 +366,12 @@ def main() -> None:
         )  # fmt: skip
     actors.close()
     Console(width=170).print(table)
-    rates = {} if options.no_training else training_rates()
-    if rates:
-        alone, beside = (median(rates[name]) for name in ("alone", "with evaluations"))
-        Console().print(f"training: {alone:.1f} steps/s alone, {beside:.1f} beside evaluation: {beside / alone:.3f}")
+    _write(record, results)
+
+
+def _write(record: Path, results: list[dict[str, Any]]) -> None:
     settings = {"model": MODEL.model_dump(), "episodes": EPISODES, "cohort_size": COHORT, "cores": os.cpu_count()}
-    write_record(options.json, {**settings, "load_1min": os.getloadavg()[0], "training_steps_per_s": rates}, results)
+    write_record(record, {**settings, "load_1min": os.getloadavg()[0]}, results)
 
 
 if __name__ == "__main__":
