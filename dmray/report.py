@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dmray.command_line import new_app, out, told
-from dmray.reporting import METHODS, render_summary, write_report
+from dmray.reporting import METHODS, collect, render_results, write_results
 from dmray.storage import SweepCopy, is_url, split_url
 from dmray.tracking import SweepFolder
 
@@ -32,8 +32,9 @@ def main(
     with told():
         copies = {sweep: _fetched(sweep) for sweep in sweeps if is_url(sweep)}
         folders = [copies[sweep].folder if sweep in copies else _folder(sweep) for sweep in sweeps]
-        paths = write_report(*folders, into=into, baseline=baseline, protocol=protocol)
-        out.print(render_summary(*folders, protocol=protocol))
+        results = collect(*folders, protocol=protocol)
+        paths = write_results(results, into or folders[0].report, baseline)
+        out.print(render_results(results))
         if into is None and sweeps[0] in copies:
             copies[sweeps[0]].push()
     out.print(f"report: {paths.html}", highlight=False, soft_wrap=True)

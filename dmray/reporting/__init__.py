@@ -1,7 +1,7 @@
 """Tables, figures and the report of sweeps, from their records alone: no Ray and no MLflow needed."""
 
 from dmray.reporting.across import METHODS
-from dmray.reporting.render import ReportPaths, write_report
+from dmray.reporting.render import ReportPaths, write_report, write_results
 from dmray.reporting.results import CellResult, Comparison, Protocol, SweepResults, TrialResult, collect
 from dmray.reporting.terminal import render_results, render_summary
 
@@ -17,4 +17,5 @@ __all__ = [
     "render_results",
     "render_summary",
     "write_report",
+    "write_results",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from statistics import fmean
 from typing import get_args
@@ -42,11 +43,11 @@ class Group:
     protocol: Protocol
     comparisons: tuple[Comparison, ...]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(cell.label for comparison in self.comparisons for cell in comparison.cells))
 
-    @property
+    @cached_property
     def complete(self) -> tuple[Comparison, ...]:
         """The data sets on which every label has a finished seed: only they can be summed up for all."""
         return tuple(
@@ -59,7 +60,11 @@ class Group:
 
     def scores(self, label: str) -> list[np.ndarray]:
         """Last normalized scores over seeds, for each complete data set."""
-        return [_scores([comparison], [label])[0] for comparison in self.complete]
+        return self._scores_by_label[label]
+
+    @cached_property
+    def _scores_by_label(self) -> dict[str, list[np.ndarray]]:
+        return {label: _scores(self.complete, [label]) for label in self.labels}
 
 
 def groups_of(comparisons: Sequence[Comparison]) -> list[Group]:

@@ -42,17 +42,20 @@ class _Figures:
         return *self.profiles.values(), *self.curves.values()
 
 
-def write_report(
-    *folders: SweepFolder, into: Path | None = None, baseline: str | None = None, protocol: str | None = None
-) -> ReportPaths:
-    """Make the report of the sweeps anew, in `into` (else `<sweep>/report` of the first).
-
-    A sweep may be reported while it runs.
+def write_report(folder: SweepFolder) -> ReportPaths:
+    """Make the report of the sweep in `folder` anew, in `<sweep>/report`. A sweep may be reported while it runs.
 
     Raises:
-        StorageError: there is no sweep in a folder, or a file of it is damaged.
+        StorageError: there is no sweep in the folder, or a file of it is damaged.
     """
-    results, target = collect(*folders, protocol=protocol), into or folders[0].report
+    return write_results(collect(folder), folder.report)
+
+
+def write_results(results: SweepResults, target: Path, baseline: str | None = None) -> ReportPaths:
+    """Write the report of what was collected into the folder `target`.
+
+    `baseline` is the method that Mamba's are held against; None: DT, and for HDM also HDT.
+    """
     groups = groups_of(results.comparisons)
     figures = _draw(results, groups, target / "figures")
     blocks = list(report_blocks(results, groups, figures, baseline))

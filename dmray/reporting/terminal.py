@@ -17,13 +17,13 @@ from dmray.tracking import SweepFolder
 _ONLY_IN_THE_REPORT = frozenset({LAST_TEN, IQM})
 
 
-def render_summary(*folders: SweepFolder, protocol: str | None = None) -> Group:
-    """The tables of the sweeps, read anew.
+def render_summary(folder: SweepFolder) -> Group:
+    """The tables of the sweep in `folder`, read anew.
 
     Raises:
         StorageError: there is no sweep in the folder, or a file of it is damaged.
     """
-    return render_results(collect(*folders, protocol=protocol))
+    return render_results(collect(folder))
 
 
 def render_results(results: SweepResults) -> Group:

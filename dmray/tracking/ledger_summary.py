@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,13 +58,13 @@ class ScoreSeries:
     def __iter__(self) -> Iterator[Score]:
         return map(self._at, range(len(self)))
 
-    @property
+    @cached_property
     def last(self) -> Score | None:
         """The evaluation with the highest step."""
         whole = self._whole
         return self._at(int(whole[-1])) if len(whole) else None
 
-    @property
+    @cached_property
     def best(self) -> Score | None:
         """The evaluation with the highest normalized score; of equals the earliest."""
         whole = self._whole
