@@ -22,7 +22,7 @@ _LOOKS = {
     "hdm": ("#009E73", "v"),
 }
 _LINES = ("-", "--", ":", "-.")  # several models of one method
-_MOST_MARKERS = 12
+_MOST_MARKERS, _MOST_POINTS = 12, 200
 
 
 class Curve(NamedTuple):
@@ -37,13 +37,17 @@ class Curve(NamedTuple):
 
 
 def curve_of(cell: CellResult) -> Curve | None:
-    """Over the finished trials (over those begun, while none has finished), at the steps that all of them have."""
+    """Over the finished trials (over those begun, while none has finished), at the steps that all of them have.
+
+    Of very many steps it is every n-th: more than a figure's width shows nothing more.
+    """
     finished = [trial for trial in cell.trials if trial.status == "finished" and len(trial.scores)]
     trials = finished or [trial for trial in cell.trials if len(trial.scores)]
     if not trials:
         return None
     values = [_by_step(trial) for trial in trials]
     steps = sorted(set.intersection(*(set(each) for each in values)))
+    steps = steps[:: -max(1, len(steps) // _MOST_POINTS)][::-1]  # the last one stays
     at = [[each[step] for each in values] for step in steps]
     return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], len(trials), bool(finished))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -113,8 +114,12 @@ def _spread(cell: CellResult, which: Literal["last", "best"], value: str) -> Spr
 
 
 def _iqm(cell: CellResult) -> str:
-    scores = np.array([trial.last.normalized for trial in cell.trials if trial.last])
-    return estimate_text(estimate([scores], iqm)) if len(scores) > 1 else NOTHING
+    return _iqm_text(tuple(trial.last.normalized for trial in cell.trials if trial.last))
+
+
+@cache
+def _iqm_text(scores: tuple[float, ...]) -> str:
+    return estimate_text(estimate([np.array(scores)], iqm)) if len(scores) > 1 else NOTHING
 
 
 def _missing(cell: CellResult) -> str:
