@@ -15,13 +15,14 @@ from dmray.execution.changes import changes
 from dmray.execution.choice import EVERYTHING, Choice
 from dmray.execution.control import obeying, read_order, wait_for_run
 from dmray.execution.disk import require_space_for
+from dmray.execution.manifest import write_manifest
 from dmray.execution.plan import Plan
 from dmray.execution.progress import Follower
 from dmray.execution.remote import Refresh, held
 from dmray.execution.summary_view import ProgressView
 from dmray.execution.survey import TrialState, survey, to_run
 from dmray.specs import NO_MLFLOW, TrialSpec
-from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder, write_json
+from dmray.tracking import MirrorThread, MlflowMirror, SweepFolder
 
 _log = logging.getLogger(__name__)
 
@@ -83,12 +84,6 @@ def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Run
         refresh()
         if todo and (not wait_for_run(folder) or read_order(folder) == before):  # the same: they left for no order
             return
-
-
-def write_manifest(plan: Plan, folder: SweepFolder) -> None:
-    """Note the resolved sweep and its trials: all that a report needs beside the ledgers."""
-    trials = [trial.model_dump(mode="json") for trial in plan.trials]
-    write_json(folder.manifest, {"sweep": plan.sweep.model_dump(mode="json"), "trials": trials})
 
 
 @contextlib.contextmanager

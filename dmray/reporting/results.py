@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from dmray.errors import StorageError
-from dmray.specs import DatasetSpec, Spec, SweepSpec, TrialSpec
+from dmray.execution.manifest import read_manifest
+from dmray.specs import DatasetSpec, TrialSpec
 from dmray.tasks import Task, task_of
 from dmray.tracking import (
     LedgerSummary,
@@ -28,13 +25,6 @@ from dmray.tracking import (
 )
 
 Status = Literal["finished", "diverged", "failed", "unfinished", "missing"]
-
-
-class _Manifest(Spec):
-    """What the driver noted at its last start."""
-
-    sweep: SweepSpec
-    trials: tuple[TrialSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
     Raises:
         StorageError: there is no sweep in a folder, or a file of it is damaged.
     """
-    manifests = [(_read_manifest(folder.manifest), folder) for folder in folders]
+    manifests = [(read_manifest(folder), folder) for folder in folders]
     wanted = [
         (trial, folder.trial(trial.trial_id).ledger)
         for manifest, folder in manifests
@@ -155,20 +145,6 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
 
 def _progress(result: TrialResult) -> tuple[bool, int]:
     return result.status in ("finished", "diverged"), result.steps
-
-
-def _read_manifest(path: Path) -> _Manifest:
-    try:
-        return TypeAdapter(_Manifest).validate_json(path.read_bytes())
-    except OSError as cause:
-        raise StorageError(
-            f"{path.parent}: no sweep here (no {path.name}); name the folder <storage>/<sweep>, for example "
-            "runs/quickstart"
-        ) from cause
-    except ValidationError as invalid:
-        first = invalid.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise StorageError(f"{path}: not the manifest of a sweep of this version: {place}: {first['msg']}") from None
 
 
 def _trial_result(trial: TrialSpec, read: LedgerSummary) -> TrialResult:

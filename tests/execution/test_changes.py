@@ -7,7 +7,7 @@ import pytest
 
 from dmray.execution import TrialState
 from dmray.execution.changes import changes
-from dmray.execution.session import write_manifest
+from dmray.execution.manifest import write_manifest
 from dmray.tracking import SweepFolder
 from tests.execution.sweeps import tiny_plan
 

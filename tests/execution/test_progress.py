@@ -13,8 +13,8 @@ from rich.console import Console
 from dmray.execution import Plan
 from dmray.execution.control import give_order
 from dmray.execution.lease import lease
+from dmray.execution.manifest import write_manifest
 from dmray.execution.progress import RATE_WINDOW_S, Follower, SweepProgress
-from dmray.execution.session import write_manifest
 from dmray.execution.summary import Summary, follower_of, summarize
 from dmray.execution.summary_view import ProgressView, line, text, with_driver
 from dmray.tracking import (
