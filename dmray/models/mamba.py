@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from dmray.models.causal_conv import causal_conv_silu
 from dmray.models.mamba_state import Absent, MambaState, MixerState
-from dmray.models.selective_scan import selective_scan
+from dmray.models.selective_scan import scan_backend, selective_scan
 from dmray.models.selective_steps import selective_steps
 from dmray.specs import ModelSpec
 
@@ -45,7 +45,7 @@ class Mamba(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Block(spec) for _ in range(spec.n_layer))
+        self.layers = nn.ModuleList(Block(spec) for _ in range(spec.n_layer))
         self.norm_f = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
         _shrink_residual_projections(self, spec.n_layer)
 
@@ -58,19 +58,28 @@ class Mamba(nn.Module):
 
     def begin(self, num_rows: int, num_groups: int = 1) -> MambaState:
         """See `dmray.models.backbone.Backbone`."""
-        mixers = [cast(_Block, layer).mixer for layer in self.layers]
-        return MambaState([mixer.begin(num_rows * num_groups) for mixer in mixers], num_groups)
+        rows, weight = num_rows * num_groups, self.norm_f.weight
+        if scan_backend(weight.device, weight.dtype) == "numba":
+            from dmray.models.steps_numba import CompiledSteps
+
+            steps = CompiledSteps(self)
+            return MambaState(steps.begin(rows), num_groups, steps)
+        return MambaState([cast(Block, layer).mixer.begin(rows) for layer in self.layers], num_groups)
 
     def advance(self, tokens: Tensor, state: MambaState) -> Tensor:
         """See `dmray.models.backbone.Backbone`; the same work for every token, however many there were."""
         residual, absent = tokens, state.take_absent()
+        if state.compiled is not None:
+            return state.compiled.advance(tokens, state.layers, absent)
         for layer, mixer_state in zip(self.layers, state.layers, strict=True):
-            residual = cast(_Block, layer).advance(residual, mixer_state, absent)
+            residual = cast(Block, layer).advance(residual, mixer_state, absent)
         normed: Tensor = self.norm_f(residual)
         return normed
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """residual + mixer(norm(.)), then residual + mlp(norm2(.))."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)

@@ -7,9 +7,13 @@ Shapes: B rows (of all groups), I inner width, N state size. Channels are last, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dmray.models.steps_numba import CompiledSteps
 
 Absent = tuple[slice, slice]  # rows and tokens (B, n) of a call that do not exist; the rows' states are zero
 
@@ -23,10 +27,10 @@ class MixerState:
 
 
 class MambaState:
-    """See `dmray.models.backbone.BackboneState`."""
+    """See `dmray.models.backbone.BackboneState`. With `compiled`, that moves the layers on."""
 
-    def __init__(self, layers: list[MixerState], num_groups: int) -> None:
-        self.layers = layers
+    def __init__(self, layers: list[MixerState], num_groups: int, compiled: CompiledSteps | None = None) -> None:
+        self.layers, self.compiled = layers, compiled
         self._num_groups = num_groups
         self._absent: Absent | None = None
 

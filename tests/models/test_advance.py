@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dmray.models import CausalTransformer, Mamba
 from dmray.models.scan_reference import reference_scan
-from dmray.models.selective_steps import selective_steps, torch_steps
+from dmray.models.selective_steps import selective_steps
 from dmray.specs import ModelSpec
 
 SPEC = ModelSpec(d_model=16, n_layer=2, n_head=2, d_state=4, dropout=0.0)
@@ -69,22 +69,55 @@ def test_a_state_that_restarts_is_a_new_one_and_rows_that_stay_are_themselves(bu
     torch.testing.assert_close(rest, expected[kept, 2:], rtol=0, atol=1e-6)
 
 
-def test_the_compiled_steps_are_pytorchs() -> None:
-    draw = torch.Generator().manual_seed(0)
-    u, B, C = (torch.randn(3, 5, size, generator=draw) for size in (7, 16, 16))
-    delta = torch.rand(3, 5, 7, generator=draw) * 3
-    A, hidden = -torch.rand(7, 16, generator=draw) * 16, torch.randn(3, 16, 7, generator=draw)
-    ours, reference = hidden.clone(), hidden.double()
-    y = selective_steps(u, delta, A, B, C, ours)
-    expected = torch_steps(*(x.double() for x in (u, delta, A, B, C)), reference)
-    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ours.double(), reference, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("d_model", [8, 40, 64])  # inner widths below, between and of whole vectors
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_compiled_steps_are_pytorchs_in_double_precision(d_model: int, rows: int) -> None:
+    torch.manual_seed(0)
+    made = Mamba(ModelSpec(d_model=d_model, n_layer=2)).eval()
+    tokens = torch.randn(rows, 7, d_model)
+    compiled, plain = made.begin(rows), made.double().begin(rows)
+    assert compiled.compiled is not None
+    assert plain.compiled is None
+    made.float()
+    for piece in tokens.split([2, 1, 4], dim=1):
+        with torch.no_grad():
+            ours = made.advance(piece, compiled)
+            expected = made.double().advance(piece.double(), plain)
+        made.float()
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=2e-6)
+    for layer, other in zip(compiled.layers, plain.layers, strict=True):
+        inner = other.hidden.shape[-1]
+        torch.testing.assert_close(layer.hidden[..., :inner].double(), other.hidden, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(layer.taps[..., :inner].double(), other.taps, rtol=1e-5, atol=2e-6)
 
 
-def test_not_a_number_stays_one() -> None:
-    hidden = torch.zeros(1, 4, 1)
-    u, delta = torch.full((1, 1, 1), float("nan")), torch.ones(1, 1, 1)
-    assert selective_steps(u, delta, -torch.ones(1, 4), torch.ones(1, 1, 4), torch.ones(1, 1, 4), hidden).isnan().all()
+def test_not_a_number_stays_one_in_its_row() -> None:
+    made, tokens = network(Mamba), random_tokens(3, 4)
+    tokens[1, 1, 0] = float("nan")
+    ours = in_pieces(made, tokens, [1, 1, 2])
+    assert ours[1, 1:].isnan().all()
+    assert ours[1, 0].isfinite().all()
+    assert ours[[0, 2]].isfinite().all()
+
+
+def test_a_deterministic_run_takes_pytorchs_steps() -> None:
+    made = network(Mamba)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert made.begin(2).compiled is None  # type: ignore[operator]
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_tokens_given_are_left_as_they_are_and_outputs_too() -> None:
+    made, tokens = network(Mamba), random_tokens(2, 2)
+    state, given = made.begin(2), tokens.clone()  # type: ignore[operator]
+    with torch.no_grad():
+        first = made.advance(tokens, state)  # type: ignore[operator]
+        kept = first.clone()
+        made.advance(tokens, state)  # type: ignore[operator]
+    torch.testing.assert_close(tokens, given, rtol=0, atol=0)
+    torch.testing.assert_close(first, kept, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("rows", "tokens", "channels", "size"), [(1, 1, 1, 1), (2, 3, 33, 4), (3, 2, 64, 16)])
@@ -103,22 +136,21 @@ def test_steps_go_on_where_the_scan_stopped(rows: int, tokens: int, channels: in
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_state_of_another_shape_is_refused_before_compiled_code_writes_to_it() -> None:
-    u, rates, B = torch.ones(2, 1, 3), -torch.ones(3, 4), torch.ones(2, 1, 4)
-    with pytest.raises(AssertionError, match="another shape"):
-        selective_steps(u, u, rates, B, B, torch.zeros(2, 3, 4))
-    with pytest.raises(AssertionError, match="in place"):
-        selective_steps(u, u, rates, B, B, torch.zeros(2, 3, 4).transpose(1, 2))
+def test_a_state_of_another_number_of_rows_is_refused_before_compiled_code_writes_to_it() -> None:
+    made = network(Mamba)
+    with pytest.raises(AssertionError, match="another number of rows"):
+        made.advance(random_tokens(3, 1), made.begin(2))  # type: ignore[operator]
 
 
 @every_backbone
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
 @given(st.integers(1, 5), st.integers(0, 2), st.integers(1, 3))
 @settings(max_examples=20, deadline=None)
 def test_a_group_that_restarts_sees_nothing_of_before_and_the_others_all(
-    build: type[nn.Module], before: int, after: int, more: int
+    build: type[nn.Module], dtype: torch.dtype, atol: float, before: int, after: int, more: int
 ) -> None:
-    made, cut = network(build).double(), before + after + more
-    tokens = random_tokens(6, cut + 2).double()  # three groups of two
+    made, cut = network(build).to(dtype), before + after + more
+    tokens = random_tokens(6, cut + 2).to(dtype)  # three groups of two
     state = made.begin(2, 3)  # type: ignore[operator]
     with torch.no_grad():
         made.advance(tokens[:, :before], state)  # type: ignore[operator]
@@ -126,8 +158,8 @@ def test_a_group_that_restarts_sees_nothing_of_before_and_the_others_all(
         parts = [made.advance(part, state) for part in (tokens[:, before:cut], tokens[:, cut:])]  # type: ignore[operator]
         whole, begun = made(tokens), made(tokens[2:4, before + after :])
     ours, others = torch.cat(parts, dim=1), [0, 1, 4, 5]
-    torch.testing.assert_close(ours[others], whole[others, before:], rtol=0, atol=1e-12)
-    torch.testing.assert_close(ours[2:4, after:], begun, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours[others], whole[others, before:], rtol=0, atol=atol)
+    torch.testing.assert_close(ours[2:4, after:], begun, rtol=0, atol=atol)
 
 
 @every_backbone
@@ -144,9 +176,11 @@ def test_rows_are_kept_in_every_group(build: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("d_conv", [1, 2, 5])
-def test_any_number_of_taps_is_remembered(d_conv: int) -> None:
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_any_number_of_taps_is_remembered(d_conv: int, dtype: torch.dtype, atol: float) -> None:
     torch.manual_seed(0)
-    made, tokens = Mamba(ModelSpec(d_model=16, n_layer=1, d_conv=d_conv)).double().eval(), random_tokens(2, 9).double()
+    made = Mamba(ModelSpec(d_model=16, n_layer=1, d_conv=d_conv)).to(dtype).eval()
+    tokens = random_tokens(2, 9).to(dtype)
     with torch.no_grad():
         expected = made(tokens)
-    torch.testing.assert_close(in_pieces(made, tokens, [1, 1, 2, 5]), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(in_pieces(made, tokens, [1, 1, 2, 5]), expected, rtol=0, atol=atol)

@@ -1,0 +1,227 @@
+"""Acting with Mamba on one CPU core: the next tokens of every row through the whole network, between matrix products
+one compiled loop each.
+
+What acting costs beside the products is its many small operations. So the weights are laid out once for a rollout,
+results go to buffers that are kept from call to call, and norms, convolution with SiLU, recurrence with step size, skip
+and gate, and the MLP's gate are a loop each. Inner channels are padded to whole vectors.
+
+Shapes: B rows, n tokens, M = B * n, D width, I inner width (padded), N state size, K taps, R rank of the step size, H
+hidden width of the MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numba import njit
+from torch import Tensor
+
+from dmray.models.flat_rows import flat
+from dmray.models.lanes import FAST, LANES, LOG2_E, exp2, load, sigmoid, softplus, spread, store
+from dmray.models.mamba_state import Absent, MixerState
+
+if TYPE_CHECKING:
+    from dmray.models.mamba import Block, Mamba
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
+_NOBODY = (0, 0, 0)  # rows from, to; tokens
+
+
+class CompiledSteps:
+    """`Mamba.advance` in float32 without gradients, for weights that stay as they are while it is in use."""
+
+    def __init__(self, network: Mamba) -> None:
+        blocks = [cast("Block", block) for block in network.layers]
+        self._sizes = blocks[0].mixer.splits
+        self._layers = [_weights(block) for block in blocks]
+        self._norm, self._epsilon = flat(network.norm_f.weight), np.float32(network.norm_f.eps or 0.0)
+        self._buffers: _Buffers | None = None
+
+    def begin(self, num_rows: int) -> list[MixerState]:
+        """Each layer's state before the first token."""
+        return [
+            MixerState(torch.zeros(num_rows, len(layer.filters) - 1, inner), torch.zeros(num_rows, size, inner))
+            for layer in self._layers
+            for size, inner in [layer.rates.shape]
+        ]
+
+    def advance(self, tokens: Tensor, states: Sequence[MixerState], absent: Absent | None) -> Tensor:
+        """The outputs for the next `tokens`, (B, n, D) both; `states` move on."""
+        rows, num_tokens, width = tokens.shape
+        assert all(len(state.hidden) == rows for state in states), "a state of another number of rows"  # loops look not
+        gone = _NOBODY if absent is None else (absent[0].start, absent[0].stop, absent[1].stop)
+        work = self._room(rows, num_tokens)
+        work.residual.copy_(tokens.reshape(-1, width))
+        for layer, state in zip(self._layers, states, strict=True):
+            self._mix(layer, state, work, (rows, num_tokens), gone)
+            self._norm_into(work.residual, layer.norm2, work.normed)
+            torch.mm(work.normed, layer.fc1, out=work.opened)
+            _gate(work.opened.numpy(), work.gated.numpy())
+            work.residual.addmm_(work.gated, layer.fc2)
+        normed = torch.empty_like(work.residual)
+        self._norm_into(work.residual, self._norm, normed)
+        return normed.view(tokens.shape)
+
+    def _mix(
+        self, layer: _Layer, state: MixerState, work: _Buffers, batch: tuple[int, int], gone: tuple[int, int, int]
+    ) -> None:
+        rank, _, _ = self._sizes
+        self._norm_into(work.residual, layer.norm, work.normed)
+        torch.mm(work.normed, layer.in_proj, out=work.both)
+        both, x = flat(work.both), flat(work.x)
+        _convolve((*batch, *layer.filters.shape), both, flat(state.taps), layer.filters, layer.conv_bias, x, gone)
+        torch.mm(work.x, layer.x_proj, out=work.mixed)
+        torch.mm(work.mixed[:, :rank], layer.dt_proj, out=work.steps)
+        mixed, steps = work.mixed.numpy(), flat(work.steps)
+        _recur(batch, layer.rates, layer.dt_bias, layer.skip, both, mixed[:, rank:], steps, flat(state.hidden), x)
+        work.residual.addmm_(work.x, layer.out_proj)
+
+    def _norm_into(self, x: Tensor, weight: np.ndarray, out: Tensor) -> None:
+        _rms_norm(x.numpy(), weight, self._epsilon, out.numpy())
+
+    def _room(self, rows: int, num_tokens: int) -> _Buffers:
+        """Buffers for so many rows and tokens: the last call's, or new ones."""
+        if self._buffers is None or len(self._buffers.x) != rows * num_tokens:
+            layer = self._layers[0]
+            (width, both), (hidden, _) = layer.in_proj.shape, layer.fc2.shape
+            widths = (width, width, both, both // 2, sum(self._sizes), both // 2, 2 * hidden, hidden)
+            self._buffers = _Buffers(*(torch.empty(rows * num_tokens, columns) for columns in widths))
+        return self._buffers
+
+
+class _Buffers(NamedTuple):
+    """What a layer computes; (M, ...)."""
+
+    residual: Tensor  # D
+    normed: Tensor  # D
+    both: Tensor  # 2 I: what enters the convolution, and the gate
+    x: Tensor  # I: what enters the recurrence, then what comes out
+    mixed: Tensor  # R + 2 N: step size (low rank), B, C
+    steps: Tensor  # I: step sizes before bias and softplus
+    opened: Tensor  # 2 H: values and gates of the MLP
+    gated: Tensor  # H
+
+
+class _Layer(NamedTuple):
+    """A block's weights: matrices (in, out) for the products, the rest as the loops read it."""
+
+    norm: np.ndarray
+    in_proj: Tensor
+    filters: np.ndarray  # (K, I)
+    conv_bias: np.ndarray
+    x_proj: Tensor
+    dt_proj: Tensor
+    dt_bias: np.ndarray
+    rates: np.ndarray  # (N, I), for powers of two
+    skip: np.ndarray
+    out_proj: Tensor
+    norm2: np.ndarray
+    fc1: Tensor
+    fc2: Tensor
+
+
+def _weights(block: Block) -> _Layer:
+    mixer, width = block.mixer, block.norm.weight.shape[0]
+    inner = len(mixer.D)
+    missing = -inner % LANES
+
+    def channels_first(x: Tensor) -> Tensor:
+        return F.pad(x.detach(), (0, 0, 0, missing))
+
+    def vector(x: Tensor) -> np.ndarray:
+        return flat(F.pad(x.detach(), (0, missing)))
+
+    in_proj = F.pad(mixer.in_proj.weight.detach().view(2, inner, width), (0, 0, 0, missing)).flatten(0, 1)
+    return _Layer(
+        norm=flat(block.norm.weight),
+        in_proj=in_proj.t(),
+        filters=channels_first(mixer.conv1d.weight.squeeze(1)).t().contiguous().numpy(),
+        conv_bias=vector(mixer.conv1d.get_parameter("bias")),
+        x_proj=F.pad(mixer.x_proj.weight.detach(), (0, missing)).t(),
+        dt_proj=channels_first(mixer.dt_proj.weight).t(),
+        dt_bias=vector(mixer.dt_proj.bias),
+        rates=channels_first(-mixer.A_log.exp() * float(LOG2_E)).t().contiguous().numpy(),
+        skip=vector(mixer.D),
+        out_proj=F.pad(mixer.out_proj.weight.detach(), (0, missing)).t(),
+        norm2=flat(block.norm2.weight),
+        fc1=block.mlp.fc1.weight.detach().t(),
+        fc2=block.mlp.fc2.weight.detach().t(),
+    )
+
+
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
+    rows, width = x.shape
+    for row in range(rows):
+        total = _ZERO
+        for i in range(width):
+            total += x[row, i] * x[row, i]
+        scale = _ONE / np.sqrt(total / np.float32(width) + epsilon)
+        for i in range(width):
+            out[row, i] = x[row, i] * scale * weight[i]
+
+
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _convolve(sizes: Any, both: Any, taps: Any, filters: Any, bias: Any, x: Any, gone: Any) -> None:
+    """x (M, I) of the first halves of `both`; `taps` (B, K - 1, I) move on. Tokens that are `gone` are zero in all."""
+    rows, tokens, num_taps, channels = sizes
+    filters, before = filters.reshape(-1), num_taps - 1
+    entered = np.empty((before + tokens) * LANES, np.float32)
+    for b in range(rows):
+        absent = gone[2] if gone[0] <= b < gone[1] else 0
+        for first in range(0, channels, LANES):
+            for j in range(before):
+                store(entered, j * LANES, load(taps, (b * before + j) * channels + first))
+            for t in range(tokens):
+                given = spread(_ZERO) if t < absent else load(both, (b * tokens + t) * 2 * channels + first)
+                store(entered, (before + t) * LANES, given)
+            for t in range(tokens):
+                total = load(bias, first)
+                for j in range(num_taps):
+                    total = total + load(filters, j * channels + first) * load(entered, (t + j) * LANES)
+                shown = spread(_ZERO) if t < absent else total * sigmoid(total)  # the convolution has a bias
+                store(x, (b * tokens + t) * channels + first, shown)
+            for j in range(before):
+                store(taps, (b * before + j) * channels + first, load(entered, (tokens + j) * LANES))
+
+
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _recur(
+    batch: Any, rates: Any, bias: Any, skip: Any, both: Any, mixed: Any, steps: Any, hidden: Any, x: Any
+) -> None:
+    """The recurrence over x (M, I) in place, through skip and gate; `hidden` (B, N, I) moves on; `mixed` is B and C."""
+    rows, tokens = batch
+    size, channels = rates.shape
+    rates = rates.reshape(-1)
+    for b in range(rows):
+        for first in range(0, channels, LANES):
+            for t in range(tokens):
+                token = b * tokens + t
+                place = token * channels + first
+                entry = load(x, place)
+                step = softplus(load(steps, place) + load(bias, first))
+                entering, out = step * entry, load(skip, first) * entry
+                for n in range(size):
+                    state = (b * size + n) * channels + first
+                    h = (
+                        exp2(step * load(rates, n * channels + first)) * load(hidden, state)
+                        + entering * mixed[token, n]
+                    )
+                    store(hidden, state, h)
+                    out = out + h * mixed[token, size + n]
+                gate = load(both, token * 2 * channels + channels + first)
+                store(x, place, out * gate * sigmoid(gate))
+
+
+@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _gate(opened: Any, gated: Any) -> None:
+    rows, width = gated.shape
+    opened, gated = opened.reshape(-1), gated.reshape(-1)
+    for row in range(rows):
+        for first in range(0, width, LANES):
+            gate = load(opened, row * 2 * width + width + first)
+            store(gated, row * width + first, load(opened, row * 2 * width + first) * gate * sigmoid(gate))
