@@ -37,6 +37,9 @@ def main(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the episodes' starts.")] = None,
     cohort_size: Annotated[int | None, typer.Option(min=1, help="Episodes in lockstep.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same for any number.")] = 1,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="As a sweep with resources.deterministic: true.")
+    ] = False,
     records: Annotated[Path | None, typer.Option(help="Write one row an episode to this Parquet file.")] = None,
     video: Annotated[int, typer.Option(min=0, help="Film so many of the episodes, MP4.")] = 0,
     pictures: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, PNG.")] = 0,
@@ -59,11 +62,13 @@ def main(
         done: list[EpisodeRecord] = []
         with Progress(console=err, transient=True) as progress:
             bar = progress.add_task(f"{rows} episodes of {request.task.name}", total=rows)
-            for cohort in evaluate_stored(stored, request, workers):
+            for cohort in evaluate_stored(stored, request, workers, deterministic):
                 done.extend(cohort)
                 progress.advance(bar, len(cohort))
         results = summarize(request, done)
-        drawn = _drawn(stored, request, (pictures, video), _folder(into, place)) if pictures or video else []
+        drawn = (
+            _drawn(stored, request, (pictures, video), _folder(into, place), deterministic) if pictures or video else []
+        )
         run = _RUN_ID.match(source)
         if run is not None and drawn:
             upload_drawings(run.group(1), drawn, mlflow_uri)
@@ -96,7 +101,7 @@ def _folder(into: Path | None, place: Path | None) -> TrialFolder:
 
 
 def _drawn(
-    stored: StoredPolicy, request: EvaluationRequest, counts: tuple[int, int], folder: TrialFolder
+    stored: StoredPolicy, request: EvaluationRequest, counts: tuple[int, int], folder: TrialFolder, deterministic: bool
 ) -> list[Path]:
     """Files with the first `counts` (pictures, films) episodes."""
     from dmray.execution.stored import watch_stored
@@ -105,7 +110,7 @@ def _drawn(
 
     name = f"{stored.trial.trial_id}-step{stored.step}"
     pictures, films = counts
-    watched = watch_stored(stored, request, max(counts))
+    watched = watch_stored(stored, request, max(counts), deterministic)
     paths = write_pictures(request.task, watched[:pictures], folder.pictures / name) if pictures else []
     if films:
         videos = [folder.videos / f"{name}-episode{number}.mp4" for number in range(films)]

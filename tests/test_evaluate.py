@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from dmray.evaluate import app
+from dmray.execution import stored
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.job import TrialJob
 from dmray.execution.trial import run_trial
+from dmray.rollout import EpisodeRecord, run_cohort
 from dmray.tracking import EvaluationDone, MlflowMirror, SweepFolder, read_episode_table, read_ledger
 from tests.execution.sweeps import tiny_plan
 
@@ -53,6 +57,24 @@ def test_processes_share_the_work_and_change_nothing(folder: SweepFolder, tmp_pa
         path = tmp_path / f"{workers}.parquet"
         assert evaluate(str(trial_path(folder, "dm")), "--workers", str(workers), "--records", str(path)).exit_code == 0
     assert read_episode_table(tmp_path / "1.parquet") == read_episode_table(tmp_path / "2.parquet")
+
+
+@pytest.mark.parametrize("option", [(), ("--deterministic",)])
+def test_algorithms_are_those_of_the_sweep_that_is_asked_for(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
+) -> None:
+    seen: list[bool] = []
+
+    def watched(*given: Any) -> tuple[EpisodeRecord, ...]:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return run_cohort(*given)
+
+    monkeypatch.setattr(stored, "run_cohort", watched)
+    try:
+        assert evaluate(str(trial_path(folder, "dm")), *option).exit_code == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert set(seen) == {bool(option)}
 
 
 def test_options_change_what_is_evaluated(folder: SweepFolder, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from dmray.rollout import (
 from dmray.rollout.pictures import WatchedEpisode
 from dmray.specs import TrialSpec
 from dmray.tasks import ReferenceScores, Task, task_of
+from dmray.training import be_deterministic
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,13 @@ def load_stored(path: Path) -> StoredPolicy:
 
 
 def evaluate_stored(
-    stored: StoredPolicy, request: EvaluationRequest, workers: int = 1
+    stored: StoredPolicy, request: EvaluationRequest, workers: int = 1, deterministic: bool = False
 ) -> Iterator[tuple[EpisodeRecord, ...]]:
-    """The episodes of `request`, cohort by cohort; the same for any number of `workers` (processes of one thread)."""
-    works = [(stored.snapshot, request, cohort) for cohort in cohorts(request)]
+    """The episodes of `request`, cohort by cohort; the same for any number of `workers` (processes of one thread).
+
+    `deterministic` as a sweep's `resources.deterministic`, which may change last bits.
+    """
+    works = [(stored.snapshot, request, cohort, deterministic) for cohort in cohorts(request)]
     if workers == 1 or len(works) == 1:
         yield from map(_run, works)
         return
@@ -70,7 +74,9 @@ def evaluate_stored(
         yield from pool.map(_run, works)
 
 
-def watch_stored(stored: StoredPolicy, request: EvaluationRequest, count: int) -> list[WatchedEpisode]:
+def watch_stored(
+    stored: StoredPolicy, request: EvaluationRequest, count: int, deterministic: bool = False
+) -> list[WatchedEpisode]:
     """The first `count` episodes under the first target: the very episodes scored.
 
     They are rolled out once more, with all of their cohort beside them, since its size decides the last bits.
@@ -92,7 +98,7 @@ def watch_stored(stored: StoredPolicy, request: EvaluationRequest, count: int) -
                 if subgoals is not None:
                     led[row].append(subgoals[place])
 
-    torch.set_num_threads(1)
+    _prepare(deterministic)
     cohort = cohorts(request)[0]
     decoder = make_decoder(stored.snapshot.build(), request.decode, len(cohort.rows))
     with closing(make_engine(request.task, len(cohort.rows))) as engine:
@@ -103,10 +109,16 @@ def watch_stored(stored: StoredPolicy, request: EvaluationRequest, count: int) -
     ]
 
 
-def _run(work: tuple[PolicySnapshot, EvaluationRequest, Cohort]) -> tuple[EpisodeRecord, ...]:
-    torch.set_num_threads(1)
-    snapshot, request, cohort = work
+def _run(work: tuple[PolicySnapshot, EvaluationRequest, Cohort, bool]) -> tuple[EpisodeRecord, ...]:
+    snapshot, request, cohort, deterministic = work
+    _prepare(deterministic)
     return run_cohort(snapshot.build(), request, cohort)
+
+
+def _prepare(deterministic: bool) -> None:
+    """Have this process compute as an evaluation actor does."""
+    torch.set_num_threads(1)
+    be_deterministic(deterministic)
 
 
 def _checkpoint_in(path: Path) -> Path:
