@@ -2,9 +2,10 @@
 
     python benchmarks/scan.py [--quick] [--device cuda] [--json FILE]
 
-In one process on one thread, in turns, medians over the rounds. `transformers` is the PyTorch scan of its Mamba, what
-runs there where mamba-ssm's kernels do not. What is not installed is left out, and said. The error is that of the
-output against the reference in double precision, relative to its norm.
+In one process on one thread, in turns, medians over the rounds. `reference` is our step loop in plain PyTorch, beside
+it what other packages run where mamba-ssm's kernels do not (`other_scans`), up to `LONGEST_OF_OTHERS` tokens, beyond
+which they take minutes. What is not installed is left out, and said. The error is that of the output against the
+reference in double precision, relative to its norm.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from other_scans import mamba_ssm_reference_scan, transformers_scan
 from rich.console import Console
 from rich.table import Table
 from timing import in_turns, medians_ms, write_record
@@ -29,32 +31,14 @@ from dmray.testing.scan_contract import scan_inputs
 # windows, tokens, channels, states. First the layer of the paper's main setting: 20 timesteps of state and action.
 QUICK = ((16, 40, 256, 16), (16, 60, 256, 16))
 SIZES = (*QUICK, (16, 180, 256, 16), (16, 600, 256, 16), (50, 40, 256, 16), (1, 40, 256, 16))
+LONGEST_OF_OTHERS = 180
 
 
-def transformers_scan() -> Scan:
-    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
-
-    def scan(
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        z: Tensor,
-        delta_bias: Tensor,
-        delta_softplus: bool,
-    ) -> Tensor:
-        u, delta, B, C, z = (x.transpose(1, 2) for x in (u, delta, B, C, z))  # tokens come last there
-        y: Tensor = mamba_selective_scan(
-            u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus
-        )
-        return y.transpose(1, 2)
-
-    return scan
-
-
-SCANS: Mapping[str, Callable[[], Scan]] = {**SCAN_BACKENDS, "transformers": transformers_scan}
+OTHERS: Mapping[str, Callable[[], Scan]] = {
+    "transformers": transformers_scan,
+    "mamba-ssm selective_scan_ref": mamba_ssm_reference_scan,
+}
+SCANS: Mapping[str, Callable[[], Scan]] = {**SCAN_BACKENDS, **OTHERS}
 _load = cache(lambda name: SCANS[name]())
 
 
@@ -74,12 +58,13 @@ def main() -> None:
         table.add_column(heading, justify="left" if heading == "backend" else "right")
     results = []
     for size in QUICK if options.quick else SIZES:
-        result = measure(size, backends, options.device, rounds)
+        shown = [name for name in backends if name not in OTHERS or size[1] <= LONGEST_OF_OTHERS]
+        result = measure(size, shown, options.device, rounds)
         results.append(result)
-        for name in backends:
+        for name in shown:
             ours, whole = result["forward_ms"][name], result["with_backward_ms"]
             ratio = f"{whole['reference'] / whole[name]:.1f}"
-            shape = " x ".join(map(str, size)) if name == backends[0] else ""
+            shape = " x ".join(map(str, size)) if name == shown[0] else ""
             table.add_row(shape, name, f"{ours:.2f}", f"{whole[name]:.2f}", ratio, f"{result['error'][name]:.0e}")
     console.print(table)
     write_record(options.json, {"device": options.device, "rounds": rounds, "dtype": "float32"}, results)

@@ -3,10 +3,11 @@
     python benchmarks/training_step.py [--quick] [--ours] [--contexts 20,60,200,1000] [--device cuda] [--json FILE]
 
 Width 128, 6 layers, batches of 16, hopper's sizes (11 and 3), one thread, in turns, medians over the rounds. Ours is
-the whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW. d3rlpy's is its sampling and `update`;
-transformers' networks get a fixed batch, embedded already for Mamba (2 tokens a timestep, as DM; its blocks have no
-MLP, ours do), with the same clipping and optimizer. What is not installed is left out, and said. On a GPU it is our
-step as a CUDA graph beside our step launched kernel by kernel.
+the whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW; also on our reference scan (a step loop
+with little overhead) and on mamba-ssm's own (`other_scans`), which is what the authors' networks run by on a CPU.
+d3rlpy's is its sampling and `update`; transformers' networks get a fixed batch, embedded already for Mamba (2 tokens a
+timestep, as DM; its blocks have no MLP, ours do), with the same clipping and optimizer. What is not installed is left
+out, and said. On a GPU it is our step as a CUDA graph beside our step launched kernel by kernel.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from other_scans import mamba_ssm_reference_scan
 from rich.console import Console
 from rich.table import Table
 from timing import in_turns, medians_ms, write_record
 from torch import Tensor, nn
 
 from dmray.data import Episodes, WindowSampler
+from dmray.models import mamba
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.specs import MethodName, ModelSpec, TrainingSpec
 from dmray.training import Trainer, be_deterministic
@@ -141,6 +145,17 @@ def reference(step: Step) -> Step:
     return deterministic
 
 
+def on_published_scan(context: int) -> Step:
+    """Our step with nothing but the scan replaced by the one in plain PyTorch that mamba-ssm has."""
+    ours, scan = Ours("dm", context), mamba_ssm_reference_scan()
+
+    def step() -> None:
+        with patch.object(mamba, "selective_scan", scan):
+            ours()
+
+    return step
+
+
 def transformers_mamba(context: int) -> Step:
     from transformers import MambaConfig, MambaModel
     from transformers.utils import logging
@@ -202,6 +217,7 @@ def d3rlpy_dt(context: int) -> Step:
 
 
 OTHERS: Mapping[str, Callable[[int], Step]] = {
+    "DM, mamba-ssm's selective_scan_ref": on_published_scan,
     "transformers MambaModel": transformers_mamba,
     "transformers DecisionTransformer": transformers_dt,
     "d3rlpy DecisionTransformer": d3rlpy_dt,
