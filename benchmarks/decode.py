@@ -1,6 +1,6 @@
 """Milliseconds of one decision, by method, decode mode, context length and number of episodes in lockstep.
 
-    python benchmarks/decode.py [--quick] [--contexts 10,20,50,100,200] [--plot docs/inference.png] [--json FILE]
+    python benchmarks/decode.py [--quick] [--contexts 10,20,...] [--plot docs/inference.png] [--json FILE]
 
 DM and DT, width 128, 6 layers, hopper's sizes (11 and 3), one thread, random weights (time does not depend on them), in
 turns, medians over the rounds. Every decoder has acted for as many timesteps as the context is long before it is timed,
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--plot", type=Path, default=Path(__file__).parent.parent / "docs" / "inference.png")
-    parser.add_argument("--contexts", default="10,20,50,100,200")
+    parser.add_argument("--contexts", default="10,20,50,100,200,500,1000")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="K 20, three rounds, no plot")
     options = parser.parse_args()

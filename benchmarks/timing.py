@@ -13,14 +13,22 @@ import torch
 
 from dmray.tracking import provenance
 
+_ENOUGH_S, _FEWEST = 60.0, 3
+
 
 def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each case, `rounds` times, one after the other in each round, so that all meet the same machine."""
+    """Seconds of each case, `rounds` times, one after the other in each round, so that all meet the same machine.
+
+    Slow ones, of which a minute is spent, get fewer rounds, at least three.
+    """
     for case in cases.values():
         for _ in range(warm_up):
             case()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
+    begun = time.perf_counter()
+    for number in range(rounds):
+        if number >= _FEWEST and time.perf_counter() - begun > _ENOUGH_S:
+            break
         for name, case in cases.items():
             start = time.perf_counter()
             case()
