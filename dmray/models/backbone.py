@@ -1,4 +1,4 @@
-"""What a decoder needs of a causal network beside its forward pass: to go on where it was.
+"""What a decoder needs of a causal network beside its forward pass: its last output alone, and to go on where it was.
 
 Shapes: B rows, n tokens, D width, G groups. A state holds G groups of the same B rows, group by group: row g * B + b is
 row b in group g. All take their tokens together, in one batch, and each group begins anew by itself.
@@ -26,6 +26,9 @@ class BackboneState(Protocol):
 
 class Backbone(Protocol):
     """A causal network that can be run token by token: `advance` after `advance` gives what one forward pass gives."""
+
+    def last(self, tokens: Tensor) -> Tensor:
+        """What the forward pass gives for the last of the tokens (B, n, D), (B, D). In evaluation mode."""
 
     def begin(self, num_rows: int, num_groups: int = 1) -> BackboneState:
         """An empty state on the network's device. The weights stay as they are while it is in use."""

@@ -41,6 +41,14 @@ class CausalTransformer(nn.Module):
         normed: Tensor = self.ln_f(hidden)
         return normed
 
+    def last(self, tokens: Tensor) -> Tensor:
+        """See `dmray.models.backbone.Backbone`."""
+        hidden = tokens
+        for layer in self.layers[:-1]:
+            hidden = layer(hidden)
+        normed: Tensor = self.ln_f(cast(_Block, self.layers[-1]).last(hidden))
+        return normed
+
     def begin(self, num_rows: int, num_groups: int = 1) -> KeyValueCache:
         """See `dmray.models.backbone.Backbone`."""
         first = cast(_Block, self.layers[0]).attention
@@ -66,12 +74,17 @@ class _Block(nn.Module):
         self.mlp = _Mlp(spec)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self.attention(self.ln_1(hidden))
-        out: Tensor = hidden + self.mlp(self.ln_2(hidden))
-        return out
+        return self._finish(hidden, self.attention(self.ln_1(hidden)))
+
+    def last(self, hidden: Tensor) -> Tensor:
+        """The output for the last token alone, (B, D)."""
+        return self._finish(hidden[:, -1], self.attention.last(self.ln_1(hidden)))
 
     def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
-        hidden = hidden + self.attention.advance(self.ln_1(hidden), state, layer)
+        return self._finish(hidden, self.attention.advance(self.ln_1(hidden), state, layer))
+
+    def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = hidden + attended
         out: Tensor = hidden + self.mlp(self.ln_2(hidden))
         return out
 
@@ -89,6 +102,11 @@ class _Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self._joined(mixed)
+
+    def last(self, hidden: Tensor) -> Tensor:
+        """What the last token sees, (B, D)."""
+        query, key, value = self._split(hidden)
+        return self._joined(F.scaled_dot_product_attention(query[:, :, -1:], key, value))[:, 0]
 
     def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
         """Each group's tokens attend to what is in the group's cache, which then holds them too."""

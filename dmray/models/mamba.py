@@ -56,6 +56,14 @@ class Mamba(nn.Module):
         normed: Tensor = self.norm_f(residual)
         return normed
 
+    def last(self, tokens: Tensor) -> Tensor:
+        """See `dmray.models.backbone.Backbone`."""
+        residual = tokens
+        for layer in self.layers[:-1]:
+            residual = layer(residual)
+        normed: Tensor = self.norm_f(cast(Block, self.layers[-1]).last(residual))
+        return normed
+
     def begin(self, num_rows: int, num_groups: int = 1) -> MambaState:
         """See `dmray.models.backbone.Backbone`."""
         rows, weight = num_rows * num_groups, self.norm_f.weight
@@ -88,12 +96,18 @@ class Block(nn.Module):
         self.mlp = _GatedMlp(spec.d_model)
 
     def forward(self, residual: Tensor) -> Tensor:
-        residual = residual + self.mixer(self.norm(residual))
-        out: Tensor = residual + self.mlp(self.norm2(residual))
-        return out
+        return self._finish(residual, self.mixer(self.norm(residual)))
+
+    def last(self, residual: Tensor) -> Tensor:
+        """The output for the last token alone, (B, D)."""
+        scanned = self.mixer.scanned(self.norm(residual))
+        return self._finish(residual[:, -1], self.mixer.out_proj(scanned[:, -1]))
 
     def advance(self, residual: Tensor, state: MixerState, absent: Absent | None) -> Tensor:
-        residual = residual + self.mixer.advance(self.norm(residual), state, absent)
+        return self._finish(residual, self.mixer.advance(self.norm(residual), state, absent))
+
+    def _finish(self, residual: Tensor, mixed: Tensor) -> Tensor:
+        residual = residual + mixed
         out: Tensor = residual + self.mlp(self.norm2(residual))
         return out
 
@@ -115,13 +129,16 @@ class MambaMixer(nn.Module):
         _initialise_dt(self.dt_proj)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.out_proj(self.scanned(hidden))
+        return out
+
+    def scanned(self, hidden: Tensor) -> Tensor:
+        """What the output projection is given, (B, L, I)."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.get_parameter("bias"))
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)
-        y = selective_scan(x, delta, -self.A_log.exp(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
-        out: Tensor = self.out_proj(y)
-        return out
+        return selective_scan(x, delta, -self.A_log.exp(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
 
     def begin(self, num_rows: int) -> MixerState:
         """The state before the first token."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from dmray.fields import Field, Token
-from dmray.models import CausalTransformer, Mamba
+from dmray.models import Backbone, CausalTransformer, Mamba
 from dmray.policies.algorithms import BackboneName
 from dmray.policies.layout import Layout
 from dmray.policies.recipe import PolicyShape
@@ -20,7 +21,7 @@ from dmray.specs import ModelSpec
 
 
 @dataclass(frozen=True)
-class Backbone:
+class BackboneKind:
     """A causal network, whether its tokens carry a timestep embedding, and whether biases around it start at zero."""
 
     build: Callable[[ModelSpec], nn.Module]
@@ -28,9 +29,9 @@ class Backbone:
     zero_biases: bool
 
 
-BACKBONES: Mapping[BackboneName, Backbone] = {
-    "transformer": Backbone(CausalTransformer, timestep_embedding=True, zero_biases=False),
-    "mamba": Backbone(Mamba, timestep_embedding=False, zero_biases=True),
+BACKBONES: Mapping[BackboneName, BackboneKind] = {
+    "transformer": BackboneKind(CausalTransformer, timestep_embedding=True, zero_biases=False),
+    "mamba": BackboneKind(Mamba, timestep_embedding=False, zero_biases=True),
 }
 
 
@@ -68,6 +69,11 @@ class SequenceModel(nn.Module):
         normed: Tensor = self.norm(tokens.to(self.norm.weight.dtype))
         return normed
 
+    @property
+    def causal(self) -> Backbone:
+        """The backbone as decoders use it."""
+        return cast(Backbone, self.backbone)
+
     def predict_last(self, embedded: Tensor) -> Tensor:
         """The prediction (B, target dim) for the last of the embedded timesteps (B, T, K, W).
 
@@ -75,8 +81,7 @@ class SequenceModel(nn.Module):
         """
         unread = len(self.layout.tokens) - 1 - self.layout.read_at
         tokens = embedded.flatten(1, 2)
-        hidden: Tensor = self.backbone(tokens[:, : tokens.shape[1] - unread])
-        return self.read(hidden[:, -1])
+        return self.read(self.causal.last(tokens[:, : tokens.shape[1] - unread]))
 
     def read(self, hidden: Tensor) -> Tensor:
         """Predictions (..., target dim) from the backbone's outputs (..., W) at the token that is read."""

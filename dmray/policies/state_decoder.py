@@ -13,13 +13,11 @@ All modes give the same actions while the episode is shorter than K. Shapes: E l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmray.models import Backbone
 from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
 from dmray.policies.sequence_model import SequenceModel
@@ -62,7 +60,7 @@ class StateDecoder:
         self._stagger = None if streams is None else Stagger(policy.recipe.model.context_length, streams)
         self._num_states = streams or 1
         stages = self._fields.stages
-        self._states = [_backbone(stage).begin(num_rows, self._num_states) for stage in stages]
+        self._states = [stage.causal.begin(num_rows, self._num_states) for stage in stages]
         self._late = [stage.norm.weight.new_zeros(num_rows, 0, len(stage.norm.weight)) for stage in stages]
 
     @torch.inference_mode()
@@ -96,9 +94,5 @@ class StateDecoder:
             if begins is not None:
                 self._states[number].restart(begins, after=late.shape[1])
         tokens = torch.cat([late, embedded[:, : stage.layout.read_at + 1]], dim=1).repeat(self._num_states, 1, 1)
-        hidden = _backbone(stage).advance(tokens, self._states[number])
+        hidden = stage.causal.advance(tokens, self._states[number])
         return stage.read(hidden[oldest * len(late) : (oldest + 1) * len(late), -1])
-
-
-def _backbone(stage: SequenceModel) -> Backbone:
-    return cast(Backbone, stage.backbone)

@@ -184,3 +184,11 @@ def test_any_number_of_taps_is_remembered(d_conv: int, dtype: torch.dtype, atol:
     with torch.no_grad():
         expected = made(tokens)
     torch.testing.assert_close(in_pieces(made, tokens, [1, 1, 2, 5]), expected, rtol=0, atol=atol)
+
+
+@every_backbone
+@pytest.mark.parametrize("length", [1, 7])
+def test_the_last_output_alone_is_the_forward_passs_last(build: type[nn.Module], length: int) -> None:
+    made, tokens = network(build).double(), random_tokens(3, length).double()
+    with torch.no_grad():
+        torch.testing.assert_close(made.last(tokens), made(tokens)[:, -1], rtol=0, atol=1e-12)  # type: ignore[operator]

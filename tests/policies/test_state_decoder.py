@@ -104,7 +104,7 @@ def test_a_timestep_takes_one_call_of_each_stages_backbone(
     method: MethodName, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, calls = tiny_policy(method), []
-    kind, name = type(policy.stages[0].backbone), "forward" if mode == "window" else "advance"
+    kind, name = type(policy.stages[0].backbone), "last" if mode == "window" else "advance"
     call = getattr(kind, name)
     monkeypatch.setattr(kind, name, lambda *given: calls.append(1) or call(*given))
     act(policy, mode, random_fields(2, STEPS))
