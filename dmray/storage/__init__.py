@@ -1,16 +1,19 @@
 """Sweeps whose storage is an object store: files are worked on here and kept there. Light: fsspec loads when opened."""
 
-from dmray.storage.place import Role, is_url, split_url, store_of, sweep_folder
+from dmray.storage.glimpse import Glimpse
+from dmray.storage.place import Role, begun_sweep, is_url, split_url, store_of, sweep_folder
 from dmray.storage.publisher import Publisher
 from dmray.storage.store import Store
 from dmray.storage.sweep_copy import SweepCopy, fetch_from_store
 from dmray.storage.trial_copy import bring_trial, clear_trial
 
 __all__ = [
+    "Glimpse",
     "Publisher",
     "Role",
     "Store",
     "SweepCopy",
+    "begun_sweep",
     "bring_trial",
     "clear_trial",
     "fetch_from_store",

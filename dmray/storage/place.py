@@ -47,6 +47,22 @@ def store_of(storage: str, name: str) -> Store:
     return Store(f"{storage.rstrip('/')}/{name}")
 
 
+def begun_sweep(storage: str, name: str) -> Store:
+    """The sweep's part of an object store, where a driver began it.
+
+    Raises:
+        StorageError: none did; the sweeps that are there are named. Or as `store_of`.
+        StoreUnavailableError: the store does not answer.
+    """
+    store = store_of(storage, name)
+    if store.version(SweepFolder(Path(), name).manifest.name) is None:
+        store.list("report")  # says so if it is the bucket that is missing
+        others = Store(storage).folders("")
+        there = f"in {storage} there are: {', '.join(others)}" if others else f"nothing is in {storage}"
+        raise StorageError(f"{store.url}: no sweep was begun here; {there}")
+    return store
+
+
 def split_url(url: str) -> tuple[str, str]:
     """A sweep's address as the `storage` and the name of it.
 

@@ -57,10 +57,23 @@ class Store:
 
     def list(self, prefix: str) -> dict[str, str]:
         """The version of each object below `prefix`, by name; equal versions, equal content."""
+        return {name: _version(info) for name, info in self._below(prefix).items()}
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The bytes of each object below `prefix`, by name."""
+        return {name: int(info["size"]) for name, info in self._below(prefix).items()}
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """What the folders right below `prefix` are called: one question, however much is in them."""
         self._files.invalidate_cache()
-        found = self._ask(lambda: self._files.find(self._path(prefix), detail=True))
-        start = len(self._root.rstrip("/")) + 1
-        return {name[start:]: _version(info) for name, info in found.items() if info["type"] == "file"}
+        try:
+            found = self._files.ls(self._path(prefix), detail=True)
+        except FileNotFoundError:
+            return ()
+        except Exception as cause:
+            raise self._failure(cause) from cause
+        names = (info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
+        return tuple(sorted(names))
 
     def version(self, name: str) -> str | None:
         """None: no such object."""
@@ -71,10 +84,10 @@ class Store:
         except Exception as cause:  # every scheme has errors of its own
             raise self._failure(cause) from cause
 
-    def read(self, name: str) -> bytes | None:
-        """None: no such object."""
+    def read(self, name: str, start: int = 0) -> bytes | None:
+        """The object from byte `start` on, which it must have. None: no such object."""
         try:
-            content: bytes = self._files.cat_file(self._path(name))
+            content: bytes = self._files.cat_file(self._path(name), start=start or None)
         except FileNotFoundError:
             return None
         except Exception as cause:
@@ -125,6 +138,12 @@ class Store:
         probe = f".writable-{uuid4().hex[:8]}"
         self.write(probe, b"")
         self.remove(probe)
+
+    def _below(self, prefix: str) -> dict[str, dict[str, Any]]:
+        self._files.invalidate_cache()
+        found = self._ask(lambda: self._files.find(self._path(prefix), detail=True))
+        start = len(self._root.rstrip("/")) + 1
+        return {name[start:]: info for name, info in found.items() if info["type"] == "file"}
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}".rstrip("/")

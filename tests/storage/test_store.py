@@ -25,7 +25,10 @@ def test_objects_are_put_whole_read_listed_and_removed(url: str) -> None:
     second = store.list("trials")
     assert second["trials/b"] == first["trials/b"]
     assert second["trials/a/x"] != first["trials/a/x"]
+    assert store.sizes("trials") == {"trials/a/x": 5, "trials/b": 0}
+    assert store.folders("trials") == ("a",)
     assert store.read("trials/a/x") == b"three"
+    assert store.read("trials/a/x", 2) == b"ree"
     store.remove("trials/a/x")
     store.remove("trials/a/x")
     store.remove_all("trials")
