@@ -54,17 +54,26 @@ def read_order(folder: SweepFolder) -> Order | None:
         return None
 
 
-def give_order(folder: SweepFolder, kind: OrderKind, again: str | None = None) -> Order:
-    """Replace the order; `again` is kept unless it is given."""
-    before = read_order(folder)
-    order = Order(
+def next_order(before: Order | None, kind: OrderKind, again: str | None = None) -> Order:
+    """The order that follows `before`; `again` is kept unless it is given."""
+    return Order(
         kind=kind,
         number=before.number + 1 if before else 1,
         by=f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}",  # a container may have no names
         time_s=time.time(),
         again=again if again is not None else (before.again if before else ""),
     )
+
+
+def write_order(folder: SweepFolder, order: Order) -> None:
+    """Put `order` in the place of the one that held."""
     write_atomic(folder.control, order.model_dump_json(indent=2).encode())
+
+
+def give_order(folder: SweepFolder, kind: OrderKind, again: str | None = None) -> Order:
+    """Replace the order; `again` is kept unless it is given."""
+    order = next_order(read_order(folder), kind, again)
+    write_order(folder, order)
     return order
 
 
@@ -98,7 +107,7 @@ def wait_for_run(folder: SweepFolder) -> bool:
 @contextmanager
 def obeying(folder: SweepFolder, again: str) -> Iterator[None]:
     """Begin with the order to run; beside the block, tell of each new one, and end it as Ctrl-C does on `kill`."""
-    seen, over = give_order(folder, "run", again).number, threading.Event()
+    seen, over = give_order(folder, "run", again), threading.Event()
 
     def watch() -> None:
         nonlocal seen
@@ -107,9 +116,9 @@ def obeying(folder: SweepFolder, again: str) -> Iterator[None]:
                 order = read_order(folder)
             except OSError:
                 continue  # the storage is away for a moment
-            if order is None or order.number == seen:
+            if order is None or order == seen:  # a store may have another order of this number, which then holds
                 continue
-            seen = order.number
+            seen = order
             _log.info("%s (by %s)", _MEANING[order.kind], order.by)
             if order.kind == "kill":
                 os.kill(os.getpid(), signal.SIGINT)

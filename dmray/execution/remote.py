@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from dmray.errors import StorageError, StoreUnavailableError
-from dmray.execution.control import Left, Order, read_order
+from dmray.execution.control import Left
 from dmray.execution.job import TrialJob
 from dmray.execution.lease import lease, store_lease
 from dmray.execution.plan import Plan
+from dmray.execution.store_orders import StoreOrders
 from dmray.sources.recordings import recorded_file, recording_path
 from dmray.specs import NO_MLFLOW, Generation, SweepSpec
 from dmray.storage import Publisher, Store, SweepCopy, bring_trial, clear_trial, is_url, store_of
@@ -26,45 +27,22 @@ Refresh = Callable[[], None]  # makes a driver's folder what the storage is
 Report = Callable[[int, float | None], None]
 _log = logging.getLogger(__name__)
 _PULL_EVERY_S = 10.0
+_ORDERS_EVERY_S = 5.0
 _AGAIN_AFTER_S = 2.0
 _PATIENCE_S = 300.0  # at a trial's end: longer outages are rare, and the next attempt starts from what is there
 _PATIENCE_AFTER_FAILURE_S = 20.0
 
 
-class _Following:
-    """The driver's copy, and the order of the sweep: the one with the higher number holds, here and in the store."""
+class _Repeating:
+    """Something that is done beside the work, and done again the next time if the store fails: others tell of that."""
 
-    def __init__(self, store: Store, folder: SweepFolder, copy: SweepCopy) -> None:
-        self._store, self._folder, self._copy = store, folder, copy
-
-    def refresh(self) -> None:
-        self.exchange_orders()
-        self._copy.pull()
-
-    def exchange_orders(self) -> None:
-        theirs = _take_order(self._store, self._folder)
-        mine = read_order(self._folder)
-        if mine is not None and (theirs is None or mine.number > theirs.number):
-            self._store.write(self._folder.control.name, mine.model_dump_json().encode())
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
 
     def advance(self) -> bool:
         try:
-            self.exchange_orders()
-        except StorageError as problem:
-            _log.warning("%s; orders wait meanwhile", problem)
-        return self._copy.advance()
-
-
-class _Obeying:
-    """Brings orders to a worker."""
-
-    def __init__(self, store: Store, folder: SweepFolder) -> None:
-        self._store, self._folder = store, folder
-
-    def advance(self) -> bool:
-        try:
-            _take_order(self._store, self._folder)
-        except StorageError:  # told by what publishes
+            self._act()
+        except StorageError:
             return False
         return True
 
@@ -73,23 +51,15 @@ def bring_order(job: TrialJob) -> None:
     """Make the order in the worker's folder the one that stands in the store."""
     if is_url(job.storage):
         store = store_of(job.storage, job.sweep_name)
-        _patiently(lambda: _take_order(store, job.sweep_folder))
-
-
-def _take_order(store: Store, folder: SweepFolder) -> Order | None:
-    """The order in the store; kept here if it is the newer one."""
-    content = store.read(folder.control.name)
-    if content is None:
-        return None
-    theirs, mine = Order.model_validate_json(content), read_order(folder)
-    if mine is None or theirs.number > mine.number:
-        write_atomic(folder.control, content)
-    return theirs
+        _patiently(lambda: StoreOrders(store).take(job.sweep_folder))
 
 
 @contextlib.contextmanager
 def held(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
-    """Hold the sweep as its only driver; `folder` is up to date at the start and when the yielded function returns.
+    """Hold the sweep as its only driver.
+
+    `folder` is up to date at the start; folder and store are, each with what the other has, when the yielded function
+    returns.
 
     Raises:
         StorageError: another driver holds it, or the store cannot be written.
@@ -103,14 +73,22 @@ def held(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
     store.require_writable()
     with lease(folder), store_lease(store):
         copy = SweepCopy(store, folder, with_weights=plan.sweep.tracking.mlflow_uri != NO_MLFLOW)
+        orders = StoreOrders(store)
+
+        def refresh() -> None:
+            orders.exchange(folder)
+            copy.pull()
+            copy.push()
+
         copy.open()
-        following = _Following(store, folder, copy)
-        following.exchange_orders()
-        try:
-            with MirrorThread(following, _PULL_EVERY_S):
-                yield lambda: _patiently(following.refresh)
+        orders.exchange(folder)
+        exchanging = _Repeating(lambda: orders.exchange(folder))
+        try:  # a pull of much must not keep orders waiting
+            with MirrorThread(exchanging, _ORDERS_EVERY_S), MirrorThread(copy, _PULL_EVERY_S):
+                yield lambda: _patiently(refresh)
         finally:
-            following.advance()
+            exchanging.advance()
+            copy.advance()
         _patiently(copy.push)
 
 
@@ -136,7 +114,8 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
         report(step, score)
 
     try:
-        with MirrorThread(_Obeying(store, job.sweep_folder), _PULL_EVERY_S):
+        orders = StoreOrders(store)
+        with MirrorThread(_Repeating(lambda: orders.take(job.sweep_folder)), _ORDERS_EVERY_S):
             yield wake_and_report
     except Left:
         publisher.close(_PATIENCE_S)

@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 from dmray import evaluate, report, sweep
 from dmray.errors import CheckpointError, StorageError
 from dmray.execution import Plan, TrialState, remote, survey
-from dmray.execution.control import Left, Order, give_order, read_order
+from dmray.execution.control import Left, give_order, next_order, read_order
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.job import TrialJob
 from dmray.execution.local import LocalRunner
 from dmray.execution.remote import Refresh, share_recording
 from dmray.execution.session import run_sweep
+from dmray.execution.store_orders import StoreOrders
 from dmray.execution.trial import run_trial
 from dmray.reporting import write_report
 from dmray.specs import TrialSpec
@@ -244,15 +245,16 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, und
 def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
+    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
     plan = tiny_plan(url, training={"steps": 1_000_000, "batch_size": 8})
     folder = sweep_folder(url, "tiny", "driver")
-    store, running = Store(f"{url}/tiny"), give_order(folder, "run")
-    store.write(".control.json", running.model_dump_json().encode())
+    store = Store(f"{url}/tiny")
+    orders = StoreOrders(store)
+    orders.add(give_order(folder, "run"))
 
     def pause(step: int, score: float | None) -> None:
         if step == 10:
-            store.write(".control.json", give_order(folder, "pause").model_dump_json().encode())
+            orders.add(give_order(folder, "pause"))
 
     work = job(plan)
     with pytest.raises(Left):
@@ -265,17 +267,22 @@ def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
 
 
 def test_the_newer_order_holds_on_both_sides(url: str) -> None:
-    folder, store = sweep_folder(url, "tiny", "driver"), Store(f"{url}/tiny")
-    following = remote._Following(store, folder, SweepCopy(store, folder))
-    following.exchange_orders()
-    assert store.read(".control.json") is None
+    folder, orders = sweep_folder(url, "tiny", "driver"), StoreOrders(Store(f"{url}/tiny"))
+    orders.exchange(folder)
+    assert orders.latest() is None
     mine = give_order(folder, "run")
-    following.exchange_orders()
-    assert Order.model_validate_json(store.read(".control.json") or b"") == mine
-    theirs = mine.model_copy(update={"kind": "stop", "number": 7})
-    store.write(".control.json", theirs.model_dump_json().encode())
-    following.exchange_orders()
+    orders.exchange(folder)
+    assert orders.latest() == mine
+    theirs = mine.model_copy(update={"kind": "pause", "number": 7})
+    assert orders.add(theirs)
+    orders.exchange(folder)
     assert read_order(folder) == theirs
+    later = next_order(theirs, "stop")
+    assert orders.add(later)
+    give_order(folder, "run")  # of the same number
+    assert not orders.add(read_order(folder))
+    orders.exchange(folder)
+    assert read_order(folder) == orders.latest() == later
 
 
 def test_the_first_recording_of_a_data_set_is_everybodys(url: str, other_machine: None) -> None:
