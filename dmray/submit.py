@@ -11,6 +11,7 @@ import typer
 from dmray.command_line import new_app, out, told
 from dmray.errors import SpecError
 from dmray.specs import SweepSpec, load_sweep
+from dmray.storage import is_url
 from dmray.tasks import MINARI_SCHEME
 
 app = new_app()
@@ -38,11 +39,10 @@ def main(
 
         client = JobClient(address)
         job_id = client.submit(Submission(sweep.name, file, given))
+        reaches = "reaches that store" if is_url(storage) else "mounts that folder"
         _tell(f"{job_id} runs at {address}; this machine may go. Follow it:")
         _tell(f"  ray job logs --address {address} --follow {job_id}")
-        _tell(
-            f"  dmray status {storage}/{sweep.name} --watch     # where that folder is mounted; pause, resume, stop too"
-        )
+        _tell(f"  dmray status {storage}/{sweep.name} --watch     # also pause, resume, stop; where one {reaches}")
         if follow:
             try:
                 succeeded = client.follow(job_id, lambda text: typer.echo(text, nl=False))
@@ -59,10 +59,10 @@ def _values(options: list[str], name: str) -> list[str]:
 
 def _check_paths(file: Path, sweep: SweepSpec, storage: str) -> None:
     """Relative paths would be relative to a folder of the job, which goes with it."""
-    if not Path(storage).is_absolute():
+    if not is_url(storage) and not Path(storage).is_absolute():
         raise SpecError(
-            f"{file}: storage '{storage}' is relative; name a folder that every machine of the cluster mounts: "
-            "dmray submit ... -- --storage /mnt/dmray/runs"
+            f"{file}: storage '{storage}' is relative; name a folder that every machine of the cluster mounts, or an "
+            "object store: dmray submit ... -- --storage /mnt/dmray/runs"
         )
     for dataset in sweep.datasets:
         path = dataset.path

@@ -158,8 +158,9 @@ def test_a_submission_names_what_cannot_be_on_the_cluster(tmp_path: Path) -> Non
     assert "path 'x.hdf5' is relative" in elsewhere.output
     misspelt = runner.invoke(submit.app, [file, "--", "-o", "training.stepps=1"])
     assert "did you mean 'steps'?" in misspelt.output
-    nobody = runner.invoke(submit.app, [file, "--address", "http://127.0.0.1:1", "--", "--storage", "/mnt/runs"])
-    assert "no Ray dashboard" in nobody.output
+    for storage in ("/mnt/runs", "s3://bucket/runs"):
+        nobody = runner.invoke(submit.app, [file, "--address", "http://127.0.0.1:1", "--", "--storage", storage])
+        assert "no Ray dashboard" in nobody.output
     assert {ran.exit_code for ran in (relative, elsewhere, misspelt, nobody)} == {1}
 
 
