@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from dmray.errors import DmrayError
+from dmray.errors import DmrayError, StoreUnavailableError
 
 _PIPE_COLUMNS = 200  # a file or another program has no width; rich's 80 would cut names
+SweepSource = Annotated[
+    str, typer.Argument(help="The sweep's file, or where it is: runs/quickstart, s3://bucket/prefix/quickstart.")
+]
+SweepStorage = Annotated[str | None, typer.Option(help="Where the file's sweep is, as given to dmray.sweep.")]
 out = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True)
 
@@ -32,3 +37,12 @@ def told() -> Iterator[None]:
     except DmrayError as mistake:
         err.print("error:", str(mistake), style="bold red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def bearing_outages() -> Iterator[None]:
+    """Tell that a store does not answer, and go on: whoever watches looks again."""
+    try:
+        yield
+    except StoreUnavailableError as problem:
+        err.print(f"{problem}; trying again", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from dmray.command_line import new_app, out, told
+from dmray.command_line import SweepSource, SweepStorage, new_app, out, told
 from dmray.errors import StorageError
-from dmray.execution.control import give_order, read_order
-from dmray.execution.finding import find_sweep
-from dmray.execution.lease import driver_of
+from dmray.execution.finding import found_sweep
 
 app = new_app()
 
 
 @app.command()
-def main(
-    sweep: Annotated[Path, typer.Argument(help="The sweep's file, or its folder: runs/quickstart.")],
-    storage: Annotated[str | None, typer.Option(help="Where the file's sweep is, as given to dmray.sweep.")] = None,
-) -> None:
+def main(sweep: SweepSource, storage: SweepStorage = None) -> None:
     """Free the machines for a while; nothing is lost. Exit status 1 where no driver is at work."""
-    with told():
-        folder = find_sweep(sweep, storage)
-        driver, order = driver_of(folder), read_order(folder)
+    with told(), found_sweep(sweep, storage) as found:
+        driver, order = found.driver_and_order()
         if driver is None or not driver.alive:
-            raise StorageError(f"{folder.path}: no driver is at work, nothing to pause")
+            raise StorageError(f"{found.where}: no driver is at work, nothing to pause")
         if order and order.kind in ("stop", "kill"):
-            raise StorageError(f"{folder.path}: it is being stopped (by {order.by})")
+            raise StorageError(f"{found.where}: it is being stopped (by {order.by})")
         if order is None or order.kind != "pause":
-            give_order(folder, "pause")
+            found.give_order("pause")
         out.print("paused: running trials save and leave; go on with dmray resume", highlight=False, soft_wrap=True)
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from dmray.command_line import new_app, out, told
+from dmray.execution.finding import locate
 from dmray.reporting import METHODS, collect, render_results, write_results
-from dmray.storage import SweepCopy, is_url, split_url
+from dmray.storage import SweepCopy, is_url
 from dmray.tracking import SweepFolder
 
 app = new_app()
@@ -18,7 +19,8 @@ app = new_app()
 @app.command()
 def main(
     sweeps: Annotated[
-        list[str], typer.Argument(help="sweeps, for example runs/quickstart or s3://bucket/prefix/quickstart")
+        list[str],
+        typer.Argument(help="sweeps: their files, or where they are: runs/quickstart, s3://bucket/prefix/quickstart"),
     ],
     baseline: Annotated[
         str | None, typer.Option(help=f"what Mamba methods are held against ({', '.join(METHODS)}); else dt, and hdt")
@@ -30,25 +32,15 @@ def main(
     if baseline not in (None, *METHODS):
         raise typer.BadParameter(f"'{baseline}' is none of {', '.join(METHODS)}", param_hint="--baseline")
     with told():
-        copies = {sweep: _fetched(sweep) for sweep in sweeps if is_url(sweep)}
-        folders = [copies[sweep].folder if sweep in copies else _folder(sweep) for sweep in sweeps]
+        found = [locate(sweep) for sweep in sweeps]
+        copies = {(storage, name): SweepCopy.fetched(storage, name) for storage, name in found if is_url(storage)}
+        folders = [copies[at].folder if at in copies else SweepFolder(Path(at[0]), at[1]) for at in found]
         results = collect(*folders, protocol=protocol)
         paths = write_results(results, into or folders[0].report, baseline)
         out.print(render_results(results))
-        if into is None and sweeps[0] in copies:
-            copies[sweeps[0]].push()
+        if into is None and found[0] in copies:
+            copies[found[0]].push()
     out.print(f"report: {paths.html}", highlight=False, soft_wrap=True)
-
-
-def _folder(sweep: str) -> SweepFolder:
-    place = Path(sweep).expanduser().resolve()
-    return SweepFolder(place.parent, place.name)
-
-
-def _fetched(sweep: str) -> SweepCopy:
-    copy = SweepCopy.to_read(*split_url(sweep))
-    copy.open()
-    return copy
 
 
 if __name__ == "__main__":

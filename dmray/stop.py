@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dmray.command_line import new_app, out, told
-from dmray.execution.control import give_order, read_order
-from dmray.execution.finding import find_sweep
-from dmray.execution.lease import driver_of
+from dmray.command_line import SweepSource, SweepStorage, new_app, out, told
+from dmray.execution.finding import found_sweep
 
 app = new_app()
 
 
 @app.command()
 def main(
-    sweep: Annotated[Path, typer.Argument(help="The sweep's file, or its folder: runs/quickstart.")],
+    sweep: SweepSource,
     now: Annotated[bool, typer.Option("--now", help="As Ctrl-C: at once, from the last checkpoints on.")] = False,
-    storage: Annotated[str | None, typer.Option(help="Where the file's sweep is, as given to dmray.sweep.")] = None,
+    storage: SweepStorage = None,
 ) -> None:
     """Stop a sweep from another shell; nothing is lost. Exit status 0 also where no driver is at work."""
-    with told():
-        folder = find_sweep(sweep, storage)
-        driver, order = driver_of(folder), read_order(folder)
+    with told(), found_sweep(sweep, storage) as found:
+        driver, order = found.driver_and_order()
         if driver is None or not driver.alive:
-            out.print(f"{folder.path}: no driver is at work, nothing to stop", highlight=False, soft_wrap=True)
+            out.print(f"{found.where}: no driver is at work, nothing to stop", highlight=False, soft_wrap=True)
             return
-        give_order(folder, "kill" if now else "stop")
+        found.give_order("kill" if now else "stop")
         how = "at once" if now else "when its running trials have saved"
         out.print(f"process {driver.pid} on {driver.host} ends {how}", highlight=False, soft_wrap=True)
         if order and order.again:

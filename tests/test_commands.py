@@ -77,6 +77,8 @@ def test_exit_statuses_of_status(tmp_path: Path) -> None:
     _, good = begun(tmp_path / "good", [done(40)], [done(40)])
     assert runner.invoke(status.app, [str(good.path)]).exit_code == 0
     assert runner.invoke(status.app, [str(tmp_path)]).exit_code == 1
+    nothing = runner.invoke(stop.app, [str(tmp_path / "misspelt")])
+    assert (nothing.exit_code, "no such file or folder" in nothing.output) == (1, True)
 
 
 def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
@@ -137,7 +139,7 @@ def test_a_trials_log_by_its_key(tmp_path: Path) -> None:
     assert "finished at step 40" in second
     assert "Traceback" not in second
     assert runner.invoke(logs.app, [sweep, key[:12], "--follow"]).stdout == text
-    assert "nothing there of attempt 3" in runner.invoke(logs.app, [sweep, key, "--attempt", "3"]).output
+    assert "nothing in its log.txt of attempt 3" in runner.invoke(logs.app, [sweep, key, "--attempt", "3"]).output
     unknown = runner.invoke(logs.app, [sweep, "x" + key])
     assert (unknown.exit_code, key in unknown.output) == (1, True)
 

@@ -13,7 +13,7 @@ from dmray.specs import Spec
 from dmray.storage import Store
 from dmray.tracking.folders import SweepFolder, write_atomic
 
-_NAME = ".driver.json"
+BEAT_NAME = ".driver.json"
 
 
 class Beat(Spec):
@@ -48,7 +48,7 @@ class FileBeats:
     """The beat in a sweep's folder. Its writer holds a file lock, so `create` always succeeds."""
 
     def __init__(self, folder: SweepFolder) -> None:
-        self._file = folder.path / _NAME
+        self._file = folder.path / BEAT_NAME
 
     def read(self) -> Beat | None:
         try:
@@ -71,17 +71,17 @@ class StoreBeats:
         self._store = store
 
     def read(self) -> Beat | None:
-        return _parsed(self._store.read(_NAME) or b"")
+        return _parsed(self._store.read(BEAT_NAME) or b"")
 
     def write(self, beat: Beat, create: bool = False) -> bool:
         content = beat.model_dump_json().encode()
         if create:
-            return self._store.create(_NAME, content)
-        self._store.write(_NAME, content)
+            return self._store.create(BEAT_NAME, content)
+        self._store.write(BEAT_NAME, content)
         return True
 
     def remove(self) -> None:
-        self._store.remove(_NAME)
+        self._store.remove(BEAT_NAME)
 
 
 def _parsed(content: bytes) -> Beat | None:

@@ -22,6 +22,7 @@ from dmray.tracking import (
     SweepFolder,
     TrainProgress,
     TrialDone,
+    TrialFolder,
 )
 
 RATE_WINDOW_S = 600.0  # long enough for a few records of slow trials
@@ -131,6 +132,14 @@ class SweepProgress:
         return sum(self._work[name] * (trial.trial.training.steps - trial.step) for name, trial in going)
 
 
+def done_long_ago(trial: TrialFolder) -> TrialDone | None:
+    """The end of a trial that says nothing about speed any more, from its marker: its ledger need not be read."""
+    if not trial.done.exists():
+        return None
+    done = TrialDone.model_validate_json(trial.done.read_bytes())
+    return done if time.time() - done.time_s > RATE_WINDOW_S else None
+
+
 class Follower:
     """Keeps a `SweepProgress` up to date with the ledgers of a sweep's folder."""
 
@@ -158,10 +167,8 @@ class Follower:
         trial = self.folder.trial(trial_id)
         tail = self._tails.get(trial_id)
         if tail is None:
-            if trial.done.exists():
-                done = TrialDone.model_validate_json(trial.done.read_bytes())
-                if time.time() - done.time_s > RATE_WINDOW_S:
-                    return [done]
+            if (done := done_long_ago(trial)) is not None:
+                return [done]
             if not trial.ledger.exists():
                 return []
             tail = self._tails[trial_id] = LedgerTail.near_end(trial.ledger)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dmray.execution.lease import lease
+from dmray.execution.lease import lease, store_lease
 from dmray.execution.manifest import read_manifest
 from dmray.specs import NO_MLFLOW
+from dmray.storage import SweepCopy, begun_sweep
 from dmray.tracking import Lag, MlflowMirror, SweepFolder
 from dmray.tracking.champions import Champion
 
@@ -35,3 +36,18 @@ def replay(folder: SweepFolder, uri: str | None, register: bool = False) -> Repl
         mirror = MlflowMirror.open(uri or (None if meant == NO_MLFLOW else meant), folder, plan.sweep, plan.trials)
         lag = mirror.close(folder.report)
         return Replayed(lag, tuple(mirror.register()) if register and lag.problem is None else ())
+
+
+def replay_from_store(storage: str, name: str, uri: str | None, register: bool = False) -> Replayed:
+    """`replay` of a sweep in an object store, which no driver may take up meanwhile.
+
+    Raises:
+        StorageError, StoreUnavailableError: as `replay`, and as their names say.
+        TrackingError: as `replay`.
+    """
+    with store_lease(begun_sweep(storage, name)):
+        copy = SweepCopy.fetched(storage, name, with_weights=True)
+        copy.fetch_report()
+        replayed = replay(copy.folder, uri, register)
+        copy.push()  # the name by which another machine finds these runs again, if they are the first
+        return replayed

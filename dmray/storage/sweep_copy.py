@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.storage.place import object_name, split_url, store_of, sweep_folder
+from dmray.storage.place import begun_sweep, object_name, split_url, store_of, sweep_folder
 from dmray.storage.store import Store
 from dmray.tracking import SweepFolder, TrialDone, TrialFolder, write_atomic, write_json
 from dmray.tracking.records import ledger_line
@@ -41,6 +41,17 @@ class SweepCopy:
         """A copy for looking only."""
         return cls(store_of(storage, name), sweep_folder(storage, name, "reader"))
 
+    @classmethod
+    def fetched(cls, storage: str, name: str, with_weights: bool = False) -> SweepCopy:
+        """A copy for looking only, of a sweep that was begun, just fetched.
+
+        Raises:
+            StorageError: none was. Or as `open`.
+        """
+        copy = cls(begun_sweep(storage, name), sweep_folder(storage, name, "reader"), with_weights)
+        copy.open()
+        return copy
+
     @property
     def folder(self) -> SweepFolder:
         return self._folder
@@ -64,6 +75,21 @@ class SweepCopy:
         """
         with self._lock:
             self._pull()
+
+    def fetch_report(self) -> None:
+        """Make the report here what it is in the store.
+
+        Raises:
+            StorageError, StoreUnavailableError: as their names say.
+        """
+        names = self._store.list("report")
+        here = [path for path in self._folder.report.rglob("*") if path.is_file()]
+        for path in (path for path in here if object_name(self._folder, path) not in names):
+            path.unlink()
+        for name in names:
+            path = self._folder.path / name
+            if self._fetch_file(path):
+                self._sent[name] = _mark(path)
 
     def push(self) -> None:
         """Send what is written here: the sweep's manifest and name, and the report.

@@ -1,0 +1,272 @@
+"""A sweep in an object store is looked at, and given orders, from a machine that has nothing of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from rich.console import Console
+from typer.testing import CliRunner
+
+from dmray import logs, pause, report, resume, status, stop, track
+from dmray.errors import StorageError
+from dmray.execution import TrialState, remote
+from dmray.execution.beats import Beat, StoreBeats
+from dmray.execution.finding import SweepInStore, found_sweep
+from dmray.execution.local import LocalRunner
+from dmray.execution.session import run_sweep
+from dmray.execution.store_orders import StoreOrders
+from dmray.storage import Store, sweep_folder
+from dmray.tracking import Ledger, LedgerRecord, SweepFolder, write_json
+from tests.execution.sweeps import sweep_file, tiny_plan
+from tests.execution.test_progress import begun, done, evaluated, failed, started, trained
+from tests.storage.conftest import S3
+
+runner = CliRunner()
+ENDLESS: dict[str, Any] = {
+    "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
+    "training": {"steps": 1_000_000, "batch_size": 8},
+    "evaluation": {"episodes": 2, "every_steps": 1_000_000, "cohort_size": 2},
+}
+
+
+def in_store(url: str, tmp_path: Path, *ledgers: list[LedgerRecord]) -> tuple[Store, SweepFolder]:
+    """A sweep of two trials, and the folder that the store has a copy of."""
+    _, folder = begun(tmp_path / "origin", *ledgers)
+    store = Store(f"{url}/tiny")
+    send(store, folder)
+    return store, folder
+
+
+def send(store: Store, folder: SweepFolder) -> None:
+    for path in folder.path.rglob("*"):
+        if path.is_file():
+            store.write(str(path.relative_to(folder.path)), path.read_bytes())
+
+
+def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def look(url: str) -> dict[str, Any]:
+    told = runner.invoke(status.app, [f"{url}/tiny", "--json"])
+    assert told.exit_code in (0, 3), told.output
+    return dict(json.loads(told.stdout))
+
+
+def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
+    monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
+    monkeypatch.setattr("dmray.execution.control._LOOK_EVERY_S", 0.01)
+    plan, states = tiny_plan(s3_url, **ENDLESS), {}
+
+    def drive() -> None:
+        folder, quiet = sweep_folder(s3_url, "tiny", "driver"), Console(file=io.StringIO())
+        report_nothing = folder.report
+        states.update(
+            run_sweep(plan, folder, LocalRunner(), lambda _: report_nothing, resume=False, console=quiet, again="again")
+        )
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    try:
+        until(lambda: Store(f"{s3_url}/tiny").version("sweep.json"))
+        until(lambda: look(s3_url)["steps"] > 0)
+        elsewhere = subprocess.run(
+            [sys.executable, "-m", "dmray", "status", str(sweep_file(tmp_path)), "--storage", s3_url],
+            env={**os.environ, "DMRAY_CACHE": str(tmp_path / "another")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"driver process {os.getpid()}" in elsewhere.stdout
+        assert "1 running" in elsewhere.stdout
+        assert not (tmp_path / "another").exists()
+
+        assert runner.invoke(pause.app, [f"{s3_url}/tiny"]).exit_code == 0
+        until(lambda: (seen := look(s3_url))["states"]["left"] == 1 and seen["order"] == "pause")
+        assert "it goes on" in runner.invoke(resume.app, [f"{s3_url}/tiny"]).output
+        until(lambda: look(s3_url)["states"]["running"] == 1)
+        stopped = runner.invoke(stop.app, [f"{s3_url}/tiny"])
+        assert "continue with: again" in stopped.output
+    finally:
+        StoreOrders(Store(f"{s3_url}/tiny")).add(stop_order(s3_url))
+        driver.join(60)
+    assert list(states.values()) == [TrialState.STARTED]
+    seen = look(s3_url)
+    assert (seen["driver"], seen["states"]["left"], seen["folder"]) == (None, 1, f"{s3_url}/tiny")
+    log = runner.invoke(logs.app, [f"{s3_url}/tiny", plan.trial_ids[0][-6:], "--attempt", "2"]).output
+    assert "attempt 2 on " in log
+    assert "attempt 1 on " not in log
+    nobody = runner.invoke(resume.app, [f"{s3_url}/tiny"])
+    assert (nobody.exit_code, "no driver is at work; continue with:\n  again" in nobody.output) == (1, True)
+
+
+def stop_order(url: str) -> Any:
+    """So that a test that fails ends."""
+    before = StoreOrders(Store(f"{url}/tiny")).latest()
+    assert before is not None
+    return before.model_copy(update={"kind": "stop", "number": before.number + 1})
+
+
+def test_a_look_fetches_what_is_new_and_no_weights(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [started(), *(trained(step).model_copy(update={"stage_losses": {"x" * 900: 1.0}}) for step in range(1, 101))]
+    store, origin = in_store(url, tmp_path, many, [started(), done(40)])
+    running, ended = (origin.trial(trial_id) for trial_id in tiny_plan(url).trial_ids)
+    write_json(ended.done, done(40).model_dump(mode="json"))  # long ago
+    running.last_checkpoint.parent.mkdir()
+    running.last_checkpoint.write_bytes(bytes(1_000_000))
+    send(store, origin)
+    fetched: list[tuple[str, int]] = []
+    read = Store.read
+
+    def noted(self: Store, name: str, start: int = 0) -> bytes | None:
+        content = read(self, name, start)
+        fetched.append((name, len(content or b"")))
+        return content
+
+    monkeypatch.setattr(Store, "read", noted)
+    with found_sweep(f"{url}/tiny") as found:
+        view = status._View(found)
+        assert view.look().steps == 100 + 40
+        told, names = dict(fetched), {name.rpartition("/")[2] for name, _ in fetched}
+        assert names == {".driver.json", "sweep.json", "DONE.json", "ledger.jsonl"}
+        assert f"trials/{ended.path.name}/ledger.jsonl" not in told
+        assert told[f"trials/{running.path.name}/ledger.jsonl"] == 65_536 < running.ledger.stat().st_size
+        fetched.clear()
+        view.look()
+        assert [name for name, _ in fetched] == [".driver.json"]
+        fetched.clear()
+        Ledger(running.ledger).append(evaluated(100))
+        grown = running.ledger.stat().st_size
+        send(store, origin)
+        assert view.look().states["running"] + view.look().states["interrupted"] == 1
+        assert max(size for _, size in fetched) < 2_000 < grown
+
+
+def test_a_record_longer_than_the_end_is_fetched_whole(s3_url: str, tmp_path: Path) -> None:
+    long = trained(20).model_copy(update={"stage_losses": {"x" * 70_000: 1.0}})
+    in_store(s3_url, tmp_path, [started(), long])
+    assert look(s3_url)["steps"] == 20
+
+
+@pytest.mark.parametrize(("age_s", "exit_status", "words"), [(2, 0, "driver process 7 on far"), (60, 3, "is gone")])
+def test_the_beat_in_the_store_says_whether_a_driver_lives(
+    url: str, tmp_path: Path, age_s: float, exit_status: int, words: str
+) -> None:
+    store, _ = in_store(url, tmp_path, [started()])
+    StoreBeats(store).write(Beat(host="far", pid=7, holder="x", count=3, time_s=time.time() - age_s))
+    told = runner.invoke(status.app, [f"{url}/tiny"])
+    assert (told.exit_code, words in told.output) == (exit_status, True)
+    paused = runner.invoke(pause.app, [f"{url}/tiny"])
+    assert paused.exit_code == (0 if exit_status == 0 else 1)
+    assert (StoreOrders(store).latest() is not None) is (exit_status == 0)
+
+
+def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: str, tmp_path: Path) -> None:
+    store, _ = in_store(url, tmp_path, [started()])
+    first, second = (SweepInStore(store, SweepFolder(tmp_path / name, "tiny")) for name in ("first", "second"))
+    assert [each.driver_and_order() for each in (first, second)] == [(None, None)] * 2
+    first.give_order("stop")
+    with pytest.raises(StorageError, match=r"another order came first \(stop, by "):
+        second.give_order("pause")
+    second.driver_and_order()
+    second.give_order("run")
+    latest = StoreOrders(store).latest()
+    assert latest is not None
+    assert (latest.kind, latest.number) == ("run", 2)
+
+
+def test_a_log_is_followed_to_its_trials_end(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, origin = in_store(url, tmp_path, [started()])
+    (trial,) = (origin.path / "trials").iterdir()
+    store.write(f"trials/{trial.name}/log.txt", b"one\n")
+    monkeypatch.setattr(SweepInStore, "look_every_s", 0.01)
+
+    def go_on() -> None:
+        time.sleep(0.2)
+        store.write(f"trials/{trial.name}/log.txt", b"one\ntwo\n")
+        store.write(f"trials/{trial.name}/DONE.json", done(40).model_dump_json().encode())
+
+    worker = threading.Thread(target=go_on)
+    worker.start()
+    followed = runner.invoke(logs.app, [f"{url}/tiny", trial.name[:9], "--follow"])
+    worker.join()
+    assert (followed.exit_code, followed.output) == (0, "one\ntwo\n")
+    unknown = runner.invoke(logs.app, [f"{url}/tiny", trial.name + "x"])
+    assert (unknown.exit_code, trial.name in unknown.output) == (1, True)
+
+
+def invoked(command: Any, *arguments: str) -> Result:
+    told = runner.invoke(command.app, list(arguments))
+    assert told.exit_code == 1, told.output
+    return told
+
+
+@pytest.mark.parametrize(
+    ("command", "more"), [(status, []), (stop, []), (logs, ["x"]), (report, []), (track, ["replay"])]
+)
+def test_what_is_not_there_is_told(s3_url: str, tmp_path: Path, command: Any, more: list[str]) -> None:
+    Store(f"{s3_url}/other").write("sweep.json", b"{}")
+    before, after = (more, []) if command is track else ([], more)
+    no_sweep = invoked(command, *before, f"{s3_url}/tiny", *after)
+    assert f"{s3_url}/tiny: no sweep was begun here; in {s3_url} there are: other" in no_sweep.output
+    no_bucket = invoked(command, *before, "s3://no-such-bucket/runs/tiny", *after)
+    assert "make the bucket" in no_bucket.output
+    no_name = invoked(command, *before, "s3://sweeps", *after)
+    assert "name a sweep" in no_name.output
+
+
+def test_a_store_that_is_away_is_told_and_watched_on(s3: S3, s3_url: str, tmp_path: Path) -> None:
+    in_store(s3_url, tmp_path, [started(), trained(20)])
+    with found_sweep(f"{s3_url}/tiny") as found:
+        view = status._View(found)
+        before = view.look()
+        s3.stop()
+        try:
+            assert view.look_again(before) == before
+            assert "the store does not answer" in invoked(pause, f"{s3_url}/tiny").output
+        finally:
+            s3.start()
+        assert view.look_again(before).steps == 20
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
+def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    store, _ = in_store(s3_url, tmp_path, [started(), trained(20), failed(30)])
+    store.write("report/report.md", b"# report")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for machine in ("one", "another"):
+        monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / machine))
+        told = runner.invoke(track.app, ["replay", f"{s3_url}/tiny", "--mlflow-uri", uri])
+        assert told.exit_code == 0, told.output
+    assert f"{s3_url}/tiny: all of it is in experiment dmray/tiny" in told.output
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["dmray.level"] for run in runs) == ["cell", "sweep", "trial"]
+    (top,) = [run for run in runs if run.data.tags["dmray.level"] == "sweep"]
+    assert [each.path for each in client.list_artifacts(top.info.run_id, "report")] == ["report/report.md"]
+    assert StoreBeats(store).read() is None
+    StoreBeats(store).write(Beat(host="far", pid=7, holder="x", count=3, time_s=time.time()))
+    threading.Timer(1.5, lambda: StoreBeats(store).write(Beat.now("x", 4))).start()
+    assert "runs this sweep already" in invoked(track, "replay", f"{s3_url}/tiny", "--mlflow-uri", uri).output
