@@ -5,6 +5,7 @@ from __future__ import annotations
 from dmray.command_line import SweepSource, SweepStorage, new_app, out, told
 from dmray.errors import StorageError
 from dmray.execution.finding import found_sweep
+from dmray.execution.lease import nobody
 
 app = new_app()
 
@@ -15,7 +16,7 @@ def main(sweep: SweepSource, storage: SweepStorage = None) -> None:
     with told(), found_sweep(sweep, storage) as found:
         driver, order = found.driver_and_order()
         if driver is None or not driver.alive:
-            raise StorageError(f"{found.where}: no driver is at work, nothing to pause")
+            raise StorageError(f"{found.where}: {nobody(driver)}; nothing to pause")
         if order and order.kind in ("stop", "kill"):
             raise StorageError(f"{found.where}: it is being stopped (by {order.by})")
         if order is None or order.kind != "pause":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dmray.command_line import SweepSource, SweepStorage, new_app, out, told
 from dmray.errors import StorageError
 from dmray.execution.finding import found_sweep
+from dmray.execution.lease import nobody
 
 app = new_app()
 
@@ -16,7 +17,7 @@ def main(sweep: SweepSource, storage: SweepStorage = None) -> None:
         driver, order = found.driver_and_order()
         again = f"continue with:\n  {(order and order.again) or 'python -m dmray.sweep FILE --resume'}"
         if driver is None or not driver.alive:
-            raise StorageError(f"{found.where}: no driver is at work; {again}")
+            raise StorageError(f"{found.where}: {nobody(driver)}; {again}")
         if order and order.kind in ("stop", "kill"):
             raise StorageError(f"{found.where}: it is being stopped (by {order.by}); once it has ended, {again}")
         if order and order.kind == "pause":

@@ -21,12 +21,13 @@ def main(
     """Stop a sweep from another shell; nothing is lost. Exit status 0 also where no driver is at work."""
     with told(), found_sweep(sweep, storage) as found:
         driver, order = found.driver_and_order()
-        if driver is None or not driver.alive:
+        if driver is None:
             out.print(f"{found.where}: no driver is at work, nothing to stop", highlight=False, soft_wrap=True)
             return
-        found.give_order("kill" if now else "stop")
+        found.give_order("kill" if now else "stop")  # to one that seems dead too: clocks may differ
         how = "at once" if now else "when its running trials have saved"
-        out.print(f"process {driver.pid} on {driver.host} ends {how}", highlight=False, soft_wrap=True)
+        ends = f"ends {how}" if driver.alive else f"seems dead; should it live, it ends {how}"
+        out.print(f"{driver}: {ends}", highlight=False, soft_wrap=True)
         if order and order.again:
             out.print(f"continue with: {order.again}", highlight=False, markup=False, soft_wrap=True)
 

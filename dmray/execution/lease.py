@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import uuid4
 
 from dmray.errors import StorageError
@@ -54,6 +55,15 @@ class Driver:
     pid: int
     age_s: float
     alive: bool
+
+    def __str__(self) -> str:
+        seen = "" if self.alive else f", last seen {timedelta(seconds=round(self.age_s))} ago by this machine's clock"
+        return f"process {self.pid} on {self.host}{seen}"
+
+
+def nobody(driver: Driver | None) -> str:
+    """What to tell where no driver is alive."""
+    return "no driver is at work" if driver is None else f"its driver is gone: {driver}"
 
 
 def driver_of(folder: SweepFolder, pace: Pace = PACE) -> Driver | None:

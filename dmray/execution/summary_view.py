@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dmray.execution.lease import nobody
 from dmray.execution.progress import Follower
 from dmray.execution.summary import Summary, summarize
 
@@ -67,13 +68,10 @@ def with_driver(summary: Summary) -> Group:
 
 def _driver(summary: Summary) -> str:
     driver = summary.driver
-    if driver is None:
-        return "no driver is at work"
-    where = f"process {driver.pid} on {driver.host}"
-    if not driver.alive:
-        return f"its driver, {where}, is gone (last seen {timedelta(seconds=round(driver.age_s))} ago)"
+    if driver is None or not driver.alive:
+        return nobody(driver)
     by = f"; {_ORDERS[summary.order]} by {summary.ordered_by}" if summary.order in _ORDERS else ""
-    return f"driver {where}{by}"
+    return f"driver {driver}{by}"
 
 
 def _running(summary: Summary) -> Table:

@@ -58,6 +58,8 @@ def begun_sweep(storage: str, name: str) -> Store:
     if store.version(SweepFolder(Path(), name).manifest.name) is None:
         store.list("report")  # says so if it is the bucket that is missing
         others = Store(storage).folders("")
+        if name in others:
+            raise StorageError(f"{store.url}: its driver starts just now, or ended before it could; look again")
         there = f"in {storage} there are: {', '.join(others)}" if others else f"nothing is in {storage}"
         raise StorageError(f"{store.url}: no sweep was begun here; {there}")
     return store

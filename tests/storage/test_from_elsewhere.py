@@ -176,6 +176,10 @@ def test_the_beat_in_the_store_says_whether_a_driver_lives(
     paused = runner.invoke(pause.app, [f"{url}/tiny"])
     assert paused.exit_code == (0 if exit_status == 0 else 1)
     assert (StoreOrders(store).latest() is not None) is (exit_status == 0)
+    assert runner.invoke(stop.app, [f"{url}/tiny"]).exit_code == 0
+    latest = StoreOrders(store).latest()
+    assert latest is not None
+    assert latest.kind == "stop", "the clocks of two machines may differ"
 
 
 def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: str, tmp_path: Path) -> None:
