@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
 from dmray.evaluate import app
-from dmray.execution import stored
+from dmray.execution import Plan, stored
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.job import TrialJob
 from dmray.execution.trial import run_trial
 from dmray.rollout import EpisodeRecord, run_cohort
+from dmray.tasks import Task
 from dmray.tracking import EvaluationDone, MlflowMirror, SweepFolder, read_episode_table, read_ledger
 from tests.execution.sweeps import tiny_plan
 
@@ -115,19 +118,29 @@ def test_a_place_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     assert "no checkpoint; name a file" in done.output.replace("\n", " ")
 
 
+def mirrored(folder: SweepFolder) -> tuple[Plan, str]:
+    """The sweep in an MLflow of its own, whose address is given."""
+    plan = tiny_plan(folder.storage, tracking={"log_every_steps": 10})
+    MlflowMirror.open(None, folder, plan.sweep, plan.trials).close()
+    return plan, f"sqlite:///{folder.mlflow_database}"
+
+
+def run_of_dm(uri: str) -> tuple[Any, Any]:
+    """A client of MLflow, and the run of the trial of DM."""
+    import mlflow
+
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
+    found = client.search_runs([experiment.experiment_id], "tags.`dmray.level` = 'trial' and tags.method = 'dm'")
+    return client, found[0]
+
+
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
 def test_a_trial_is_evaluated_from_its_mlflow_run_which_gets_its_pictures(
     folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlflow
-
-    plan = tiny_plan(folder.storage, tracking={"log_every_steps": 10})
-    mirror = MlflowMirror.open(None, folder, plan.sweep, plan.trials)
-    mirror.close()
-    uri = f"sqlite:///{folder.mlflow_database}"
-    client = mlflow.MlflowClient(uri)
-    (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
-    run = client.search_runs([experiment.experiment_id], "tags.`dmray.level` = 'trial' and tags.method = 'dm'")[0]
+    plan, uri = mirrored(folder)
+    client, run = run_of_dm(uri)
     assert [each.path for each in client.list_artifacts(run.info.run_id, "evaluations")] == [
         "evaluations/step_000000040.parquet"
     ]
@@ -141,6 +154,35 @@ def test_a_trial_is_evaluated_from_its_mlflow_run_which_gets_its_pictures(
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]  # no database of MLflow's own making
     drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert drawn <= {Path(each.path).name for each in client.list_artifacts(run.info.run_id, "pictures")}
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
+def test_films_reach_the_mlflow_run_at_once_or_with_the_next_replay(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def film(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
+        """As `write_films`, where nothing can draw."""
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(path.name.encode())
+
+    monkeypatch.setattr("dmray.rollout.film.write_films", film)
+    monkeypatch.chdir(tmp_path)
+    _, uri = mirrored(folder)
+    client, run = run_of_dm(uri)
+
+    def films() -> list[str]:
+        return [each.path for each in client.list_artifacts(run.info.run_id, "videos")]
+
+    name = f"videos/{trial_path(folder, 'dm').name}-step40-episode"
+    assert evaluate(run.info.run_id, "--mlflow-uri", uri, "--video", "1").exit_code == 0
+    assert films() == [f"{name}0.mp4"]
+    assert evaluate(str(trial_path(folder, "dm")), "--video", "2").exit_code == 0
+    assert films() == [f"{name}0.mp4"], "the trial's folder was evaluated, and knows no run"
+    mirrored(folder)
+    assert films() == [f"{name}0.mp4", f"{name}1.mp4"]
+    got = Path(client.download_artifacts(run.info.run_id, f"{name}1.mp4", str(tmp_path)))
+    assert got.read_bytes() == got.name.encode()
 
 
 def test_a_run_that_mlflow_does_not_know_is_told(folder: SweepFolder, tmp_path: Path) -> None:
