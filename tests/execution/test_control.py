@@ -104,6 +104,7 @@ def test_a_sweep_that_was_paused_and_stopped_ends_with_the_undisturbed_results(t
     assert not records(folder, AttemptFailed)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit an open file
 def test_kill_interrupts_the_driver_as_ctrl_c_does(tmp_path: Path, impatient: None) -> None:
     planned, folder = tiny_plan(tmp_path, **LONG), SweepFolder(tmp_path, "tiny")
     when(lambda: records(folder, AttemptStarted), lambda: give_order(folder, "kill"))
