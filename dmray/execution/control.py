@@ -98,9 +98,15 @@ class StandingOrder:
 
 
 def wait_for_run(folder: SweepFolder) -> bool:
-    """Wait while the sweep is paused; whether it goes on (else it is to stop)."""
+    """Wait while the sweep is paused; whether it goes on (else it is to stop).
+
+    Raises:
+        KeyboardInterrupt: it is killed; the trials saw that, and left, before `obeying` did.
+    """
     while (order := read_order(folder)) is not None and order.kind == "pause":
         time.sleep(_LOOK_EVERY_S)
+    if order is not None and order.kind == "kill":
+        raise KeyboardInterrupt
     return order is None or order.kind == "run"
 
 

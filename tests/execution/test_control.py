@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from dmray.execution import Plan, TrialState
-from dmray.execution.control import Left, StandingOrder, give_order, read_order
+from dmray.execution.control import Left, StandingOrder, give_order, read_order, wait_for_run
 from dmray.execution.evaluation import InlineEvaluation
 from dmray.execution.local import LocalRunner
 from dmray.execution.on_ray import RayRunner
@@ -110,6 +110,13 @@ def test_kill_interrupts_the_driver_as_ctrl_c_does(tmp_path: Path, impatient: No
     when(lambda: records(folder, AttemptStarted), lambda: give_order(folder, "kill"))
     with pytest.raises(KeyboardInterrupt):
         run(planned, folder, LocalRunner())
+
+
+def test_trials_that_see_a_kill_before_the_driver_does_end_it_all_the_same(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "tiny")
+    give_order(folder, "kill")
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_run(folder)
 
 
 def test_orders_are_numbered_and_the_command_is_kept(tmp_path: Path) -> None:
