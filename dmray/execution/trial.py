@@ -12,59 +12,39 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import wait
-from dataclasses import replace
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import torch
 
 from dmray.execution.building import attempt_started, build_trainer
-from dmray.execution.cadence import may_be_best
-from dmray.execution.checkpoints import (
-    resume_checkpoint,
-    save_checkpoint,
-    to_arrays,
-    to_tensors,
-)
+from dmray.execution.checkpoints import resume_checkpoint, save_checkpoint, to_tensors
 from dmray.execution.claim import claimed
 from dmray.execution.control import Left, StandingOrder
 from dmray.execution.disk import require_space
-from dmray.execution.evaluation import (
-    EvaluationFuture,
-    EvaluationService,
-    about,
-    episode_rows,
-    request_for,
-    summarize,
-)
+from dmray.execution.evaluation import EvaluationService, request_for
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
+from dmray.execution.open_evaluations import OpenEvaluations
 from dmray.execution.remote import bring_order, published, share_recording
 from dmray.execution.trial_log import TrialLog
 from dmray.execution.watchdog import Watchdog, note_hang
-from dmray.policies import PolicySnapshot, snapshot
-from dmray.rollout import EpisodeRecord, EvaluationRequest
+from dmray.policies import snapshot
 from dmray.sources import open_dataset
 from dmray.tasks import task_of
 from dmray.tracking import (
     AttemptFailed,
     AttemptLeft,
     AttemptStarted,
-    EvaluationDone,
-    EvaluationSkipped,
     Ledger,
-    TargetResult,
     TrainProgress,
     TrialDone,
     read_ledger,
-    write_episode_table,
     write_json,
 )
 from dmray.tracking.system_usage import SystemUsage
 from dmray.training import Team, be_deterministic
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
-_LOOK_EVERY_S = 1.0
 
 
 def run_trial(
@@ -111,7 +91,7 @@ def run_trial(
 
 
 class _Attempt:
-    """One attempt: its state is the trainer, the meter, the open evaluations and the best score so far."""
+    """One attempt: its state is the trainer, the meter and the evaluations."""
 
     def __init__(
         self,
@@ -122,7 +102,7 @@ class _Attempt:
         attempt: int,
         team: Team | None,
     ) -> None:
-        self.job, self.service, self.report, self.ledger, self.attempt = job, service, report, ledger, attempt
+        self.job, self.report, self.ledger, self.attempt = job, report, ledger, attempt
         self.log = TrialLog(job.folder.log)
         self.order = StandingOrder(job.sweep_folder, job.order_number)
         self.device = job.device
@@ -132,17 +112,13 @@ class _Attempt:
         share_recording(job)
         self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
         self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes, team)
-        self.request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
+        request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
         self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
-        self.open: dict[int, _OpenEvaluation] = {}
+        self.evaluations = OpenEvaluations(job, service, request, self.origin, self.watchdog)
         self.train_s, self.started = 0.0, time.perf_counter()
-        self.latest: float | None = None
-        records = read_ledger(job.folder.ledger)
-        kept = (TrainProgress, EvaluationDone, EvaluationSkipped)
-        self.recorded = {(record.kind, record.step) for record in records if isinstance(record, kept)}
-        self.best = _best_of(records)
+        self.logged = {r.step for r in read_ledger(job.folder.ledger) if isinstance(r, TrainProgress)}
         if team is not None:
             team.meet()  # the trial's folder is ours: the others may read the checkpoint
         self._restore()
@@ -160,11 +136,11 @@ class _Attempt:
             if self._due(step, spec.evaluation.every_steps):
                 if not self.meter.finite:
                     return self._finish("diverged")
-                self._evaluate(step)
-            self._collect(wait_until_open=self.job.max_pending_evaluations, may_leave=True)
+                self.evaluations.offer(step, lambda: snapshot(self.trainer.policy))
+            self._collect(self.job.max_pending_evaluations)
             if self._due(step, self.job.checkpoint_every_steps):
                 self._save()
-                self.report(step, self.latest)
+                self.report(step, self.evaluations.latest)
         return self._finish("finished")
 
     def _due(self, step: int, every: int) -> bool:
@@ -181,84 +157,23 @@ class _Attempt:
 
     def _train_until(self, step: int) -> None:
         while self.trainer.steps_done < step:
-            if not self.order.stands():  # here nothing is due at the step that is done
-                self._leave()
+            self._leave_if_told()  # here nothing is due at the step that is done
             self.meter.add(self.trainer.step())
             self.watchdog.step()
 
     def _log_progress(self, step: int) -> bool:
         progress = self.meter.record(step, self.trainer.learning_rate)
-        if progress is not None and ("train", step) not in self.recorded:
+        if progress is not None and step not in self.logged:
             self.ledger.append(progress.model_copy(update={"system": self.usage.sample()}))
         return progress is not None
 
-    def _evaluate(self, step: int) -> None:
-        """Hand the weights over, or leave this evaluation out."""
-        self._collect(wait_until_open=self.job.max_pending_evaluations)
-        last = step == self.job.trial.training.steps
-        full = len(self.open) >= self.job.max_pending_evaluations
-        if full and not last and self.job.when_evaluations_lag == "skip":
-            if not {("evaluation", step), ("skipped", step)} & self.recorded:
-                self.ledger.append(EvaluationSkipped(time_s=time.time(), step=step))
-        else:
-            self._submit(step, snapshot(self.trainer.policy))
+    def _collect(self, most_open: int) -> None:
+        """Where nothing but these evaluations is due at the step that is done."""
+        self.evaluations.collect(most_open, meanwhile=self._leave_if_told)
 
-    def _submit(self, step: int, weights: PolicySnapshot, whole: bool = False) -> None:
-        if not {("evaluation", step), ("skipped", step)} & self.recorded:
-            request = self.request
-            if not whole and step < self.job.trial.training.steps:
-                request = replace(request, episodes=self.job.trial.evaluation.quick_episodes or request.episodes)
-            submitted = time.perf_counter()
-            future = self.service.submit(weights, request)
-            self.open[step] = _OpenEvaluation(weights, request, future, submitted)
-
-    def _collect(self, wait_until_open: int, may_leave: bool = False) -> None:
-        """Record finished evaluations in the order of their steps; wait while more than `wait_until_open` are open.
-
-        `may_leave` where nothing but these is due at the step that is done.
-        """
-        while self.open:
-            step = min(self.open)
-            if not self.open[step].future.done() and len(self.open) <= wait_until_open:
-                return
-            self.watchdog.pause()
-            while not wait([self.open[step].future], _LOOK_EVERY_S).done:
-                if may_leave and not self.order.stands():
-                    self._leave()
-            evaluation = self.open.pop(step)
-            episodes = evaluation.future.result()
-            results = summarize(evaluation.request, episodes)
-            if evaluation.request != self.request and may_be_best(results[0], self.best[1] if self.best else None):
-                self._submit(step, evaluation.weights, whole=True)
-            else:
-                self._record(step, evaluation, episodes, results)
-
-    def _record(
-        self,
-        step: int,
-        evaluation: _OpenEvaluation,
-        episodes: tuple[EpisodeRecord, ...],
-        results: list[TargetResult],
-    ) -> None:
-        done = EvaluationDone(
-            time_s=time.time(),
-            step=step,
-            decode=self.request.decode,
-            seed=self.request.seed,
-            quick=evaluation.request != self.request,
-            targets=results,
-            wall_s=time.perf_counter() - evaluation.submitted,
-        )
-        self.latest = done.headline.normalized_mean
-        if not done.quick and (self.best is None or self.latest > self.best[1]):
-            self.best = (step, self.latest)
-            best = {"step": step, "score": self.latest, "weights": to_tensors(evaluation.weights.weights)}
-            save_checkpoint(self.job.folder.best_checkpoint, self.origin, best)
-        table = self.job.folder.episode_table(step)
-        write_episode_table(table, episode_rows(evaluation.request, episodes), about(evaluation.request, step))
-        self.ledger.append(done)
-        self.recorded.add(("evaluation", step))
-        self.log.write(f"evaluation after step {step:,}: {self.latest:.2f} normalized, {done.wall_s:.1f} s")
+    def _leave_if_told(self) -> None:
+        if not self.order.stands():
+            self._leave()
 
     def _leave(self) -> NoReturn:
         step = self.trainer.steps_done
@@ -272,7 +187,7 @@ class _Attempt:
         content = {
             "trainer": self.trainer.state_dict(),
             "meter": self.meter.state_dict(),
-            "open_evaluations": {step: to_tensors(item.weights.weights) for step, item in self.open.items()},
+            "open_evaluations": self.evaluations.state_dict(),
             "train_s": self.train_s + time.perf_counter() - self.started,
         }
         save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
@@ -285,16 +200,17 @@ class _Attempt:
         self.trainer.load_state_dict(content["trainer"])
         self.meter.load_state_dict(content["meter"])
         self.train_s = content["train_s"]
-        open_evaluations: dict[int, dict[str, Any]] = content["open_evaluations"]
-        for step, weights in open_evaluations.items():
-            self._submit(step, PolicySnapshot(self.origin.recipe, to_arrays(weights)))
+        self.evaluations.load_state_dict(content["open_evaluations"])
 
     def _finish(self, status: Literal["finished", "diverged"]) -> TrialDone:
         train_s = self.train_s + time.perf_counter() - self.started
-        self._collect(wait_until_open=0, may_leave=status == "finished")
+        if status == "finished":
+            self._collect(most_open=0)
+        else:  # a paused sweep would find this step done, and not see that it diverged
+            self.evaluations.collect(most_open=0)
         final = {
             "step": self.trainer.steps_done,
-            "score": self.latest,
+            "score": self.evaluations.latest,
             "weights": to_tensors(snapshot(self.trainer.policy).weights),
         }
         save_checkpoint(self.job.folder.final_checkpoint, self.origin, final)
@@ -302,27 +218,11 @@ class _Attempt:
             time_s=time.time(),
             status=status,
             step=self.trainer.steps_done,
-            best_step=self.best[0] if self.best else None,
+            best_step=self.evaluations.best[0] if self.evaluations.best else None,
             train_s=train_s,
         )
         self.ledger.append(done)
         write_json(self.job.folder.done, done.model_dump(mode="json"))
         self.log.write(f"{status} at step {done.step:,}")
-        self.report(done.step, self.latest)
+        self.report(done.step, self.evaluations.latest)
         return done
-
-
-class _OpenEvaluation:
-    """A snapshot that is being evaluated; it stays in the checkpoint until its episodes are recorded."""
-
-    def __init__(
-        self, weights: PolicySnapshot, request: EvaluationRequest, future: EvaluationFuture, submitted: float
-    ) -> None:
-        self.weights, self.request, self.future, self.submitted = weights, request, future, submitted
-
-
-def _best_of(records: list[Any]) -> tuple[int, float] | None:
-    """The recorded evaluation with the highest headline score (ties: the earlier step)."""
-    whole = [record for record in records if isinstance(record, EvaluationDone) and not record.quick]
-    scores = [(record.step, record.headline.normalized_mean) for record in whole]
-    return max(scores, key=lambda item: (item[1], -item[0]), default=None)
