@@ -1,4 +1,4 @@
-"""What a worker is handed: a trial, where its files are, and the settings that never change its result."""
+"""What a worker is handed: a trial, where its files are, and the settings that never change what it measures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dmray.execution.control import read_order
-from dmray.specs import Spec, SweepSpec, TrialSpec
+from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
 from dmray.storage import is_url, sweep_folder
 from dmray.tasks import MINARI_SCHEME
 from dmray.tracking.folders import SweepFolder, TrialFolder
@@ -28,6 +28,7 @@ class TrialJob(Spec):
     when_evaluations_lag: Literal["wait", "skip"]
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
+    early_stopping: EarlyStoppingSpec | None
     order_number: int  # it is worked on while this order stands
 
     @classmethod
@@ -47,6 +48,7 @@ class TrialJob(Spec):
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
+            early_stopping=sweep.early_stopping,
             order_number=order.number if order else 0,
         )
 

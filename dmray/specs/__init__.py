@@ -2,6 +2,7 @@
 
 from dmray.specs.base import Spec, canonical_json, content_hash
 from dmray.specs.decode import DecodeMode, parse_decode
+from dmray.specs.early_stopping import EarlyStoppingSpec, Within
 from dmray.specs.loading import apply_overrides, load_sweep
 from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
 from dmray.specs.trial import (
@@ -18,6 +19,7 @@ __all__ = [
     "NO_MLFLOW",
     "DatasetSpec",
     "DecodeMode",
+    "EarlyStoppingSpec",
     "EvaluationSpec",
     "FaultSpec",
     "Generation",
@@ -30,6 +32,7 @@ __all__ = [
     "TrackingSpec",
     "TrainingSpec",
     "TrialSpec",
+    "Within",
     "apply_overrides",
     "canonical_json",
     "content_hash",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from dmray.specs.base import Spec
 from dmray.specs.decode import parse_decode
+from dmray.specs.early_stopping import EarlyStoppingSpec
 from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
@@ -128,6 +130,7 @@ class SweepSpec(Spec):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    early_stopping: EarlyStoppingSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
     faults: FaultSpec = FaultSpec()
     tracking: TrackingSpec = TrackingSpec()
@@ -157,6 +160,31 @@ class SweepSpec(Spec):
                 f"training.batch_size {self.training.batch_size}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _somebody_could_be_stopped(self) -> SweepSpec:
+        rule = self.early_stopping
+        if rule is None:
+            return self
+        if not rule.rungs(self.training, self.evaluation):
+            raise ValueError(
+                f"early_stopping.grace_steps {rule.grace_steps}: the first evaluation from there on is not before the "
+                f"end (training.steps {self.training.steps}, evaluation.every_steps {self.evaluation.every_steps})"
+            )
+        compete = self._most_competing(rule)
+        if compete < rule.reduction_factor:
+            raise ValueError(
+                f"early_stopping.reduction_factor {rule.reduction_factor}: at most {compete} trials of a seed compete "
+                f"within a {rule.within}, so none could be stopped; name more models"
+                + (", or early_stopping.within: dataset" if rule.within == "method" else "")
+            )
+        return self
+
+    def _most_competing(self, rule: EarlyStoppingSpec) -> int:
+        """Trials of a data set and seed in the largest group."""
+        configurations = {(method, model) for block in self.grid for method in block.methods for model in block.models}
+        by_method = Counter(method for method, _ in configurations)
+        return max(by_method.values()) if rule.within == "method" else len(configurations)
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> SweepSpec:

@@ -143,3 +143,12 @@ class TrialSpec(Spec):
         del content["seed"]
         digest = content_hash(content)[:10]
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-{digest}"
+
+    def group_id(self, across_methods: bool) -> str:
+        """The id of what all sizes of this method share under this seed; with `across_methods`, all methods too."""
+        content = self._identity()
+        for part in ("model", "method") if across_methods else ("model",):
+            del content[part]
+        digest = content_hash(content)[:10]
+        method = [] if across_methods else [self.method.replace("+", "_")]
+        return "-".join([self.dataset.name, *method, f"s{self.seed}", digest])

@@ -14,9 +14,11 @@ from dmray.tracking.records import (
     EvaluationDone,
     EvaluationSkipped,
     LedgerRecord,
+    RungJudged,
     TargetResult,
     TrainProgress,
     TrialDone,
+    TrialStopped,
 )
 from dmray.tracking.run_labels import method_label
 from dmray.tracking.scores import Score, Spread, best_score, last_score
@@ -34,6 +36,7 @@ __all__ = [
     "LedgerTail",
     "MirrorThread",
     "MlflowMirror",
+    "RungJudged",
     "Score",
     "ScoreSeries",
     "Spread",
@@ -42,6 +45,7 @@ __all__ = [
     "TrainProgress",
     "TrialDone",
     "TrialFolder",
+    "TrialStopped",
     "best_score",
     "distinct",
     "last_score",

@@ -10,10 +10,14 @@ from dmray.tracking.trial_mirror import TrialMirror
 
 
 class CellMirror:
-    """Follows the mirrors of its trials."""
+    """Follows the mirrors of its trials.
 
-    def __init__(self, trials: Sequence[TrialMirror]) -> None:
-        self.trials = tuple(trials)
+    A mean over the seeds that early stopping left is no result. So a cell of which seeds were stopped has no
+    aggregates, and where seeds may yet be stopped (`whole_only`) a cell has none before all have ended.
+    """
+
+    def __init__(self, trials: Sequence[TrialMirror], whole_only: bool = False) -> None:
+        self.trials, self._whole_only = tuple(trials), whole_only
         self.forget()
 
     def forget(self) -> None:
@@ -31,12 +35,18 @@ class CellMirror:
         """Log the aggregates when another seed has finished; a cell ends with its last trial."""
         assert self.run_id is not None
         finished = [trial for trial in self.trials if trial.state == "finished" and trial.final is not None]
-        if finished and len(finished) not in self._seeds:
+        if finished and len(finished) not in self._seeds and self.comparable:
             last = [trial.final for trial in finished if trial.final is not None]
             best = [trial.best for trial in finished if trial.best is not None]
             store.log(self.run_id, cell_points(last, best, max(trial.ended_s for trial in finished)))
             self._seeds.add(len(finished))
-        self._set_status(store, "FINISHED" if all(trial.done for trial in self.trials) else "RUNNING")
+        self._set_status(store, "FINISHED" if all(trial.ended for trial in self.trials) else "RUNNING")
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the scores of its finished seeds may stand for it."""
+        stopped = any(trial.state == "stopped" for trial in self.trials)
+        return not stopped and (not self._whole_only or all(trial.ended for trial in self.trials))
 
     def stop(self, store: RunStore) -> None:
         """The sweep ends here."""
@@ -56,6 +66,6 @@ def end_ms(trials: Sequence[TrialMirror]) -> int | None:
 
 def end_status(trials: Sequence[TrialMirror]) -> str:
     """How something that consists of `trials` has ended, when it ends now."""
-    if all(trial.done for trial in trials):
+    if all(trial.ended for trial in trials):
         return "FINISHED"
     return "FAILED" if any(trial.state == "failed" for trial in trials) else "KILLED"

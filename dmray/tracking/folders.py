@@ -5,6 +5,7 @@
 <storage>/<sweep>/sweep.json                     the resolved sweep and the plan of its last start
 <storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
 <storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
+<storage>/<sweep>/rungs/<group>/<step>/          a score a file, <trial_id>.json, by which early stopping decides
 <storage>/<sweep>/report/                        report.md, report.html, figures, tables
 <storage>/<sweep>/ray/<attempt>/                 Ray's own files, disposable
 """
@@ -139,6 +140,13 @@ class SweepFolder:
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.path / "trials" / trial_id)
+
+    def rung(self, group: str, step: int) -> Path:
+        """The scores after `step` of the trials of a group that compete."""
+        return self.path / "rungs" / group / f"{step:09d}"
+
+    def rung_score(self, group: str, step: int, trial_id: str) -> Path:
+        return self.rung(group, step) / f"{trial_id}.json"
 
     @property
     def ray_attempts(self) -> Path:

@@ -13,7 +13,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.tracking.records import AttemptFailed, AttemptLeft, AttemptStarted, LedgerRecord, TrialDone, ledger_line
+from dmray.tracking.records import (
+    AttemptFailed,
+    AttemptLeft,
+    AttemptStarted,
+    LedgerRecord,
+    TrialDone,
+    TrialStopped,
+    ledger_line,
+)
 
 _BLOCK = 65_536
 
@@ -115,7 +123,7 @@ def distinct(records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
     kept: list[LedgerRecord] = []
     seen: set[tuple[str, int]] = set()
     for record in records:
-        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft):
+        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft | TrialStopped):
             key = (record.kind, 0 if isinstance(record, TrialDone) else record.step)
             if key in seen:
                 continue

@@ -24,7 +24,9 @@ from dmray.tracking.records import (
     AttemptStarted,
     EvaluationDone,
     LedgerRecord,
+    RungJudged,
     TrialDone,
+    TrialStopped,
     ledger_line,
 )
 from dmray.tracking.scores import Score
@@ -101,6 +103,8 @@ class LedgerSummary:
     ended: TrialDone | None = None
     error: str | None = None
     failed: bool = False  # an error is its last word
+    stopped: TrialStopped | None = None  # if that is its last word
+    rungs: tuple[RungJudged, ...] = ()
     evaluation_s: float = 0.0
     scores: ScoreSeries = field(default_factory=lambda: _series([]))
 
@@ -118,7 +122,7 @@ def summarize_ledger(path: Path) -> LedgerSummary:
         for number, line in enumerate(stream, 1):
             if not line.endswith(b"\n"):
                 break
-            summary.begun, summary.failed = True, False
+            summary.begun, summary.failed, summary.stopped = True, False, None
             if train := _TRAIN.match(line):
                 summary.steps = max(summary.steps, int(train[1]))
                 continue
@@ -178,6 +182,10 @@ def _note(summary: LedgerSummary, record: LedgerRecord) -> None:
             summary.attempts, summary.provenance = summary.attempts + 1, record.provenance
         case AttemptFailed():
             summary.error, summary.failed = record.error, True
+        case TrialStopped():
+            summary.stopped = record
+        case RungJudged() if record.step not in {rung.step for rung in summary.rungs}:
+            summary.rungs = (*summary.rungs, record)
         case TrialDone():
             summary.ended = summary.ended or record
     summary.steps = max(summary.steps, getattr(record, "step", 0))

@@ -1,8 +1,8 @@
 """Ledger records as metric points: pure functions, the same for a live trial and for a replay.
 
-Families: `train/`, `eval/`, `final/`, `best/`, `time/`, `system/` for trials, `agg/` for cells. The step is the
-optimizer step (the number of seeds for `agg/`). The time of a point is the record's, so a point made twice is the same
-point twice.
+Families: `train/`, `eval/`, `rung/`, `final/`, `best/`, `time/`, `system/` for trials, `agg/` for cells. The step is
+the optimizer step (the number of seeds for `agg/`). The time of a point is the record's, so a point made twice is the
+same point twice.
 Every record carries one sentinel, `<family>/step`: a server commits the metrics of a batch together, so where the
 sentinel is, the record is there.
 """
@@ -13,11 +13,19 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from dmray.tracking.records import EvaluationDone, TrainProgress, TrialDone
+from dmray.tracking.records import EvaluationDone, RungJudged, TrainProgress, TrialDone
 from dmray.tracking.scores import Score, Spread, best_score, last_score
 
-SENTINELS = {"train": "train/step", "evaluation": "eval/step", "done": "final/step"}  # by the kind of the record
+SENTINELS = {  # by the kind of the record
+    "train": "train/step",
+    "evaluation": "eval/step",
+    "rung": "rung/step",
+    "done": "final/step",
+}
 CELL_SENTINEL = "agg/n_seeds"
+
+
+Measured = TrainProgress | EvaluationDone | RungJudged | TrialDone
 
 
 class Point(NamedTuple):
@@ -29,13 +37,15 @@ class Point(NamedTuple):
     time_ms: int
 
 
-def points_of(record: TrainProgress | EvaluationDone | TrialDone, scores: Sequence[Score]) -> list[Point]:
+def points_of(record: Measured, scores: Sequence[Score]) -> list[Point]:
     """The points of one record; `scores` are the trial's evaluations so far."""
     match record:
         case TrainProgress():
             values = _train(record)
         case EvaluationDone():
             values = _evaluation(record)
+        case RungJudged():
+            values = _rung(record)
         case TrialDone():
             values = _done(record, scores)
     values[SENTINELS[record.kind]] = record.step
@@ -90,6 +100,16 @@ def _evaluation(record: EvaluationDone) -> dict[str, float]:
         **targets,
         "time/evaluation_s": record.wall_s,
     }
+
+
+def _rung(record: RungJudged) -> dict[str, float]:
+    values = {
+        "rung/normalized_score": record.score,
+        "rung/peers": record.peers,
+        "rung/better_peers": record.better,
+        "rung/stop": float(record.verdict == "stop"),
+    }
+    return values if record.cutoff is None else {**values, "rung/cutoff": record.cutoff}
 
 
 def _done(record: TrialDone, scores: Sequence[Score]) -> dict[str, float]:

@@ -57,7 +57,8 @@ class MlflowMirror:
         self._trials = [TrialMirror(trial, folder.trial(trial.trial_id)) for trial in trials]
         by_cell = sorted(self._trials, key=lambda mirror: mirror.trial.cell_id)
         cells = groupby(by_cell, key=lambda mirror: mirror.trial.cell_id)
-        self._cells = {cell_id: CellMirror(list(members)) for cell_id, members in cells}
+        stopping = sweep.early_stopping is not None
+        self._cells = {cell_id: CellMirror(list(members), stopping) for cell_id, members in cells}
         self._book: RunBook | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
@@ -116,7 +117,7 @@ class MlflowMirror:
         finished = [
             Finished(trial.trial, trial.run_id, trial.final)
             for trial in self._trials
-            if trial.run_id is not None and trial.final is not None
+            if trial.run_id is not None and trial.final is not None and self._cells[trial.trial.cell_id].comparable
         ]
         chosen = champions(finished, self._sweep.name)
         try:

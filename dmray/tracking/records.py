@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from dmray.specs.base import Spec
+from dmray.specs.early_stopping import Within
 
 
 class Record(Spec):
@@ -105,6 +106,36 @@ class AttemptLeft(Record):
     step: int
 
 
+class RungJudged(Record):
+    """Early stopping's verdict on the weights after `step`, by the normalized headline scores that were there.
+
+    `peers` other trials had one, `better` of them a higher one; `cutoff` is the lowest score that went on, None while
+    there were too few to tell. `within` and `reduction_factor` are the rule's (`dmray.execution.halving`).
+    """
+
+    kind: Literal["rung"] = "rung"
+    step: int
+    score: float
+    peers: int
+    better: int
+    cutoff: float | None
+    within: Within
+    reduction_factor: int
+    verdict: Literal["go on", "stop"]
+
+
+class TrialStopped(Record):
+    """An attempt saved its state after `step` and ended, by the verdict of `rung`: no result, and no failure.
+
+    The trial is not run again while that verdict holds. When it does not any more, the trial goes on from there.
+    """
+
+    kind: Literal["stopped"] = "stopped"
+    attempt: int
+    step: int
+    rung: RungJudged
+
+
 class TrialDone(Record):
     """The trial ended as a result. Diverged means a loss that is not finite: a result, not a crash."""
 
@@ -116,7 +147,15 @@ class TrialDone(Record):
 
 
 LedgerRecord = Annotated[
-    AttemptStarted | TrainProgress | EvaluationDone | EvaluationSkipped | AttemptFailed | AttemptLeft | TrialDone,
+    AttemptStarted
+    | TrainProgress
+    | EvaluationDone
+    | EvaluationSkipped
+    | AttemptFailed
+    | AttemptLeft
+    | RungJudged
+    | TrialStopped
+    | TrialDone,
     Field(discriminator="kind"),
 ]
 ledger_line: TypeAdapter[LedgerRecord] = TypeAdapter(LedgerRecord)

@@ -15,7 +15,7 @@ from typing import Any
 
 from dmray.specs import SweepSpec, TrialSpec, canonical_json
 from dmray.tasks import task_of
-from dmray.tracking.records import AttemptFailed, AttemptStarted, TrialDone
+from dmray.tracking.records import AttemptFailed, AttemptStarted, TrialDone, TrialStopped
 
 LEVEL, KEY, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep_id", "dmray.status"
 PARENT = "mlflow.parentRunId"
@@ -113,6 +113,10 @@ def attempt_tags(record: AttemptStarted) -> dict[str, str]:
 
 def failure_tags(record: AttemptFailed) -> dict[str, str]:
     return _texts({STATUS: "failed", "dmray.last_error": record.error, "dmray.failed_at_step": record.step})
+
+
+def stopped_tags(record: TrialStopped) -> dict[str, str]:
+    return _texts({STATUS: "stopped", "dmray.stopped_at_step": record.step, "dmray.stopped_at_rung": record.rung.step})
 
 
 def done_tags(record: TrialDone) -> dict[str, str]:

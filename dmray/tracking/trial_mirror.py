@@ -20,7 +20,7 @@ from dmray.tracking.dataset_input import dataset_used
 from dmray.tracking.folders import TrialFolder
 from dmray.tracking.ledger import LedgerTail, end_of_whole_lines, whole_lines_after
 from dmray.tracking.logged_policy import LoggedPolicy
-from dmray.tracking.metric_points import SENTINELS, Point, points_of
+from dmray.tracking.metric_points import SENTINELS, Measured, Point, points_of
 from dmray.tracking.mlflow_store import POINTS_PER_BATCH, RunStore, StoredRun
 from dmray.tracking.records import (
     AttemptFailed,
@@ -29,10 +29,10 @@ from dmray.tracking.records import (
     EvaluationDone,
     EvaluationSkipped,
     LedgerRecord,
-    TrainProgress,
     TrialDone,
+    TrialStopped,
 )
-from dmray.tracking.run_labels import STATUS, attempt_tags, done_tags, failure_tags, trial_params
+from dmray.tracking.run_labels import STATUS, attempt_tags, done_tags, failure_tags, stopped_tags, trial_params
 from dmray.tracking.scores import Score, best_score, last_score
 
 _DRAWN = "dmray.drawn"  # which pictures and videos the run has
@@ -50,7 +50,7 @@ class _Committed:
         present = {kind: key for kind, key in SENTINELS.items() if key in run.metrics}
         return cls({kind: store.steps(run.run_id, key) for kind, key in present.items()})
 
-    def take(self, record: TrainProgress | EvaluationDone | TrialDone) -> bool:
+    def take(self, record: Measured) -> bool:
         """Note the record; False when it, or another of its kind and step, was there before."""
         steps = self.steps.setdefault(record.kind, set())
         if record.step in steps or (record.kind == "done" and steps):
@@ -78,7 +78,7 @@ class _Evaluated:
 
 
 class TrialMirror:
-    """Follows one ledger. `state`: new, running, left, failed, finished or diverged, as far as it has been read."""
+    """Follows one ledger. `state`: new, running, left, failed, stopped, finished or diverged, as far as it is read."""
 
     def __init__(self, trial: TrialSpec, folder: TrialFolder) -> None:
         self.trial, self.folder = trial, folder
@@ -105,6 +105,11 @@ class TrialMirror:
     @property
     def done(self) -> bool:
         return self.state in ("finished", "diverged")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is done, or was stopped early (and may go on another day)."""
+        return self.done or self.state == "stopped"
 
     @property
     def begun_s(self) -> float | None:
@@ -177,6 +182,10 @@ class TrialMirror:
         if isinstance(record, AttemptLeft):
             self.state = "left"
             return []
+        if isinstance(record, TrialStopped):
+            self.state, self.ended_s = "stopped", record.time_s
+            batch.tags.update(stopped_tags(record))
+            return []
         if isinstance(record, EvaluationSkipped):
             return []
         if isinstance(record, EvaluationDone) and record.step not in self._scores:
@@ -210,7 +219,7 @@ class TrialMirror:
             self._committed, self._scores = None, {}
         elif self.state == "failed":
             self._set_status(store, "FAILED")
-        elif self.state == "left":
+        elif self.state in ("left", "stopped"):  # a run that is FINISHED has a final score
             self._set_status(store, "KILLED")
         elif self.state == "running":
             begun_before = self._tail.offset <= self._history_end  # by a driver that is gone: no worker is on it now
@@ -259,6 +268,6 @@ class TrialMirror:
 
     def _set_status(self, store: RunStore, status: str) -> None:
         if status != self._status and self.run_id is not None:
-            ended = int(self.ended_s * 1000) if status in ("FINISHED", "FAILED") else None
+            ended = int(self.ended_s * 1000) if self.ended or status == "FAILED" else None
             store.set_status(self.run_id, status, ended)
             self._status = status

@@ -13,10 +13,12 @@ from dmray.tracking import (
     EvaluationDone,
     Ledger,
     LedgerRecord,
+    RungJudged,
     SweepFolder,
     TargetResult,
     TrainProgress,
     TrialDone,
+    TrialStopped,
     write_json,
 )
 
@@ -101,6 +103,31 @@ def evaluated(step: int, *normalized: float, targets: Sequence[float | None] = (
 def failed(step: int, attempt: int = 1) -> AttemptFailed:
     trace = 'Traceback (most recent call last):\n  File "x.py", line 1\nOSError: disk full\n'
     return AttemptFailed(time_s=T0 + step, attempt=attempt, step=step, error="OSError: disk full", traceback=trace)
+
+
+def judged(step: int, score: float, *peers: float) -> RungJudged:
+    """The verdict of a rule by which the best half goes on."""
+    places = (len(peers) + 1) // 2
+    better = sum(peer > score for peer in peers)
+    return RungJudged(
+        time_s=T0 + step + 0.6,
+        step=step,
+        score=score,
+        peers=len(peers),
+        better=better,
+        cutoff=sorted((score, *peers))[-places] if places else None,
+        within="dataset",
+        reduction_factor=2,
+        verdict="stop" if places and better >= places else "go on",
+    )
+
+
+def stopped_trial(score: float, *peers: float) -> list[LedgerRecord]:
+    """A trial of 40 steps that was stopped after 20."""
+    rung = judged(20, score, *peers)
+    assert rung.verdict == "stop"
+    end = TrialStopped(time_s=T0 + 21, attempt=1, step=20, rung=rung)
+    return [started(), trained(20), evaluated(20, score, score - 5), rung, end]
 
 
 def done(step: int = 40, status: Any = "finished", best_step: int | None = 40) -> TrialDone:
