@@ -22,7 +22,7 @@ from dmray.execution.calibration import hardware_name, load_calibration
 from dmray.execution.changes import changes
 from dmray.execution.control import read_order
 from dmray.execution.plan_view import render_bill, render_plan
-from dmray.execution.survey import DONE
+from dmray.execution.survey import ENDED
 from dmray.specs import NO_MLFLOW, TrialSpec, load_sweep
 from dmray.storage import SweepCopy, is_url, sweep_folder
 from dmray.tracking.folders import SweepFolder
@@ -153,7 +153,7 @@ def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str
 
 
 def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runner: Runner) -> bool:
-    """Run, report, tell; whether every chosen trial is done, or the sweep was told to stop."""
+    """Run, report, tell; whether every chosen trial has ended well, or the sweep was told to stop."""
     from dmray.execution.session import run_sweep
     from dmray.reporting import render_summary, write_report
 
@@ -167,11 +167,11 @@ def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runne
     _tell_where(planned, folder)
     part = {trial.trial_id: states[trial.trial_id] for trial in chosen(planned, choice)}
     order = read_order(folder)
-    if order and order.kind == "stop" and not DONE.issuperset(part.values()):
+    if order and order.kind == "stop" and not ENDED.issuperset(part.values()):
         _tell_how_to_continue(f"Stopped by {order.by}")
         return True
     _tell_what_is_missing(planned, folder, part)
-    return all(state in DONE for state in part.values())
+    return all(state in ENDED for state in part.values())
 
 
 def _runner(local: bool, address: str | None) -> Runner:
@@ -187,7 +187,7 @@ def _runner(local: bool, address: str | None) -> Runner:
 def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, TrialState]) -> None:
     errors = failures(planned, folder)
     for trial_id, state in states.items():
-        if state not in DONE:
+        if state not in ENDED:
             why = errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
             err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
 

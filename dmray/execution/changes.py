@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmray.execution.plan import Plan
-from dmray.execution.survey import DONE, TrialState
+from dmray.execution.survey import ENDED, TrialState
 from dmray.specs import canonical_json, content_hash
 from dmray.tracking import SweepFolder
 
@@ -18,7 +18,10 @@ _MOST_FIELDS = 5
 
 @dataclass(frozen=True)
 class Changes:
-    """Trial counts; `fields` are sentences `path old -> new` of new trials against gone ones of the same place."""
+    """Trial counts, `done_kept` with those stopped early.
+
+    `fields` are sentences `path old -> new` of new trials against gone ones of the same place.
+    """
 
     done_kept: int
     open_kept: int
@@ -46,7 +49,7 @@ def changes(plan: Plan, folder: SweepFolder, states: Mapping[str, TrialState]) -
     before = {_key(spec): spec for spec in json.loads(folder.manifest.read_bytes())["trials"]}
     now = {_key(spec): (trial_id, spec) for trial_id, spec in _planned(plan)}
     kept = [states[trial_id] for key, (trial_id, _) in now.items() if key in before]
-    done = sum(state in DONE for state in kept)
+    done = sum(state in ENDED for state in kept)
     gone = {key: spec for key, spec in before.items() if key not in now}
     new = {key: spec for key, (_, spec) in now.items() if key not in before}
     return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))

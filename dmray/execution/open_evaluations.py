@@ -17,6 +17,7 @@ from torch import Tensor
 from dmray.execution.cadence import may_be_best
 from dmray.execution.checkpoints import Origin, save_checkpoint, to_arrays, to_tensors
 from dmray.execution.evaluation import EvaluationFuture, EvaluationService, about, episode_rows, summarize
+from dmray.execution.halving import rungs_of
 from dmray.execution.job import TrialJob
 from dmray.execution.trial_log import TrialLog
 from dmray.execution.watchdog import Watchdog
@@ -26,8 +27,8 @@ from dmray.tracking import (
     EvaluationDone,
     EvaluationSkipped,
     Ledger,
-    LedgerRecord,
     TargetResult,
+    distinct,
     read_ledger,
     write_episode_table,
 )
@@ -36,7 +37,10 @@ _LOOK_EVERY_S = 1.0
 
 
 class OpenEvaluations:
-    """`latest` is the headline score recorded last in this attempt, `best` the step and score of the best whole one."""
+    """`latest` is the headline score recorded last in this attempt, `scores` those of whole evaluations by step.
+
+    Evaluations at the trial's rungs and after its last step are whole, and never left out.
+    """
 
     def __init__(
         self, job: TrialJob, service: EvaluationService, request: EvaluationRequest, origin: Origin, watchdog: Watchdog
@@ -46,14 +50,24 @@ class OpenEvaluations:
         self._open: dict[int, _OpenEvaluation] = {}
         records = read_ledger(job.folder.ledger)
         self._settled = {record.step for record in records if isinstance(record, EvaluationDone | EvaluationSkipped)}
+        self._rungs = rungs_of(job.early_stopping, job.trial)
         self.latest: float | None = None
-        self.best = _best_of(records)
+        self.scores = {
+            record.step: record.headline.normalized_mean
+            for record in distinct(records)
+            if isinstance(record, EvaluationDone) and not record.quick
+        }
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The step and the score of the whole evaluation with the highest one (ties: the earlier step)."""
+        return max(self.scores.items(), key=lambda item: (item[1], -item[0]), default=None)
 
     def offer(self, step: int, weights: Callable[[], PolicySnapshot]) -> None:
         """Have the weights after `step` evaluated, or leave that out where evaluations lag and the sweep says so."""
         self.collect(self._job.max_pending_evaluations)
         full = len(self._open) >= self._job.max_pending_evaluations
-        if full and not self._is_last(step) and self._job.when_evaluations_lag == "skip":
+        if full and not self._counts(step) and self._job.when_evaluations_lag == "skip":
             if step not in self._settled:
                 self._ledger.append(EvaluationSkipped(time_s=time.time(), step=step))
         else:
@@ -88,13 +102,14 @@ class OpenEvaluations:
         for step, weights in state.items():
             self._submit(step, PolicySnapshot(self._origin.recipe, to_arrays(weights)))
 
-    def _is_last(self, step: int) -> bool:
-        return step == self._job.trial.training.steps
+    def _counts(self, step: int) -> bool:
+        """Whether something is decided by it."""
+        return step == self._job.trial.training.steps or step in self._rungs
 
     def _submit(self, step: int, weights: PolicySnapshot, whole: bool = False) -> None:
         if step not in self._settled:
             request = self._request
-            if not whole and not self._is_last(step):
+            if not whole and not self._counts(step):
                 request = replace(request, episodes=self._job.trial.evaluation.quick_episodes or request.episodes)
             submitted = time.perf_counter()
             future = self._service.submit(weights, request)
@@ -118,13 +133,14 @@ class OpenEvaluations:
         )
         score = self.latest = done.headline.normalized_mean
         if not done.quick and (self.best is None or score > self.best[1]):
-            self.best = (step, score)
             best: dict[str, Any] = {"step": step, "score": score, "weights": to_tensors(evaluation.weights.weights)}
             save_checkpoint(self._job.folder.best_checkpoint, self._origin, best)
         table = self._job.folder.episode_table(step)
         write_episode_table(table, episode_rows(evaluation.request, episodes), about(evaluation.request, step))
         self._ledger.append(done)
         self._settled.add(step)
+        if not done.quick:
+            self.scores[step] = score
         self._log.write(f"evaluation after step {step:,}: {score:.2f} normalized, {done.wall_s:.1f} s")
 
 
@@ -135,10 +151,3 @@ class _OpenEvaluation(NamedTuple):
     request: EvaluationRequest
     future: EvaluationFuture
     submitted: float
-
-
-def _best_of(records: list[LedgerRecord]) -> tuple[int, float] | None:
-    """The recorded evaluation with the highest headline score (ties: the earlier step)."""
-    whole = [record for record in records if isinstance(record, EvaluationDone) and not record.quick]
-    scores = [(record.step, record.headline.normalized_mean) for record in whole]
-    return max(scores, key=lambda item: (item[1], -item[0]), default=None)

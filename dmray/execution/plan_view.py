@@ -12,7 +12,7 @@ from dmray.execution.bill import Bill
 from dmray.execution.cost import Cost, total_cost
 from dmray.execution.plan import Plan
 from dmray.execution.survey import DONE, TrialState
-from dmray.specs import TrialSpec
+from dmray.specs import SweepSpec, TrialSpec
 
 _ORDERS = {
     "methods_together": "in this order; on each data set, seed by seed",
@@ -37,6 +37,7 @@ def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
     return Group(
         f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),
+        *_early_stopping(plan.sweep),
         "",
         table,
         "",
@@ -66,6 +67,15 @@ def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
         )
     seeds = dict.fromkeys(str(trial.seed) for trial in trials)
     return [*lines, f"  seeds {' '.join(seeds)}"]
+
+
+def _early_stopping(sweep: SweepSpec) -> list[str]:
+    rule = sweep.early_stopping
+    if rule is None:
+        return []
+    rungs = " ".join(f"{step:,}" for step in rule.rungs(sweep.training, sweep.evaluation))
+    best = f"the best 1/{rule.reduction_factor} within a {rule.within}, seed by seed"
+    return [f"  early stopping: after steps {rungs} {best}, go on"]
 
 
 def _cost(cost: Cost) -> tuple[str, str, str]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dmray.execution.cost import trial_flops
-from dmray.specs import TrialSpec
+from dmray.execution.halving import is_stopped
+from dmray.specs import EarlyStoppingSpec, TrialSpec
 from dmray.tracking import (
     AttemptFailed,
     AttemptLeft,
@@ -23,10 +24,11 @@ from dmray.tracking import (
     TrainProgress,
     TrialDone,
     TrialFolder,
+    TrialStopped,
 )
 
 RATE_WINDOW_S = 600.0  # long enough for a few records of slow trials
-STATES = ("waiting", "running", "left", "failed", "finished", "diverged")
+STATES = ("waiting", "running", "left", "failed", "stopped", "finished", "diverged")
 
 
 @dataclass
@@ -34,6 +36,7 @@ class TrialProgress:
     """One trial as its ledger tells it; `state` is one of `STATES`."""
 
     trial: TrialSpec
+    early_stopping: EarlyStoppingSpec | None = None
     state: str = "waiting"
     step: int = 0
     loss: float | None = None
@@ -57,10 +60,18 @@ class TrialProgress:
                 self.state, self.error = "failed", record.error
             case AttemptLeft():
                 self.state, self.step = "left", max(self.step, record.step)
+            case TrialStopped():
+                self.state = "stopped" if is_stopped(record, self.trial, self.early_stopping) else "left"
+                self.step = max(self.step, record.step)
             case TrialDone():
                 self.state, self.step = record.status, self.trial.training.steps
         if self.state == "waiting":  # the reading began behind the attempt's start
             self.state = "running"
+
+    @property
+    def steps(self) -> int:
+        """The steps that it is to reach."""
+        return self.step if self.state == "stopped" else self.trial.training.steps
 
     @property
     def open_evaluations(self) -> int:
@@ -93,10 +104,10 @@ class SweepProgress:
     _moves: deque[_Move] = field(default_factory=deque)
 
     @classmethod
-    def of(cls, trials: Iterable[TrialSpec]) -> SweepProgress:
+    def of(cls, trials: Iterable[TrialSpec], early_stopping: EarlyStoppingSpec | None = None) -> SweepProgress:
         specs = {trial.trial_id: trial for trial in trials}
         work = {trial_id: trial_flops(trial) / trial.training.steps for trial_id, trial in specs.items()}
-        return cls({trial_id: TrialProgress(trial) for trial_id, trial in specs.items()}, work)
+        return cls({trial_id: TrialProgress(trial, early_stopping) for trial_id, trial in specs.items()}, work)
 
     def take(self, trial_id: str, records: Iterable[LedgerRecord]) -> None:
         """Take new records of one trial in."""
@@ -104,7 +115,7 @@ class SweepProgress:
         for record in records:
             before = None if trial.state == "waiting" else trial.step
             trial.advance(record)
-            reached = record.step if isinstance(record, TrainProgress | AttemptLeft | TrialDone) else 0
+            reached = record.step if isinstance(record, TrainProgress | AttemptLeft | TrialStopped | TrialDone) else 0
             steps = max(0, reached - before) if before is not None else 0
             evaluations = int(isinstance(record, EvaluationDone))
             self._moves.append(_Move(record.time_s, steps, evaluations, steps * self._work[trial_id]))
@@ -115,7 +126,7 @@ class SweepProgress:
 
     @property
     def total_steps(self) -> int:
-        return sum(trial.trial.training.steps for trial in self.trials.values())
+        return sum(trial.steps for trial in self.trials.values())
 
     def rates(self, now_s: float) -> Rates:
         """By `now_s`, seconds since the epoch."""
@@ -143,8 +154,10 @@ def done_long_ago(trial: TrialFolder) -> TrialDone | None:
 class Follower:
     """Keeps a `SweepProgress` up to date with the ledgers of a sweep's folder."""
 
-    def __init__(self, folder: SweepFolder, trials: Iterable[TrialSpec]) -> None:
-        self.folder, self.progress = folder, SweepProgress.of(trials)
+    def __init__(
+        self, folder: SweepFolder, trials: Iterable[TrialSpec], early_stopping: EarlyStoppingSpec | None = None
+    ) -> None:
+        self.folder, self.progress = folder, SweepProgress.of(trials, early_stopping)
         self._tails: dict[str, LedgerTail] = {}
         self._open = list(self.progress.trials)
 

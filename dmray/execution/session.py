@@ -69,7 +69,7 @@ def run_sweep(
         write_manifest(plan, folder)
         with _mirrored(plan, folder) as attach:
             if todo:
-                with ProgressView(Follower(folder, plan.trials), console):
+                with ProgressView(Follower(folder, plan.trials, plan.sweep.early_stopping), console):
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
         return survey(plan, folder)

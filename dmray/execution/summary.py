@@ -13,7 +13,7 @@ from dmray.errors import StorageError
 from dmray.execution.control import OrderKind, read_order
 from dmray.execution.lease import Driver, driver_of
 from dmray.execution.progress import STATES, Follower, TrialProgress
-from dmray.specs import TrialSpec
+from dmray.specs import EarlyStoppingSpec, TrialSpec
 from dmray.tracking import SweepFolder
 
 _OPEN = ("waiting", "running", "left", "interrupted")
@@ -63,8 +63,8 @@ class Summary:
 
     @property
     def done(self) -> bool:
-        """Whether every trial has ended as a result."""
-        return self.states["finished"] + self.states["diverged"] == self.trials
+        """Whether every trial has ended as a result, or was stopped early."""
+        return sum(self.states[state] for state in ("finished", "diverged", "stopped")) == self.trials
 
     @property
     def ended(self) -> bool:
@@ -79,8 +79,13 @@ def follower_of(folder: SweepFolder) -> Follower:
         StorageError: none was, or by another version of dmray.
     """
     try:
-        trials = json.loads(folder.manifest.read_bytes())["trials"]
-        return Follower(folder, [TrialSpec.model_validate(trial) for trial in trials])
+        manifest = json.loads(folder.manifest.read_bytes())
+        trials, rule = manifest["trials"], manifest["sweep"].get("early_stopping")
+        return Follower(
+            folder,
+            [TrialSpec.model_validate(trial) for trial in trials],
+            EarlyStoppingSpec.model_validate(rule) if rule else None,
+        )
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError(f"{folder.path}: no sweep was started here; name its file or <storage>/<sweep>") from None
     except ValidationError as invalid:
@@ -124,7 +129,7 @@ def _row(trial: TrialProgress, state: str) -> TrialRow:
         trial=trial.trial.trial_id,
         state=state,
         step=trial.step,
-        steps=trial.trial.training.steps,
+        steps=trial.steps,
         steps_per_s=trial.steps_per_s,
         loss=trial.loss,
         score=trial.score,

@@ -24,7 +24,7 @@ _ORDERS = {"pause": "paused", "stop": "stopping", "kill": "killed"}
 def line(summary: Summary) -> str:
     """The state of the sweep in one line."""
     states, eta = summary.states, summary.eta_s
-    named = [f"{states[state]} {state}" for state in ("left", "interrupted", "diverged") if states[state]]
+    named = [f"{states[state]} {state}" for state in ("left", "interrupted", "diverged", "stopped") if states[state]]
     order = [_ORDERS[summary.order]] if summary.at_work and summary.order in _ORDERS else []
     return ", ".join(
         [

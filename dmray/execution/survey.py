@@ -7,43 +7,50 @@ from enum import StrEnum
 
 from dmray.errors import StorageError
 from dmray.execution.choice import EVERYTHING, Choice, chosen
+from dmray.execution.halving import is_stopped
 from dmray.execution.plan import Plan
-from dmray.specs import TrialSpec
+from dmray.specs import EarlyStoppingSpec, TrialSpec
 from dmray.tracking import AttemptFailed, SweepFolder, TrialDone, TrialFolder, read_ledger
 
 
 class TrialState(StrEnum):
-    """Done as a result (finished, diverged), ended by an error (failed), begun and not ended (started), or new."""
+    """Done as a result (finished, diverged), stopped early by a verdict that holds under the sweep's rule, ended by an
+    error (failed), begun and not ended (started), or new."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"
+    STOPPED = "stopped"
     FAILED = "failed"
     STARTED = "started"
     NEW = "new"
 
 
 DONE = frozenset({TrialState.FINISHED, TrialState.DIVERGED})
+ENDED = DONE | {TrialState.STOPPED}  # nothing is left to be run
 
 
 def survey(plan: Plan, folder: SweepFolder) -> dict[str, TrialState]:
     """The state of each trial of `plan`, by trial id."""
-    return {trial_id: trial_state(folder.trial(trial_id)) for trial_id in plan.trial_ids}
+    rule = plan.sweep.early_stopping
+    return {trial.trial_id: trial_state(trial, folder.trial(trial.trial_id), rule) for trial in plan.trials}
 
 
-def trial_state(folder: TrialFolder) -> TrialState:
+def trial_state(trial: TrialSpec, folder: TrialFolder, rule: EarlyStoppingSpec | None = None) -> TrialState:
     """Read from the done marker, else from the ledger's last word."""
     if folder.done.exists():
         return TrialState(TrialDone.model_validate_json(folder.done.read_bytes()).status)
     records = read_ledger(folder.ledger)
     if not records:
         return TrialState.NEW
+    if is_stopped(records[-1], trial, rule):
+        return TrialState.STOPPED
     return TrialState.FAILED if isinstance(records[-1], AttemptFailed) else TrialState.STARTED
 
 
 def to_run(
     plan: Plan, states: Mapping[str, TrialState], resume: bool, choice: Choice = EVERYTHING
 ) -> tuple[TrialSpec, ...]:
-    """The trials of `choice` that are not done, in the plan's order; with `retry_failed`, only those that failed.
+    """The trials of `choice` that have not ended, in the plan's order; with `retry_failed`, only those that failed.
 
     Raises:
         SpecError: the choice is not well formed or names no trial.
@@ -52,7 +59,7 @@ def to_run(
     wanted = chosen(plan, choice)
     if choice.retry_failed:
         return tuple(trial for trial in wanted if states[trial.trial_id] is TrialState.FAILED)
-    todo = tuple(trial for trial in wanted if states[trial.trial_id] not in DONE)
+    todo = tuple(trial for trial in wanted if states[trial.trial_id] not in ENDED)
     begun = [trial for trial in todo if states[trial.trial_id] is not TrialState.NEW]
     if begun and not resume:
         raise StorageError(

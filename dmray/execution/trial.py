@@ -21,7 +21,9 @@ from dmray.execution.checkpoints import resume_checkpoint, save_checkpoint, to_t
 from dmray.execution.claim import claimed
 from dmray.execution.control import Left, StandingOrder
 from dmray.execution.disk import require_space
+from dmray.execution.early_stopping import EarlyStopping
 from dmray.execution.evaluation import EvaluationService, request_for
+from dmray.execution.halving import is_stopped
 from dmray.execution.job import TrialJob
 from dmray.execution.meter import Meter
 from dmray.execution.open_evaluations import OpenEvaluations
@@ -36,8 +38,10 @@ from dmray.tracking import (
     AttemptLeft,
     AttemptStarted,
     Ledger,
+    RungJudged,
     TrainProgress,
     TrialDone,
+    TrialStopped,
     read_ledger,
     write_json,
 )
@@ -52,8 +56,10 @@ def run_trial(
     service: EvaluationService,
     report: Report = lambda step, score: None,
     team: Team | None = None,
-) -> TrialDone:
+) -> TrialDone | TrialStopped:
     """Run `job` to its end, or continue it there where its last attempt was saved; as the leader of `team` if given.
+
+    The end is a result, or for now the verdict of early stopping.
 
     Raises:
         DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
@@ -69,7 +75,11 @@ def run_trial(
             return TrialDone.model_validate_json(job.folder.done.read_bytes())
         note_hang(job.folder)
         ledger = Ledger(job.folder.ledger)
-        attempt = 1 + sum(isinstance(record, AttemptStarted) for record in read_ledger(job.folder.ledger))
+        records = read_ledger(job.folder.ledger)
+        last = records[-1] if records else None
+        if is_stopped(last, job.trial, job.early_stopping):
+            return last
+        attempt = 1 + sum(isinstance(record, AttemptStarted) for record in records)
         log.begin(attempt, socket.gethostname(), os.getpid(), job.device)
         run: _Attempt | None = None
         try:
@@ -91,7 +101,7 @@ def run_trial(
 
 
 class _Attempt:
-    """One attempt: its state is the trainer, the meter and the evaluations."""
+    """One attempt: its state is the trainer, the meter and the open evaluations."""
 
     def __init__(
         self,
@@ -118,17 +128,21 @@ class _Attempt:
         self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         self.evaluations = OpenEvaluations(job, service, request, self.origin, self.watchdog)
         self.train_s, self.started = 0.0, time.perf_counter()
-        self.logged = {r.step for r in read_ledger(job.folder.ledger) if isinstance(r, TrainProgress)}
+        records = read_ledger(job.folder.ledger)
+        self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
+        self.early_stopping = EarlyStopping(job, records)
         if team is not None:
             team.meet()  # the trial's folder is ours: the others may read the checkpoint
         self._restore()
         self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")
 
-    def to_the_end(self) -> TrialDone:
+    def to_the_end(self) -> TrialDone | TrialStopped:
         spec = self.job.trial
         self.started = time.perf_counter()
         while self.trainer.steps_done < spec.training.steps:
+            if (verdict := self.early_stopping.verdict(self.evaluations.scores)) is not None:
+                return self._stop(verdict)
             self._train_until(self._next_stop())
             step = self.trainer.steps_done
             if self._due(step, self.job.log_every_steps) and not self._log_progress(step):
@@ -182,6 +196,15 @@ class _Attempt:
         self.log.write(f"saved and left at step {step:,}: the sweep is paused or stopped")
         raise Left
 
+    def _stop(self, verdict: RungJudged) -> TrialStopped:
+        step = self.trainer.steps_done
+        self._save()
+        stopped = TrialStopped(time_s=time.time(), attempt=self.attempt, step=step, rung=verdict)
+        self.ledger.append(stopped)
+        self.log.write(f"saved and stopped early at step {step:,}")
+        self.report(step, self.evaluations.latest)
+        return stopped
+
     def _save(self) -> None:
         require_space(self.job.folder.path, self.job.min_free_gib)
         content = {
@@ -208,6 +231,7 @@ class _Attempt:
             self._collect(most_open=0)
         else:  # a paused sweep would find this step done, and not see that it diverged
             self.evaluations.collect(most_open=0)
+        self.early_stopping.post(self.evaluations.scores)
         final = {
             "step": self.trainer.steps_done,
             "score": self.evaluations.latest,

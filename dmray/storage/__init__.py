@@ -1,7 +1,7 @@
 """Sweeps whose storage is an object store: files are worked on here and kept there. Light: fsspec loads when opened."""
 
 from dmray.storage.glimpse import Glimpse
-from dmray.storage.place import Role, begun_sweep, is_url, split_url, store_of, sweep_folder
+from dmray.storage.place import Role, begun_sweep, is_url, object_name, split_url, store_of, sweep_folder
 from dmray.storage.publisher import Publisher
 from dmray.storage.store import Store
 from dmray.storage.sweep_copy import SweepCopy, fetch_from_store
@@ -18,6 +18,7 @@ __all__ = [
     "clear_trial",
     "fetch_from_store",
     "is_url",
+    "object_name",
     "split_url",
     "store_of",
     "sweep_folder",

@@ -10,7 +10,16 @@ import yaml
 
 from dmray.execution import Plan, plan
 from dmray.specs import SweepSpec
-from dmray.tracking import AttemptFailed, AttemptLeft, AttemptStarted, SweepFolder, distinct, read_ledger
+from dmray.tracking import (
+    AttemptFailed,
+    AttemptLeft,
+    AttemptStarted,
+    RungJudged,
+    SweepFolder,
+    TrialStopped,
+    distinct,
+    read_ledger,
+)
 
 
 def tiny_sweep(storage: Path | str, **changes: Any) -> SweepSpec:
@@ -47,7 +56,7 @@ def sweep_file(storage: Path, **changes: object) -> Path:
 
 
 def science_of(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
-    """The distinct records of all trials without clocks."""
+    """The distinct records of what all trials measured, without clocks."""
     timed = {"time_s", "wall_s", "steps_per_s", "train_s", "system"}
     return [
         record.model_dump(exclude=timed)
@@ -55,5 +64,5 @@ def science_of(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
         for record in sorted(
             distinct(read_ledger(folder.trial(trial_id).ledger)), key=lambda r: (r.kind, getattr(r, "step", 0))
         )
-        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft)
+        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft | RungJudged | TrialStopped)
     ]

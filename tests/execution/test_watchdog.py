@@ -42,7 +42,7 @@ def test_a_hung_trial_is_ended_with_its_stack_in_the_ledger_and_goes_on_from_its
     work = job(tmp_path)
     ended = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], stderr=subprocess.DEVNULL, check=False)
     assert ended.returncode == 1
-    assert trial_state(work.folder) is TrialState.STARTED
+    assert trial_state(work.trial, work.folder) is TrialState.STARTED
     assert run_trial(work, InlineEvaluation()).status == "finished"
     [failure] = [record for record in read_ledger(work.folder.ledger) if isinstance(record, AttemptFailed)]
     assert failure.error.startswith("TrainingHang: no training step")
@@ -52,11 +52,12 @@ def test_a_hung_trial_is_ended_with_its_stack_in_the_ledger_and_goes_on_from_its
 
 
 def test_a_hang_that_nobody_took_up_again_is_a_failure_too(tmp_path: Path) -> None:
-    folder = job(tmp_path).folder
+    work = job(tmp_path)
+    folder = work.folder
     folder.path.mkdir(parents=True)
     folder.hang.write_text("Thread 0x1 (most recent call first):")
     assert note_hang(folder)
-    assert trial_state(folder) is TrialState.FAILED
+    assert trial_state(work.trial, folder) is TrialState.FAILED
     assert not note_hang(folder)
 
 

@@ -25,7 +25,7 @@ from dmray.execution.plan import Plan
 from dmray.execution.remote import Refresh, clear_ray_files, ray_place
 from dmray.execution.watchdog import note_hang
 from dmray.specs import TrialSpec
-from dmray.tracking import AttemptFailed, SweepFolder, TrialFolder, read_ledger
+from dmray.tracking import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait as long
@@ -89,11 +89,11 @@ class RayRunner:
 
 
 def _left(folder: TrialFolder, records_before: int) -> bool:
-    """Whether a trial that Ray did not give up is neither done nor has failed beyond its first `records_before`."""
+    """Whether a trial that Ray did not give up has come to no end beyond its first `records_before`."""
     if folder.done.exists():
         return False
     records = read_ledger(folder.ledger)
-    return len(records) == records_before or not isinstance(records[-1], AttemptFailed)
+    return len(records) == records_before or not isinstance(records[-1], AttemptFailed | TrialStopped)
 
 
 def _tune(trainables: list[TrainableConfig], layout: Fit, ray_storage: str, folder: SweepFolder) -> set[str]:

@@ -1,0 +1,40 @@
+"""Early stopping by scores that workers exchange through a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmray.execution.evaluation import InlineEvaluation
+from dmray.execution.job import TrialJob
+from dmray.execution.trial import run_trial
+from dmray.storage import Store, sweep_folder
+from dmray.tracking import SweepFolder, TrialStopped
+from tests.execution.sweeps import science_of, tiny_plan
+from tests.execution.test_early_stopping import ONE_METHOD
+from tests.storage.test_sweeps import from_steps, ledger_in_store, read
+
+
+def test_trials_on_s3_stop_by_each_others_scores_and_go_on_on_another_machine(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, alone = tiny_plan(s3_url, **ONE_METHOD), tiny_plan(tmp_path / "alone", **ONE_METHOD)
+    folder = sweep_folder(s3_url, "tiny", "driver")
+    first, second = (TrialJob.of(trial, plan.sweep, folder) for trial in plan.trials[::2])
+    assert run_trial(first, InlineEvaluation()).kind == "done"
+    stopped = run_trial(second, InlineEvaluation())
+    assert isinstance(stopped, TrialStopped)
+    assert stopped.rung.peers == 1
+    assert ledger_in_store(second)[-1] == stopped
+    posted = Store(f"{s3_url}/tiny").list("rungs")
+    assert sorted(Path(name).stem for name in posted) == sorted(plan.trial_ids[::2])
+    assert not second.folder.ledger.exists(), "the working folder is empty"
+
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "another"))
+    run_trial(second.model_copy(update={"early_stopping": None}), InlineEvaluation())
+    assert from_steps(second) == [0, 20]
+    never_stopped = TrialJob.of(alone.trials[2], alone.sweep, SweepFolder(tmp_path / "alone", "tiny"))
+    run_trial(never_stopped, InlineEvaluation())
+    ids = plan.trial_ids[2:]
+    assert science_of(read(plan), ids) == science_of(never_stopped.sweep_folder, ids)
