@@ -48,10 +48,18 @@ class Group:
         return tuple(dict.fromkeys(cell.label for comparison in self.comparisons for cell in comparison.cells))
 
     @cached_property
+    def ranked(self) -> tuple[str, ...]:
+        """The labels that can be summed up: of no cell of theirs were seeds stopped early."""
+        out = {cell.label for comparison in self.comparisons for cell in comparison.cells if cell.stopped}
+        return tuple(label for label in self.labels if label not in out)
+
+    @cached_property
     def complete(self) -> tuple[Comparison, ...]:
-        """The data sets on which every label has a finished seed: only they can be summed up for all."""
+        """The data sets on which every ranked label has a finished seed: only they can be summed up for all."""
         return tuple(
-            comparison for comparison in self.comparisons if all(len(x) for x in _scores([comparison], self.labels))
+            comparison
+            for comparison in self.comparisons
+            if self.ranked and all(len(x) for x in _scores([comparison], self.ranked))
         )
 
     def cells(self, label: str) -> tuple[CellResult, ...]:
@@ -64,7 +72,7 @@ class Group:
 
     @cached_property
     def _scores_by_label(self) -> dict[str, list[np.ndarray]]:
-        return {label: _scores(self.complete, [label]) for label in self.labels}
+        return {label: _scores(self.complete, [label]) for label in self.ranked}
 
 
 def groups_of(comparisons: Sequence[Comparison]) -> list[Group]:
@@ -76,7 +84,7 @@ def groups_of(comparisons: Sequence[Comparison]) -> list[Group]:
 def aggregate_table(group: Group) -> Table:
     """Each statistic with its 95 % interval, over all seeds of all complete data sets."""
     rows = []
-    for label in group.labels:
+    for label in group.ranked:
         scores = group.scores(label)
         cells = [Cell(estimate_text(estimate(scores, statistic))) for _, statistic in _STATISTICS]
         rows.append((Cell(label), Cell(str(sum(map(len, scores)))), *cells))
@@ -117,14 +125,14 @@ def cost_table(group: Group) -> Table:
 def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np.ndarray]:
     cells = {(id(c), cell.label): cell for c in comparisons for cell in c.cells}
     return [
-        np.array([trial.last.normalized for trial in cells[key].trials if trial.last]) if key in cells else np.array([])
+        np.array([trial.last.normalized for trial in cells[key].scored if trial.last]) if key in cells else np.array([])
         for c in comparisons
         for key in ((id(c), label) for label in labels)
     ]
 
 
 def _pairs(group: Group, baseline: str | None) -> Iterable[tuple[str, str]]:
-    methods = {cell.label: cell.method for comparison in group.comparisons for cell in comparison.cells}
+    methods = {label: group.cells(label)[0].method for label in group.ranked}
     sizes = {label: label.removeprefix(method_label(method)) for label, method in methods.items()}
     for ours, method in methods.items():
         for other in [baseline] if baseline else ["dt", "hdt"] if method == "hdm" else ["dt"]:

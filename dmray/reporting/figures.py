@@ -26,22 +26,23 @@ _MOST_MARKERS, _MOST_POINTS = 12, 200
 
 
 class Curve(NamedTuple):
-    """A cell's score over steps: mean, lowest and highest over `seeds` trials."""
+    """A cell's score over steps: mean, lowest and highest over `seeds` trials; `end` is what the legend says of it."""
 
     steps: list[int]
     mean: list[float]
     low: list[float]
     high: list[float]
     seeds: int
-    finished: bool
+    end: str
 
 
 def curve_of(cell: CellResult) -> Curve | None:
     """Over the finished trials (over those begun, while none has finished), at the steps that all of them have.
 
+    Where seeds were stopped early, over those begun too: as far as all came, and no further.
     Of very many steps it is every n-th: more than a figure's width shows nothing more.
     """
-    finished = [trial for trial in cell.trials if trial.status == "finished" and len(trial.scores)]
+    finished = [trial for trial in cell.scored if len(trial.scores)]
     trials = finished or [trial for trial in cell.trials if len(trial.scores)]
     if not trials:
         return None
@@ -49,7 +50,8 @@ def curve_of(cell: CellResult) -> Curve | None:
     steps = sorted(set.intersection(*(set(each) for each in values)))
     steps = steps[:: -max(1, len(steps) // _MOST_POINTS)][::-1]  # the last one stays
     at = [[each[step] for each in values] for step in steps]
-    return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], len(trials), bool(finished))
+    end = "" if finished else ", stopped early" if cell.stopped else ", unfinished"
+    return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], len(trials), end)
 
 
 def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
@@ -73,8 +75,8 @@ def draw_profiles(group: Group, path: Path) -> bool:
     """Performance profiles: the share of runs above each score, with 95 % bands; False when nothing is complete."""
     if not group.complete:
         return False
-    figure, axes = _new_figure(len(group.labels))
-    methods = {cell.label: cell.method for comparison in group.comparisons for cell in comparison.cells}
+    figure, axes = _new_figure(len(group.ranked))
+    methods = {label: group.cells(label)[0].method for label in group.ranked}
     lines = {method: cycle(_LINES) for method in methods.values()}
     highest = max(float(np.max(np.concatenate(group.scores(label)))) for label in methods)
     thresholds = np.linspace(0, max(100.0, highest) * 1.02, 200)
@@ -111,7 +113,7 @@ def _by_step(trial: TrialResult) -> dict[int, float]:
 
 def _draw_curve(axes: Any, cell: CellResult, curve: Curve, line: str) -> None:
     colour, marker = _LOOKS[cell.method]
-    seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}{'' if curve.finished else ', unfinished'}"
+    seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}{curve.end}"
     axes.plot(
         curve.steps,
         curve.mean,

@@ -9,10 +9,11 @@ from pathlib import Path
 from dmray.reporting.across import Group, aggregate_table, cost_table, groups_of, improvement_table
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
 from dmray.reporting.document import Block, Bullets, Cell, Heading, Image, Paragraph, Table, to_html, to_markdown
+from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.figures import draw_learning_curves, draw_profiles
 from dmray.reporting.latex import to_latex
 from dmray.reporting.paper import DIFFERENCES, paper_table
-from dmray.reporting.results import Comparison, Protocol, SweepResults, TrialResult, collect
+from dmray.reporting.results import UNSCORED, Comparison, Protocol, SweepResults, TrialResult, collect
 from dmray.reporting.tables import overview_table, score_table, verdict
 from dmray.tracking import SweepFolder, write_atomic
 
@@ -97,6 +98,7 @@ def report_blocks(
     """The report's content: what holds over all data sets first, then each data set, then how it was made."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
     yield Paragraph(_summary(results))
+    yield from early_stopping_blocks(results)
     alone = {group.protocol: group for group in groups if len(group.comparisons) == 1}
     for group in groups:
         if group.protocol not in alone:
@@ -125,6 +127,9 @@ def report_blocks(
 def _over_all(group: Group, figures: _Figures, baseline: str | None) -> Iterable[Block]:
     yield Heading(f"Over all: {len(group.comparisons)} data sets, {group.protocol}", 2)
     yield overview_table(group)
+    if group.ranked != group.labels:
+        out = ", ".join(label for label in group.labels if label not in group.ranked)
+        yield Paragraph(f"Not summed up, since seeds were stopped early on a data set: {out}.")
     if not group.complete:
         yield Paragraph("No data set has a finished trial of every method yet, so nothing is summed up.")
         return
@@ -160,7 +165,7 @@ _READING = (
 
 
 def _summary(results: SweepResults) -> str:
-    counts = [(results.count(status), status) for status in ("finished", "diverged", "failed", "unfinished", "missing")]
+    counts = [(results.count(status), status) for status in ("finished", *UNSCORED)]
     told = ", ".join(f"{count} {status}" for count, status in counts if count)
     return f"{len(results.trials)} trials: {told}."
 
@@ -238,7 +243,8 @@ def _missing(results: SweepResults) -> Iterable[Block]:
 def _reason(result: TrialResult) -> str:
     reasons = {
         "diverged": "the loss was not finite",
-        "unfinished": "stopped, or still running",
+        "stopped": f"early, at the rung of step {result.stopped.step:,}" if result.stopped else "",
+        "unfinished": "interrupted, or still running",
         "missing": "not begun",
     }
     return result.error or reasons.get(result.status, "")

@@ -7,15 +7,16 @@ cell has trials. Scores of different protocols never meet in a comparison.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 
 from dmray.execution.manifest import read_manifest
-from dmray.specs import DatasetSpec, TrialSpec
+from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
 from dmray.tasks import Task, task_of
 from dmray.tracking import (
     LedgerSummary,
+    RungJudged,
     Score,
     ScoreSeries,
     Spread,
@@ -24,7 +25,8 @@ from dmray.tracking import (
     summarize_ledgers,
 )
 
-Status = Literal["finished", "diverged", "failed", "unfinished", "missing"]
+Status = Literal["finished", "diverged", "stopped", "failed", "unfinished", "missing"]
+UNSCORED: tuple[Status, ...] = ("diverged", "stopped", "failed", "unfinished", "missing")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. Unfinished: begun and not ended; missing: not begun. Scores are in the order of their steps."""
+    """One trial. Unfinished: begun and not ended; missing: not begun. Scores are in the order of their steps.
+
+    `rungs` are early stopping's verdicts on it, `stopped` the one that ended it.
+    """
 
     trial: TrialSpec
     status: Status
@@ -53,6 +58,8 @@ class TrialResult:
     train_s: float | None
     evaluation_s: float
     provenance: dict[str, Any]
+    rungs: tuple[RungJudged, ...] = ()
+    stopped: RungJudged | None = None
 
     @property
     def last(self) -> Score | None:
@@ -82,13 +89,25 @@ class CellResult:
         return sum(trial.status == status for trial in self.trials)
 
     @property
-    def finished(self) -> list[TrialResult]:
-        """The trials that have a last score."""
-        return [trial for trial in self.trials if trial.last is not None]
+    def stopped(self) -> bool:
+        """Whether seeds were stopped early."""
+        return self.count("stopped") > 0
+
+    @property
+    def scored(self) -> tuple[TrialResult, ...]:
+        """The trials whose scores stand for the cell: those with a last score.
+
+        None where seeds were stopped early, or compete and may yet be: those that are through are the better ones, and
+        their mean would be no result.
+        """
+        competing = any(trial.rungs for trial in self.trials)
+        if self.stopped or (competing and self.count("unfinished") + self.count("missing")):
+            return ()
+        return tuple(trial for trial in self.trials if trial.last is not None)
 
     def spread(self, which: Literal["last", "best"], value: Callable[[Score], float]) -> Spread | None:
-        """Mean and deviation over the finished seeds."""
-        scores: list[Score | None] = [getattr(trial, which) for trial in self.trials]
+        """Mean and deviation over the seeds that stand for the cell."""
+        scores: list[Score | None] = [getattr(trial, which) for trial in self.scored]
         return Spread.of([value(score) for score in scores if score is not None])
 
 
@@ -105,11 +124,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """Everything that a report says; `name` is the sweep's, or those of several."""
+    """Everything that a report says; `name` is the sweep's, or those of several.
+
+    `early_stopping`: the rules of those sweeps that have one, by name.
+    """
 
     name: str
     trials: tuple[TrialResult, ...]
     comparisons: tuple[Comparison, ...]
+    early_stopping: dict[str, EarlyStoppingSpec] = field(default_factory=dict)
 
     def count(self, status: Status) -> int:
         return sum(trial.status == status for trial in self.trials)
@@ -138,9 +161,10 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
         if held is None or _progress(result) > _progress(held):
             furthest[trial.trial_id] = result
     trials = tuple(furthest.values())
-    return SweepResults(
-        " + ".join(manifest.sweep.name for manifest, _ in manifests), trials, tuple(_comparisons(trials))
-    )
+    sweeps = [manifest.sweep for manifest, _ in manifests]
+    rules = {sweep.name: sweep.early_stopping for sweep in sweeps if sweep.early_stopping is not None}
+    name = " + ".join(sweep.name for sweep in sweeps)
+    return SweepResults(name, trials, tuple(_comparisons(trials)), rules)
 
 
 def _progress(result: TrialResult) -> tuple[bool, int]:
@@ -158,6 +182,8 @@ def _trial_result(trial: TrialSpec, read: LedgerSummary) -> TrialResult:
         train_s=read.ended.train_s if read.ended else None,
         evaluation_s=read.evaluation_s,
         provenance=read.provenance,
+        rungs=read.rungs,
+        stopped=read.stopped.rung if read.stopped else None,
     )
 
 
@@ -166,6 +192,8 @@ def _status(read: LedgerSummary) -> Status:
         return read.ended.status
     if not read.begun:
         return "missing"
+    if read.stopped is not None:
+        return "stopped"
     return "failed" if read.failed else "unfinished"
 
 

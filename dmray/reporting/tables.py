@@ -11,23 +11,24 @@ import numpy as np
 from dmray.reporting.across import Group
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
 from dmray.reporting.document import Cell, Table
-from dmray.reporting.results import CellResult, Comparison
+from dmray.reporting.results import UNSCORED, CellResult, Comparison
 from dmray.tracking import Spread
 
 NOTHING = "-"
+STOPPED = "stopped"
 IQM = "last, IQM [95 %]"
 LAST_TEN = "last ten, normalized"
 MISSING = "without a score"
 _COLUMNS: tuple[tuple[str, Callable[[CellResult], Spread | None]], ...] = (
     ("last, normalized", lambda cell: _spread(cell, "last", "normalized")),
     ("best, normalized", lambda cell: _spread(cell, "best", "normalized")),
-    (LAST_TEN, lambda cell: Spread.of([mean for trial in cell.trials if (mean := trial.last_ten) is not None])),
+    (LAST_TEN, lambda cell: Spread.of([mean for trial in cell.scored if (mean := trial.last_ten) is not None])),
     ("last, raw return", lambda cell: _spread(cell, "last", "return_mean")),
 )
 
 
 def score_table(comparison: Comparison) -> Table:
-    """Methods as rows; mean and sample deviation over the finished seeds; the highest mean of a column is strong."""
+    """Methods as rows; mean and sample deviation over the seeds that count; the highest mean of a column is strong."""
     spreads = [[spread_of(cell) for _, spread_of in _COLUMNS] for cell in comparison.cells]
     tops = [_top(column) for column in zip(*spreads, strict=True)]
     lacking = any(_missing(cell) != NOTHING for cell in comparison.cells)
@@ -51,13 +52,17 @@ def overview_table(group: Group) -> Table:
     spreads = [
         {cell.label: _spread(cell, "last", "normalized") for cell in comparison.cells} for comparison in comparisons
     ]
+    stopped = [{cell.label for cell in comparison.cells if cell.stopped} for comparison in comparisons]
     rows = [
-        (Cell(comparison.dataset.name), *_marked([row.get(label) for label in labels]))
-        for comparison, row in zip(comparisons, spreads, strict=True)
+        (Cell(comparison.dataset.name), *_marked([row.get(label) for label in labels], [x in out for x in labels]))
+        for comparison, row, out in zip(comparisons, spreads, stopped, strict=True)
     ]
-    whole = [row for row in spreads if all(row.get(label) is not None for label in labels)]
+    whole = [row for row in spreads if group.ranked and all(row.get(label) is not None for label in group.ranked)]
     if len(whole) > 1:
-        means = [Spread.of([spread.mean for row in whole if (spread := row[label])]) for label in labels]
+        means = [
+            Spread.of([spread.mean for row in whole if (spread := row[label])]) if label in group.ranked else None
+            for label in labels
+        ]
         averages = [Spread(mean.mean, None, mean.n) if mean else None for mean in means]
         rows.append((Cell(f"mean of the {len(whole)} data sets that all have"), *_marked(averages)))
     return Table(f"Last normalized score, mean ± std over seeds ({group.protocol})", ("data set", *labels), tuple(rows))
@@ -67,12 +72,20 @@ def verdict(comparison: Comparison) -> str:
     """Who is ahead on the last normalized score and whether the seeds settle it; DM against DT where both are there."""
     scored = [(cell, spread) for cell in comparison.cells if (spread := _spread(cell, "last", "normalized"))]
     if len(scored) < 2:
-        return "Too few methods have finished to compare."
+        return " ".join(["Too few methods have finished to compare.", *_left_out(comparison)])
     ranked = sorted(scored, key=lambda item: -item[1].mean)
     question = [item for item in ranked if item[0].method in ("dm", "dt")]
     asked = {cell.method for cell, _ in question} == {"dm", "dt"} and len(question) == 2
     pairs = [ranked[:2], question] if asked and question != ranked[:2] else [ranked[:2]]
-    return " ".join(_lead((first.label, ahead), (second.label, behind)) for (first, ahead), (second, behind) in pairs)
+    leads = [_lead((first.label, ahead), (second.label, behind)) for (first, ahead), (second, behind) in pairs]
+    return " ".join([*leads, *_left_out(comparison)])
+
+
+def _left_out(comparison: Comparison) -> Iterable[str]:
+    """A mean over the seeds that early stopping left would be survivorship bias."""
+    stopped = [cell.label for cell in comparison.cells if cell.stopped]
+    if stopped:
+        yield f"Not compared, since seeds were stopped early: {', '.join(stopped)}."
 
 
 def _lead(first: tuple[str, Spread], second: tuple[str, Spread]) -> str:
@@ -94,9 +107,10 @@ def spread_text(spread: Spread | None) -> str:
     return f"{spread.mean:.1f}" if spread.std is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
 
 
-def _marked(spreads: Sequence[Spread | None]) -> list[Cell]:
+def _marked(spreads: Sequence[Spread | None], stopped: Sequence[bool] | None = None) -> list[Cell]:
     top = _top(spreads)
-    return [_cell(spread, top) for spread in spreads]
+    cells = [_cell(spread, top) for spread in spreads]
+    return [Cell(STOPPED) if out else cell for cell, out in zip(cells, stopped or [False] * len(cells), strict=True)]
 
 
 def _cell(spread: Spread | None, top: float | None) -> Cell:
@@ -114,7 +128,7 @@ def _spread(cell: CellResult, which: Literal["last", "best"], value: str) -> Spr
 
 
 def _iqm(cell: CellResult) -> str:
-    return _iqm_text(tuple(trial.last.normalized for trial in cell.trials if trial.last))
+    return _iqm_text(tuple(trial.last.normalized for trial in cell.scored if trial.last))
 
 
 @cache
@@ -123,5 +137,5 @@ def _iqm_text(scores: tuple[float, ...]) -> str:
 
 
 def _missing(cell: CellResult) -> str:
-    counts = [(cell.count(status), status) for status in ("diverged", "failed", "unfinished", "missing")]
+    counts = [(cell.count(status), status) for status in UNSCORED]
     return ", ".join(f"{count} {status}" for count, status in counts if count) or NOTHING

@@ -1,0 +1,64 @@
+"""What early stopping did to a sweep: who competed, how many were stopped where, and what it saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dmray.reporting.document import Block, Bullets, Cell, Heading, Table
+from dmray.reporting.results import SweepResults
+from dmray.specs import EarlyStoppingSpec
+
+_COMPETITORS = {
+    "method": "the trials of one data set, method and seed",
+    "dataset": "the trials of one data set and seed, whatever their method,",
+}
+
+
+def early_stopping_blocks(results: SweepResults) -> Iterable[Block]:
+    """One section, where a sweep has a rule or a trial was judged by one."""
+    if not results.early_stopping and not any(trial.rungs for trial in results.trials):
+        return
+    yield Heading("Early stopping", 2)
+    yield Bullets((*map(_rule, results.early_stopping.values()), *_effect(results)))
+    if any(trial.rungs for trial in results.trials):
+        yield _rungs(results)
+
+
+def _rule(rule: EarlyStoppingSpec) -> str:
+    eta = rule.reduction_factor
+    return (
+        f"Successive halving (ASHA): after {rule.grace_steps:,} steps, and {eta} times as many again and again, of "
+        f"{_COMPETITORS[rule.within]} those go on whose score is among the best 1/{eta} of the scores that are there."
+    )
+
+
+def _effect(results: SweepResults) -> Iterable[str]:
+    stopped = [trial for trial in results.trials if trial.stopped]
+    total = sum(trial.trial.training.steps for trial in results.trials)
+    saved = sum(trial.trial.training.steps - trial.steps for trial in stopped)
+    yield (
+        f"{len(stopped)} of {len(results.trials)} trials were stopped, which saved {saved:,} of {total:,} optimizer "
+        f"steps ({saved / max(total, 1):.0%})."
+    )
+    if stopped:
+        cells = [cell for comparison in results.comparisons for cell in comparison.cells]
+        out = sum(cell.stopped for cell in cells)
+        yield (
+            f"{out} of {len(cells)} rows have seeds that were stopped. Such a row has no mean score and is neither "
+            "compared nor summed up: its other seeds went on because they were better (survivorship bias)."
+        )
+    yield (
+        "Who comes later is judged by more scores, so another order of trials may stop others. A row that kept all its "
+        "seeds was picked by its scores along the way, which flatters it a little."
+    )
+
+
+def _rungs(results: SweepResults) -> Table:
+    steps = sorted({rung.step for trial in results.trials for rung in trial.rungs})
+    rows = []
+    for step in steps:
+        judged = sum(rung.step == step for trial in results.trials for rung in trial.rungs)
+        stopped = [trial for trial in results.trials if trial.stopped and trial.stopped.step == step]
+        saved = sum(trial.trial.training.steps - trial.steps for trial in stopped)
+        rows.append((Cell(f"step {step:,}"), Cell(str(judged)), Cell(str(len(stopped))), Cell(f"{saved:,}")))
+    return Table("Trials by rung", ("rung", "judged", "stopped", "steps saved"), tuple(rows))
