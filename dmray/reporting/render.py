@@ -258,6 +258,8 @@ def _made_with(results: SweepResults) -> Iterable[str]:
         ("torch", "versions", "torch"),
         ("ray", "versions", "ray"),
         ("mujoco", "versions", "mujoco"),
+        ("envpool", "versions", "envpool"),
+        ("pybullet", "versions", "pybullet"),
         ("CPU", "hardware", "cpu"),
         ("GPU", "hardware", "gpu"),
     ):
