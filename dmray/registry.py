@@ -9,6 +9,7 @@ from typing import TypeVar
 from dmray.errors import DmrayError
 
 T = TypeVar("T")
+_MOST_LISTED = 30
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -18,10 +19,11 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    """One sentence for an unknown name: what it was, the nearest right one, else all of them."""
+    """One sentence for an unknown name: what it was, the nearest right one, else all of them if they can be read."""
     known = sorted(choices)
     best = nearest(name, known)
-    cure = f"did you mean '{best}'?" if best else f"known: {', '.join(known)}"
+    listed = ", ".join(known) if len(known) <= _MOST_LISTED else f"{', '.join(known[:3])} and {len(known) - 3} more"
+    cure = f"did you mean '{best}'?" if best else f"known: {listed}"
     return f"unknown {kind} '{name}', {cure}"
 
 

@@ -16,14 +16,14 @@ from rich.logging import RichHandler
 
 from dmray.command_line import err, new_app, out, told
 from dmray.errors import ClusterError, SpecError, StorageError
-from dmray.execution import Choice, Plan, TrialState, chosen, failures, plan, survey, to_run
+from dmray.execution import Choice, Plan, TrialState, chosen, failures, load_plan, survey, to_run
 from dmray.execution.bill import bill
 from dmray.execution.calibration import hardware_name, load_calibration
 from dmray.execution.changes import changes
 from dmray.execution.control import read_order
 from dmray.execution.plan_view import render_bill, render_plan
 from dmray.execution.survey import ENDED
-from dmray.specs import NO_MLFLOW, TrialSpec, load_sweep
+from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
 from dmray.tracking.folders import SweepFolder
 
@@ -74,7 +74,7 @@ def main(
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
         with told():
-            planned = plan(load_sweep(file, overrides))
+            planned = load_plan(file, overrides)
             folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader" if only_plan else "driver")
             choice = Choice(only, shard, retry_failed)
             if only_plan:

@@ -2,7 +2,7 @@
 
 from dmray.execution.choice import Choice, chosen
 from dmray.execution.cost import Cost, total_cost, trial_cost
-from dmray.execution.plan import Plan, plan
+from dmray.execution.plan import Plan, load_plan, plan
 from dmray.execution.survey import TrialState, failures, survey, to_run
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "TrialState",
     "chosen",
     "failures",
+    "load_plan",
     "plan",
     "survey",
     "to_run",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from dmray.errors import SpecError
 from dmray.execution.cost import trial_flops
-from dmray.specs import DatasetSpec, EvaluationSpec, SweepSpec, TrialSpec
+from dmray.specs import DatasetSpec, EvaluationSpec, SweepSpec, TrialSpec, load_sweep
 from dmray.tasks import Task, task_of
 
 
@@ -21,6 +24,19 @@ class Plan:
         return tuple(trial.trial_id for trial in self.trials)
 
 
+def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
+    """The plan of the sweep file at `path` with `key.path=value` overrides.
+
+    Raises:
+        SpecError: a mistake, named by file, place, value and nearest right word.
+    """
+    sweep = load_sweep(path, overrides)
+    try:
+        return plan(sweep)
+    except SpecError as mistake:
+        raise SpecError(f"{path}: {mistake}") from mistake
+
+
 def plan(sweep: SweepSpec) -> Plan:
     """Expand data sets x seeds x (methods x models) in the sweep's `order`.
 
@@ -28,11 +44,11 @@ def plan(sweep: SweepSpec) -> Plan:
     everything.
 
     Raises:
-        SpecError: an unknown data set or task, with the nearest right name.
+        SpecError: an unknown data set or task, with its place in the sweep and the nearest right name.
     """
     trials: dict[str, TrialSpec] = {}
-    for dataset in sweep.datasets:
-        evaluation = _resolved(sweep.evaluation, task_of(dataset))
+    for dataset, task in zip(sweep.datasets, _tasks(sweep), strict=True):
+        evaluation = _resolved(sweep.evaluation, task)
         for seed in sweep.seeds:
             for trial in _comparison(sweep, dataset, evaluation, seed):
                 trials.setdefault(trial.trial_id, trial)
@@ -48,6 +64,16 @@ def ordered(trials: tuple[TrialSpec, ...], order: str) -> tuple[TrialSpec, ...]:
     if order == "cheap_first":
         return tuple(sorted(trials, key=trial_flops))
     return trials
+
+
+def _tasks(sweep: SweepSpec) -> list[Task]:
+    tasks = []
+    for place, dataset in enumerate(sweep.datasets):
+        try:
+            tasks.append(task_of(dataset))
+        except SpecError as mistake:
+            raise SpecError(f"datasets.{place}: {mistake}") from mistake
+    return tasks
 
 
 def _comparison(sweep: SweepSpec, dataset: DatasetSpec, evaluation: EvaluationSpec, seed: int) -> tuple[TrialSpec, ...]:

@@ -47,6 +47,11 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as cause:
+        beside = [file.name for pattern in ("*.yaml", "*.yml") for file in Path(path).parent.glob(pattern)]
+        best = nearest(Path(path).name, beside)
+        cure = f", did you mean '{Path(path).with_name(best)}'?" if best else ""
+        raise SpecError(f"{path}: no such sweep file{cure}") from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise SpecError(f"{path}: cannot read the sweep file: {cause}") from cause
     content = _parse(text, str(path))
@@ -69,6 +74,11 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
 def _parse(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as cause:
+        mark = cause.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        said = ", ".join(part for part in (cause.problem, cause.context) if part)
+        raise SpecError(f"{source}: not valid YAML: {place}{said}") from cause
     except yaml.YAMLError as cause:
         raise SpecError(f"{source}: not valid YAML: {' '.join(str(cause).split())}") from cause
 
@@ -111,6 +121,19 @@ def _causes(invalid: ValidationError) -> list[ErrorDetails]:
     return [e for e in errors if not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] for p in places)]
 
 
+# pydantic's kinds of error that it words for those who read Python.
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "text",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', and begin with a letter or a digit",
+    "tuple_type": "a list",
+    "too_short": "a list with at least one item",
+    "model_type": "a mapping of fields",
+}
+
+
 def _sentence(error: ErrorDetails) -> str:
     place = ".".join(str(part) for part in error["loc"])
     kind, value = error["type"], error["input"]
@@ -129,7 +152,8 @@ def _sentence(error: ErrorDetails) -> str:
         return f"{place}: unknown value {value!r}, {cure}"
     if kind == "value_error":
         return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    return f"{place}: {error['msg']}, not {value!r}"
+    wanted = f"Input should be {_WANTED[kind]}" if kind in _WANTED else error["msg"]
+    return f"{place}: {wanted}, not {list(value) if isinstance(value, tuple) else value!r}"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

@@ -43,7 +43,9 @@ def task_of(dataset: DatasetSpec) -> Task:
     entry = DATASETS.get(dataset.name)
     if dataset.task is None:
         if entry is None and dataset.name not in RETIRED:
-            cure = "; a data set of your own needs 'task' and 'path' (or 'generate')"
+            if dataset.path is not None:
+                raise SpecError(f"data set '{dataset.name}' is not in the catalog: name its 'task' beside its 'path'")
+            cure = " (all: python -m dmray.data list); a data set of your own needs 'task' and 'path' (or 'generate')"
             raise SpecError(unknown("data set", dataset.name, DATASETS) + cure)
         return TASKS[entry_of(dataset.name).task]
     task = lookup("task", dataset.task, TASKS, SpecError)

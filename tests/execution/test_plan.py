@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from dmray.errors import SpecError
-from dmray.execution import TrialState, plan, trial_cost
+from dmray.execution import TrialState, load_plan, plan, trial_cost
 from dmray.execution.cost import num_parameters, trial_flops
 from dmray.execution.plan_view import render_plan
 from dmray.specs import MethodName, load_sweep
 from dmray.tasks import task_of
-from tests.execution.sweeps import tiny_plan
+from tests.execution.sweeps import sweep_file, tiny_plan
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -87,9 +87,12 @@ def test_storage_actors_and_budgets_do_not_change_the_trials(tmp_path: Path) -> 
     assert here.trial_ids == there.trial_ids
 
 
-def test_an_unknown_data_set_is_named_with_the_nearest_right_one(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"hoper-medium-v2.*hopper-medium-v2"):
-        tiny_plan(tmp_path, datasets=["hoper-medium-v2"])
+def test_an_unknown_data_set_is_named_with_file_place_and_the_nearest_right_one(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, datasets=["hopper-medium-v2", "hoper-medium-v2"])
+    with pytest.raises(SpecError) as error:
+        load_plan(file)
+    told = f"{file}: datasets.1: unknown data set 'hoper-medium-v2', did you mean 'hopper-medium-v2'?"
+    assert str(error.value).startswith(told)
 
 
 @pytest.mark.parametrize("method", ["dt", "dm", "dm+r", "hdt", "hdm"])

@@ -52,14 +52,19 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
         ("training.steps=0", "training.steps: Input should be greater than 0, not 0"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number"),
         ("seeds=[1, 1]", "seeds: named twice: 1"),
-        ("seeds=[]", "seeds: Tuple should have at least 1 item"),
+        ("training.steps=1.5", "training.steps: Input should be a whole number, not 1.5"),
+        ("training.steps=many", "training.steps: Input should be a whole number, not 'many'"),
+        ("training.learning_rate=fast", "training.learning_rate: Input should be a number, not 'fast'"),
+        ("training=5", "training: Input should be a mapping of fields, not 5"),
+        ("resources.deterministic=perhaps", "resources.deterministic: Input should be true or false, not 'perhaps'"),
+        ("seeds=[]", "seeds: Input should be a list with at least one item, not []"),
         ("resources.gpus_per_trial=1.5", "a fraction of a GPU is below 1"),
         ("resources.workers_per_trial=999", "resources.workers_per_trial 999 is more than training.batch_size"),
         ("resources={executor: tune, workers_per_trial: 2}", "workers_per_trial 2 needs executor: train"),
         ("grid.0.models=[{d_model: 65, n_head: 2}]", "n_head 2 does not divide d_model 65"),
         ("datasets=[{name: a, generate: {behaviour: expert}}]", "'generate' needs 'task'"),
-        ("datasets=[{name: a/b}]", "datasets.0.name: String should match pattern"),
-        ("datasets=null", "datasets: Input should be a valid tuple"),
+        ("datasets=[{name: a/b}]", "datasets.0.name: Input should be letters, digits, '.', '_' and '-', and begin"),
+        ("datasets=null", "datasets: Input should be a list, not None"),
     ],
 )
 def test_a_mistake_is_named_by_file_place_and_cure(sweep_file: Path, override: str, message: str) -> None:
@@ -95,7 +100,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(sweep_file: Path) -> None:
     ("text", "message"),
     [
         ("- a list", "is a mapping"),
-        ("name: [", "not valid YAML"),
+        ("name: [", "not valid YAML: line 1, column 8: "),
         (MINIMAL + "seeds: [2]\n", "'seeds' is given twice"),
         ("name: x\n", "datasets: missing"),
     ],
@@ -108,5 +113,10 @@ def test_a_file_that_is_no_sweep_is_refused(sweep_file: Path, text: str, message
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"nowhere\.yaml: cannot read"):
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: no such sweep file$"):
         load_sweep(tmp_path / "nowhere.yaml")
+
+
+def test_a_misspelt_file_is_told_the_nearest_beside_it(sweep_file: Path) -> None:
+    with pytest.raises(SpecError, match=rf"seep\.yaml: no such sweep file, did you mean '{sweep_file}'\?"):
+        load_sweep(sweep_file.with_name("seep.yaml"))

@@ -84,6 +84,11 @@ def test_a_catalog_name_needs_no_task() -> None:
     [
         (DatasetSpec(name="hoper-medium-v2"), "did you mean 'hopper-medium-v2'"),
         (DatasetSpec(name="mine", task="hoper", path="x"), "unknown task 'hoper', did you mean 'hopper'"),
+        (
+            DatasetSpec(name="qqq"),
+            "known: ant-expert-v0, ant-expert-v2, ant-full-replay-v2 and 86 more (all: python -m",
+        ),
+        (DatasetSpec(name="mine", path="x"), "name its 'task' beside its 'path'"),
         (DatasetSpec(name="hopper-medium-v2", task="ant"), "belongs to task 'hopper', not 'ant'"),
         (DatasetSpec(name="mine", task="hopper"), "name its file with 'path'"),
         (DatasetSpec(name="mine", task="hopper", generate=Generation()), "only maze2d has a controller"),
