@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from dmray.errors import DmrayError, StoreUnavailableError
+from dmray.errors import DmrayError, StorageError, StoreUnavailableError
 
 _PIPE_COLUMNS = 200  # a file or another program has no width; rich's 80 would cut names
 SweepSource = Annotated[
@@ -46,3 +48,19 @@ def bearing_outages() -> Iterator[None]:
         yield
     except StoreUnavailableError as problem:
         err.print(f"{problem}; trying again", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """What a file at `path` will hold may take hours to make: whether it can be written is found out before.
+
+    Raises:
+        StorageError: it cannot, or there is a folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as cause:
+        raise StorageError(f"{option} {path}: cannot be written: {cause.strerror}; name another place") from cause
+    if path.is_dir():
+        raise StorageError(f"{option} {path}: is a folder; name a file in it")

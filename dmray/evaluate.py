@@ -12,7 +12,9 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from dmray.command_line import err, new_app, out, told
+from dmray.command_line import check_writable, err, new_app, out, told
+from dmray.errors import SpecError
+from dmray.specs import parse_decode
 from dmray.storage import fetch_from_store, is_url
 from dmray.tracking import EvaluationDone, TargetResult, TrialFolder, read_ledger, write_episode_table
 from dmray.tracking.artifacts import download_checkpoint, upload_drawings
@@ -47,7 +49,7 @@ def main(
         Path | None,
         typer.Option(help="Where pictures/ and videos/ go: else the trial's folder, or this one and the MLflow run."),
     ] = None,
-    which: Annotated[str, typer.Option(help="Of an MLflow run: final or best.")] = "final",
+    which: Annotated[str | None, typer.Option(help="Of an MLflow run: final (if left out) or best.")] = None,
     mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
     """Roll a stored policy out and print its scores; with no options, exactly as its sweep evaluated it."""
@@ -55,9 +57,15 @@ def main(
         from dmray.execution.evaluation import about, episode_rows, summarize  # loads torch
         from dmray.execution.stored import evaluate_stored
 
+        if records is not None:
+            check_writable(records, "--records")
         stored, place = _stored(source, which, mlflow_uri)
         changes = {"episodes": episodes, "decode": decode, "seed": seed, "cohort_size": cohort_size}
         request = _request(stored, {name: value for name, value in changes.items() if value is not None}, target)
+        # Drawn first, from the first cohort alone: what cannot be drawn is told before the hours of an evaluation.
+        drawn = (
+            _drawn(stored, request, (pictures, video), _folder(into, place), deterministic) if pictures or video else []
+        )
         rows = request.episodes * len(request.target_returns)
         done: list[EpisodeRecord] = []
         with Progress(console=err, transient=True) as progress:
@@ -66,9 +74,6 @@ def main(
                 done.extend(cohort)
                 progress.advance(bar, len(cohort))
         results = summarize(request, done)
-        drawn = (
-            _drawn(stored, request, (pictures, video), _folder(into, place), deterministic) if pictures or video else []
-        )
         run = _RUN_ID.match(source)
         if run is not None and drawn:
             upload_drawings(run.group(1), drawn, mlflow_uri)
@@ -81,16 +86,20 @@ def main(
     out.print(_against_record(place, stored, request, results), highlight=False, soft_wrap=True)
 
 
-def _stored(source: str, which: str, mlflow_uri: str | None) -> tuple[StoredPolicy, Path | None]:
+def _stored(source: str, which: str | None, mlflow_uri: str | None) -> tuple[StoredPolicy, Path | None]:
     """The policy, and the trial's folder where there is one."""
     from dmray.execution.stored import load_stored
 
     run = _RUN_ID.match(source)
+    if run is None and which is not None:
+        raise SpecError(
+            f"--which {which}: chooses a model of an MLflow run; of a trial name the file, checkpoints/best.pt"
+        )
     if run is None:
         path = fetch_from_store(source) if is_url(source) else Path(source).expanduser()
         return load_stored(path), path if path.is_dir() else path.parent.parent
     with tempfile.TemporaryDirectory() as folder:
-        return load_stored(download_checkpoint(run.group(1), which, Path(folder), mlflow_uri)), None
+        return load_stored(download_checkpoint(run.group(1), which or "final", Path(folder), mlflow_uri)), None
 
 
 def _folder(into: Path | None, place: Path | None) -> TrialFolder:
@@ -122,11 +131,19 @@ def _drawn(
 def _request(stored: StoredPolicy, changes: dict[str, object], target: list[float] | None) -> EvaluationRequest:
     from dmray.execution.evaluation import request_for
 
+    if "decode" in changes:
+        try:
+            parse_decode(str(changes["decode"]))
+        except ValueError as unknown:
+            raise SpecError(f"--decode: {unknown}") from None
+    changes["quick_episodes"] = None  # of evaluations along the way; fewer episodes than those may be asked for
     evaluation = stored.trial.evaluation.model_validate({**stored.trial.evaluation.model_dump(), **changes})
     trial = stored.trial.model_copy(update={"evaluation": evaluation})
     takes_target = stored.snapshot.build().takes_target
+    if target and not takes_target:
+        raise SpecError(f"--target {target[0]:g}: {stored.trial.method.upper()} takes no target return")
     request = request_for(trial, stored.task, takes_target)
-    return replace(request, target_returns=tuple(target)) if target and takes_target else request
+    return replace(request, target_returns=tuple(target)) if target else request
 
 
 def _title(stored: StoredPolicy, request: EvaluationRequest) -> str:

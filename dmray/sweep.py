@@ -74,6 +74,8 @@ def main(
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
         with told():
+            if local and address is not None:
+                raise SpecError(f"--address {address}: --local runs without Ray; leave one of them out")
             planned = load_plan(file, overrides)
             folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader" if only_plan else "driver")
             choice = Choice(only, shard, retry_failed)

@@ -112,6 +112,40 @@ def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder
     assert "only episodes of the first cohort can be watched, 2" in done.output.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("dm", ["--decode", "strem:2"], "--decode: unknown decoding mode 'strem:2', did you mean 'stream:2'?"),
+        ("dm", ["--target", "5"], "--target 5: DM takes no target return"),
+        ("dm", ["--which", "best"], "--which best: chooses a model of an MLflow run"),
+        ("dt", ["--records", "/proc/nowhere/episodes.parquet"], "/proc/nowhere/episodes.parquet: cannot be written"),
+    ],
+)
+def test_an_option_that_cannot_be_followed_is_refused_before_anything_is_run(
+    folder: SweepFolder, method: str, options: list[str], message: str
+) -> None:
+    done = evaluate(str(trial_path(folder, method)), *options)
+    assert done.exit_code == 1
+    assert message in done.output.replace("\n", " ")
+    assert "raw return" not in done.output
+
+
+def test_a_file_that_is_no_checkpoint_is_told_without_advice_to_remove_it(folder: SweepFolder, tmp_path: Path) -> None:
+    (tmp_path / "data.hdf5").write_bytes(b"no checkpoint")
+    assert "not a dmray checkpoint, or not all of one" in evaluate(str(tmp_path / "data.hdf5")).output.replace(
+        "\n", " "
+    )
+
+
+def test_fewer_episodes_than_the_sweeps_quick_ones_can_be_asked_for(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, evaluation={"episodes": 4, "every_steps": 40, "quick_episodes": 3})
+    trial, folder = plan.trials[0], SweepFolder(tmp_path, plan.sweep.name)
+    run_trial(TrialJob.of(trial, plan.sweep, folder), InlineEvaluation())
+    done = evaluate(str(folder.trial(trial.trial_id).path), "--episodes", "2")
+    assert done.exit_code == 0, done.output
+    assert "2 episodes" in done.output
+
+
 def test_a_place_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     done = evaluate(str(tmp_path))
     assert done.exit_code == 1

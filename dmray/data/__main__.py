@@ -10,9 +10,9 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from dmray.command_line import err, new_app, out, told
+from dmray.command_line import check_writable, err, new_app, out, told
 from dmray.downloads import progress_bar, verify
-from dmray.errors import DatasetError, DmrayError, EngineError, SpecError
+from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
 from dmray.registry import lookup, unknown
 from dmray.rollout import replay_errors
 from dmray.sources import (
@@ -26,7 +26,7 @@ from dmray.sources import (
     write_recording,
 )
 from dmray.specs import DatasetSpec, Generation
-from dmray.tasks import DATASETS, MINARI_SCHEME, TASKS, Task, entry_of
+from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, TASKS, Task, entry_of
 
 app = new_app()
 _REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
@@ -38,6 +38,9 @@ def list_datasets(
     protocol: Annotated[str | None, typer.Option(help="d4rl-mujoco, d4rl-bullet or minari.")] = None,
 ) -> None:
     """The published data sets: how each is evaluated and scored, and which are on this machine."""
+    with told():
+        if protocol is not None:
+            lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
     table = Table(box=None, pad_edge=False)
     for heading in ("data set", "protocol", "environment", "observation", "horizon", "score 0", "score 100", "targets"):
         table.add_column(heading, no_wrap=True)
@@ -76,7 +79,8 @@ def verify_datasets(
                 out.print(f"      {note}", highlight=False, markup=False, soft_wrap=True)
         except DmrayError as problem:
             failed = True
-            err.print(f"bad {name}: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+            said = str(problem).removeprefix(f"{name}: ")
+            err.print(f"bad {name}: {said}", style="red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -123,14 +127,19 @@ def make(
     """Record episodes in D4RL's layout: of random actions, of the maze planner, or of a trained policy."""
     with told():
         where = lookup("task", task, TASKS, SpecError)
+        check_writable(out_file, "--out")
+        if out_file.exists():
+            raise StorageError(f"--out {out_file}: is there already; remove it, or name another file")
         if checkpoint is None:
             made = Generation(behaviour=behaviour, transitions=transitions, seed=seed)
+            if target_return is not None:
+                raise SpecError(f"--target-return {target_return:g}: is asked of a policy; name its --checkpoint")
             recorded, by = record(made, where), made.model_dump_json()
         else:
             from dmray.execution.recording import record_checkpoint  # loads torch
 
             recorded = record_checkpoint(checkpoint, where, transitions, seed, target_return)
-            by = f"{checkpoint.name} asked for {target_return}"
+            by = checkpoint.name if target_return is None else f"{checkpoint.name} asked for {target_return:g}"
         write_recording(out_file, recorded, where, by)
     out.print(f"{out_file}: {len(recorded.rewards):,} transitions of {task}", highlight=False, soft_wrap=True)
 

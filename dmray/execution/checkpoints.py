@@ -59,14 +59,16 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     """The content of a checkpoint file.
 
     Raises:
-        CheckpointError: the file is no checkpoint, truncated, or of another format version.
+        CheckpointError: there is no file, or it is no checkpoint, truncated, or of another format version.
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         version = content["origin"]["version"]
+    except FileNotFoundError as cause:
+        raise CheckpointError(f"{path}: no such file") from cause
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as cause:
-        problem = f"{path}: not a dmray checkpoint ({type(cause).__name__}); remove it to start over"
-        raise CheckpointError(problem) from cause
+        what = f"{path}: not a dmray checkpoint, or not all of one ({type(cause).__name__})"
+        raise CheckpointError(f"{what}; without its last.pt a trial starts over") from cause
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: written in format {version}, this dmray reads {FORMAT_VERSION}")
     return content

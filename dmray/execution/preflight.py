@@ -21,9 +21,7 @@ def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
     problems = [problem for dataset in _datasets(trials) if (problem := _problem(dataset, recordings))]
     if problems:
         names = "\n".join(f"  {problem}" for problem in problems)
-        raise DatasetError(
-            f"{len(problems)} data sets cannot be run here (leave them out with -o datasets=[...]):\n{names}"
-        )
+        raise DatasetError(f"these data sets cannot be run here (leave them out with -o datasets=[...]):\n{names}")
 
 
 def _datasets(trials: Sequence[TrialSpec]) -> list[DatasetSpec]:

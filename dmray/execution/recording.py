@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from math import ceil
 from pathlib import Path
 
-from dmray.errors import CheckpointError
+from dmray.errors import CheckpointError, SpecError
 from dmray.execution.checkpoints import load_policy_snapshot
 from dmray.policies import make_decoder
 from dmray.rollout import EvaluationRequest, RecordedTransitions, record_decoder
@@ -17,12 +16,13 @@ _COHORT_SIZE = 50
 def record_checkpoint(
     path: Path, task: Task, transitions: int, seed: int, target_return: float | None
 ) -> RecordedTransitions:
-    """At least `transitions` transitions of the checkpoint's policy in `task`, if its episodes last to the horizon.
+    """At least `transitions` transitions of the checkpoint's policy in `task`, in whole episodes.
 
     `target_return`: what it is asked for; else the task's first.
 
     Raises:
         CheckpointError: the file is no checkpoint, or its policy is of another task's sizes.
+        SpecError: a target return for a policy that takes none.
     """
     trial, snapshot = load_policy_snapshot(path)
     shape = snapshot.recipe.shape
@@ -31,7 +31,9 @@ def record_checkpoint(
         sizes = f"{shape.observation_dim} numbers in, {shape.action_dim} out"
         raise CheckpointError(f"{path}: a policy of {trial.dataset.name} ({sizes}), which cannot act in {task.name}")
     policy = snapshot.build()
-    target = (target_return or task.target_returns[0]) if policy.takes_target else None
-    episodes = ceil(transitions / task.horizon)
-    request = EvaluationRequest(fitted, episodes, seed, trial.evaluation.decode, (target,), _COHORT_SIZE)
-    return record_decoder(lambda rows: make_decoder(policy, request.decode, rows), request, target)
+    if target_return is not None and not policy.takes_target:
+        raise SpecError(f"--target-return {target_return:g}: {trial.method.upper()} takes no target return")
+    asked = task.target_returns[0] if target_return is None else target_return
+    target = asked if policy.takes_target else None
+    request = EvaluationRequest(fitted, 0, seed, trial.evaluation.decode, (target,), _COHORT_SIZE)
+    return record_decoder(lambda rows: make_decoder(policy, request.decode, rows), request, transitions)

@@ -66,8 +66,8 @@ def run_sweep(
         require_space_for(todo, plan.sweep, folder.path)
         if (difference := changes(plan, folder, states)) and difference.any:
             _log.info("the sweep file has changed: %s", difference)
-        write_manifest(plan, folder)
         with _mirrored(plan, folder) as attach:
+            write_manifest(plan, folder)  # not before: a start without an MLflow to write to changes nothing
             if todo:
                 with ProgressView(Follower(folder, plan.trials, plan.sweep.early_stopping), console):
                     _run(plan, todo, folder, runner, refresh)

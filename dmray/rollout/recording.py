@@ -48,26 +48,32 @@ def record_random(task: Task, transitions: int, seed: int) -> RecordedTransition
         EngineError: the task has no simulator here.
     """
     request = EvaluationRequest(task, 0, seed, "random", (None,), _MOST_AT_ONCE)
-    parts: list[RecordedTransitions] = []
-    recorded, episodes = 0, 0
-    while recorded < transitions:
-        expected_length = recorded / episodes if episodes else task.horizon
-        more = min(_MOST_AT_ONCE, ceil((transitions - recorded) / expected_length))
-        cohort = Cohort(tuple(Row(index, None) for index in range(episodes, episodes + more)))
-        parts.append(_record(RandomActions.of(request, cohort), request, cohort))
-        recorded, episodes = recorded + len(parts[-1].rewards), episodes + more
-    return joined(parts)
+    return _record_episodes(lambda cohort: RandomActions.of(request, cohort), request, transitions)
 
 
 def record_decoder(
-    make_decoder: Callable[[int], Decoder], request: EvaluationRequest, target_return: float | None
+    make_decoder: Callable[[int], Decoder], request: EvaluationRequest, transitions: int
 ) -> RecordedTransitions:
-    """`request.episodes` episodes of what `make_decoder(rows)` decides when it is asked for `target_return`."""
-    parts = []
-    for first in range(0, request.episodes, request.cohort_size):
-        indices = range(first, min(first + request.cohort_size, request.episodes))
-        cohort = Cohort(tuple(Row(index, target_return) for index in indices))
-        parts.append(_record(make_decoder(len(cohort.rows)), request, cohort))
+    """At least `transitions` transitions in whole episodes of what `make_decoder(rows)` decides.
+
+    It is asked for the request's first target; `request.episodes` does not count.
+    """
+    return _record_episodes(lambda cohort: make_decoder(len(cohort.rows)), request, transitions)
+
+
+def _record_episodes(
+    make_decoder: Callable[[Cohort], Decoder], request: EvaluationRequest, transitions: int
+) -> RecordedTransitions:
+    """Cohort after cohort until there are enough; how many episodes that takes follows from those before."""
+    target = request.target_returns[0]
+    parts: list[RecordedTransitions] = []
+    recorded, episodes = 0, 0
+    while recorded < transitions:
+        expected_length = recorded / episodes if episodes else request.task.horizon
+        more = min(request.cohort_size, ceil((transitions - recorded) / expected_length))
+        cohort = Cohort(tuple(Row(index, target) for index in range(episodes, episodes + more)))
+        parts.append(_record(make_decoder(cohort), request, cohort))
+        recorded, episodes = recorded + len(parts[-1].rewards), episodes + more
     return joined(parts)
 
 

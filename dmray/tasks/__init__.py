@@ -3,7 +3,7 @@
 from dmray.errors import SpecError
 from dmray.registry import lookup, unknown
 from dmray.specs import DatasetSpec
-from dmray.tasks.catalog import BULLET, MINARI, MUJOCO, TASKS
+from dmray.tasks.catalog import BULLET, MINARI, MUJOCO, PROTOCOLS, TASKS
 from dmray.tasks.published import DATASETS, MINARI_SCHEME, RETIRED
 from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
@@ -13,6 +13,7 @@ __all__ = [
     "MINARI",
     "MINARI_SCHEME",
     "MUJOCO",
+    "PROTOCOLS",
     "RETIRED",
     "TASKS",
     "DatasetEntry",

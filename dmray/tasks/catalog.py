@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dmray.tasks.task import ReferenceScores, Task
 
-MUJOCO, BULLET, MINARI = "d4rl-mujoco", "d4rl-bullet", "minari"
+PROTOCOLS = MUJOCO, BULLET, MINARI = "d4rl-mujoco", "d4rl-bullet", "minari"
 _D4RL, _CHEN, _CORL, _OURS = "D4RL infos.py", "Chen et al. 2021", "CORL", "dmray (none established)"
 _V5_SCALE = "dmray: random policy on v5, D4RL's expert return on v2"
 ANT_CONTACT_FORCES = 84  # 14 bodies x 6, which D4RL's ant files append; its environment of today does not show them

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from dmray.errors import TrackingError
+from dmray.registry import unknown
+from dmray.specs import NO_MLFLOW
 from dmray.tracking import shared_view, sqlite
 from dmray.tracking.champions import Champion, ensure_registered
 from dmray.tracking.dataset_input import DatasetUsed
@@ -27,6 +29,7 @@ _LABELS_PER_BATCH, _LONGEST_VALUE = 100, 5000
 _PROBE_TIMEOUT_S = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _DATABASES = {"postgresql", "mysql", "mssql"}
+_SCHEMES = (*_PORTS, "sqlite", "databricks", "databricks-uc", "uc")
 _ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must not hold up the end of a sweep
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -203,22 +206,30 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
     """The experiment `dmray/<sweep>` at `uri`; None is the SQLite file of the storage folder.
 
     Raises:
-        TrackingError: nothing answers there within about ten seconds, or it is a folder, which MLflow gave up.
+        TrackingError: nothing answers there within about ten seconds, it is a folder, which MLflow gave up, or no
+            address that MLflow knows.
     """
     address = uri or f"sqlite:///{folder.mlflow_database.resolve()}"
     artifacts: Path | None = None
     if _is_folder(address):
+        meant = f", did you mean '{NO_MLFLOW}'?" if address.lower() == NO_MLFLOW else ""
         raise TrackingError(
-            f"tracking.mlflow_uri: {address} is a folder, which MLflow no longer writes to; leave mlflow_uri out for "
-            f"an SQLite file in the storage folder, or name one: sqlite:///{Path('mlflow.db').resolve()}"
+            f"tracking.mlflow_uri: {address} is a folder, which MLflow no longer writes to{meant}; leave mlflow_uri "
+            f"out for an SQLite file in the storage folder, or name one: {_sqlite_example()}"
         )
-    if address.startswith("sqlite:"):
-        database = Path(unquote(address.split(":///", 1)[-1])).resolve()
+    scheme = urlsplit(address).scheme.partition("+")[0]
+    if scheme and scheme not in _SCHEMES:
+        raise TrackingError(f"tracking.mlflow_uri: {address}: {unknown('scheme', scheme, _SCHEMES)}")
+    if scheme == "sqlite":
+        name = unquote(address.partition(":///")[2])
+        if not name:  # SQLite would keep it in memory, for this process alone
+            raise TrackingError(f"tracking.mlflow_uri: {address} names no file; for example {_sqlite_example()}")
+        database = Path(name).resolve()
         sqlite.prepare(database)
         artifacts = database.parent / "mlartifacts" / folder.name
     else:
         probe(address)
-        if urlsplit(address).scheme.partition("+")[0] in _DATABASES:  # no server that would keep artifacts itself
+        if scheme in _DATABASES:  # no server that would keep artifacts itself
             artifacts = folder.mlflow_artifacts.resolve() / folder.name
     return MlflowStore(address, f"dmray/{folder.name}", artifacts)
 
@@ -227,6 +238,10 @@ def without_secrets(uri: str) -> str:
     """The URI without the user name and password that it may hold."""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+def _sqlite_example() -> str:
+    return f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
 def _is_folder(uri: str) -> bool:

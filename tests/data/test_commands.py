@@ -118,6 +118,36 @@ def test_a_behaviour_that_a_task_has_not_is_told() -> None:
     assert "only maze2d" in done.output
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["list", "--protocol", "d4rl-mujco"], "unknown protocol 'd4rl-mujco', did you mean 'd4rl-mujoco'?"),
+        (
+            ["make", "--task", "hopper", "--out", "/proc/nowhere/x.hdf5"],
+            "--out /proc/nowhere/x.hdf5: cannot be written",
+        ),
+        (["make", "--task", "hopper", "--out", ".", "--target-return", "5"], "--out .: is a folder; name a file in it"),
+        (["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"], "none.pt: no such file"),
+        (["make", "--task", "hopper", "--out", "x.hdf5", "--target-return", "5"], "name its --checkpoint"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*options)
+    assert (done.exit_code, list(tmp_path.glob("**/*.hdf5"))) == (1, [])
+    assert message in done.output.replace("\n", " ")
+
+
+def test_a_file_that_is_there_is_not_written_over(made: Path) -> None:
+    before = made.read_bytes()
+    done = run("make", "--task", "hopper", "--transitions", "10", "--out", str(made))
+    assert done.exit_code == 1
+    assert "is there already" in done.output.replace("\n", " ")
+    assert made.read_bytes() == before
+
+
 def test_a_data_set_comes_from_a_mirror_and_verifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = tmp_path / "mirror"
     made = mirror / "hopper_medium-v2.hdf5"

@@ -139,6 +139,25 @@ def test_an_unknown_baseline_is_refused(folder: SweepFolder) -> None:
     assert "none of dt, dm, dm+r, hdt, hdm" in ran.output
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--protocol", "d4rl-mujco"], "unknown protocol 'd4rl-mujco', did you mean 'd4rl-mujoco'?"),
+        (["--protocol", "minari"], "--protocol minari: no trial here is of it"),
+        (["--baseline", "hdt"], "--baseline hdt: no trial here is of it, there are dm, dt"),
+    ],
+)
+def test_a_choice_that_nothing_answers_to_leaves_the_report_as_it_was(
+    folder: SweepFolder, options: list[str], message: str
+) -> None:
+    page = write_report(folder).html
+    before = page.read_bytes()
+    done = CliRunner().invoke(app, [str(folder.path), *options])
+    assert done.exit_code == 1
+    assert message in done.output
+    assert page.read_bytes() == before
+
+
 def test_a_wrong_folder_is_one_clear_line_and_exit_1(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, [str(tmp_path)])
     assert ran.exit_code == 1

@@ -117,6 +117,21 @@ def test_a_folder_is_refused_with_the_cure(uri: str, tmp_path: Path) -> None:
         open_store(uri, SweepFolder(tmp_path, "x"))
 
 
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("htp://127.0.0.1:9", "htp://127.0.0.1:9: unknown scheme 'htp', did you mean 'http'?"),
+        ("OFF", "OFF is a folder, which MLflow no longer writes to, did you mean 'off'?"),
+        ("sqlite://", "sqlite:// names no file; for example sqlite:///"),
+        ("sqlite:///", "sqlite:/// names no file"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_named_with_the_cure(uri: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError) as error:
+        open_store(uri, SweepFolder(tmp_path, "x"))
+    assert message in str(error.value)
+
+
 def test_a_server_that_is_not_there_is_named_at_once_with_the_cure(tmp_path: Path) -> None:
     port, started_at = free_port(), time.monotonic()
     with pytest.raises(TrackingError) as caught:
