@@ -113,15 +113,6 @@ def test_a_mistake_is_one_clear_message_and_a_failed_exit_status(
     assert "Traceback" not in done.stderr
 
 
-def test_a_start_without_an_mlflow_to_write_to_changes_nothing(tmp_path: Path) -> None:
-    """Or a replay, which asks the sweep's records where its MLflow is, would be led astray by it."""
-    file, folder = sweep_file(tmp_path), SweepFolder(tmp_path, "tiny")
-    assert run(file, "--local").returncode == 0
-    before = folder.manifest.read_bytes()
-    assert run(file, "--local", "--resume", "--mlflow-uri", "http://127.0.0.1:9").returncode == 1
-    assert folder.manifest.read_bytes() == before
-
-
 def test_a_failed_trial_is_told_and_fails_the_command(tmp_path: Path) -> None:
     broken = tmp_path / "broken.hdf5"
     broken.write_bytes(b"not HDF5")

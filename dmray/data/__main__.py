@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,10 +12,11 @@ import typer
 from rich.table import Table
 
 from dmray.command_line import check_writable, err, new_app, out, told
+from dmray.data import Statistics
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
 from dmray.registry import lookup, unknown
-from dmray.rollout import replay_errors
+from dmray.rollout import make_engine, replay_errors
 from dmray.sources import (
     OpenedDataset,
     download_folders,
@@ -30,6 +32,7 @@ from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, TASKS, Task, entry_o
 
 app = new_app()
 _REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
+_STARTS, _FAR = 16, 100.0  # episodes' starts; deviations, ten times what honest files of the seven families show
 
 
 @app.command("list")
@@ -73,6 +76,7 @@ def verify_datasets(
     for name in [name for given in names for name in _to_verify(given, task)]:
         try:
             opened = _opened(name, task)
+            _check_starts(opened)
             notes = [*_checksum(name, task), *opened.episodes.notes, *(_replayed(opened) if replay else [])]
             out.print(f"[green]ok[/green]  {name}: {opened.episodes.num_transitions:,} transitions", highlight=False)
             for note in notes:
@@ -195,6 +199,28 @@ def _checksum(name: str, task: str | None) -> list[str]:
 
 def _summary(values: np.ndarray) -> tuple[float, ...]:
     return values.mean(dtype=np.float64), values.std(dtype=np.float64), values.min(), np.median(values), values.max()
+
+
+def _check_starts(opened: OpenedDataset) -> None:
+    """Policies see z-scores: a number that hardly varies in the file and is another in the simulator drowns the rest.
+
+    Raises:
+        DatasetError: there is one.
+    """
+    try:
+        with closing(make_engine(opened.task, _STARTS)) as engine:
+            shown = engine.reset(range(_STARTS))
+    except EngineError:  # the replay, or the sweep, says so
+        return
+    statistics = Statistics.of(opened.episodes)
+    furthest = np.abs((shown - statistics.mean) / statistics.std).max(axis=0)
+    worst = int(furthest.argmax())
+    if furthest[worst] > _FAR:
+        raise DatasetError(
+            f"observation number {worst} (from 0) is {statistics.mean[worst]:.4g} ± {statistics.std[worst]:.1g} in the "
+            f"file, but {shown[:, worst].min():.4g} to {shown[:, worst].max():.4g} where {opened.task.env_id} starts: "
+            f"{furthest[worst]:,.0f} deviations; is it another task's file?"
+        )
 
 
 def _replayed(opened: OpenedDataset) -> list[str]:

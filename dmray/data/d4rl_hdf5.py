@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from dmray.data.episodes import Episodes
-from dmray.data.pay_once import Subtask, pays_for_being_there, reward_arrivals
+from dmray.data.pay_once import Subtask, first_reward_only, pays_for_being_there, reward_arrivals
 from dmray.errors import DatasetError
 
 _ARRAYS = ("observations", "actions", "rewards", "terminals")
@@ -38,6 +38,9 @@ class FileRules:
 
     `pay_once`: subtasks that evaluation pays once each. Where a file pays for every step at which they are done
     (kitchen), its rewards are written anew to what evaluation would have paid.
+
+    `ends_when_paid`: evaluation ends an episode at its first reward (antmaze), so later ones of an episode are no part
+    of what is still to come: they become zero.
     """
 
     observation_dim: int
@@ -47,6 +50,7 @@ class FileRules:
     keep_unfinished: bool = False  # rows after the last end: D4RL's own readers drop them
     appendix_dim: int = 0
     pay_once: tuple[Subtask, ...] = ()
+    ends_when_paid: bool = False
 
 
 def in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -80,6 +84,11 @@ def read_d4rl_hdf5(path: Path, rules: FileRules, allocate: Allocate = in_memory)
     if rules.pay_once and pays_for_being_there(rewards, starts, rules.pay_once):
         rewards[:] = reward_arrivals(observations, rewards, starts, rules.pay_once)
         notes = (*notes, "rewards: paid once for each subtask, as evaluation pays; the file pays at every step")
+    if rules.ends_when_paid:
+        first = first_reward_only(rewards, starts)
+        if (first != rewards).any():
+            rewards[:] = first
+            notes = (*notes, "rewards: an episode's first one alone, at which evaluation ends; the file pays on")
     return Episodes(observations, actions, rewards, starts, notes)
 
 

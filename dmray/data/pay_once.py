@@ -1,7 +1,7 @@
-"""Rewards of tasks that are made of subtasks, as evaluation pays them: once for each, at the step that arrives there.
+"""Rewards as evaluation pays them, where files pay for being there: once, at the step that arrives there.
 
-D4RL's kitchen files pay, at every step, the number of subtasks that are done at that step. A return-to-go made from
-them would ask for hundreds where evaluation can pay four.
+D4RL's kitchen files pay, at every step, the number of subtasks that are done at that step, and its antmaze files every
+step at the goal. A return-to-go made from them would ask for hundreds where evaluation can pay four, or one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ class Subtask:
         distance = np.linalg.norm(observations[:, list(self.columns)] - np.array(self.goal), axis=1)
         near: np.ndarray = distance < self.within
         return near
+
+
+def first_reward_only(rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """`rewards` (N,) without what each episode was paid after its first one, where evaluation would have ended it."""
+    paid = rewards != 0
+    so_far = np.cumsum(paid)
+    before = np.repeat(so_far[starts[:-1]] - paid[starts[:-1]], np.diff(starts))
+    return np.where(so_far - before <= 1, rewards, 0).astype(np.float32)
 
 
 def pays_for_being_there(rewards: np.ndarray, starts: np.ndarray, subtasks: Sequence[Subtask]) -> bool:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dmray.data import (
     Episodes,
     FileRules,
@@ -26,6 +28,7 @@ from dmray.sources.locate import fetch_minari, locate
 from dmray.specs import DatasetSpec, content_hash
 from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
 
+_ROUNDING = 1e-3
 READER_VERSION = 1  # raised when reading the same file gives other episodes, so that no kept array is taken for new
 
 
@@ -65,6 +68,7 @@ def open_file(path: Path, task: Task) -> OpenedDataset:
     content = [str(path.resolve()), status.st_size, status.st_mtime_ns, repr(rules), READER_VERSION]
     with _arrays_folder(path.stem, content) as folder:
         episodes = mapped(folder, lambda allocate: read_d4rl_hdf5(path, rules, allocate))
+    episodes = replace(episodes, notes=(*episodes.notes, *_out_of_reach(episodes.actions, task.action_limit)))
     return OpenedDataset(episodes, task.with_zeros(episodes.observations.shape[1] - task.observation_dim))
 
 
@@ -77,7 +81,15 @@ def file_rules(task: Task) -> FileRules:
         split_on_terminals=task.splits_on_terminals,
         appendix_dim=task.appendix_dim,
         pay_once=kitchen_subtasks(task.env_id) if task.family == "kitchen" else (),
+        ends_when_paid=task.ends_when_paid,
     )
+
+
+def _out_of_reach(actions: np.ndarray, limit: float) -> Iterator[str]:
+    """A note on actions that no policy can give back: its Tanh ends at the limit, and the simulator clips there."""
+    beyond = int((np.abs(actions).max(axis=1) > limit * (1 + _ROUNDING)).sum())
+    if beyond:
+        yield f"actions: {beyond:,} of {len(actions):,} go beyond ±{limit:g}, where policies end and simulators clip"
 
 
 def _open_minari(dataset_id: str, task: Task) -> OpenedDataset:

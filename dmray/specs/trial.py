@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from dmray.specs.base import Spec, content_hash
 from dmray.specs.decode import parse_decode
 
-IDENTITY_VERSION = 2  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
+IDENTITY_VERSION = 3  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
 
 MethodName = Literal["dt", "dm", "dm+r", "hdt", "hdm"]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]

@@ -57,6 +57,11 @@ class Task:
         """Whether a terminal ends an episode in the task's files; antmaze's are relabelled, many to an episode."""
         return self.family != "antmaze"
 
+    @property
+    def ends_when_paid(self) -> bool:
+        """Whether an episode is over with its first reward; antmaze's files go on being paid at the goal."""
+        return self.family == "antmaze"
+
     def with_zeros(self, count: int) -> Task:
         """This task with `count` zeros behind each observation."""
         return replace(self, observation_dim=self.observation_dim + count, zero_dims=self.zero_dims + count)

@@ -72,6 +72,14 @@ def test_a_file_of_another_task_fails_verification(made: Path) -> None:
     assert "is it another task's file?" in done.output
 
 
+def test_a_number_that_is_another_where_the_simulator_starts_fails_verification(made: Path) -> None:
+    with h5py.File(made, "r+") as file:
+        file["observations"][:, 1] = 0.7
+    done = run("verify", str(made), "--task", "maze2d-open", "--no-replay")
+    assert done.exit_code == 1
+    assert "observation number 1 (from 0) is 0.7 ± 1e-06 in the file, but " in done.output.replace("\n", " ")
+
+
 def test_a_file_without_its_task_is_asked_for_it(made: Path) -> None:
     done = run("verify", str(made))
     assert done.exit_code == 1

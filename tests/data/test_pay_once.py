@@ -18,7 +18,9 @@ def observations(*done: str) -> np.ndarray:
     return np.array([[float("d" in word), float("l" in word), float("l" in word)] for word in done], dtype=np.float32)
 
 
-def read(path: Path, shown: np.ndarray, rewards: list[float], ends: tuple[int, ...]) -> Episodes:
+def read(
+    path: Path, shown: np.ndarray, rewards: list[float], ends: tuple[int, ...], rules: FileRules = RULES
+) -> Episodes:
     count = len(shown)
     write_d4rl_hdf5(
         path,
@@ -31,7 +33,7 @@ def read(path: Path, shown: np.ndarray, rewards: list[float], ends: tuple[int, .
         },
         {},
     )
-    return read_d4rl_hdf5(path, RULES)
+    return read_d4rl_hdf5(path, rules)
 
 
 def test_a_file_that_pays_for_being_there_is_paid_for_arriving(tmp_path: Path) -> None:
@@ -64,6 +66,17 @@ def test_each_subtask_is_paid_once_an_episode(shown: tuple[str, ...], rewards: l
     starts = np.array([0, 5])
     given = np.array(rewards, np.float32)
     assert reward_arrivals(observations(*shown), given, starts, (DOOR, LIGHT)).tolist() == paid
+
+
+def test_where_evaluation_ends_with_the_first_reward_no_later_one_is_still_to_come(tmp_path: Path) -> None:
+    rules = FileRules(observation_dim=3, action_dim=1, horizon=4, split_on_terminals=False, ends_when_paid=True)
+    paid = [0, 1, 1, 1, 0, 0, 0, 0, 1, 0, 1, 0]
+    episodes = read(tmp_path / "a.hdf5", observations(*[""] * 12), paid, ends=(3, 7, 11), rules=rules)
+    assert episodes.rewards.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert episodes.returns_to_go().tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert len(episodes.notes) == 1
+    once = read(tmp_path / "b.hdf5", observations(*[""] * 4), [0, 0, 1, 0], ends=(3,), rules=rules)
+    assert (once.rewards.tolist(), once.notes) == ([0, 0, 1, 0], ())
 
 
 def test_episodes_are_paid_each_by_itself() -> None:

@@ -140,6 +140,15 @@ def test_ants_contact_forces_decide_what_the_policy_sees(tmp_path: Path, contact
     engine.close()
 
 
+def test_actions_that_no_policy_can_give_back_are_noted(tmp_path: Path) -> None:
+    hopper = TASKS["hopper"]
+    within, beyond = (np.full((60, hopper.action_dim), value, np.float32) for value in (1.0000001, 1.0))
+    beyond[:7, 1] = -5
+    assert open_file(file_of(hopper, tmp_path, actions=within), hopper).episodes.notes == ()
+    (note,) = open_file(file_of(hopper, tmp_path, actions=beyond), hopper).episodes.notes
+    assert note == "actions: 7 of 60 go beyond ±1, where policies end and simulators clip"
+
+
 def test_antmaze_files_do_not_split_on_terminals_and_others_do(tmp_path: Path) -> None:
     terminals = np.isin(np.arange(60), [3, 4, 5])
     for name, episodes in (("antmaze-umaze", 3), ("hopper", 6)):

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from dmray.errors import TrackingError
 from dmray.execution import Plan, TrialState
 from dmray.execution.local import LocalRunner
 from dmray.execution.session import run_sweep
@@ -73,6 +74,15 @@ def swept(session_server: Server, tmp_path_factory: pytest.TempPathFactory) -> S
         logger.removeHandler(handler)
     session_server.start()
     return Swept(folder, plan, states, log.getvalue(), session_server.uri, track("champions", folder.path))
+
+
+def test_a_start_without_a_server_leaves_no_record_of_its_address(tmp_path: Path) -> None:
+    """A replay asks the sweep's records where its MLflow is."""
+    plan = tiny_plan(tmp_path, tracking={"mlflow_uri": "http://127.0.0.1:9"})
+    folder = SweepFolder(tmp_path, "tiny")
+    with pytest.raises(TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
+        run_sweep(plan, folder, LocalRunner(), _report, resume=False, console=Console(file=StringIO()))
+    assert not folder.manifest.exists()
 
 
 def _report(folder: SweepFolder) -> Path:
