@@ -97,8 +97,11 @@ def improvement_table(group: Group, baseline: str | None) -> Table | None:
     rows = []
     for ours, theirs in _pairs(group, baseline):
         found = probability_of_improvement(group.scores(ours), group.scores(theirs))
-        settled = "improves" if found.low > 0.5 else "is worse" if found.high < 0.5 else "not settled"
-        interval = f"[{found.low:.2f}, {found.high:.2f}]"
+        interval, settled = "-", "one seed tells nothing"
+        if found.interval is not None:
+            low, high = found.interval
+            interval = f"[{low:.2f}, {high:.2f}]"
+            settled = "improves" if low > 0.5 else "is worse" if high < 0.5 else "not settled"
         rows.append((Cell(f"{ours} over {theirs}"), Cell(f"{found.value:.2f}"), Cell(interval), Cell(settled)))
     if not rows:
         return None

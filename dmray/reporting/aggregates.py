@@ -2,7 +2,8 @@
 
 Shapes: scores are one array of normalized scores a data set, one number a seed. A bootstrap draws seeds with
 replacement within each data set, so that the data sets keep their shares; intervals are its 2.5 and 97.5 percentiles.
-Draws are seeded: the same scores give the same interval. Where seeds are few (three, four), read intervals as rough.
+Draws are seeded: the same scores give the same interval. Where seeds are few (three, four), read intervals as rough;
+where a data set has a single one, nothing is known of its chance, and there is no interval.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ _DRAWS, _BLOCK = 2000, 200
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its 95 % interval; `runs` is how many trials it is made of."""
+    """A statistic and its 95 % interval (None: a data set has a single seed); `runs`: how many trials it is made of."""
 
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     runs: int
 
 
@@ -52,8 +52,10 @@ def optimality_gap(runs: np.ndarray) -> np.ndarray:
 def estimate(scores: Scores, statistic: Statistic) -> Estimate:
     """`statistic` of all runs of all data sets together."""
     runs = np.concatenate(scores)
-    low, high = _percentiles(np.concatenate([statistic(np.hstack(draws)) for draws in _resampled(scores)]))
-    return Estimate(float(statistic(runs[None])[0]), low, high, len(runs))
+    interval = None
+    if _several_seeds(scores):
+        interval = _percentiles(np.concatenate([statistic(np.hstack(draws)) for draws in _resampled(scores)]))
+    return Estimate(float(statistic(runs[None])[0]), interval, len(runs))
 
 
 def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
@@ -66,10 +68,12 @@ def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
         each = [_beats(x, y) for x, y in zip(ours, theirs, strict=True)]
         return np.asarray(np.mean(each, axis=0))
 
-    paired = zip(_resampled(first, seed=0), _resampled(second, seed=1), strict=True)
-    low, high = _percentiles(np.concatenate([chance(ours, theirs) for ours, theirs in paired]))
+    interval = None
+    if _several_seeds([*first, *second]):
+        paired = zip(_resampled(first, seed=0), _resampled(second, seed=1), strict=True)
+        interval = _percentiles(np.concatenate([chance(ours, theirs) for ours, theirs in paired]))
     value = float(chance([x[None] for x in first], [y[None] for y in second])[0])
-    return Estimate(value, low, high, sum(map(len, [*first, *second])))
+    return Estimate(value, interval, sum(map(len, [*first, *second])))
 
 
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,7 +86,14 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndar
 
 def estimate_text(found: Estimate) -> str:
     """As tables show it."""
-    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"
+    if found.interval is None:
+        return f"{found.value:.1f}"
+    low, high = found.interval
+    return f"{found.value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _several_seeds(scores: Scores) -> bool:
+    return all(len(x) > 1 for x in scores)
 
 
 def _resampled(scores: Scores, seed: int = 0) -> list[list[np.ndarray]]:

@@ -58,6 +58,19 @@ def test_who_improves_on_the_baseline(folder: SweepFolder) -> None:
     assert improvement_table(group(folder), "hdt") is None
 
 
+def test_one_seed_settles_nothing(folder: SweepFolder) -> None:
+    write(folder, {key: value for key, value in LEDGERS.items() if " 0 " in key}, datasets=TWO, seeds=[0])
+    table = improvement_table(group(folder), None)
+    assert table is not None
+    found = cells(table)["DM over DT"]
+    assert (found["probability"], found["95 % interval"], found["by that interval"]) == (
+        "1.00",
+        "-",
+        "one seed tells nothing",
+    )
+    assert cells(aggregate_table(group(folder)))["DM"]["mean"] == "85.0"
+
+
 def test_only_data_sets_that_all_methods_have_are_summed_up(folder: SweepFolder) -> None:
     ledgers = {key: value for key, value in LEDGERS.items() if key[:2] == "dm" or "expert" not in key}
     write(folder, ledgers, datasets=TWO)

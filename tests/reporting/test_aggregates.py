@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from dmray.reporting.aggregates import (
+    Estimate,
     estimate,
     iqm,
     mean,
@@ -18,6 +19,11 @@ from dmray.reporting.aggregates import (
 
 ONE = [np.array([0.0, 10.0, 20.0, 90.0])]
 TWO = [np.array([0.0, 50.0]), np.array([100.0, 130.0])]
+
+
+def interval_of(found: Estimate) -> tuple[float, float]:
+    assert found.interval is not None
+    return found.interval
 
 
 @pytest.mark.parametrize(
@@ -34,7 +40,8 @@ TWO = [np.array([0.0, 50.0]), np.array([100.0, 130.0])]
 def test_statistics(statistic, scores, answer) -> None:  # type: ignore[no-untyped-def]
     found = estimate(scores, statistic)
     assert found.value == pytest.approx(answer)
-    assert found.low <= answer <= found.high
+    low, high = interval_of(found)
+    assert low <= answer <= high
     assert found.runs == 4
 
 
@@ -42,13 +49,19 @@ def test_intervals_are_those_of_scipys_bootstrap_where_there_is_one_data_set() -
     runs = np.random.default_rng(0).normal(50, 20, 40)
     theirs = bootstrap((runs,), np.mean, method="percentile", n_resamples=9999, random_state=1).confidence_interval
     found = estimate([runs], mean)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.5)
+    assert found.interval == pytest.approx((theirs.low, theirs.high), abs=0.5)
 
 
 def test_seeds_are_drawn_within_their_data_set() -> None:
     """Of two data sets without any spread the mean is certain; a bootstrap over all runs together would doubt it."""
     found = estimate([np.array([0.0, 0.0, 0.0]), np.array([100.0, 100.0, 100.0])], mean)
-    assert (found.value, found.low, found.high) == (50.0, 50.0, 50.0)
+    assert (found.value, found.interval) == (50.0, (50.0, 50.0))
+
+
+def test_a_single_seed_has_no_interval() -> None:
+    """A bootstrap of one number would always draw it: certainty where nothing is known."""
+    assert estimate([np.array([1.0, 2.0]), np.array([5.0])], mean).interval is None
+    assert probability_of_improvement([np.array([1.0, 2.0])], [np.array([0.0])]).interval is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +81,9 @@ def test_seeds_are_drawn_within_their_data_set() -> None:
 def test_probability_of_improvement(first, second, answer) -> None:  # type: ignore[no-untyped-def]
     found = probability_of_improvement(first, second)
     assert found.value == pytest.approx(answer)
-    assert found.low <= found.value <= found.high
+    if found.interval is not None:
+        low, high = found.interval
+        assert low <= found.value <= high
     assert probability_of_improvement(second, first).value == pytest.approx(1 - answer)
 
 
