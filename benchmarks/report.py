@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from timing import write_record
 
-from dmray.execution import plan
+from dmray.execution import Plan, plan
+from dmray.execution.manifest import write_manifest
 from dmray.specs import SweepSpec
 from dmray.tasks import DATASETS
-from dmray.tracking import AttemptStarted, EvaluationDone, SweepFolder, TargetResult, TrialDone, write_json
+from dmray.tracking import AttemptStarted, EvaluationDone, SweepFolder, TargetResult, TrialDone
 
 TARGET_S, TARGET_GIB = 60.0, 2.0
 EPISODES = 100
@@ -63,8 +64,7 @@ def make_up(folder: SweepFolder, num_trials: int, evaluations: int) -> int:
         }
     )
     trials = plan(sweep).trials[:num_trials]
-    content = {"sweep": sweep.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]}
-    write_json(folder.manifest, content)
+    write_manifest(Plan(sweep, trials), folder)
     rng, written = np.random.default_rng(0), 0
     before, after = _halves(rng)
     started = AttemptStarted(time_s=0.0, attempt=1, from_step=0, trial_id="", spec={}, provenance={})

@@ -49,6 +49,13 @@ def test_help_and_status_load_neither_torch_nor_ray(folder: SweepFolder) -> None
     assert ran.stdout.endswith("set()\n")
 
 
+def test_a_damaged_manifest_is_one_clear_line(folder: SweepFolder) -> None:
+    folder.manifest.write_text('{"sweep"')
+    seen = runner.invoke(status.app, [str(folder.path)])
+    assert seen.exit_code == 1
+    assert "sweep.json: not the manifest of a sweep of this version: Invalid JSON" in seen.output.replace("\n", " ")
+
+
 def test_a_misspelt_command_is_told() -> None:
     ran = dmray("statsu")
     assert (ran.returncode, "did you mean 'status'" in ran.stderr) == (2, True)

@@ -6,18 +6,22 @@ from pydantic import ValidationError
 
 from dmray.errors import StorageError
 from dmray.execution.plan import Plan
-from dmray.specs import Spec, SweepSpec, TrialSpec
+from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 from dmray.tracking.folders import SweepFolder, write_json
+
+_BEFORE_IT_WAS_NOTED = 2
 
 
 class _Manifest(Spec):
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
+    identity_version: int = _BEFORE_IT_WAS_NOTED
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:
     """Note the resolved sweep and its trials: all that a report needs beside the ledgers."""
-    write_json(folder.manifest, _Manifest(sweep=plan.sweep, trials=plan.trials).model_dump(mode="json"))
+    manifest = _Manifest(sweep=plan.sweep, trials=plan.trials, identity_version=IDENTITY_VERSION)
+    write_json(folder.manifest, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: SweepFolder) -> Plan:
@@ -37,5 +41,12 @@ def read_manifest(folder: SweepFolder) -> Plan:
     except ValidationError as invalid:
         first = invalid.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise StorageError(f"{path}: not the manifest of a sweep of this version: {place}: {first['msg']}") from None
+        problem = f"{place}: {first['msg']}" if place else first["msg"]
+        raise StorageError(f"{path}: not the manifest of a sweep of this version: {problem}") from None
+    if manifest.identity_version != IDENTITY_VERSION:  # else every trial would be missing under its new name
+        raise StorageError(
+            f"{path}: of another version of dmray, which named trials otherwise (identity_version "
+            f"{manifest.identity_version}, here {IDENTITY_VERSION}); read it with the commit that its ledgers name, or "
+            "run the sweep again"
+        )
     return Plan(manifest.sweep, manifest.trials)

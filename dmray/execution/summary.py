@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from dmray.errors import StorageError
 from dmray.execution.control import OrderKind, read_order
 from dmray.execution.lease import Driver, driver_of
+from dmray.execution.manifest import read_manifest
 from dmray.execution.progress import STATES, Follower, TrialProgress
-from dmray.specs import EarlyStoppingSpec, TrialSpec
 from dmray.tracking import SweepFolder
 
 _OPEN = ("waiting", "running", "left", "interrupted")
@@ -78,18 +75,10 @@ def follower_of(folder: SweepFolder) -> Follower:
     Raises:
         StorageError: none was, or by another version of dmray.
     """
-    try:
-        manifest = json.loads(folder.manifest.read_bytes())
-        trials, rule = manifest["trials"], manifest["sweep"].get("early_stopping")
-        return Follower(
-            folder,
-            [TrialSpec.model_validate(trial) for trial in trials],
-            EarlyStoppingSpec.model_validate(rule) if rule else None,
-        )
-    except (FileNotFoundError, NotADirectoryError):
-        raise StorageError(f"{folder.path}: no sweep was started here; name its file or <storage>/<sweep>") from None
-    except ValidationError as invalid:
-        raise StorageError(f"{folder.manifest}: not the manifest of a sweep of this version: {invalid}") from None
+    if not folder.manifest.exists():
+        raise StorageError(f"{folder.path}: no sweep was started here; name its file or <storage>/<sweep>")
+    plan = read_manifest(folder)
+    return Follower(folder, plan.trials, plan.sweep.early_stopping)
 
 
 def summarize(follower: Follower) -> Summary:

@@ -6,6 +6,7 @@ from dmray.specs.early_stopping import EarlyStoppingSpec, Within
 from dmray.specs.loading import apply_overrides, load_sweep
 from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
 from dmray.specs.trial import (
+    IDENTITY_VERSION,
     DatasetSpec,
     EvaluationSpec,
     Generation,
@@ -16,6 +17,7 @@ from dmray.specs.trial import (
 )
 
 __all__ = [
+    "IDENTITY_VERSION",
     "NO_MLFLOW",
     "DatasetSpec",
     "DecodeMode",

@@ -211,6 +211,8 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
     """
     address = uri or f"sqlite:///{folder.mlflow_database.resolve()}"
     artifacts: Path | None = None
+    if address == NO_MLFLOW:
+        raise TrackingError(f"tracking.mlflow_uri: off: there is nothing to write to; name one: {_sqlite_example()}")
     if _is_folder(address):
         meant = f", did you mean '{NO_MLFLOW}'?" if address.lower() == NO_MLFLOW else ""
         raise TrackingError(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from dmray.errors import StorageError
+from dmray.execution import Plan, manifest
 from dmray.reporting import SweepResults, collect
-from dmray.specs import SweepSpec
+from dmray.specs import IDENTITY_VERSION, SweepSpec
 from dmray.tracking import LedgerRecord, SweepFolder
 from tests.tracking.examples import (
     done,
@@ -106,11 +108,8 @@ def test_data_sets_are_compared_apart(folder: SweepFolder) -> None:
 
 def test_protocols_are_never_mixed(folder: SweepFolder) -> None:
     """Two evaluations of one data set, as a manifest merged from two sweeps could hold."""
-    from dmray.tracking import write_json
-
     ten, hundred = (example_sweep(evaluation={"episodes": n, "every_steps": 20}) for n in (10, 100))
-    trials = [trial.model_dump(mode="json") for sweep in (ten, hundred) for trial in trials_of(sweep)]
-    write_json(folder.manifest, {"sweep": ten.model_dump(mode="json"), "trials": trials})
+    manifest.write_manifest(Plan(ten, (*trials_of(ten), *trials_of(hundred))), folder)
     results = collect(folder)
     assert sorted(comparison.protocol.episodes for comparison in results.comparisons) == [10, 100]
     assert all(len(comparison.cells) == 2 for comparison in results.comparisons)
@@ -119,6 +118,16 @@ def test_protocols_are_never_mixed(folder: SweepFolder) -> None:
 def test_a_folder_without_a_sweep_is_named(folder: SweepFolder) -> None:
     with pytest.raises(StorageError, match=r"example: no sweep here \(no sweep\.json\); name the folder"):
         collect(folder)
+
+
+def test_a_sweep_whose_trials_have_other_names_by_now_is_refused_and_not_reported_empty(folder: SweepFolder) -> None:
+    write_manifest(folder, example_sweep())
+    content = json.loads(folder.manifest.read_text())
+    unnoted = {key: value for key, value in content.items() if key != "identity_version"}
+    for other in (content | {"identity_version": IDENTITY_VERSION + 1}, unnoted):
+        folder.manifest.write_text(json.dumps(other))
+        with pytest.raises(StorageError, match=r"sweep\.json: of another version of dmray, which named trials"):
+            collect(folder)
 
 
 def test_a_damaged_manifest_is_named(folder: SweepFolder) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dmray.specs import SweepSpec, TrialSpec
+from dmray.specs import IDENTITY_VERSION, SweepSpec, TrialSpec
 from dmray.tracking import (
     AttemptFailed,
     AttemptStarted,
@@ -54,7 +54,8 @@ def trials_of(sweep: SweepSpec) -> tuple[TrialSpec, ...]:
 
 def write_manifest(folder: SweepFolder, sweep: SweepSpec) -> None:
     trials = [trial.model_dump(mode="json") for trial in trials_of(sweep)]
-    write_json(folder.manifest, {"sweep": sweep.model_dump(mode="json"), "trials": trials})
+    manifest = {"sweep": sweep.model_dump(mode="json"), "trials": trials, "identity_version": IDENTITY_VERSION}
+    write_json(folder.manifest, manifest)
 
 
 def started(attempt: int = 1, from_step: int = 0) -> AttemptStarted:
