@@ -97,7 +97,10 @@ def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None
             ["-o", "datasets=[antmaze-umaze-v2]"],
             "DMRAY_OFFLINE forbids a download of http://",
         ),
-        (["-o", "datasets=[{name: mine, task: hopper, path: /none.hdf5}]"], "/none.hdf5: no such file"),
+        (
+            ["-o", "datasets=[{name: mine, task: hopper, path: none.hdf5}]"],
+            f"{Path('none.hdf5').absolute()}: no such file",
+        ),
         (["--storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["--mlflow-uri", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         (["--address", "127.0.0.1:9"], "no Ray cluster"),

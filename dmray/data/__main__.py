@@ -113,6 +113,8 @@ def stats(
     sizes = f"{episodes.num_episodes:,} episodes, {episodes.num_transitions:,} transitions"
     out.print(f"{name}: {sizes}, task {opened.task.name} ({opened.task.protocol})", highlight=False)
     out.print(table)
+    asked = ", ".join(f"{target:g}" for target in opened.task.target_returns)
+    out.print(f"target returns {asked}; the greatest return here is {returns.max():,.1f}", highlight=False)
     out.print(f"fingerprint {episodes.fingerprint}", *episodes.notes, sep="\n", highlight=False, soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
         return str(recorded_file(dataset.generate, task, recordings))
     if dataset.path is None:
         return fetch_published(dataset.name)
-    return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(Path(dataset.path).expanduser())
+    return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(Path(dataset.path).expanduser().absolute())
 
 
 def fetch_published(name: str, progress: Progress = silent) -> str:

@@ -93,6 +93,7 @@ def test_stats_are_of_the_episodes(made: Path) -> None:
         mean = float(np.asarray(file["rewards"]).reshape(4, 150).sum(axis=1).mean())
     row = next(line for line in shown.splitlines() if line.startswith("return"))
     assert f"{mean:,.3f}" in row
+    assert "target returns 100, 50; the greatest return here is " in shown
 
 
 def test_a_published_file_is_verified_against_its_first_checksum(tmp_path: Path) -> None:
