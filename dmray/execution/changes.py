@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dmray.execution.manifest import IDENTITY_BEFORE_IT_WAS_NOTED
 from dmray.execution.plan import Plan
 from dmray.execution.survey import ENDED, TrialState
-from dmray.specs import canonical_json, content_hash
+from dmray.specs import IDENTITY_VERSION, canonical_json, content_hash
 from dmray.tracking import SweepFolder
 
 _MOST_FIELDS = 5
@@ -46,7 +47,7 @@ def changes(plan: Plan, folder: SweepFolder, states: Mapping[str, TrialState]) -
     """`plan` against the manifest of the folder's last start; None when it was never started."""
     if not folder.manifest.exists():
         return None
-    before = {_key(spec): spec for spec in json.loads(folder.manifest.read_bytes())["trials"]}
+    before = {_key(spec): spec for spec in _noted(folder)}
     now = {_key(spec): (trial_id, spec) for trial_id, spec in _planned(plan)}
     kept = [states[trial_id] for key, (trial_id, _) in now.items() if key in before]
     done = sum(state in ENDED for state in kept)
@@ -55,9 +56,17 @@ def changes(plan: Plan, folder: SweepFolder, states: Mapping[str, TrialState]) -
     return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))
 
 
+def _noted(folder: SweepFolder) -> Iterator[dict[str, Any]]:
+    """The manifest's trials as they were dumped, each with the version of identities that named it."""
+    manifest = json.loads(folder.manifest.read_bytes())
+    version = manifest.get("identity_version", IDENTITY_BEFORE_IT_WAS_NOTED)
+    for spec in manifest["trials"]:
+        yield {**spec, "identity_version": version}
+
+
 def _planned(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     for trial in plan.trials:
-        yield trial.trial_id, trial.model_dump(mode="json")
+        yield trial.trial_id, {**trial.model_dump(mode="json"), "identity_version": IDENTITY_VERSION}
 
 
 def _key(spec: Mapping[str, Any]) -> str:

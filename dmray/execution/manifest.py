@@ -9,13 +9,13 @@ from dmray.execution.plan import Plan
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 from dmray.tracking.folders import SweepFolder, write_json
 
-_BEFORE_IT_WAS_NOTED = 2
+IDENTITY_BEFORE_IT_WAS_NOTED = 2
 
 
 class _Manifest(Spec):
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
-    identity_version: int = _BEFORE_IT_WAS_NOTED
+    identity_version: int = IDENTITY_BEFORE_IT_WAS_NOTED
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from dmray.execution import TrialState
 from dmray.execution.changes import changes
 from dmray.execution.manifest import write_manifest
+from dmray.specs import IDENTITY_VERSION
 from dmray.tracking import SweepFolder
 from tests.execution.sweeps import tiny_plan
 
@@ -61,3 +63,13 @@ def test_a_data_sets_path_is_no_change(tmp_path: Path) -> None:
 def test_a_folder_that_was_never_started_has_nothing_to_compare_with(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     assert changes(planned, SweepFolder(tmp_path, "tiny"), {}) is None
+
+
+def test_trials_that_another_version_named_are_gone_and_why(tmp_path: Path) -> None:
+    folder, planned = SweepFolder(tmp_path, "tiny"), tiny_plan(tmp_path)
+    write_manifest(planned, folder)
+    manifest = json.loads(folder.manifest.read_bytes())
+    del manifest["identity_version"]  # as before it was noted
+    folder.manifest.write_text(json.dumps(manifest))
+    said = str(changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialState.NEW)))
+    assert said == f"0 done kept, 2 new (identity_version 2 -> {IDENTITY_VERSION}), 2 gone (their folders stay)"
