@@ -1,0 +1,194 @@
+"""The last figures of the benchmarks as one page: `RESULTS.md`, made from the JSON beside it and from nothing else.
+
+python benchmarks/results.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+Rows = list[list[str]]
+
+
+def training_step(record: dict[str, Any]) -> Iterator[str]:
+    """One optimizer step by context length."""
+    results = record["results"]
+    names = list(dict.fromkeys(name for result in results for name in result["step_ms"]))
+    rows = [[f"K {result['context_length']}" for result in results]]
+    for name in names:
+        ours = "DM" if "DM" in name or "Mamba" in name else "DT"
+        rows.append([_beside(result["step_ms"].get(name), result["step_ms"][ours]) for result in results])
+    yield "Milliseconds of one optimizer step, width 128, 6 layers, batches of 16, one thread; in brackets: times ours."
+    yield from _table(["", *rows[0]], [[name, *row] for name, row in zip(names, rows[1:], strict=True)])
+
+
+def scan(record: dict[str, Any]) -> Iterator[str]:
+    """The scan forward with backward by size."""
+    results = record["results"]
+    names = list(dict.fromkeys(name for result in results for name in result["with_backward_ms"]))
+    heads = [" x ".join(str(number) for number in result["size"].values()) for result in results]
+    times = [result["with_backward_ms"] for result in results]
+    yield "Milliseconds of the selective scan, forward with backward, one thread, by windows x tokens x channels x"
+    yield "states; in brackets: times the compiled one."
+    yield from _table(
+        ["", *heads], [[name, *(_beside(each.get(name), each["numba"]) for each in times)] for name in names]
+    )
+
+
+def evaluation(record: dict[str, Any]) -> Iterator[str]:
+    """100 full episodes."""
+    yield "Seconds of 100 episodes of full length, width 128, 6 layers, K 20, beside the published loop (one"
+    yield "environment, batches of one, the window run again through the plain PyTorch scan; extrapolated)."
+    rows = []
+    for result in record["results"]:
+        overhead = 1 - (result["physics"] + result["policy"]) / result["wall"]
+        rows.append(
+            [
+                *(str(result[key]) for key in ("task", "method", "mode", "actors")),
+                *(f"{result[key]:.1f}" for key in ("wall", "physics", "policy")),
+                f"{overhead:.1%}",
+                *(f"{result[key]:.0f}" for key in ("one_env_loop_s", "times_faster")),
+                "" if result["promised"] is None else f"{result['promised']:.0f}",
+            ]
+        )
+    heads = [
+        "task",
+        "method",
+        "decode",
+        "actors",
+        "wall",
+        "physics",
+        "policy",
+        "overhead",
+        "loop",
+        "times faster",
+        "aim",
+    ]
+    yield from _table(heads, rows)
+
+
+def evaluation_beside_training(record: dict[str, Any]) -> Iterator[str]:
+    """Training with an actor at work beside it."""
+    (result,) = record["results"]
+    yield "DM's training steps a second with an evaluation actor at work on the other core, over those without one:"
+    yield f"{result['ratio']:.3f} (aim: 0.95)."
+
+
+def decode(record: dict[str, Any]) -> Iterator[str]:
+    """One decision of a hundred episodes."""
+    results = [result for result in record["results"] if result["episodes"] == 100]
+    names = list(results[0]["ms"])
+    yield "Milliseconds of one decision for a hundred episodes at once, width 128, 6 layers, one thread, by context"
+    yield "length ([plot](../docs/inference.png))."
+    rows = [[name, *(f"{result['ms'][name]:.1f}" for result in results)] for name in names]
+    yield from _table(["", *(f"K {result['context']}" for result in results)], rows)
+
+
+def env_steps(record: dict[str, Any]) -> Iterator[str]:
+    """Simulator steps."""
+    yield "Simulator steps a second on one core, a hundred episodes with random actions: ours, a loop over gymnasium's"
+    yield "environments, and bare `mj_step`."
+    heads = ["family", "engine", "ours", "loop", "mj_step"]
+    rows = [
+        [
+            result["family"],
+            result["engine"],
+            *(f"{result['steps_per_s'][key]:,.0f}" for key in ("ours", "loop", "floor")),
+        ]
+        for result in record["results"]
+    ]
+    yield from _table(heads, rows)
+
+
+def sweep_overhead(record: dict[str, Any]) -> Iterator[str]:
+    """Ray's part."""
+    settings = record["settings"]
+    yield f"Trials of {settings['seconds']:.0f} s in {settings['slots']} slots, by executor."
+    heads = ["executor", "slots busy", "idle seconds a trial", "processes", "head's GiB with 16 slots"]
+    rows = [
+        [
+            result["executor"],
+            f"{result['slots_busy']:.0%}",
+            f"{result['idle_s_per_trial']:.1f}",
+            str(result["processes"]),
+            f"{result['head_gib_with_16_slots']:.1f}",
+        ]
+        for result in record["results"]
+    ]
+    yield from _table(heads, rows)
+
+
+def many_trials(record: dict[str, Any]) -> Iterator[str]:
+    """Trivial trials."""
+    first = record["results"][0]
+    yield f"{record['settings']['trials']} trivial trials in one process: {first['wall_s']:.0f} s."
+
+
+def report(record: dict[str, Any]) -> Iterator[str]:
+    """The report of a large sweep."""
+    (result,) = record["results"]
+    yield f"The report of {result['trials']:,} trials of {result['evaluations']:,} evaluations:"
+    yield f"{result['wall_s']:.0f} s, {result['peak_gib']:.1f} GiB."
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
+    "evaluation": evaluation,
+    "evaluation_beside_training": evaluation_beside_training,
+    "decode": decode,
+    "training_step": training_step,
+    "scan": scan,
+    "env_steps": env_steps,
+    "sweep_overhead": sweep_overhead,
+    "many_trials": many_trials,
+    "report": report,
+}
+
+
+def page() -> str:
+    """The whole of it, Markdown."""
+    lines = [
+        "# Results",
+        "",
+        "Made by `python benchmarks/results.py` from the JSON beside it; each part is one script's.",
+        "",
+    ]
+    for name, part in PARTS.items():
+        path = HERE / f"{name}.json"
+        if path.exists():
+            record = json.loads(path.read_text())
+            lines += [f"## {name}", "", _machine(record), "", *part(record), ""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _machine(record: dict[str, Any]) -> str:
+    made = record.get("made_by")
+    if made is None:
+        return "*2 cores.*"
+    hardware, commit = made["hardware"], (made["git"]["commit"] or "unknown")[:7]
+    device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
+    return f"*{device}; torch {made['versions']['torch']}; commit {commit}.*"
+
+
+def _beside(ms: float | None, ours: float) -> str:
+    return "" if ms is None else f"{ms:.1f}" if ms == ours else f"{ms:.1f} ({ms / ours:.1f})"
+
+
+def _table(heads: Iterable[str], rows: Rows) -> Iterator[str]:
+    heads = list(heads)
+    yield ""
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def main() -> None:
+    (HERE / "RESULTS.md").write_text(page())
+
+
+if __name__ == "__main__":
+    main()
