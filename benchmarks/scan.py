@@ -2,10 +2,10 @@
 
     python benchmarks/scan.py [--quick] [--device cuda] [--json FILE]
 
-In one process on one thread, in turns, medians over the rounds. `reference` is our step loop in plain PyTorch, beside
-it what other packages run where mamba-ssm's kernels do not (`other_scans`), up to `LONGEST_OF_OTHERS` tokens, beyond
-which they take minutes. What is not installed is left out, and said. The error is that of the output against the
-reference in double precision, relative to its norm.
+In one process on one thread, in turns of a tenth of a second, medians over the rounds. `reference` is our step loop in
+plain PyTorch, beside it what other packages run where mamba-ssm's kernels do not (`other_scans`), up to
+`LONGEST_OF_OTHERS` tokens, beyond which they take minutes. What is not installed is left out, and said. The error is
+that of the output against the reference in double precision, relative to its norm.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dmray.testing.scan_contract import scan_inputs
 QUICK = ((16, 40, 256, 16), (16, 60, 256, 16))
 SIZES = (*QUICK, (16, 180, 256, 16), (16, 600, 256, 16), (50, 40, 256, 16), (1, 40, 256, 16))
 LONGEST_OF_OTHERS = 180
+_TURN_S = 0.1
 
 
 OTHERS: Mapping[str, Callable[[], Scan]] = {
@@ -45,7 +46,7 @@ _load = cache(lambda name: SCANS[name]())
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="two sizes, five rounds")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -73,8 +74,9 @@ def main() -> None:
 def measure(size: tuple[int, int, int, int], backends: list[str], device: str, rounds: int) -> dict[str, Any]:
     inputs = [x.to(device).requires_grad_() for x in scan_inputs(size)]
     grad_y = torch.ones_like(inputs[0])
-    forward = in_turns({name: partial(_forward, name, inputs) for name in backends}, rounds)
-    whole = in_turns({name: partial(_with_backward, name, inputs, grad_y) for name in backends}, rounds)
+    forward = in_turns({name: partial(_forward, name, inputs) for name in backends}, rounds, turn_s=_TURN_S)
+    backward = {name: partial(_with_backward, name, inputs, grad_y) for name in backends}
+    whole = in_turns(backward, rounds, turn_s=_TURN_S)
     exact = _forward("reference", [x.double() for x in inputs])
     errors = {name: float((_forward(name, inputs) - exact).norm() / exact.norm()) for name in backends}
     return {

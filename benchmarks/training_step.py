@@ -44,6 +44,8 @@ LONGEST = {  # context lengths
     "DM, reference scan": 200,
     "DM, mamba-ssm's selective_scan_ref": 60,
     "transformers MambaModel": 60,
+    "transformers DecisionTransformer": 200,
+    "d3rlpy DecisionTransformer": 200,
 }
 Step = Callable[[], object]
 
