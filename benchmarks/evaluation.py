@@ -267,7 +267,7 @@ def training_rates() -> dict[str, list[float]]:
     """Steps a second of a DM trial, by whether an evaluation actor works beside it all the time, in turns."""
     import ray
 
-    from dmray.execution.on_ray.evaluation_pool import NAMESPACE, EvaluationPool, RemoteEvaluation
+    from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool, RemoteEvaluation
     from dmray.specs import ResourcesSpec
 
     ray.init(
@@ -287,11 +287,11 @@ def training_rates() -> dict[str, list[float]]:
 
 
 def _trained(storage: Path, name: str, every: int, service: Any) -> float:
-    from dmray.execution import plan
-    from dmray.execution.job import TrialJob
-    from dmray.execution.trial import run_trial
+    from dmray.planning.plan import plan
+    from dmray.records import SweepFolder
     from dmray.specs import SweepSpec
-    from dmray.tracking import SweepFolder
+    from dmray.trial.job import TrialJob
+    from dmray.trial.run import run_trial
 
     sweep = SweepSpec.model_validate(
         {

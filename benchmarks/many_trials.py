@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from timing import write_record
 
-from dmray.execution import Plan, plan, survey
-from dmray.execution.local import LocalRunner
-from dmray.execution.session import run_sweep
-from dmray.execution.survey import DONE
+from dmray.driver.local_runner import LocalRunner
+from dmray.driver.session import run_sweep
+from dmray.planning.plan import Plan, plan
+from dmray.progress.trial_states import DONE, survey
+from dmray.records import SweepFolder
 from dmray.specs import SweepSpec
-from dmray.tracking import SweepFolder
 
 TARGET_S = 120.0
 

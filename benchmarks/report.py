@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from timing import write_record
 
-from dmray.execution import Plan, plan
-from dmray.execution.manifest import write_manifest
+from dmray.planning.manifest import write_manifest
+from dmray.planning.plan import Plan, plan
+from dmray.records import AttemptStarted, EvaluationDone, SweepFolder, TargetResult, TrialDone
 from dmray.specs import SweepSpec
 from dmray.tasks import DATASETS
-from dmray.tracking import AttemptStarted, EvaluationDone, SweepFolder, TargetResult, TrialDone
 
 TARGET_S, TARGET_GIB = 60.0, 2.0
 EPISODES = 100

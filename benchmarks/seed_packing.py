@@ -25,7 +25,7 @@ from timing import in_turns, medians_ms, write_record
 from torch import Tensor
 from training_step import ACTIONS, OBSERVATIONS, random_episodes
 
-from dmray.data import Windows, WindowSampler
+from dmray.datasets import Windows, WindowSampler
 from dmray.fields import Token
 from dmray.models import selective_scan
 from dmray.models.causal_conv import causal_conv_silu

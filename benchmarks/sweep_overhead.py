@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from timing import write_record
 
-from dmray.execution import plan
-from dmray.execution.local import LocalRunner
+from dmray.driver.local_runner import LocalRunner
+from dmray.planning.plan import plan
+from dmray.records import AttemptStarted, SweepFolder, TrialDone, read_ledger
 from dmray.specs import SweepSpec
-from dmray.tracking import AttemptStarted, SweepFolder, TrialDone, read_ledger
 
 SLOTS = 2
 HEAD_SLOTS = 16  # the head of a cluster with so many trials at once

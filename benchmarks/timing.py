@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dmray.tracking import provenance
+from dmray.records import provenance
 
 _ENOUGH_S, _FEWEST = 60.0, 3
 

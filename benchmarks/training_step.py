@@ -32,7 +32,7 @@ from rich.table import Table
 from timing import in_turns, medians_ms, write_record
 from torch import Tensor, nn
 
-from dmray.data import Episodes, WindowSampler
+from dmray.datasets import Episodes, WindowSampler
 from dmray.models import mamba
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.specs import MethodName, ModelSpec, TrainingSpec

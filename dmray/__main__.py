@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from dmray.command_line import err, out
+from dmray.cli.shared import err, out
 from dmray.registry import unknown
 
 COMMANDS = {
@@ -35,7 +35,7 @@ def main() -> None:
         err.print(f"error: {unknown('command', name, COMMANDS)}", style="bold red", highlight=False, markup=False)
         raise SystemExit(2)
     sys.argv = [f"dmray {name}", *rest]  # what a command says of itself
-    import_module("dmray.data.__main__" if name == "data" else f"dmray.{name}").app(prog_name=sys.argv[0])
+    import_module("dmray.cli.data" if name == "data" else f"dmray.{name}").app(prog_name=sys.argv[0])
 
 
 if __name__ == "__main__":

@@ -1,51 +1,6 @@
-"""`python -m dmray.doctor`: what this machine has, what is missing and how to get it; `--calibrate`: how fast it is."""
+"""`python -m dmray.doctor`, the same as `dmray doctor`."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Annotated
-
-import typer
-from rich.table import Table
-from rich.text import Text
-
-from dmray.command_line import err, new_app, out, told
-from dmray.execution.calibration import calibration_file, hardware_name, save_calibration
-
-app = new_app()
-
-
-@app.command()
-def main(
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure training and evaluation here, about a minute, for --plan.")
-    ] = False,
-    storage: Annotated[Path, typer.Option(help="The folder whose free space counts.")] = Path("runs"),
-    mlflow_uri: Annotated[str | None, typer.Option(help="Does this MLflow server answer?")] = None,
-) -> None:
-    """Tell what is here, one line each, ok or missing with the cure; exit status 1 if something needed is missing."""
-    from dmray.execution.examination import examine
-
-    with told():
-        findings = list(examine(storage, mlflow_uri))
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for finding in findings:
-            colour = {"ok": "green", "missing": "red", "optional": "yellow"}[finding.verdict]
-            table.add_row(f"[{colour}]{finding.verdict}[/]", finding.name, Text(finding.found))
-        out.print(table)
-        if calibrate:
-            _calibrate()
-    raise typer.Exit(int(any(finding.verdict == "missing" for finding in findings)))
-
-
-def _calibrate() -> None:
-    from dmray.execution.measuring import calibrate
-
-    err.print(f"calibrating {hardware_name()}: leave the machine to it for a minute", highlight=False)
-    made = calibrate(lambda line: err.print(f"  {line}", highlight=False, markup=False))
-    save_calibration(made)
-    out.print(f"stored in {calibration_file(made.hardware)}", highlight=False, soft_wrap=True)
-
+from dmray.cli.doctor import app
 
 if __name__ == "__main__":
     app()

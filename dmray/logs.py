@@ -1,62 +1,6 @@
-"""`python -m dmray.logs SWEEP TRIAL`: what a trial's attempts did."""
+"""`python -m dmray.logs`, the same as `dmray logs`."""
 
-from __future__ import annotations
-
-import time
-from typing import Annotated
-
-import typer
-
-from dmray.command_line import SweepSource, SweepStorage, bearing_outages, new_app, told
-from dmray.errors import StorageError
-from dmray.execution.finding import FoundSweep, find_trial, found_sweep
-from dmray.execution.trial_log import lines_of_attempt
-from dmray.tracking import TrialFolder
-
-app = new_app()
-
-
-@app.command()
-def main(
-    sweep: SweepSource,
-    trial: Annotated[str, typer.Argument(help="The trial's id, or its beginning, or its end.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial is done, or Ctrl-C.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="What one attempt wrote; else all of it.")] = None,
-    storage: SweepStorage = None,
-) -> None:
-    """Print a trial's log.txt: host, process and device of its attempts, evaluations, checkpoints, warnings, errors."""
-    with told(), found_sweep(sweep, storage) as found:
-        folder = find_trial(found, trial)
-        found.see_log(folder)
-        content = folder.log.read_bytes() if folder.log.exists() else b""
-        text = content.decode(errors="replace")
-        shown = text if attempt is None else lines_of_attempt(text, attempt)
-        if not shown and not follow:
-            of_it = f" of attempt {attempt}" if attempt else ""
-            raise StorageError(f"{found.where}: {folder.path.name}: nothing in its log.txt{of_it}")
-        typer.echo(shown, nl=False)
-        if follow:
-            _follow(found, folder, len(content))
-
-
-def _follow(found: FoundSweep, folder: TrialFolder, offset: int) -> None:
-    try:
-        while True:
-            ended = folder.done.exists()  # before the last look
-            if folder.log.exists():
-                with folder.log.open("rb") as stream:
-                    stream.seek(offset)
-                    new = stream.read()
-                offset += len(new)
-                typer.echo(new.decode(errors="replace"), nl=False)
-            if ended:
-                return
-            time.sleep(found.look_every_s)
-            with bearing_outages():
-                found.see_log(folder)
-    except KeyboardInterrupt:
-        return
-
+from dmray.cli.logs import app
 
 if __name__ == "__main__":
     app()

@@ -1,31 +1,6 @@
-"""`python -m dmray.resume SWEEP`: a paused sweep goes on; for one without a driver, the command that continues it."""
+"""`python -m dmray.resume`, the same as `dmray resume`."""
 
-from __future__ import annotations
-
-from dmray.command_line import SweepSource, SweepStorage, new_app, out, told
-from dmray.errors import StorageError
-from dmray.execution.finding import found_sweep
-from dmray.execution.lease import nobody
-
-app = new_app()
-
-
-@app.command()
-def main(sweep: SweepSource, storage: SweepStorage = None) -> None:
-    """Let a paused sweep go on. Exit status 1 where no driver waits for that."""
-    with told(), found_sweep(sweep, storage) as found:
-        driver, order = found.driver_and_order()
-        again = f"continue with:\n  {(order and order.again) or 'python -m dmray.sweep FILE --resume'}"
-        if driver is None or not driver.alive:
-            raise StorageError(f"{found.where}: {nobody(driver)}; {again}")
-        if order and order.kind in ("stop", "kill"):
-            raise StorageError(f"{found.where}: it is being stopped (by {order.by}); once it has ended, {again}")
-        if order and order.kind == "pause":
-            found.give_order("run")
-            out.print("it goes on", highlight=False)
-        else:
-            out.print("it is not paused", highlight=False)
-
+from dmray.cli.resume import app
 
 if __name__ == "__main__":
     app()

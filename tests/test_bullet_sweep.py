@@ -9,15 +9,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dmray import evaluate
-from dmray.execution import Plan, TrialState
-from dmray.execution.local import LocalRunner
-from dmray.execution.on_ray import RayRunner
-from dmray.execution.session import Runner, run_sweep
+from dmray.cli import evaluate
+from dmray.driver.local_runner import LocalRunner
+from dmray.driver.session import Runner, run_sweep
+from dmray.on_ray import RayRunner
+from dmray.planning.plan import Plan
+from dmray.progress.trial_states import TrialState
+from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.reporting import write_report
-from dmray.tracking import AttemptStarted, SweepFolder, read_ledger
-from tests.execution.sweeps import science_of, tiny_plan
 from tests.rollout.test_bullet_engine import needs_bullet
+from tests.sweeps import science_of, tiny_plan
 
 CHANGES: dict[str, Any] = {
     "datasets": [

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dmray.execution import TrialState, survey
-from dmray.tracking import AttemptStarted, SweepFolder, read_ledger
-from tests.execution.sweeps import science_of, sweep_file, tiny_plan
+from dmray.progress.trial_states import TrialState, survey
+from dmray.records import AttemptStarted, SweepFolder, read_ledger
+from tests.sweeps import science_of, sweep_file, tiny_plan
 
 CHANGES = {
     "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],

@@ -5,7 +5,7 @@ from dmray.policies.authors import from_authors
 from dmray.policies.decoding import Decoder, make_decoder, predicted_subgoals
 from dmray.policies.layout import Layout
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
-from dmray.policies.recipe import PolicyRecipe, PolicyShape
+from dmray.policies.recipe import PolicyRecipe, PolicyShape, policy_recipe
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder
 from dmray.policies.window_decoder import WindowDecoder
@@ -25,6 +25,7 @@ __all__ = [
     "algorithm",
     "from_authors",
     "make_decoder",
+    "policy_recipe",
     "predicted_subgoals",
     "snapshot",
 ]

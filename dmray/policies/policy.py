@@ -22,7 +22,7 @@ from dmray.policies.recipe import PolicyRecipe
 from dmray.policies.sequence_model import SequenceModel
 
 if TYPE_CHECKING:
-    from dmray.data import Windows
+    from dmray.datasets import Windows
 
 
 class SequencePolicy(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dmray.fields import Field
 from dmray.policies.algorithms import ActionInput
-from dmray.specs import MethodName, ModelSpec
+from dmray.specs import MethodName, ModelSpec, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -37,3 +37,10 @@ class PolicyRecipe:
     action_input: ActionInput
     shape: PolicyShape
     return_scale: float
+
+
+def policy_recipe(trial: TrialSpec, shape: PolicyShape) -> PolicyRecipe:
+    """How to build the policy of a (planned) trial."""
+    model: ModelSpec = trial.model
+    assert trial.evaluation.return_scale is not None, "a planned trial names its return scale"
+    return PolicyRecipe(trial.method, model, trial.training.action_input, shape, trial.evaluation.return_scale)

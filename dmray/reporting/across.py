@@ -11,6 +11,7 @@ from typing import get_args
 
 import numpy as np
 
+from dmray.mlflow_mirror.labels import method_label
 from dmray.reporting.aggregates import (
     Statistic,
     estimate,
@@ -24,7 +25,6 @@ from dmray.reporting.aggregates import (
 from dmray.reporting.document import Cell, Table
 from dmray.reporting.results import CellResult, Comparison, Protocol
 from dmray.specs import MethodName
-from dmray.tracking import method_label
 
 METHODS: tuple[str, ...] = get_args(MethodName)
 _MAMBA = ("dm", "dm+r", "hdm")

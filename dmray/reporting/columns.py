@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from dmray.records import Score, write_atomic
 from dmray.reporting.results import SweepResults, TrialResult
 from dmray.tasks import task_of
-from dmray.tracking import Score, write_atomic
 
 
 def write_csv(path: Path, table: pa.Table) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
+from dmray.mlflow_mirror.labels import method_label
+from dmray.records import Score
 from dmray.reporting.document import Cell, Table
 from dmray.reporting.results import CellResult, Comparison
 from dmray.reporting.tables import NOTHING, spread_text
 from dmray.specs import ModelSpec
-from dmray.tracking import Score, method_label
 
 DIFFERENCES = (
     "The paper gives one number without a spread and does not say whether it is the last or the best score, nor how "

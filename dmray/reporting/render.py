@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmray.records import SweepFolder, write_atomic
 from dmray.reporting.across import Group, aggregate_table, cost_table, groups_of, improvement_table
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
 from dmray.reporting.document import Block, Bullets, Cell, Heading, Image, Paragraph, Table, to_html, to_markdown
@@ -15,7 +16,6 @@ from dmray.reporting.latex import to_latex
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.results import UNSCORED, Comparison, Protocol, SweepResults, TrialResult, collect
 from dmray.reporting.tables import overview_table, score_table, verdict
-from dmray.tracking import SweepFolder, write_atomic
 
 _MOST_LISTED = 50
 

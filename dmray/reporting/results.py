@@ -11,19 +11,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 
-from dmray.execution.manifest import read_manifest
+from dmray.mlflow_mirror.labels import method_label
+from dmray.planning.manifest import read_manifest
+from dmray.records import LedgerSummary, RungJudged, Score, ScoreSeries, Spread, SweepFolder, summarize_ledgers
 from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
 from dmray.tasks import Task, task_of
-from dmray.tracking import (
-    LedgerSummary,
-    RungJudged,
-    Score,
-    ScoreSeries,
-    Spread,
-    SweepFolder,
-    method_label,
-    summarize_ledgers,
-)
 
 Status = Literal["finished", "diverged", "stopped", "failed", "unfinished", "missing"]
 UNSCORED: tuple[Status, ...] = ("diverged", "stopped", "failed", "unfinished", "missing")

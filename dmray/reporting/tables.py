@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from dmray.records import Spread
 from dmray.reporting.across import Group
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
 from dmray.reporting.document import Cell, Table
 from dmray.reporting.results import UNSCORED, CellResult, Comparison
-from dmray.tracking import Spread
 
 NOTHING = "-"
 STOPPED = "stopped"

@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dmray.records import SweepFolder
 from dmray.reporting.document import Table
 from dmray.reporting.results import SweepResults, collect
 from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, score_table, verdict
-from dmray.tracking import SweepFolder
 
 _ONLY_IN_THE_REPORT = frozenset({LAST_TEN, IQM})
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from dmray.data import Subtask
+from dmray.datasets import Subtask
 from dmray.errors import EngineError
 from dmray.registry import lookup
 from dmray.rollout.bodies import Bodies

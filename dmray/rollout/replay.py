@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from dmray.data import Episodes
+from dmray.datasets import Episodes
 from dmray.errors import EngineError
 from dmray.rollout.engine import VectorEngine, make_engine
 from dmray.tasks import Task

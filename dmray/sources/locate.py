@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dmray.data import check_is_d4rl, download_minari
+from dmray.datasets import check_is_d4rl, download_minari
 from dmray.downloads import FetchSettings, Progress, RemoteFile, fetch, silent
 from dmray.sources.recordings import recorded_file
 from dmray.specs import DatasetSpec

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dmray.data import (
+from dmray.datasets import (
     Episodes,
     FileRules,
     MinariFacts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 from pathlib import Path
 
-from dmray.data import write_d4rl_hdf5
+from dmray.datasets import write_d4rl_hdf5
 from dmray.rollout import RecordedTransitions, record_maze, record_random
 from dmray.specs import Generation, content_hash
 from dmray.tasks import Task

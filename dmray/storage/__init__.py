@@ -1,8 +1,8 @@
 """Sweeps whose storage is an object store: files are worked on here and kept there. Light: fsspec loads when opened."""
 
-from dmray.storage.glimpse import Glimpse
 from dmray.storage.place import Role, begun_sweep, is_url, object_name, split_url, store_of, sweep_folder
 from dmray.storage.publisher import Publisher
+from dmray.storage.read_only_view import Glimpse
 from dmray.storage.store import Store
 from dmray.storage.sweep_copy import SweepCopy, fetch_from_store
 from dmray.storage.trial_copy import bring_trial, clear_trial

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from dmray.errors import StorageError
+from dmray.records.folders import SweepFolder
 from dmray.storage.store import Store
-from dmray.tracking.folders import SweepFolder
 
 Role = Literal["worker", "driver", "reader"]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmray.errors import StorageError, StoreUnavailableError
+from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.storage.place import object_name
 from dmray.storage.store import Store
-from dmray.tracking.folders import SweepFolder, TrialFolder
 
 _log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from dmray.errors import MissingPackageError, StorageError, StoreUnavailableError
+from dmray.records.folders import write_atomic
 from dmray.registry import nearest
-from dmray.tracking.folders import write_atomic
 
 T = TypeVar("T")
 _VERSION_KEYS = ("ETag", "etag", "generation", "mtime", "created")

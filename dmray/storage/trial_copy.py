@@ -10,11 +10,11 @@ import logging
 import shutil
 from datetime import datetime
 
+from dmray.records import AttemptStarted, TrialFolder, read_ledger, write_atomic
+from dmray.records.folders import SweepFolder
+from dmray.records.ledger import Ledger
 from dmray.storage.place import object_name
 from dmray.storage.store import Store
-from dmray.tracking import AttemptStarted, TrialFolder, read_ledger, write_atomic
-from dmray.tracking.folders import SweepFolder
-from dmray.tracking.ledger import Ledger
 
 _log = logging.getLogger(__name__)
 _LOCK = ".worker.lock"  # held by whoever calls

@@ -17,7 +17,7 @@ import torch.distributed
 from torch import Tensor
 from torch.nn import Parameter
 
-from dmray.data.windows import Windows
+from dmray.datasets.windows import Windows
 from dmray.errors import TeamDismissedError, TeamError
 
 

@@ -23,7 +23,7 @@ from dmray.training.captured_step import CapturedStep
 from dmray.training.team import Team
 
 if TYPE_CHECKING:
-    from dmray.data import Windows
+    from dmray.datasets import Windows
 
 
 class Sampler(Protocol):

@@ -7,7 +7,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.tracking.mlflow_server import free_port
+from tests.mlflow_mirror.mlflow_server import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 REGION = "us-west-2"

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from cluster import prepare_aws
-from dmray.execution.on_ray.resources import DRIVER_RESOURCE, Machines, fit
+from dmray.on_ray.resources import DRIVER_RESOURCE, Machines, fit
 from dmray.specs import load_sweep
 from tests.cluster.conftest import REGION, REPOSITORY, MockedAws
 

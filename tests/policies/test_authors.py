@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmray.data import Windows
+from dmray.datasets import Windows
 from dmray.errors import CheckpointError
 from dmray.fields import Field
 from dmray.policies import SequencePolicy, from_authors

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from dmray.data import Windows
+from dmray.datasets import Windows
 from dmray.fields import Field, Token
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.policies.algorithms import ActionInput

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from dmray.records import SweepFolder
 from dmray.reporting import collect
 from dmray.reporting.across import Group, aggregate_table, cost_table, groups_of, improvement_table
 from dmray.reporting.document import Table
 from dmray.reporting.latex import to_latex
 from dmray.reporting.paper import paper_table
-from dmray.tracking import SweepFolder
+from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger, write_manifest
 from tests.reporting.test_tables import cells, write
-from tests.tracking.examples import example_sweep, trials_of, whole_trial, write_ledger, write_manifest
 
 TWO = ["hopper-medium-v2", "hopper-expert-v2"]
 LEDGERS: dict[str, list[Any]] = {

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from dmray.records import SweepFolder
 from dmray.reporting import collect, write_report
 from dmray.reporting.across import aggregate_table, groups_of, improvement_table
 from dmray.reporting.figures import curve_of
 from dmray.reporting.tables import overview_table, score_table, verdict
-from dmray.tracking import SweepFolder
+from tests.mlflow_mirror.examples import evaluated, judged, started, stopped_trial, whole_trial
 from tests.reporting.test_tables import cells, comparison, strong, write
-from tests.tracking.examples import evaluated, judged, started, stopped_trial, whole_trial
 
 RULE = {"grace_steps": 20, "reduction_factor": 2, "within": "dataset"}
 LEDGERS: dict[str, list[Any]] = {

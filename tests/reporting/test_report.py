@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dmray.report import app
+from dmray.cli.report import app
+from dmray.records import SweepFolder
 from dmray.reporting import collect, write_report
 from dmray.reporting.document import Bullets, Cell, Heading, Paragraph, Table, to_html, to_markdown
 from dmray.reporting.figures import curve_of
-from dmray.tracking import SweepFolder
-from tests.tracking.examples import (
+from tests.mlflow_mirror.examples import (
     evaluated,
     example_sweep,
     failed,

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from dmray.errors import StorageError
-from dmray.execution import Plan, manifest
+from dmray.planning import manifest
+from dmray.planning.plan import Plan
+from dmray.records import LedgerRecord, SweepFolder
 from dmray.reporting import SweepResults, collect
 from dmray.specs import IDENTITY_VERSION, SweepSpec
-from dmray.tracking import LedgerRecord, SweepFolder
-from tests.tracking.examples import (
+from tests.mlflow_mirror.examples import (
     done,
     evaluated,
     example_sweep,

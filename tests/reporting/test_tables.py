@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from dmray.records import SweepFolder
 from dmray.reporting import Comparison, collect, render_results
 from dmray.reporting.across import groups_of
 from dmray.reporting.columns import trial_columns
 from dmray.reporting.document import Table
 from dmray.reporting.tables import overview_table, score_table, verdict
-from dmray.tracking import SweepFolder
-from tests.tracking.examples import (
+from tests.mlflow_mirror.examples import (
     done,
     example_sweep,
     failed,

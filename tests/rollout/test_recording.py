@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmray.data import Episodes, FileRules, read_d4rl_hdf5, write_d4rl_hdf5
+from dmray.datasets import Episodes, FileRules, read_d4rl_hdf5, write_d4rl_hdf5
 from dmray.errors import EngineError
 from dmray.rollout import EvaluationRequest, RecordedTransitions, record_decoder, record_random, replay_errors
 from dmray.rollout.recording import RandomActions

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dmray.data import write_d4rl_hdf5
+from dmray.datasets import write_d4rl_hdf5
 from dmray.errors import DatasetError, StorageError
 from dmray.rollout import make_engine
 from dmray.sources import file_rules, locate, open_dataset, open_file, recorded_file

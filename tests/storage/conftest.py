@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.tracking.mlflow_server import free_port
+from tests.mlflow_mirror.mlflow_server import free_port
 
 
 @dataclass

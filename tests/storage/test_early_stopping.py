@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dmray.execution.evaluation import InlineEvaluation
-from dmray.execution.job import TrialJob
-from dmray.execution.trial import run_trial
+from dmray.records import SweepFolder, TrialStopped
 from dmray.storage import Store, sweep_folder
-from dmray.tracking import SweepFolder, TrialStopped
-from tests.execution.sweeps import science_of, tiny_plan
-from tests.execution.test_early_stopping import ONE_METHOD
+from dmray.trial.evaluation import InlineEvaluation
+from dmray.trial.job import TrialJob
+from dmray.trial.run import run_trial
 from tests.storage.test_sweeps import from_steps, ledger_in_store, read
+from tests.sweeps import science_of, tiny_plan
+from tests.trial.test_early_stopping import ONE_METHOD
 
 
 def test_trials_on_s3_stop_by_each_others_scores_and_go_on_on_another_machine(

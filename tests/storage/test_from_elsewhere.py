@@ -18,19 +18,20 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dmray import logs, pause, report, resume, status, stop, track
+from dmray.cli import logs, pause, report, resume, status, stop, track
+from dmray.coordination.heartbeat import Beat, StoreBeats
+from dmray.coordination.store_commands import StoreOrders
+from dmray.driver.local_runner import LocalRunner
+from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
-from dmray.execution import TrialState, remote
-from dmray.execution.beats import Beat, StoreBeats
-from dmray.execution.finding import SweepInStore, found_sweep
-from dmray.execution.local import LocalRunner
-from dmray.execution.session import run_sweep
-from dmray.execution.store_orders import StoreOrders
+from dmray.progress.sweep_handle import SweepInStore, found_sweep
+from dmray.progress.trial_states import TrialState
+from dmray.records import Ledger, LedgerRecord, SweepFolder, write_json
 from dmray.storage import Store, sweep_folder
-from dmray.tracking import Ledger, LedgerRecord, SweepFolder, write_json
-from tests.execution.sweeps import sweep_file, tiny_plan
-from tests.execution.test_progress import begun, done, evaluated, failed, started, trained
+from dmray.trial import publish as remote
+from tests.progress.test_progress import begun, done, evaluated, failed, started, trained
 from tests.storage.conftest import S3
+from tests.sweeps import sweep_file, tiny_plan
 
 runner = CliRunner()
 ENDLESS: dict[str, Any] = {
@@ -72,7 +73,7 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
 ) -> None:
     monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
     monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
-    monkeypatch.setattr("dmray.execution.control._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("dmray.coordination.commands._LOOK_EVERY_S", 0.01)
     plan, states = tiny_plan(s3_url, **ENDLESS), {}
 
     def drive() -> None:

@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from dmray.coordination.heartbeat import Beat
+from dmray.coordination.sweep_lock import Pace, store_lease
 from dmray.errors import StorageError
-from dmray.execution.beats import Beat
-from dmray.execution.lease import Pace, store_lease
 from dmray.storage import Store
 
 PACE = Pace(beat_s=0.05, stale_s=0.5, settle_s=0.01)

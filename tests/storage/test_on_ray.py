@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dmray.execution import TrialState
-from dmray.execution.on_ray import RayRunner
-from dmray.execution.session import run_sweep
+from dmray.driver.session import run_sweep
+from dmray.on_ray import RayRunner
+from dmray.progress.trial_states import TrialState
+from dmray.records import SweepFolder
 from dmray.storage import Store, sweep_folder
-from dmray.tracking import SweepFolder
-from tests.execution.sweeps import tiny_plan
+from tests.sweeps import tiny_plan
 
 
 @pytest.mark.ray

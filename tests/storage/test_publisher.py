@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from dmray.errors import StorageError, StoreUnavailableError
+from dmray.records import SweepFolder, TrialFolder, write_atomic
 from dmray.storage import Publisher, Store
 from dmray.storage.publisher import PublishPace
-from dmray.tracking import SweepFolder, TrialFolder, write_atomic
 from tests.storage.conftest import S3
 
 FAST = PublishPace(every_s=0.01, shortest_pause_s=0.01, longest_pause_s=0.05)

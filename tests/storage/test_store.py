@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from dmray.errors import MissingPackageError, StorageError, StoreUnavailableError
+from dmray.records import SweepFolder
 from dmray.storage import Store, is_url, split_url, sweep_folder
 from dmray.storage.place import object_name
-from dmray.tracking import SweepFolder
 from tests.storage.conftest import S3
 
 

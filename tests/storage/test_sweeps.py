@@ -14,25 +14,28 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dmray import evaluate, report, sweep
+from dmray.cli import evaluate, report, sweep
+from dmray.coordination.commands import Left, give_order, next_order, read_order
+from dmray.coordination.store_commands import StoreOrders
+from dmray.driver.local_runner import LocalRunner
+from dmray.driver.session import run_sweep
 from dmray.errors import CheckpointError, StorageError
-from dmray.execution import Plan, TrialState, remote, survey
-from dmray.execution.control import Left, give_order, next_order, read_order
-from dmray.execution.evaluation import InlineEvaluation
-from dmray.execution.job import TrialJob
-from dmray.execution.local import LocalRunner
-from dmray.execution.remote import Refresh, share_recording
-from dmray.execution.session import run_sweep
-from dmray.execution.store_orders import StoreOrders
-from dmray.execution.trial import run_trial
+from dmray.planning.plan import Plan
+from dmray.progress.trial_states import TrialState, survey
+from dmray.records import AttemptFailed, AttemptLeft, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
+from dmray.records.records import ledger_line
 from dmray.reporting import write_report
 from dmray.specs import TrialSpec
 from dmray.storage import Store, SweepCopy, sweep_folder
-from dmray.tracking import AttemptFailed, AttemptLeft, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
-from dmray.tracking.records import ledger_line
-from tests.execution.sweeps import science_of, sweep_file, tiny_plan
-from tests.execution.test_trial import Killed, StopAt
+from dmray.trial import publish as remote
+from dmray.trial.evaluation import InlineEvaluation
+from dmray.trial.job import TrialJob
+from dmray.driver.store_session import Refresh
+from dmray.trial.publish import share_recording
+from dmray.trial.run import run_trial
 from tests.storage.conftest import S3
+from tests.sweeps import science_of, sweep_file, tiny_plan
+from tests.trial.test_run import Killed, StopAt
 
 
 def run(plan: Plan) -> dict[str, TrialState]:
@@ -186,9 +189,9 @@ def test_a_killed_trial_goes_on_from_the_store_on_another_machine(
 
 KILLED_AT_30 = """
 import os, signal, sys, time
-from dmray.execution.evaluation import InlineEvaluation
-from dmray.execution.job import TrialJob
-from dmray.execution.trial import run_trial
+from dmray.trial.evaluation import InlineEvaluation
+from dmray.trial.job import TrialJob
+from dmray.trial.run import run_trial
 from dmray.storage import Store
 job = TrialJob.model_validate_json(sys.argv[1])
 store = Store(f"{job.storage}/tiny")

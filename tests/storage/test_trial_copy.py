@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dmray.records import AttemptFailed, AttemptStarted, Ledger, SweepFolder, TrialFolder, write_atomic
 from dmray.storage import Store, bring_trial, clear_trial
-from dmray.tracking import AttemptFailed, AttemptStarted, Ledger, SweepFolder, TrialFolder, write_atomic
 
 
 @pytest.fixture

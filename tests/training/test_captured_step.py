@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmray.data import WindowSampler
+from dmray.datasets import WindowSampler
 from dmray.errors import CaptureError
 from dmray.specs import MethodName, TrainingSpec
 from dmray.training import Trainer
 from dmray.training.captured_step import CapturedStep
-from tests.data.examples import episodes_of
+from tests.datasets.examples import episodes_of
 from tests.policies.windows import TINY, tiny_policy
 
 METHODS: tuple[MethodName, ...] = ("dt", "dm", "dm+r", "hdt", "hdm")

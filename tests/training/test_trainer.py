@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from dmray.data import Windows
+from dmray.datasets import Windows
 from dmray.policies import SequencePolicy
 from dmray.specs import MethodName, TrainingSpec
 from dmray.training import StepMetrics, Team, Trainer

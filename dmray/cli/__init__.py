@@ -1,0 +1,1 @@
+"""The command lines, one module a command; each is a thin layer over a library function."""

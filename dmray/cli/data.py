@@ -1,0 +1,249 @@
+"""`python -m dmray.data list | fetch | verify | stats | make`: the data sets, on the command line."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from dmray.cli.shared import check_writable, err, new_app, out, told
+from dmray.datasets import Statistics
+from dmray.downloads import progress_bar, verify
+from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
+from dmray.registry import lookup, unknown
+from dmray.rollout import make_engine, replay_errors
+from dmray.sources import (
+    OpenedDataset,
+    download_folders,
+    fetch_published,
+    open_dataset,
+    open_file,
+    record,
+    remote_file,
+    write_recording,
+)
+from dmray.specs import DatasetSpec, Generation
+from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, TASKS, Task, entry_of
+
+app = new_app()
+_REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
+_STARTS, _FAR = 16, 100.0  # episodes' starts; deviations, ten times what honest files of the seven families show
+
+
+@app.command("list")
+def list_datasets(
+    pattern: Annotated[str, typer.Argument(help="Names, for example 'hopper-*'.")] = "*",
+    protocol: Annotated[str | None, typer.Option(help="d4rl-mujoco, d4rl-bullet or minari.")] = None,
+) -> None:
+    """The published data sets: how each is evaluated and scored, and which are on this machine."""
+    with told():
+        if protocol is not None:
+            lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("data set", "protocol", "environment", "observation", "horizon", "score 0", "score 100", "targets"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("here")
+    for name in _matching(pattern):
+        task = TASKS[DATASETS[name].task]
+        if protocol in (None, task.protocol):
+            table.add_row(name, *_columns(task), "yes" if _here(name) else "")
+    out.print(table)
+
+
+@app.command()
+def fetch(names: Annotated[list[str], typer.Argument(help="Names or patterns: hopper-medium-v2 'antmaze-*'.")]) -> None:
+    """Download data sets; a download that was cut goes on where it stopped."""
+    with told():
+        for name in [name for pattern in names for name in _matching(pattern)]:
+            with progress_bar(err) as progress:
+                path = fetch_published(name, progress)
+            out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("verify")
+def verify_datasets(
+    names: Annotated[list[str], typer.Argument(help="Names, patterns, or files of --task.")],
+    task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
+    replay: Annotated[bool, typer.Option(help="Also replay recorded actions in the simulator.")] = True,
+) -> None:
+    """Hold files against their checksums, read them whole, and replay them: do data and simulator agree?"""
+    failed = False
+    for name in [name for given in names for name in _to_verify(given, task)]:
+        try:
+            opened = _opened(name, task)
+            _check_starts(opened)
+            notes = [*_checksum(name, task), *opened.episodes.notes, *(_replayed(opened) if replay else [])]
+            out.print(f"[green]ok[/green]  {name}: {opened.episodes.num_transitions:,} transitions", highlight=False)
+            for note in notes:
+                out.print(f"      {note}", highlight=False, markup=False, soft_wrap=True)
+        except DmrayError as problem:
+            failed = True
+            said = str(problem).removeprefix(f"{name}: ")
+            err.print(f"bad {name}: {said}", style="red", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def stats(
+    name: Annotated[str, typer.Argument(help="A published name, or a file of --task.")],
+    task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
+) -> None:
+    """What is in a data set: episodes, lengths, returns, normalized scores, ranges."""
+    with told():
+        opened = _opened(name, task)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "mean", "std", "min", "median", "max"):
+        table.add_column(heading, justify="right" if heading else "left")
+    episodes, returns = opened.episodes, opened.episodes.returns()
+    rows = {
+        "episode length": episodes.lengths,
+        "return": returns,
+        "normalized score": np.array([opened.task.reference.normalize(value) for value in returns]),
+        "reward": episodes.rewards,
+        "observation": episodes.observations,
+        "action": episodes.actions,
+    }
+    for label, values in rows.items():
+        table.add_row(label, *(f"{value:,.3f}" for value in _summary(values)))
+    sizes = f"{episodes.num_episodes:,} episodes, {episodes.num_transitions:,} transitions"
+    out.print(f"{name}: {sizes}, task {opened.task.name} ({opened.task.protocol})", highlight=False)
+    out.print(table)
+    asked = ", ".join(f"{target:g}" for target in opened.task.target_returns)
+    out.print(f"target returns {asked}; the greatest return here is {returns.max():,.1f}", highlight=False)
+    out.print(f"fingerprint {episodes.fingerprint}", *episodes.notes, sep="\n", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def make(
+    task: Annotated[str, typer.Option(help="The task, for example hopper or maze2d-umaze.")],
+    out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    behaviour: Annotated[
+        Literal["random", "play", "expert", "mixed"], typer.Option(help="All but random: maze2d's planner.")
+    ] = "random",
+    transitions: Annotated[int, typer.Option(min=1, help="At least so many; episodes are whole.")] = 10_000,
+    checkpoint: Annotated[Path | None, typer.Option(help="Record this policy (best.pt, last.pt) instead.")] = None,
+    target_return: Annotated[float | None, typer.Option(help="What the policy is asked for; else the task's.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Record episodes in D4RL's layout: of random actions, of the maze planner, or of a trained policy."""
+    with told():
+        where = lookup("task", task, TASKS, SpecError)
+        check_writable(out_file, "--out")
+        if out_file.exists():
+            raise StorageError(f"--out {out_file}: is there already; remove it, or name another file")
+        if checkpoint is None:
+            made = Generation(behaviour=behaviour, transitions=transitions, seed=seed)
+            if target_return is not None:
+                raise SpecError(f"--target-return {target_return:g}: is asked of a policy; name its --checkpoint")
+            recorded, by = record(made, where), made.model_dump_json()
+        else:
+            from dmray.inference.recording import record_checkpoint  # loads torch
+
+            recorded = record_checkpoint(checkpoint, where, transitions, seed, target_return)
+            by = checkpoint.name if target_return is None else f"{checkpoint.name} asked for {target_return:g}"
+        write_recording(out_file, recorded, where, by)
+    out.print(f"{out_file}: {len(recorded.rewards):,} transitions of {task}", highlight=False, soft_wrap=True)
+
+
+def _matching(pattern: str) -> list[str]:
+    found = [name for name in DATASETS if fnmatchcase(name, pattern)]
+    if not found:
+        with told():
+            entry_of(pattern)
+            raise SpecError(unknown("data set", pattern, DATASETS))
+    return found
+
+
+def _to_verify(given: str, task: str | None) -> list[str]:
+    """A file or a name stands for itself, a pattern for what is on this machine."""
+    if task is not None or Path(given).is_file() or given in DATASETS:
+        return [given]
+    return [name for name in _matching(given) if _here(name)]
+
+
+def _columns(task: Task) -> tuple[str, ...]:
+    scale = (f"{task.reference.minimum:g}", f"{task.reference.maximum:g}")
+    targets = ", ".join(f"{target:g}" for target in task.target_returns)
+    return task.protocol, f"{task.engine}: {task.env_id}", str(task.observation_dim), str(task.horizon), *scale, targets
+
+
+def _here(name: str) -> bool:
+    if DATASETS[name].url.startswith(MINARI_SCHEME):
+        return False
+    return any((folder / remote_file(name).name).is_file() for folder in download_folders())
+
+
+def _opened(name: str, task: str | None) -> OpenedDataset:
+    """A file of `task`, or a published data set that is on this machine."""
+    if task is not None:
+        return open_file(Path(name), lookup("task", task, TASKS, SpecError))
+    if name not in DATASETS and Path(name).is_file():
+        raise SpecError(f"{name}: say which task it is of, for example --task hopper")
+    entry = entry_of(name)
+    if not entry.url.startswith(MINARI_SCHEME) and not _here(name):
+        raise DatasetError(f"not on this machine: python -m dmray.data fetch {name}")
+    return open_dataset(DatasetSpec(name=name), TASKS[entry.task], Path())
+
+
+def _checksum(name: str, task: str | None) -> list[str]:
+    """What the manifest says of a published file."""
+    if task is not None or DATASETS[name].url.startswith(MINARI_SCHEME):
+        return []
+    remote = remote_file(name)
+    folder = next(folder for folder in download_folders() if (folder / remote.name).is_file())
+    return [str(verify(remote.name, folder))]
+
+
+def _summary(values: np.ndarray) -> tuple[float, ...]:
+    return values.mean(dtype=np.float64), values.std(dtype=np.float64), values.min(), np.median(values), values.max()
+
+
+def _check_starts(opened: OpenedDataset) -> None:
+    """Policies see z-scores: a number that hardly varies in the file and is another in the simulator drowns the rest.
+
+    Raises:
+        DatasetError: there is one.
+    """
+    try:
+        with closing(make_engine(opened.task, _STARTS)) as engine:
+            shown = engine.reset(range(_STARTS))
+    except EngineError:  # the replay, or the sweep, says so
+        return
+    statistics = Statistics.of(opened.episodes)
+    furthest = np.abs((shown - statistics.mean) / statistics.std).max(axis=0)
+    worst = int(furthest.argmax())
+    if furthest[worst] > _FAR:
+        raise DatasetError(
+            f"observation number {worst} (from 0) is {statistics.mean[worst]:.4g} ± {statistics.std[worst]:.1g} in the "
+            f"file, but {shown[:, worst].min():.4g} to {shown[:, worst].max():.4g} where {opened.task.env_id} starts: "
+            f"{furthest[worst]:,.0f} deviations; is it another task's file?"
+        )
+
+
+def _replayed(opened: OpenedDataset) -> list[str]:
+    """What a replay shows.
+
+    Raises:
+        DatasetError: the simulator does not repeat most episodes.
+    """
+    try:
+        errors = replay_errors(opened.task, opened.episodes, _REPLAYED_STEPS).max(axis=1)
+    except EngineError as cannot:
+        return [f"not replayed: {cannot}"]
+    same = int((errors < _REPLAY_TOLERANCE).sum())
+    seen = (
+        f"{same} of {len(errors)} replayed episodes stay within {_REPLAY_TOLERANCE:g} for {_REPLAYED_STEPS} steps "
+        f"(median {np.median(errors):.1g})"
+    )
+    if same < len(errors) / 2:
+        raise DatasetError(f"{opened.task.env_id} does not repeat it: {seen}; is it another task's file?")
+    return [f"{opened.task.env_id} repeats it: {seen}"]
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,87 @@
+"""What `--plan` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group
+from rich.table import Table
+
+from dmray.planning.cost import Cost, total_cost
+from dmray.planning.plan import Plan
+from dmray.planning.time_estimate import Bill
+from dmray.progress.trial_states import DONE, TrialState
+from dmray.specs import SweepSpec, TrialSpec
+
+_ORDERS = {
+    "methods_together": "in this order; on each data set, seed by seed",
+    "seeds_together": "in this order; on each data set, method by method with all seeds",
+    "cheap_first": "those with the least work first",
+}
+
+
+def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
+    """Trials by data set in the order of their start, what they cost at most, and what is already done."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("data set", no_wrap=True)
+    for name in ("trials", "training steps", "env steps <=", "disk", "done"):
+        table.add_column(name, justify="right", no_wrap=True)
+    log_every_steps = plan.sweep.tracking.log_every_steps
+    for dataset in dict.fromkeys(trial.dataset.name for trial in plan.trials):
+        trials = [trial for trial in plan.trials if trial.dataset.name == dataset]
+        done = sum(states[trial.trial_id] in DONE for trial in trials)
+        table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, log_every_steps)), f"{done}/{len(trials)}")
+    steps, env_steps, disk = _cost(total_cost(plan.trials, log_every_steps))
+    counts = Counter(states.values())
+    return Group(
+        f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
+        *_comparison(plan.trials),
+        *_early_stopping(plan.sweep),
+        "",
+        table,
+        "",
+        f"cost: {steps} training steps, at most {env_steps} env steps, about {disk} on disk",
+        f"trials: {', '.join(f'{counts[state]} {state}' for state in TrialState if counts[state])}",
+    )
+
+
+def render_bill(bill: Bill, hardware: str) -> str:
+    """The bill in one line, and what it was made from."""
+    gpus = f"{bill.gpu_hours:.3g} GPU-hours, " if bill.gpu_hours else ""
+    return (
+        f"time: {bill.trial_hours:.3g} hours of training, {gpus}at most {bill.evaluation_core_hours:.3g} core-hours of "
+        f"evaluation; about {bill.wall_hours:.3g} hours in all\n"
+        f"  (to a factor of two, from the calibration of {hardware})"
+    )
+
+
+def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
+    """The methods at each model size, and the seeds: what is run on every data set."""
+    sizes = dict.fromkeys(trial.model for trial in trials)
+    lines = []
+    for model in sizes:
+        methods = dict.fromkeys(trial.method for trial in trials if trial.model == model)
+        lines.append(
+            f"  {' '.join(methods)}  (width {model.d_model}, {model.n_layer} layers, context {model.context_length})"
+        )
+    seeds = dict.fromkeys(str(trial.seed) for trial in trials)
+    return [*lines, f"  seeds {' '.join(seeds)}"]
+
+
+def _early_stopping(sweep: SweepSpec) -> list[str]:
+    rule = sweep.early_stopping
+    if rule is None:
+        return []
+    rungs = " ".join(f"{step:,}" for step in rule.rungs(sweep.training, sweep.evaluation))
+    best = f"the best 1/{rule.reduction_factor} within a {rule.within}, seed by seed"
+    return [f"  early stopping: after steps {rungs} {best}, go on"]
+
+
+def _cost(cost: Cost) -> tuple[str, str, str]:
+    return _short(cost.training_steps), _short(cost.env_steps), _short(cost.disk_bytes, "B")
+
+
+def _short(number: float, unit: str = "") -> str:
+    power = min(len(str(int(number))) - 1, 12) // 3
+    return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T'][power]}{unit}".strip()

@@ -1,0 +1,104 @@
+"""`python -m dmray.status SWEEP`: how far a sweep is, from its records alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from typing import Annotated
+
+import typer
+from rich.live import Live
+
+from dmray.cli.shared import SweepSource, SweepStorage, bearing_outages, new_app, out, told
+from dmray.progress.progress import Follower
+from dmray.progress.summary import Summary, follower_of, summarize
+from dmray.progress.summary_view import text, with_driver
+from dmray.progress.sweep_handle import FoundSweep, found_sweep
+
+app = new_app()
+_FINE, _NOBODY, _FAILED = 0, 3, 4
+
+
+@app.command()
+def main(
+    sweep: SweepSource,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until no driver is left.")] = False,
+    every_s: Annotated[
+        float | None, typer.Option("--every", min=0.1, help="Seconds between two looks; else 1; of an object store 5.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a look, its keys are stable.")] = False,
+    storage: SweepStorage = None,
+) -> None:
+    """Tell how far a sweep is.
+
+    Exit status 0: a driver is at work, or everything is done. 3: trials are open and nobody works on them.
+    4: nothing is open, and trials have failed.
+    """
+    with told(), found_sweep(sweep, storage) as found:
+        view = _View(found)
+        summary = view.look()
+        if watch:
+            summary = _watch(view, summary, every_s or found.look_every_s, as_json)
+        else:
+            _show(summary, as_json)
+    raise typer.Exit(_exit_status(summary))
+
+
+class _View:
+    """A sweep that is looked at, once or again and again."""
+
+    def __init__(self, found: FoundSweep) -> None:
+        self._found = found
+        self._follower: Follower | None = None
+
+    def look(self) -> Summary:
+        self._found.see_progress()
+        if self._follower is None:
+            self._follower = follower_of(self._found.folder)
+        return replace(summarize(self._follower), folder=self._found.where)
+
+    def look_again(self, before: Summary) -> Summary:
+        """The sweep now; as it was `before`, while its store does not answer."""
+        with bearing_outages():
+            return self.look()
+        return before
+
+
+def _watch(view: _View, summary: Summary, every_s: float, as_json: bool) -> Summary:
+    """Show it again and again; the last one, at rest."""
+    try:
+        if as_json or not out.is_terminal:
+            while True:
+                _show(summary, as_json)
+                if not summary.at_work:
+                    return summary
+                time.sleep(every_s)
+                summary = view.look_again(summary)
+        with Live(with_driver(summary), console=out, auto_refresh=False) as live:
+            while summary.at_work:
+                time.sleep(every_s)
+                summary = view.look_again(summary)
+                live.update(with_driver(summary), refresh=True)
+    except KeyboardInterrupt:
+        pass
+    return summary
+
+
+def _show(summary: Summary, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(summary)))
+    elif out.is_terminal:
+        out.print(with_driver(summary), highlight=False)
+    else:
+        typer.echo(text(summary))
+
+
+def _exit_status(summary: Summary) -> int:
+    if summary.at_work or summary.done:
+        return _FINE
+    return _FAILED if summary.ended else _NOBODY
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,77 @@
+"""`python -m dmray.track replay|champions SWEEP...`: what a sweep's ledgers hold into MLflow, at any time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmray.cli.shared import err, new_app, out, told
+from dmray.mlflow_mirror.replay import Replayed, replay_from_store
+from dmray.mlflow_mirror.replay import replay as replay_sweep
+from dmray.progress.sweep_handle import locate
+from dmray.records import SweepFolder
+from dmray.storage import is_url
+
+app = new_app()
+
+_Sweeps = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SWEEP...", help="A sweep's file, or where it is: runs/quickstart, s3://bucket/prefix/quickstart."
+    ),
+]
+_MlflowUri = Annotated[
+    str | None, typer.Option(help="Where to; else where the sweep meant to, or SQLite in its storage folder.")
+]
+
+
+@app.callback()
+def main() -> None:
+    """What a sweep's folder holds, in MLflow."""
+
+
+@app.command()
+def replay(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
+    """Fill MLflow in from ledgers: a sweep that ran without it, whose server was down, or for another server.
+
+    What is there already stays as it is, so it may be run again, and after every new start of the sweep.
+    """
+    replayed = [_replayed(place, mlflow_uri) for place in sweeps]
+    raise typer.Exit(0 if all(each.lag.problem is None for each in replayed) else 1)
+
+
+@app.command()
+def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
+    """Replay, then put the best policies into MLflow's model registry: models:/dmray-<method>-<family>@<data set>.
+
+    The best is the cell with the highest mean last score; of its seeds the one nearest their median, final weights.
+    """
+    replayed = [_replayed(place, mlflow_uri, register=True) for place in sweeps]
+    for each in (champion for done in replayed for champion in done.champions):
+        trial, score = each.tags["dmray.trial_key"], each.cell_score
+        out.print(f"models:/{each.model}@{each.alias}  {trial}, cell {score:.2f}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if all(each.lag.problem is None for each in replayed) else 1)
+
+
+def _replayed(sweep: str, mlflow_uri: str | None, register: bool = False) -> Replayed:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with told():
+        storage, name = locate(sweep)
+        if is_url(storage):
+            replayed = replay_from_store(storage, name, mlflow_uri, register)
+        else:
+            replayed = replay_sweep(SweepFolder(Path(storage), name), mlflow_uri, register)
+    where = f"{storage}/{name}"
+    if replayed.lag.problem is None:
+        out.print(f"{where}: all of it is in experiment dmray/{name}", highlight=False, soft_wrap=True)
+    else:
+        lag = replayed.lag
+        err.print(f"{where}: {lag.records} records are missing: {lag.problem}", highlight=False, soft_wrap=True)
+    return replayed
+
+
+if __name__ == "__main__":
+    app()

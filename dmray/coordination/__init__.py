@@ -1,0 +1,1 @@
+"""How a sweep's processes find each other: commands to a running sweep, its lock and its heartbeat."""

@@ -1,0 +1,91 @@
+"""A driver's sign of life, as a file or as an object of a store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from dmray.records.folders import SweepFolder, write_atomic
+from dmray.specs import Spec
+from dmray.storage import Store
+
+BEAT_NAME = ".driver.json"
+
+
+class Beat(Spec):
+    """What `.driver.json` holds; `count` grows with each renewal, `time_s` is for people."""
+
+    host: str
+    pid: int
+    holder: str
+    count: int
+    time_s: float
+
+    @classmethod
+    def now(cls, holder: str, count: int) -> Beat:
+        """This process's."""
+        return cls(host=socket.gethostname(), pid=os.getpid(), holder=holder, count=count, time_s=time.time())
+
+
+class Beats(Protocol):
+    """Where a sweep's beat is."""
+
+    def read(self) -> Beat | None:
+        """None: there is none, or it is no beat."""
+
+    def write(self, beat: Beat, create: bool = False) -> bool:
+        """Put `beat` there; with `create`, only where there is none. Whether it was put."""
+
+    def remove(self) -> None:
+        """Remove what is there."""
+
+
+class FileBeats:
+    """The beat in a sweep's folder. Its writer holds a file lock, so `create` always succeeds."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._file = folder.path / BEAT_NAME
+
+    def read(self) -> Beat | None:
+        try:
+            return _parsed(self._file.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def write(self, beat: Beat, create: bool = False) -> bool:
+        write_atomic(self._file, beat.model_dump_json().encode())
+        return True
+
+    def remove(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+
+class StoreBeats:
+    """The beat in an object store. `create` is exact where the store knows conditional puts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self) -> Beat | None:
+        return _parsed(self._store.read(BEAT_NAME) or b"")
+
+    def write(self, beat: Beat, create: bool = False) -> bool:
+        content = beat.model_dump_json().encode()
+        if create:
+            return self._store.create(BEAT_NAME, content)
+        self._store.write(BEAT_NAME, content)
+        return True
+
+    def remove(self) -> None:
+        self._store.remove(BEAT_NAME)
+
+
+def _parsed(content: bytes) -> Beat | None:
+    try:
+        return Beat.model_validate_json(content)
+    except ValidationError:
+        return None

@@ -1,0 +1,35 @@
+"""Offline data: D4RL files, statistics, subgoal labels, training windows."""
+
+from dmray.datasets.d4rl_hdf5 import FileRules, check_is_d4rl, read_d4rl_hdf5, write_d4rl_hdf5
+from dmray.datasets.episodes import Episodes
+from dmray.datasets.mapped import mapped
+from dmray.datasets.minari_dataset import (
+    MinariFacts,
+    download_minari,
+    minari_facts,
+    minari_metadata_file,
+    read_minari,
+)
+from dmray.datasets.statistics import Statistics
+from dmray.datasets.subgoals import subgoal_rows
+from dmray.datasets.subtask_rewards import Subtask
+from dmray.datasets.windows import Windows, WindowSampler
+
+__all__ = [
+    "Episodes",
+    "FileRules",
+    "MinariFacts",
+    "Statistics",
+    "Subtask",
+    "WindowSampler",
+    "Windows",
+    "check_is_d4rl",
+    "download_minari",
+    "mapped",
+    "minari_facts",
+    "minari_metadata_file",
+    "read_d4rl_hdf5",
+    "read_minari",
+    "subgoal_rows",
+    "write_d4rl_hdf5",
+]

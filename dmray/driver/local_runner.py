@@ -1,0 +1,36 @@
+"""Runs trials one after the other in this process, without Ray: for debugging, and for a handful of small trials."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from dmray.coordination.commands import Left
+from dmray.planning.plan import Plan
+from dmray.records import SweepFolder
+from dmray.specs import TrialSpec
+from dmray.trial.evaluation import InlineEvaluation
+from dmray.trial.job import TrialJob
+from dmray.driver.store_session import Refresh
+from dmray.trial.run import run_trial
+
+_log = logging.getLogger(__name__)
+
+
+class LocalRunner:
+    """The same trials, records and files as on Ray. Nobody could go on after a hang here, so none is ended."""
+
+    def run(
+        self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh = lambda: None
+    ) -> list[TrialSpec]:
+        """Run `todo`; a trial that fails is recorded in its ledger, and the others go on."""
+        jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]  # all under the order that stands now
+        left = []
+        for trial, job in zip(todo, jobs, strict=True):
+            try:
+                run_trial(job.model_copy(update={"no_progress_timeout_s": None}), InlineEvaluation())
+            except Left:
+                left.append(trial)
+            except Exception as cause:  # noqa: BLE001 - recorded by run_trial with its traceback
+                _log.warning("%s failed: %s", trial.trial_id, cause)
+        return left

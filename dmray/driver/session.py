@@ -1,0 +1,104 @@
+"""A sweep from start to end: lease, survey, records, runner, progress, MLflow, report."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from dmray.coordination.commands import obeying, read_order, wait_for_run
+from dmray.driver import preflight
+from dmray.mlflow_mirror.mirror import MlflowMirror
+from dmray.periodic_thread import MirrorThread
+from dmray.progress.changes import changes
+from dmray.planning.disk_space import require_space_for
+from dmray.planning.manifest import write_manifest
+from dmray.planning.plan import Plan
+from dmray.planning.trial_filter import EVERYTHING, Choice
+from dmray.progress.progress import Follower
+from dmray.progress.summary_view import ProgressView
+from dmray.progress.trial_states import TrialState, survey, to_run
+from dmray.records import SweepFolder
+from dmray.specs import NO_MLFLOW, TrialSpec
+from dmray.driver.store_session import Refresh, held
+
+_log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Something that runs trials: Ray, or this process."""
+
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh) -> Sequence[TrialSpec]:
+        """Run `todo` until each trial has ended, well or not; their folders tell. Gives those that left on order."""
+
+
+ReportWriter = Callable[[SweepFolder], Path]  # makes the report of a sweep's folder, gives the report's folder
+
+
+def run_sweep(
+    plan: Plan,
+    folder: SweepFolder,
+    runner: Runner,
+    write_report: ReportWriter,
+    *,
+    resume: bool,
+    console: Console,
+    choice: Choice = EVERYTHING,
+    again: str = "",
+) -> dict[str, TrialState]:
+    """Run what is not done of `choice` with progress on `console`, then report; the state of each trial afterwards.
+
+    Meanwhile `dmray.coordination.commands` says how to pause or stop it; `again` is the command that continues it.
+
+    Raises:
+        DatasetError: a data set has no file here, or its task no simulator.
+        StorageError: the folder cannot be written, another driver holds it, or trials were begun and not `resume`.
+        TrackingError: the MLflow server does not answer at the start (later it may come and go).
+        ClusterError: the sweep does not fit the machines.
+    """
+    folder.make_writable()
+    with held(plan, folder) as refresh, obeying(folder, again):
+        states = survey(plan, folder)
+        todo = to_run(plan, states, resume, choice)
+        preflight.check(todo, folder.datasets)
+        require_space_for(todo, plan.sweep, folder.path)
+        if (difference := changes(plan, folder, states)) and difference.any:
+            _log.info("the sweep file has changed: %s", difference)
+        with _mirrored(plan, folder) as attach:
+            write_manifest(plan, folder)  # not before: a start without an MLflow to write to changes nothing
+            if todo:
+                with ProgressView(Follower(folder, plan.trials, plan.sweep.early_stopping), console):
+                    _run(plan, todo, folder, runner, refresh)
+            attach(write_report(folder))
+        return survey(plan, folder)
+
+
+def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:
+    """Run `todo`, again after each pause, until nothing has left or the sweep is to stop."""
+    while todo:
+        refresh()  # the order to run is where all workers see it
+        before = read_order(folder)
+        todo = runner.run(plan, todo, folder, refresh)
+        refresh()
+        if todo and (not wait_for_run(folder) or read_order(folder) == before):  # the same: they left for no order
+            return
+
+
+@contextlib.contextmanager
+def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None]]:
+    """MLflow follows the ledgers meanwhile and is complete in the end; yields how to attach a report."""
+    tracking = plan.sweep.tracking
+    if tracking.mlflow_uri == NO_MLFLOW:
+        yield lambda report: None
+        return
+    mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials)
+    reports: list[Path] = []
+    try:
+        with MirrorThread(mirror, tracking.flush_every_s):
+            yield reports.append
+    finally:
+        mirror.close(*reports)

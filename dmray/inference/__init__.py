@@ -1,0 +1,1 @@
+"""Policies from checkpoints: load, act, evaluate, record."""

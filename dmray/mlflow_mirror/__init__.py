@@ -1,0 +1,1 @@
+"""MLflow as a copy of the ledgers. Light to import: MLflow loads when a store is opened."""

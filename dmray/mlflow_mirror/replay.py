@@ -1,0 +1,54 @@
+"""A sweep's folder into MLflow, apart from any run of the sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dmray.coordination.sweep_lock import lease, store_lease
+from dmray.mlflow_mirror.champions import Champion
+from dmray.mlflow_mirror.mirror import Lag, MlflowMirror
+from dmray.planning.manifest import read_manifest
+from dmray.records import SweepFolder
+from dmray.specs import NO_MLFLOW
+from dmray.storage import SweepCopy, begun_sweep
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What MLflow lacks now, and the policies that were put into its model registry."""
+
+    lag: Lag
+    champions: tuple[Champion, ...] = ()
+
+
+def replay(folder: SweepFolder, uri: str | None, register: bool = False) -> Replayed:
+    """Bring what the ledgers hold into the MLflow at `uri`; with `register` then the best policies into its registry.
+
+    `uri` None: where the sweep was to be tracked, which for a sweep without MLflow is its storage folder's SQLite file.
+    What is incomplete is not registered.
+
+    Raises:
+        StorageError: there is no sweep in the folder, or its driver runs: then that one fills MLflow in.
+        TrackingError: nothing answers at `uri`, or its registry refuses.
+    """
+    plan = read_manifest(folder)
+    meant = plan.sweep.tracking.mlflow_uri
+    with lease(folder):
+        mirror = MlflowMirror.open(uri or (None if meant == NO_MLFLOW else meant), folder, plan.sweep, plan.trials)
+        lag = mirror.close(folder.report)
+        return Replayed(lag, tuple(mirror.register()) if register and lag.problem is None else ())
+
+
+def replay_from_store(storage: str, name: str, uri: str | None, register: bool = False) -> Replayed:
+    """`replay` of a sweep in an object store, which no driver may take up meanwhile.
+
+    Raises:
+        StorageError, StoreUnavailableError: as `replay`, and as their names say.
+        TrackingError: as `replay`.
+    """
+    with store_lease(begun_sweep(storage, name)):
+        copy = SweepCopy.fetched(storage, name, with_weights=True)
+        copy.fetch_report()
+        replayed = replay(copy.folder, uri, register)
+        copy.push()  # the name by which another machine finds these runs again, if they are the first
+        return replayed

@@ -1,0 +1,295 @@
+"""MLflow as a place to put runs: the only module that imports it, and only when a store is opened.
+
+Every call either takes effect or raises `StoreError`; a call that raised may have taken effect (an answer can be lost).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from dmray.errors import TrackingError
+from dmray.mlflow_mirror import shared_view, sqlite
+from dmray.mlflow_mirror.champions import Champion, ensure_registered
+from dmray.mlflow_mirror.dataset_input import DatasetUsed
+from dmray.mlflow_mirror.logged_policy import LoggedPolicy, ensure_logged
+from dmray.mlflow_mirror.metric_points import Point
+from dmray.records.folders import SweepFolder
+from dmray.registry import unknown
+from dmray.specs import NO_MLFLOW
+
+POINTS_PER_BATCH = 1000  # this and the next are MLflow's own limits
+_LABELS_PER_BATCH, _LONGEST_VALUE = 100, 5000
+_PROBE_TIMEOUT_S = 5.0
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_DATABASES = {"postgresql", "mysql", "mssql"}
+_SCHEMES = (*_PORTS, "sqlite", "databricks", "databricks-uc", "uc")
+_ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must not hold up the end of a sweep
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
+_CURE = "start it, correct --mlflow-uri, or run without MLflow: --mlflow-uri off"
+
+
+class StoreError(Exception):
+    """A call failed. `refused`: the server answered and does not want this; else it may work later."""
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as a store shows it: `metrics` holds the latest value of each, `params` the keys that are set."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+    params: frozenset[str]
+    metrics: Mapping[str, float]
+    ended_s: float = 0.0
+
+
+class RunStore(Protocol):
+    """What the mirror needs of MLflow. More than three methods, because MLflow's runs have that many sides."""
+
+    def find_runs(self, tag: str, value: str) -> list[StoredRun]:
+        """All runs of the experiment with this tag, oldest first."""
+
+    def create_run(self, name: str, tags: Mapping[str, str], start_ms: int) -> str:
+        """A new run, RUNNING; its id."""
+
+    def log(
+        self, run_id: str, points: Sequence[Point] = (), params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}
+    ) -> None:
+        """Params, then points (at most `POINTS_PER_BATCH`, committed together), then tags."""
+
+    def steps(self, run_id: str, key: str) -> set[int]:
+        """The steps that a metric has."""
+
+    def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+
+    def save(self, run_id: str, content: str | Path, place: str) -> None:
+        """Put a text into the artifact `place`, or a file or a folder's content into the artifact folder `place`."""
+
+    def log_dataset(self, run_id: str, dataset: DatasetUsed) -> None:
+        """What the run trains on. May be called again."""
+
+    def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
+        """A checkpoint as a model of the run. May be called again."""
+
+    def register(self, champion: Champion, sweep_id: str) -> None:
+        """Put a policy into the model registry under its alias. May be called again."""
+
+
+class MlflowStore:
+    """One experiment of an MLflow server or database."""
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None) -> None:
+        """Connect; makes the experiment where it is missing, with its artifacts in `artifacts` (None: the server's).
+
+        Raises:
+            TrackingError: nothing answers, the server refuses, or the experiment was deleted.
+        """
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # a new database would tell each of its migrations
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        self.uri = uri
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            self._experiment = self._ensure(experiment, artifacts)
+        except (StoreError, ImportError) as cause:
+            raise TrackingError(
+                f"tracking.mlflow_uri: MLflow at {without_secrets(uri)} does not work: {cause}; {_CURE}"
+            ) from cause
+
+    def find_runs(self, tag: str, value: str) -> list[StoredRun]:
+        runs: list[Any] = []
+        token: str | None = None
+        while True:
+            page = _call(
+                self._client.search_runs,
+                [self._experiment],
+                filter_string=f"tags.`{tag}` = '{value}'",
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return [_stored(run) for run in runs]
+
+    def create_run(self, name: str, tags: Mapping[str, str], start_ms: int) -> str:
+        short = {key: value[:_LONGEST_VALUE] for key, value in tags.items()}
+        run = _call(self._client.create_run, self._experiment, start_time=start_ms, tags=short, run_name=name)
+        run_id: str = run.info.run_id
+        return run_id
+
+    def log(
+        self, run_id: str, points: Sequence[Point] = (), params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        assert len(points) <= POINTS_PER_BATCH
+        assert max(len(params), len(tags)) <= _LABELS_PER_BATCH
+        _call(
+            self._client.log_batch,
+            run_id,
+            metrics=[Metric(point.key, point.value, point.time_ms, point.step) for point in points],
+            params=[Param(key, value[:_LONGEST_VALUE]) for key, value in params.items()],
+            tags=[RunTag(key, value[:_LONGEST_VALUE]) for key, value in tags.items()],
+            synchronous=True,
+        )
+
+    def steps(self, run_id: str, key: str) -> set[int]:
+        return {metric.step for metric in _call(self._client.get_metric_history, run_id, key)}
+
+    def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None:
+        if status == "RUNNING":
+            _call(self._client.update_run, run_id, status=status)
+        else:
+            _call(self._client.set_terminated, run_id, status=status, end_time=end_ms)
+
+    def save(self, run_id: str, content: str | Path, place: str) -> None:
+        if isinstance(content, str):
+            _call(self._client.log_text, run_id, content, place)
+        elif content.is_dir():
+            _call(self._client.log_artifacts, run_id, str(content), place)
+        else:
+            _call(self._client.log_artifact, run_id, str(content), place or None)
+
+    def log_dataset(self, run_id: str, dataset: DatasetUsed) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        known = Dataset(dataset.name, dataset.digest, dataset.source_type, dataset.source, profile=dataset.profile)
+        _call(self._client.log_inputs, run_id, [DatasetInput(known, [InputTag("mlflow.data.context", "training")])])
+
+    def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
+        _call(ensure_logged, self._client, self._experiment, run_id, policy)
+
+    def register(self, champion: Champion, sweep_id: str) -> None:
+        _call(ensure_registered, self._client, self._experiment, champion, sweep_id)
+
+    def _ensure(self, name: str, artifacts: Path | None) -> str:
+        found = _call(self._client.get_experiment_by_name, name)
+        if found is None:
+            location = None if artifacts is None else artifacts.as_uri()
+            _call(self._client.create_experiment, name, artifact_location=location, tags=_KIND)
+            found = _call(self._client.get_experiment_by_name, name)
+        if found.lifecycle_stage != "active":
+            raise StoreError(f"experiment '{name}' was deleted there (mlflow experiments restore brings it back)")
+        experiment: str = found.experiment_id
+        for key, value in shared_view.tags(experiment).items():
+            if key not in found.tags:  # what people changed there stays
+                _call(self._client.set_experiment_tag, experiment, key, value)
+        return experiment
+
+
+def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
+    """The experiment `dmray/<sweep>` at `uri`; None is the SQLite file of the storage folder.
+
+    Raises:
+        TrackingError: nothing answers there within about ten seconds, it is a folder, which MLflow gave up, or no
+            address that MLflow knows.
+    """
+    address = uri or f"sqlite:///{folder.mlflow_database.resolve()}"
+    artifacts: Path | None = None
+    if address == NO_MLFLOW:
+        raise TrackingError(f"tracking.mlflow_uri: off: there is nothing to write to; name one: {_sqlite_example()}")
+    if _is_folder(address):
+        meant = f", did you mean '{NO_MLFLOW}'?" if address.lower() == NO_MLFLOW else ""
+        raise TrackingError(
+            f"tracking.mlflow_uri: {address} is a folder, which MLflow no longer writes to{meant}; leave mlflow_uri "
+            f"out for an SQLite file in the storage folder, or name one: {_sqlite_example()}"
+        )
+    scheme = urlsplit(address).scheme.partition("+")[0]
+    if scheme and scheme not in _SCHEMES:
+        raise TrackingError(f"tracking.mlflow_uri: {address}: {unknown('scheme', scheme, _SCHEMES)}")
+    if scheme == "sqlite":
+        name = unquote(address.partition(":///")[2])
+        if not name:  # SQLite would keep it in memory, for this process alone
+            raise TrackingError(f"tracking.mlflow_uri: {address} names no file; for example {_sqlite_example()}")
+        database = Path(name).resolve()
+        sqlite.prepare(database)
+        artifacts = database.parent / "mlartifacts" / folder.name
+    else:
+        probe(address)
+        if scheme in _DATABASES:  # no server that would keep artifacts itself
+            artifacts = folder.mlflow_artifacts.resolve() / folder.name
+    return MlflowStore(address, f"dmray/{folder.name}", artifacts)
+
+
+def without_secrets(uri: str) -> str:
+    """The URI without the user name and password that it may hold."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+def _sqlite_example() -> str:
+    return f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def _is_folder(uri: str) -> bool:
+    scheme = urlsplit(uri).scheme
+    return scheme == "file" or (not scheme and uri != "databricks") or len(scheme) == 1  # C:\runs
+
+
+def probe(uri: str) -> None:
+    """MLflow's own connection attempts take minutes to give up; a plain one tells in seconds."""
+    parts = urlsplit(uri)
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    if parts.hostname is None or port is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_PROBE_TIMEOUT_S).close()
+    except OSError as cause:
+        raise TrackingError(
+            f"tracking.mlflow_uri: no MLflow server answers at {without_secrets(uri)} (tried to connect to "
+            f"{parts.hostname}:{port} for up to {_PROBE_TIMEOUT_S:.0f} s: {cause}); {_CURE}"
+        ) from cause
+
+
+def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call into MLflow; all that a server, a database or a network can do wrong becomes `StoreError`."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return function(*args, **kwargs)
+    except MlflowException as cause:
+        refused = 400 <= cause.get_http_status_code() < 500
+        raise StoreError(_first_line(cause), refused) from cause
+    except (OSError, SQLAlchemyError) as cause:
+        raise StoreError(_first_line(cause)) from cause
+
+
+def _first_line(cause: Exception) -> str:
+    return (str(cause).splitlines() or [type(cause).__name__])[0][:500]
+
+
+def _stored(run: Any) -> StoredRun:
+    return StoredRun(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        tags=dict(run.data.tags),
+        params=frozenset(run.data.params),
+        metrics=dict(run.data.metrics),
+        ended_s=(run.info.end_time or 0) / 1000,
+    )

@@ -1,0 +1,21 @@
+"""Execution on Ray. No other package imports ray, and this one only when something is to be run or a cluster asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dmray.on_ray.placement import lay_out
+from dmray.on_ray.resources import machine_here
+
+if TYPE_CHECKING:
+    from dmray.on_ray.runner import RayRunner, machines_at
+
+__all__ = ["RayRunner", "lay_out", "machine_here", "machines_at"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(name)
+    from dmray.on_ray import runner
+
+    return getattr(runner, name)

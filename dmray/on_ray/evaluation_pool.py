@@ -1,0 +1,192 @@
+"""Evaluation actors that all trials of a sweep share, behind one dispatcher.
+
+A cohort (a fixed set of episodes) is the unit of work, so the answer does not depend on how many actors serve, which
+one serves, or how often one dies: the work is a pure function of weights, request and cohort, done at least once.
+The dispatcher belongs to the sweep's driver process and the actors to the dispatcher; each ends with its owner. Weights
+lie in the object store, which ships them to a node once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dmray.on_ray.fair_queue import FairQueue
+from dmray.policies import PolicySnapshot
+from dmray.rollout import Cohort, EpisodeRecord, EvaluationRequest, cohorts, run_cohort
+from dmray.specs import ResourcesSpec
+from dmray.trial.evaluation import EvaluationFuture
+
+NAMESPACE = "dmray"
+_AGAIN_AFTER_S = 0.5
+_IDLE_S = 120.0  # starting an actor again takes seconds, a node that an autoscaler took away minutes
+_MOST_ACTORS_LOST = 5  # by one cohort: it may be what kills them
+
+
+class RolloutActor:
+    """Rolls out one cohort at a time on one CPU, its policy on `device`."""
+
+    def __init__(self, device: str, deterministic: bool) -> None:
+        import torch
+
+        from dmray.training import be_deterministic
+
+        torch.set_num_threads(1)  # the batches are small, and one thread gives one answer on every machine
+        be_deterministic(deterministic)
+        self._device = device
+
+    def rollout(
+        self, snapshot: PolicySnapshot, request: EvaluationRequest, cohort: Cohort
+    ) -> tuple[EpisodeRecord, ...]:
+        return run_cohort(snapshot.build().to(self._device), request, cohort)
+
+    def process_id(self) -> int:
+        """The actor's process, once it runs."""
+        return os.getpid()
+
+
+@dataclass
+class _Work:
+    snapshot: Any
+    request: EvaluationRequest
+    cohort: Cohort
+    answer: asyncio.Future[tuple[EpisodeRecord, ...]]
+    actors_lost: int = 0
+
+
+class Dispatcher:
+    """Cohorts of all trials in fair turns for all actors; what a dead actor left is given to another.
+
+    An actor that died is replaced. All but one that found nothing to do for `idle_s` are let go, so that a cluster can
+    shrink, and come back when there is work.
+    """
+
+    def __init__(self, resources: ResourcesSpec, idle_s: float) -> None:
+        self._resources = resources
+        self._queue: FairQueue[_Work] = FairQueue()
+        self._actors: dict[int, tuple[Any, int]] = {}  # by place: the actor and its process
+        self._filled = [asyncio.Event() for _ in range(resources.evaluation_actors)]
+        idle = [None, *(idle_s for _ in self._filled[1:])]
+        self._places = [asyncio.ensure_future(self._keep(place, limit)) for place, limit in enumerate(idle)]
+
+    async def process_id(self) -> int:
+        return os.getpid()
+
+    async def process_ids(self) -> list[int]:
+        """Of the actors that run, once each place has been filled for the first time."""
+        await asyncio.gather(*(filled.wait() for filled in self._filled))
+        return [process for _, process in self._actors.values()]
+
+    async def evaluate(
+        self, trial: str, boxed_snapshot: list[Any], request: EvaluationRequest
+    ) -> tuple[EpisodeRecord, ...]:
+        """Every cohort of `request`; the snapshot comes as a reference in a list, so that it is not fetched here."""
+        loop = asyncio.get_running_loop()
+        works = [_Work(boxed_snapshot[0], request, cohort, loop.create_future()) for cohort in cohorts(request)]
+        for work in works:
+            self._queue.put(trial, work)
+        done = await asyncio.gather(*(work.answer for work in works))
+        return tuple(record for records in done for record in records)
+
+    async def _keep(self, place: int, idle_s: float | None) -> None:
+        """Have an actor at `place` whenever there is work for it."""
+        while True:
+            actor = await self._started(place)
+            await self._feed(actor, idle_s)
+            del self._actors[place]
+            ray.kill(actor)  # rests, or is not heard of: its CPU is wanted back in both cases
+            await self._queue.wait_until_filled(_AGAIN_AFTER_S)
+
+    async def _started(self, place: int) -> Any:
+        resources = self._resources
+        rollout = ray.remote(RolloutActor).options(
+            num_cpus=resources.cpus_per_evaluation_actor,
+            num_gpus=resources.gpus_per_evaluation_actor,
+            scheduling_strategy="SPREAD",
+        )
+        while True:
+            actor = rollout.remote(resources.evaluation_device, resources.deterministic)
+            try:
+                self._actors[place] = (actor, await actor.process_id.remote())
+            except RayActorError:
+                await asyncio.sleep(_AGAIN_AFTER_S)
+            else:
+                self._filled[place].set()
+                return actor
+
+    async def _feed(self, actor: Any, idle_s: float | None) -> None:
+        """Hand work to `actor` until it dies, or there has been none for `idle_s`."""
+        while True:
+            try:
+                work = await asyncio.wait_for(self._queue.get(), idle_s)
+            except TimeoutError:
+                return
+            try:
+                answer = await actor.rollout.remote(work.snapshot, work.request, work.cohort)
+            except RayActorError as lost:
+                self._lost(work, lost)
+                return
+            except Exception as cause:  # noqa: BLE001 - it belongs to the trial that asked, which raises it
+                if not work.answer.done():
+                    work.answer.set_exception(cause)
+            else:
+                if not work.answer.done():  # who asked may be gone
+                    work.answer.set_result(answer)
+
+    def _lost(self, work: _Work, cause: RayActorError) -> None:
+        work.actors_lost += 1
+        if work.actors_lost < _MOST_ACTORS_LOST:
+            self._queue.put_back(work)
+        elif not work.answer.done():
+            work.answer.set_exception(cause)
+
+
+@dataclass(frozen=True)
+class EvaluationPool:
+    """The handle that keeps the pool alive in the driver process; workers find it by `dispatcher_name`."""
+
+    dispatcher: Any
+    dispatcher_name: str
+
+    @classmethod
+    def start(cls, resources: ResourcesSpec, attempt: str, idle_s: float = _IDLE_S) -> EvaluationPool:
+        """Create the actors and wait until each runs, so that their CPUs are taken before the first trial starts."""
+        name = f"dispatcher-{attempt}"
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        dispatch = ray.remote(Dispatcher).options(
+            name=name,
+            namespace=NAMESPACE,
+            num_cpus=0,
+            max_concurrency=1000,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=here,  # the driver's machine, which is not taken away
+        )
+        pool = cls(dispatch.remote(resources, idle_s), name)
+        pool.process_ids()
+        return pool
+
+    def process_ids(self) -> list[int]:
+        """Of the actors that run."""
+        pids: list[int] = ray.get(self.dispatcher.process_ids.remote())
+        return pids
+
+
+class RemoteEvaluation:
+    """The pool as one trial's worker sees it (an `EvaluationService`)."""
+
+    def __init__(self, dispatcher_name: str) -> None:
+        self._dispatcher = ray.get_actor(dispatcher_name, namespace=NAMESPACE)
+        self._trial = uuid4().hex  # whose turn it is
+
+    def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
+        reference = self._dispatcher.evaluate.remote(self._trial, [ray.put(snapshot)], request)
+        future: EvaluationFuture = reference.future()
+        return future

@@ -1,0 +1,196 @@
+"""Runs the unfinished trials of a plan on Ray: Tune over the grid, a Train worker a trial, one evaluation pool."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import ray
+from ray import tune
+
+from dmray.errors import ClusterError
+from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
+from dmray.on_ray.failure_callbacks import TuneDeaths
+from dmray.on_ray.pause_stopper import Leaving
+from dmray.on_ray.placement import lay_out
+from dmray.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, machines_for_one_node
+from dmray.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
+from dmray.planning.plan import Plan
+from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
+from dmray.specs import TrialSpec
+from dmray.trial.job import TrialJob
+from dmray.driver.store_session import Refresh, clear_ray_files, ray_place
+from dmray.trial.watchdog import note_hang
+
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait as long
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it stops the sweep and says how to resume
+    "RAY_AIR_NEW_OUTPUT": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads their files, and those of stopped trials stay open
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # tens of lines for a worker that is started again; see deaths.py
+}
+
+
+_log = logging.getLogger(__name__)
+_CONNECT_TIMEOUT_S = 10.0
+
+
+class RayRunner:
+    """A runner on a Ray cluster: the one at `address`, or one started on this machine for the sweep."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+
+    def run(
+        self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh = lambda: None
+    ) -> list[TrialSpec]:
+        """Run `todo`; returns when each has ended, well or not (its folder tells), with those that left on order.
+
+        Raises:
+            ClusterError: no cluster answers, or not one trial fits it.
+        """
+        clear_ray_files(plan.sweep, folder)  # of attempts that were killed; nothing resumes from them
+        records_before = {trial.trial_id: len(read_ledger(folder.trial(trial.trial_id).ledger)) for trial in todo}
+        attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
+        with _connected(self._address, plan) as machines:
+            layout = lay_out(plan.sweep.resources, machines, len(todo))
+            _log.info(
+                "%d trials to run, %d at a time beside %d evaluation actors, on %g CPUs and %g GPUs",
+                len(todo),
+                layout.concurrent_trials,
+                plan.sweep.resources.evaluation_actors,
+                machines.cpus,
+                machines.gpus,
+            )
+            pool = EvaluationPool.start(plan.sweep.resources, attempt)
+            ray_storage = f"{ray_place(plan.sweep, folder)}/{attempt}"
+            trainables = [
+                TrainableConfig(
+                    job=TrialJob.of(trial, plan.sweep, folder),
+                    resources=plan.sweep.resources,
+                    faults=plan.sweep.faults,
+                    dispatcher_name=pool.dispatcher_name,
+                    ray_storage=f"{ray_storage}/train",
+                )
+                for trial in todo
+            ]
+            given_up = _tune(trainables, layout, ray_storage, folder)
+        refresh()
+        for trial in todo:
+            note_hang(folder.trial(trial.trial_id))  # of those that hung until their budget was spent
+        clear_ray_files(plan.sweep, folder)
+        ended = [trial for trial in todo if trial.trial_id not in given_up]
+        return [trial for trial in ended if _left(folder.trial(trial.trial_id), records_before[trial.trial_id])]
+
+
+def _left(folder: TrialFolder, records_before: int) -> bool:
+    """Whether a trial that Ray did not give up has come to no end beyond its first `records_before`."""
+    if folder.done.exists():
+        return False
+    records = read_ledger(folder.ledger)
+    return len(records) == records_before or not isinstance(records[-1], AttemptFailed | TrialStopped)
+
+
+def _tune(trainables: list[TrainableConfig], layout: Fit, ray_storage: str, folder: SweepFolder) -> set[str]:
+    """Run them; the ids of those whose workers died more often than the fault budget allows."""
+    names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
+    leaving = Leaving(folder, trainables[0].job.order_number)
+    trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, layout.tune_trial),
+        param_space={"trainable": tune.grid_search(list(names))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=layout.concurrent_trials,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: names[trial.config["trainable"]],
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=ray_storage,
+            failure_config=tune.FailureConfig(max_failures=restarts),
+            stop=leaving,
+            callbacks=[leaving, TuneDeaths()],
+            verbose=0,
+        ),
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # even verbose=0 prints boxes; the ledgers tell the progress
+        results = tuner.fit()
+    return {names[result.config["trainable"]] for result in results if result.error is not None}
+
+
+@contextlib.contextmanager
+def _connected(address: str | None, plan: Plan) -> Iterator[Machines]:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    if ray.is_initialized():  # the process brought its own
+        yield _machines()
+        return
+    try:
+        machines = _join(address) if address else _start(plan)
+    except (OSError, RuntimeError, ValueError) as cause:
+        raise ClusterError(f"--address {address or 'local'}: no Ray cluster: {str(cause).splitlines()[0]}") from cause
+    try:
+        yield machines
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> Machines:
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in host:  # Ray itself would try for minutes
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    ours = {name: value for name, value in os.environ.items() if name.startswith("DMRAY_")}  # mirrors, folders
+    ray.init(
+        address=address,
+        namespace=NAMESPACE,
+        runtime_env={"env_vars": ours},
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    return _machines()
+
+
+def _machines() -> Machines:
+    total = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Machines(
+        total.get("CPU", 0.0),
+        total.get("GPU", 0.0),
+        total.get(DRIVER_RESOURCE, 0.0),
+        tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes),
+    )
+
+
+def machines_at(address: str, plan: Plan) -> Machines:
+    """What `plan` would find at `address`: the cluster is asked and left again.
+
+    Raises:
+        ClusterError: no cluster answers.
+    """
+    with _connected(address, plan) as machines:
+        return machines
+
+
+def _start(plan: Plan) -> Machines:
+    import torch
+
+    machines = machines_for_one_node(plan.sweep.resources, os.cpu_count() or 1, torch.cuda.device_count())
+    ray.init(
+        "local",
+        namespace=NAMESPACE,
+        num_cpus=int(machines.cpus),
+        num_gpus=int(machines.gpus),
+        resources={DRIVER_RESOURCE: machines.drivers},
+        include_dashboard=True,  # Ray Train frees the GPUs of a trial that died through the dashboard's state API
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    return machines

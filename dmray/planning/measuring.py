@@ -1,0 +1,165 @@
+"""Makes a calibration: short runs of training steps, decisions and simulators, about a minute in all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from dmray.datasets import Episodes, WindowSampler
+from dmray.errors import EngineError, MissingPackageError
+from dmray.planning.calibration import Backbone, Calibration, Device, Point, hardware_name
+from dmray.planning.cost import forward_work, training_work
+from dmray.policies import PolicyShape, SequencePolicy
+from dmray.rollout import EvaluationRequest, cohorts, make_engine, run_cohort
+from dmray.specs import DatasetSpec, EvaluationSpec, MethodName, ModelSpec, TrainingSpec, TrialSpec
+from dmray.tasks import TASKS, Task
+from dmray.training import Trainer
+from dmray.policies import policy_recipe
+
+SHAPES = (ModelSpec(d_model=64, n_layer=2, context_length=5), ModelSpec())
+_METHODS: dict[Backbone, MethodName] = {"mamba": "dm", "transformer": "dt"}
+_TASK, _ROWS, _EPISODE_STEPS = "hopper", 20, 1000
+Say = Callable[[str], None]
+
+
+def calibrate(say: Say, budget_s: float = 3.0) -> Calibration:
+    """Measure this machine, each figure within about `budget_s`; what a simulator lacks is said and left out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in trials and actors
+    devices: tuple[Device, ...] = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    try:
+        training = {
+            device: {backbone: _training(backbone, device, budget_s, say) for backbone in _METHODS}
+            for device in devices
+        }
+        decisions = {backbone: _decisions(backbone, budget_s, say) for backbone in _METHODS}
+        env_step_s = _engines(budget_s, say)
+    finally:
+        torch.set_num_threads(threads)
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    return Calibration(
+        hardware=hardware_name(), made=made, training=training, decisions=decisions, env_step_s=env_step_s
+    )
+
+
+def seconds_each(action: Callable[[], object], device: Device, budget_s: float) -> float:
+    """The least time of `action` (what else runs here only adds), after two warm-ups, within about `budget_s`."""
+    times: list[float] = []
+    for run in range(1000):
+        started = time.perf_counter()
+        action()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if run >= 2:
+            times.append(time.perf_counter() - started)
+        if len(times) >= 3 and sum(times) > budget_s:
+            break
+    return min(times)
+
+
+def reference_trial(backbone: Backbone, model: ModelSpec) -> TrialSpec:
+    """Hopper's sizes, the paper's batch."""
+    return TrialSpec(
+        dataset=DatasetSpec(name="hopper-medium-v2"),
+        method=_METHODS[backbone],
+        model=model,
+        seed=0,
+        training=TrainingSpec(),
+        evaluation=EvaluationSpec(return_scale=1000.0, target_returns=(3600.0,), cohort_size=_ROWS),
+    )
+
+
+def _training(backbone: Backbone, device: Device, budget_s: float, say: Say) -> tuple[Point, ...]:
+    points = []
+    for model in SHAPES:
+        trial = reference_trial(backbone, model)
+        trainer, work = _trainer(trial, device), training_work(trial)
+        seconds = seconds_each(trainer.step, device, budget_s)
+        what = f"{trial.method} {model.d_model}x{model.n_layer} K{model.context_length} batch 16 on {device}"
+        say(f"{what}: {1 / seconds:.1f} training steps/s")
+        points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
+    return tuple(points)
+
+
+def _trainer(trial: TrialSpec, device: Device) -> Trainer:
+    draw, task = np.random.default_rng(0), TASKS[_TASK]
+    episodes = Episodes(
+        draw.normal(size=(10 * _EPISODE_STEPS, task.observation_dim)).astype(np.float32),
+        draw.uniform(-1, 1, (10 * _EPISODE_STEPS, task.action_dim)).astype(np.float32),
+        draw.normal(size=10 * _EPISODE_STEPS).astype(np.float32),
+        np.arange(11) * _EPISODE_STEPS,
+    )
+    policy = _policy(trial, task).to(device)
+    sampler = WindowSampler(
+        episodes,
+        policy.tokens,
+        context_length=trial.model.context_length,
+        batch_size=trial.training.batch_size,
+        device=device,
+    )
+    return Trainer(policy, sampler, trial.training, trial.seed, device)
+
+
+def _policy(trial: TrialSpec, task: Task) -> SequencePolicy:
+    shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
+    return SequencePolicy(policy_recipe(trial, shape))
+
+
+def _decisions(backbone: Backbone, budget_s: float, say: Say) -> tuple[Point, ...]:
+    """Window decoding as an evaluation does it, less the simulator, in maze2d-open: its episodes never end early."""
+    task = TASKS["maze2d-open"]
+    physics, points = _env_step_s(task, budget_s / 4), []
+    for model in SHAPES:
+        trial = reference_trial(backbone, model)
+        policy, work = _policy(trial, task).eval(), forward_work(trial, _ROWS)
+        targets = (50.0,) if policy.takes_target else (None,)
+        request = EvaluationRequest(task, _ROWS, 0, "window", targets, _ROWS)
+        started = time.perf_counter()
+        episodes = run_cohort(policy, request, cohorts(request)[0])
+        a_step = (time.perf_counter() - started) / max(episode.length for episode in episodes)
+        seconds = max(a_step - _ROWS * physics, 1e-6)
+        what = f"{trial.method} {model.d_model}x{model.n_layer} K{model.context_length} window, {_ROWS} episodes"
+        say(f"{what}: {_ROWS / seconds:.0f} decisions/s")
+        points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
+    return tuple(points)
+
+
+def _engines(budget_s: float, say: Say) -> dict[str, float]:
+    """One task speaks for its engine."""
+    spokesmen = {
+        "envpool": "hopper",
+        "maze2d": "maze2d-umaze",
+        "antmaze": "antmaze-umaze",
+        "kitchen": "kitchen-complete",
+    }
+    seconds: dict[str, float] = {}
+    for engine, name in spokesmen.items():
+        try:
+            seconds[engine] = _env_step_s(TASKS[name], budget_s)
+        except (EngineError, MissingPackageError, ImportError) as problem:
+            say(f"{engine}: left out: {problem}")
+        else:
+            say(f"{engine} ({name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
+    return seconds
+
+
+def _env_step_s(task: Task, budget_s: float, num_episodes: int = 10) -> float:
+    engine, draw = make_engine(task, num_episodes), np.random.default_rng(0)
+    steps, spent = 0, 0.0
+    try:
+        while spent < budget_s:
+            engine.reset(list(range(num_episodes)))
+            live = np.arange(num_episodes)
+            while len(live) and spent < budget_s:
+                actions = draw.uniform(-task.action_limit, task.action_limit, (len(live), task.action_dim))
+                started = time.perf_counter()
+                step = engine.step(actions.astype(np.float32), live)
+                spent, steps = spent + time.perf_counter() - started, steps + len(live)
+                live = live[~(step.terminated | step.truncated)]
+    finally:
+        engine.close()
+    return spent / steps

@@ -1,0 +1,104 @@
+"""Which trials of a plan one start takes up: `--only EXPR` and `--shard i/n`.
+
+    EXPR     = term {"," term}                  all terms must hold
+    term     = key "=" pattern {"|" pattern}    one pattern must match; case matters; *, ? and [ab] as in a shell
+    key      = dataset | task | method | seed | trial, or a field of the model (d_model, n_layer, context_length, ...)
+
+A shard is decided by the trial's id alone, so n machines with the same sweep file share it without talking, and a
+changed sweep file moves no trial that stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from dmray.errors import SpecError
+from dmray.planning.plan import Plan
+from dmray.registry import nearest, unknown
+from dmray.specs import ModelSpec, TrialSpec
+from dmray.tasks import task_of
+
+_KEYS = ("dataset", "task", "method", "seed", "trial", *ModelSpec.model_fields)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a start is about; without anything, the whole plan. `retry_failed`: only trials that failed."""
+
+    only: str | None = None
+    shard: str | None = None
+    retry_failed: bool = False
+
+
+EVERYTHING = Choice()
+
+
+def chosen(plan: Plan, choice: Choice) -> tuple[TrialSpec, ...]:
+    """The trials of `plan` that `only` and `shard` name, in the plan's order.
+
+    Raises:
+        SpecError: the expression or the shard is not well formed, or a term matches no trial at all.
+    """
+    trials = plan.trials
+    for key, patterns in _terms(choice.only).items():
+        trials = tuple(trial for trial in trials if _matches(_value(trial, key), patterns))
+        if not trials:
+            raise SpecError(f"--only {choice.only}: {_no_trial(plan, key, patterns)}")
+    if choice.shard is None:
+        return trials
+    number, count = _shard(choice.shard)
+    return tuple(trial for trial in trials if shard_of(trial.trial_id, count) == number)
+
+
+def shard_of(trial_id: str, count: int) -> int:
+    """1 to `count`, evenly over trials: the id ends with ten hex digits of a hash."""
+    return int(trial_id[-10:], 16) % count + 1
+
+
+def _terms(expression: str | None) -> Mapping[str, Sequence[str]]:
+    terms: dict[str, Sequence[str]] = {}
+    for term in expression.split(",") if expression is not None else ():
+        key, equals, patterns = (part.strip() for part in term.partition("="))
+        if not equals or not patterns:
+            raise SpecError(f"--only {expression}: '{term}': write it as key=pattern, for example method=dm|dt,seed=0")
+        if key not in _KEYS:
+            raise SpecError(f"--only {expression}: {unknown('key', key, _KEYS)}")
+        if key in terms:
+            raise SpecError(f"--only {expression}: '{key}' is named twice; write {key}={terms[key][0]}|{patterns}")
+        terms[key] = [pattern.strip() for pattern in patterns.split("|")]
+    return terms
+
+
+def _value(trial: TrialSpec, key: str) -> str:
+    if key in ModelSpec.model_fields:
+        return str(trial.model.model_dump()[key])
+    values = {
+        "dataset": trial.dataset.name,
+        "task": task_of(trial.dataset).name,
+        "method": trial.method,
+        "seed": str(trial.seed),
+        "trial": trial.trial_id,
+    }
+    return values[key]
+
+
+def _matches(value: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
+
+
+def _no_trial(plan: Plan, key: str, patterns: Sequence[str]) -> str:
+    values = list(dict.fromkeys(_value(trial, key) for trial in plan.trials))
+    if any(_matches(value, patterns) for value in values):
+        return f"no trial has {key}={'|'.join(patterns)} beside what comes before it"
+    best = nearest(patterns[0], values)
+    known = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")
+    return f"no trial has {key}={'|'.join(patterns)}, " + (f"did you mean '{best}'?" if best else f"there are {known}")
+
+
+def _shard(shard: str) -> tuple[int, int]:
+    number, slash, count = shard.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise SpecError(f"--shard {shard}: write it as i/n with i from 1 to n, for example 1/4")
+    return int(number), int(count)

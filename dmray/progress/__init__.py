@@ -1,0 +1,1 @@
+"""How far trials and sweeps are, read from their records."""

@@ -1,0 +1,109 @@
+"""What a sweep file says now against what its folder holds: kept, new, gone, and which fields make the difference."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dmray.planning.manifest import IDENTITY_BEFORE_IT_WAS_NOTED
+from dmray.planning.plan import Plan
+from dmray.progress.trial_states import ENDED, TrialState
+from dmray.records import SweepFolder
+from dmray.specs import IDENTITY_VERSION, canonical_json, content_hash
+
+_MOST_FIELDS = 5
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Trial counts, `done_kept` with those stopped early.
+
+    `fields` are sentences `path old -> new` of new trials against gone ones of the same place.
+    """
+
+    done_kept: int
+    open_kept: int
+    new: int
+    gone: int
+    fields: tuple[str, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        return bool(self.new or self.gone)
+
+    def __str__(self) -> str:
+        named = ", ".join(self.fields[:_MOST_FIELDS]) + (", ..." if len(self.fields) > _MOST_FIELDS else "")
+        parts = [f"{self.done_kept} done kept"]
+        parts += [f"{self.open_kept} to be continued or run as before"] if self.open_kept else []
+        parts += [f"{self.new} new{f' ({named})' if named else ''}"] if self.new else []
+        parts += [f"{self.gone} gone (their folders stay)"] if self.gone else []
+        return ", ".join(parts)
+
+
+def changes(plan: Plan, folder: SweepFolder, states: Mapping[str, TrialState]) -> Changes | None:
+    """`plan` against the manifest of the folder's last start; None when it was never started."""
+    if not folder.manifest.exists():
+        return None
+    before = {_key(spec): spec for spec in _noted(folder)}
+    now = {_key(spec): (trial_id, spec) for trial_id, spec in _planned(plan)}
+    kept = [states[trial_id] for key, (trial_id, _) in now.items() if key in before]
+    done = sum(state in ENDED for state in kept)
+    gone = {key: spec for key, spec in before.items() if key not in now}
+    new = {key: spec for key, (_, spec) in now.items() if key not in before}
+    return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))
+
+
+def _noted(folder: SweepFolder) -> Iterator[dict[str, Any]]:
+    """The manifest's trials as they were dumped, each with the version of identities that named it."""
+    manifest = json.loads(folder.manifest.read_bytes())
+    version = manifest.get("identity_version", IDENTITY_BEFORE_IT_WAS_NOTED)
+    for spec in manifest["trials"]:
+        yield {**spec, "identity_version": version}
+
+
+def _planned(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    for trial in plan.trials:
+        yield trial.trial_id, {**trial.model_dump(mode="json"), "identity_version": IDENTITY_VERSION}
+
+
+def _key(spec: Mapping[str, Any]) -> str:
+    """A trial's identity from its dumped spec, whatever version of dmray dumped it."""
+    dataset = {name: value for name, value in spec["dataset"].items() if name != "path"}
+    return content_hash({**spec, "dataset": dataset})
+
+
+def _differences(gone: Mapping[str, dict[str, Any]], new: Mapping[str, dict[str, Any]]) -> dict[str, None]:
+    """The fields in which new trials differ from the most similar gone one of their data set, method and seed."""
+    old = defaultdict(list)
+    for spec in gone.values():
+        old[_place(spec)].append(_flat(spec))
+    found: dict[str, None] = {}
+    for spec in new.values():
+        against = [_difference(before, _flat(spec)) for before in old[_place(spec)]]
+        if against:
+            fewest = min(against, key=len)
+            found |= dict.fromkeys(fewest)
+    return found
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    paths = [path for path in new if path != "dataset.path" and old.get(path) != new[path]]
+    return [f"{path} {_short(old.get(path))} -> {_short(new[path])}" for path in paths]
+
+
+def _place(spec: Mapping[str, Any]) -> tuple[str, str, int]:
+    return spec["dataset"]["name"], spec["method"], spec["seed"]
+
+
+def _flat(spec: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in spec.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value)

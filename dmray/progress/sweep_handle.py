@@ -1,0 +1,156 @@
+"""From what a user names to the sweep, as another shell sees it, and to a trial in it."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dmray.coordination.commands import Order, OrderKind, give_order, next_order, read_order
+from dmray.coordination.heartbeat import BEAT_NAME
+from dmray.coordination.store_commands import StoreOrders
+from dmray.coordination.sweep_lock import Driver, driver_of
+from dmray.errors import StorageError
+from dmray.progress.progress import done_long_ago
+from dmray.records import SweepFolder, TrialFolder
+from dmray.specs import load_sweep
+from dmray.storage import Glimpse, Store, begun_sweep, is_url, split_url
+
+_MOST_NAMES = 12
+
+
+class FoundSweep:
+    """A sweep in a folder. All of it is up to date at any time, so that nothing has to be done to see it."""
+
+    look_every_s = 1.0  # more often there is nothing new
+
+    def __init__(self, folder: SweepFolder, where: str | None = None) -> None:
+        """`where` is what people call the place, if that is not the folder."""
+        self.folder, self.where = folder, where or str(folder.path)
+
+    def driver_and_order(self) -> tuple[Driver | None, Order | None]:
+        """Who drives it, and what holds now."""
+        return driver_of(self.folder), read_order(self.folder)
+
+    def see_progress(self) -> None:
+        """Make `folder` what a `Follower` needs of the sweep, and who drives it."""
+
+    def see_log(self, trial: TrialFolder) -> None:
+        """Make `trial`, of `folder`, hold its log, and its marker if it is done."""
+
+    def trial_ids(self) -> tuple[str, ...]:
+        """The trials that were begun."""
+        trials = self.folder.path / "trials"
+        return tuple(sorted(path.name for path in trials.iterdir())) if trials.exists() else ()
+
+    def give_order(self, kind: OrderKind) -> None:
+        """Give the order that follows the one seen last.
+
+        Raises:
+            StorageError: somebody else gave one meanwhile.
+        """
+        give_order(self.folder, kind)
+
+
+class SweepInStore(FoundSweep):
+    """A sweep in an object store. `folder` is this process's own, and holds what was asked for last.
+
+    Raises (all methods):
+        StorageError, StoreUnavailableError: as their names say.
+    """
+
+    look_every_s = 5.0  # workers publish every ten seconds
+
+    def __init__(self, store: Store, folder: SweepFolder) -> None:
+        super().__init__(folder, store.url)
+        self._orders, self._glimpse = StoreOrders(store), Glimpse(store, folder)
+
+    def driver_and_order(self) -> tuple[Driver | None, Order | None]:
+        self._orders.take(self.folder)
+        self._glimpse.fetch(BEAT_NAME)
+        return super().driver_and_order()
+
+    def see_progress(self) -> None:
+        self.driver_and_order()
+        if not self.folder.manifest.exists():
+            self._glimpse.fetch(self.folder.manifest.name)
+        self._glimpse.fetch_records(lambda trial: done_long_ago(trial) is not None)
+
+    def see_log(self, trial: TrialFolder) -> None:
+        self._glimpse.fetch_log(trial)
+
+    def trial_ids(self) -> tuple[str, ...]:
+        return self._glimpse.trial_ids()
+
+    def give_order(self, kind: OrderKind) -> None:
+        if not self._orders.add(next_order(read_order(self.folder), kind)):
+            now = self._orders.latest()
+            other = f"{now.kind}, by {now.by}" if now else "removed since"
+            raise StorageError(f"{self.where}: another order came first ({other}), and holds; look, and try again")
+
+
+@contextmanager
+def found_sweep(source: str, storage: str | None = None) -> Iterator[FoundSweep]:
+    """The sweep that `locate` finds.
+
+    Raises:
+        SpecError, StorageError: as `locate` and `begun_sweep`. (A folder may be any.)
+        StoreUnavailableError: the store does not answer.
+    """
+    place, name = locate(source, storage)
+    if not is_url(place):
+        yield FoundSweep(SweepFolder(Path(place), name))
+        return
+    store = begun_sweep(place, name)
+    with tempfile.TemporaryDirectory(prefix="dmray-look-") as folder:
+        yield SweepInStore(store, SweepFolder(Path(folder), name))
+
+
+def locate(source: str, storage: str | None = None) -> tuple[str, str]:
+    """The storage and the name of a sweep: `source` is its folder, its address in an object store, or its file.
+
+    A file's sweep is in `storage`, else in the storage that the file names.
+
+    Raises:
+        SpecError: it is a file, and no sweep file.
+        StorageError: there is no such file, or it is an address and not of a sweep.
+    """
+    if is_url(source):
+        return split_url(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        folder = path.resolve()
+        return str(folder.parent), folder.name
+    if not path.exists():
+        raise StorageError(
+            f"{source}: no such file or folder; name a sweep's file, its folder <storage>/<sweep>, or its address "
+            "s3://bucket/prefix/<sweep>"
+        )
+    sweep = load_sweep(path)
+    place = storage or sweep.storage
+    return place if is_url(place) else str(Path(place).expanduser().resolve()), sweep.name
+
+
+def find_trial(sweep: FoundSweep, key: str) -> TrialFolder:
+    """The trial of that id, or the only one whose id begins so, or ends so (its hash).
+
+    Raises:
+        StorageError: none was begun, or several were; the nearest are named.
+    """
+    names = sweep.trial_ids()
+    found = [name for name in names if name == key] or [name for name in names if name.startswith(key)]
+    found = found or [name for name in names if name.endswith(key)]
+    if len(found) == 1:
+        return sweep.folder.trial(found[0])
+    if found:
+        raise StorageError(f"'{key}' is the beginning or the end of {len(found)} trials:{_listed(found)}")
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.3)
+    cure = f"the nearest are:{_listed(near)}" if near else f"there are {len(names)}:{_listed(names)}"
+    raise StorageError(f"{sweep.where}: no trial '{key}' was begun; {cure}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f"\n  and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return "".join(f"\n  {name}" for name in names[:_MOST_NAMES]) + more

@@ -1,0 +1,47 @@
+"""One row an episode, as Parquet: what bootstrap intervals, histograms and a second look are made from.
+
+    index  seed  target_return  episode_return  normalized_score  length  success
+
+`target_return` is null for methods that take none, `success` where the task has no such thing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmray.records.folders import write_atomic
+
+
+def write_episode_table(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> None:
+    """Write `rows` (each with every column) atomically; `about` is kept as the file's metadata."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema(
+        [
+            ("index", pa.int32()),
+            ("seed", pa.int64()),
+            ("target_return", pa.float64()),
+            ("episode_return", pa.float64()),
+            ("normalized_score", pa.float64()),
+            ("length", pa.int32()),
+            ("success", pa.bool_()),
+        ],
+        metadata=dict(about),
+    )
+    stream = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), stream)
+    write_atomic(path, stream.getvalue())
+
+
+def read_episode_table(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows of a file, and what it is about."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows, metadata

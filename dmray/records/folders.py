@@ -1,0 +1,171 @@
+"""Where a sweep keeps what it writes: the one place that knows the names of its files.
+
+<storage>/mlflow.db                              default MLflow store, shared by all sweeps of this storage path
+<storage>/datasets/                              generated data sets, named by content
+<storage>/<sweep>/sweep.json                     the resolved sweep and the plan of its last start
+<storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
+<storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
+<storage>/<sweep>/rungs/<group>/<step>/          a score a file, <trial_id>.json, by which early stopping decides
+<storage>/<sweep>/report/                        report.md, report.html, figures, tables
+<storage>/<sweep>/ray/<attempt>/                 Ray's own files, disposable
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from dmray.errors import StorageError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Put `content` at `path` so that a reader, or a kill at any moment, sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON."""
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The files of one trial."""
+
+    path: Path
+
+    @property
+    def ledger(self) -> Path:
+        """Append-only JSONL, one record of `dmray.records.records` per line."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Everything a resumed run needs to continue the same stream of batches."""
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Weights of the best evaluation so far (ties: the earlier step), with its step and score."""
+        return self.path / "checkpoints" / "best.pt"
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """Weights after the last step of a trial that has ended, with its step and last score."""
+        return self.path / "checkpoints" / "final.pt"
+
+    @property
+    def evaluations(self) -> Path:
+        """One Parquet file an evaluation, one row an episode."""
+        return self.path / "evaluations"
+
+    def episode_table(self, step: int) -> Path:
+        return self.evaluations / f"step_{step:09d}.parquet"
+
+    @property
+    def hang(self) -> Path:
+        """The stacks of an attempt that hung, until the ledger has them."""
+        return self.path / "hang.txt"
+
+    @property
+    def log(self) -> Path:
+        """What its attempts did, for people."""
+        return self.path / "log.txt"
+
+    @property
+    def pictures(self) -> Path:
+        """PNGs of episodes, drawn on request."""
+        return self.path / "pictures"
+
+    @property
+    def videos(self) -> Path:
+        """MP4s of episodes, drawn on request."""
+        return self.path / "videos"
+
+    @property
+    def done(self) -> Path:
+        """Present when the trial has ended as a result (finished or diverged): it is not run again."""
+        return self.path / "DONE.json"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The files of one sweep under a storage path."""
+
+    storage: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.storage / self.name
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "sweep.json"
+
+    @property
+    def identity(self) -> Path:
+        return self.path / "sweep_id"
+
+    @property
+    def control(self) -> Path:
+        """The order that holds: run, pause, stop."""
+        return self.path / ".control.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def datasets(self) -> Path:
+        return self.storage / "datasets"
+
+    @property
+    def mlflow_database(self) -> Path:
+        return self.storage / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.storage / "mlartifacts"
+
+    def trial(self, trial_id: str) -> TrialFolder:
+        return TrialFolder(self.path / "trials" / trial_id)
+
+    def rung(self, group: str, step: int) -> Path:
+        """The scores after `step` of the trials of a group that compete."""
+        return self.path / "rungs" / group / f"{step:09d}"
+
+    def rung_score(self, group: str, step: int, trial_id: str) -> Path:
+        return self.rung(group, step) / f"{trial_id}.json"
+
+    @property
+    def ray_attempts(self) -> Path:
+        return self.path / "ray"
+
+    def sweep_id(self) -> str:
+        """The random name of this folder, made on the first call (by one process: the sweep's driver)."""
+        if not self.identity.exists():
+            write_atomic(self.identity, uuid4().hex.encode())
+        return self.identity.read_text().strip()
+
+    def make_writable(self) -> None:
+        """Create the sweep's folder; `StorageError` when nothing can be written there."""
+        probe = self.path / f".writable-{uuid4().hex[:8]}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as cause:
+            raise StorageError(
+                f"storage: cannot write to {self.path}: {cause.strerror}; choose another with --storage PATH"
+            ) from cause

@@ -1,0 +1,161 @@
+"""The records of a trial: what its ledger holds, what MLflow mirrors, what a report is made from.
+
+A ledger is append-only and may hold a step twice after a crash (work since the last checkpoint is redone). The rule
+everywhere: **the first record of a kind and step counts**. `EvaluationDone` carries one `TargetResult` per target
+return (one without a target for methods that take none). Times are seconds since the epoch, durations are `_s`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from dmray.specs.base import Spec
+from dmray.specs.early_stopping import Within
+
+
+class Record(Spec):
+    """Base of all ledger lines."""
+
+    time_s: float
+
+
+class AttemptStarted(Record):
+    """A worker took the trial up (attempt 1, or again after a crash), before its first step."""
+
+    kind: Literal["attempt"] = "attempt"
+    attempt: int
+    from_step: int
+    trial_id: str
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class TrainProgress(Record):
+    """Means over the steps since the last such record; `step` counts optimizer steps done.
+
+    `system`: how busy the machine was (`dmray.records.system_usage`).
+    """
+
+    kind: Literal["train"] = "train"
+    step: int
+    loss: float
+    stage_losses: dict[str, float]
+    grad_norm: float
+    learning_rate: float
+    steps_per_s: float
+    system: dict[str, float] = Field(default_factory=dict)
+
+
+class TargetResult(Spec):
+    """All episodes of one evaluation under one target return (None: the method takes no target).
+
+    Lists are in the order of the episode index; `normalized_*` are D4RL-normalised (100 is the reference maximum).
+    """
+
+    target_return: float | None
+    returns: list[float]
+    lengths: list[int]
+    return_mean: float
+    return_std: float
+    normalized_mean: float
+    normalized_std: float
+    length_mean: float
+
+
+class EvaluationDone(Record):
+    """One closed-loop evaluation of the weights after `step` optimizer steps; `decode` and `seed` name the protocol."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    step: int
+    decode: str
+    seed: int
+    quick: bool = False  # fewer episodes than the spec's, because they ruled out a new best
+    targets: Annotated[list[TargetResult], Field(min_length=1)]
+    wall_s: float
+
+    @property
+    def headline(self) -> TargetResult:
+        """The result under the first target return, the one a trial is judged by (never the best of several)."""
+        return self.targets[0]
+
+
+class EvaluationSkipped(Record):
+    """The weights after `step` optimizer steps were not evaluated: too many evaluations were open."""
+
+    kind: Literal["skipped"] = "skipped"
+    step: int
+
+
+class AttemptFailed(Record):
+    """An attempt ended by an exception; the trial is not done and may be taken up again."""
+
+    kind: Literal["failure"] = "failure"
+    attempt: int
+    step: int
+    error: str
+    traceback: str
+
+
+class AttemptLeft(Record):
+    """An attempt saved its state after `step` and left, because the sweep was paused or stopped: no failure."""
+
+    kind: Literal["left"] = "left"
+    attempt: int
+    step: int
+
+
+class RungJudged(Record):
+    """Early stopping's verdict on the weights after `step`, by the normalized headline scores that were there.
+
+    `peers` other trials had one, `better` of them a higher one; `cutoff` is the lowest score that went on, None while
+    there were too few to tell. `within` and `reduction_factor` are the rule's (`dmray.planning.successive_halving`).
+    """
+
+    kind: Literal["rung"] = "rung"
+    step: int
+    score: float
+    peers: int
+    better: int
+    cutoff: float | None
+    within: Within
+    reduction_factor: int
+    verdict: Literal["go on", "stop"]
+
+
+class TrialStopped(Record):
+    """An attempt saved its state after `step` and ended, by the verdict of `rung`: no result, and no failure.
+
+    The trial is not run again while that verdict holds. When it does not any more, the trial goes on from there.
+    """
+
+    kind: Literal["stopped"] = "stopped"
+    attempt: int
+    step: int
+    rung: RungJudged
+
+
+class TrialDone(Record):
+    """The trial ended as a result. Diverged means a loss that is not finite: a result, not a crash."""
+
+    kind: Literal["done"] = "done"
+    status: Literal["finished", "diverged"]
+    step: int
+    best_step: int | None
+    train_s: float
+
+
+LedgerRecord = Annotated[
+    AttemptStarted
+    | TrainProgress
+    | EvaluationDone
+    | EvaluationSkipped
+    | AttemptFailed
+    | AttemptLeft
+    | RungJudged
+    | TrialStopped
+    | TrialDone,
+    Field(discriminator="kind"),
+]
+ledger_line: TypeAdapter[LedgerRecord] = TypeAdapter(LedgerRecord)

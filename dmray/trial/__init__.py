@@ -1,0 +1,1 @@
+"""One trial: training, checkpoints, evaluations beside it, and what it records."""

@@ -1,0 +1,80 @@
+"""From a trial's spec and its data to the trainer that runs it, and what its ledger says of how it was built."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from dmray.datasets import Episodes, Statistics, WindowSampler
+from dmray.policies import PolicyShape, SequencePolicy
+from dmray.records import AttemptStarted, provenance
+from dmray.sources import OpenedDataset
+from dmray.tasks import Task
+from dmray.training import Team, Trainer
+from dmray.policies import policy_recipe
+from dmray.trial.checkpoints import Origin
+from dmray.trial.facts import facts_of_data, facts_of_policy
+from dmray.trial.job import TrialJob
+
+
+def build_trainer(job: TrialJob, task: Task, episodes: Episodes, team: Team | None = None) -> tuple[Trainer, Origin]:
+    """A trainer before its first step on the job's device, and what its checkpoints say of where they are from."""
+    trial, device = job.trial, job.device
+    shape = PolicyShape(
+        observation_dim=task.observation_dim,
+        action_dim=task.action_dim,
+        action_limit=task.action_limit,
+        max_timesteps=max(task.horizon, int(episodes.lengths.max())),
+    )
+    recipe = policy_recipe(trial, shape)
+    torch.manual_seed(trial.seed)
+    policy = SequencePolicy(recipe)
+    statistics = Statistics.of(episodes)
+    policy.set_statistics(statistics.mean, statistics.std)
+    sampler = WindowSampler(
+        episodes,
+        policy.tokens,
+        context_length=trial.model.context_length,
+        batch_size=trial.training.batch_size,
+        episode_weighting=trial.training.episode_weighting,
+        device=device,
+    )
+    policy = policy.to(device)
+    trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture, team)
+    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
+
+
+def attempt_started(
+    job: TrialJob, attempt: int, trainer: Trainer, origin: Origin, opened: OpenedDataset
+) -> AttemptStarted:
+    """All that a result of this attempt may depend on."""
+    return AttemptStarted(
+        time_s=time.time(),
+        attempt=attempt,
+        from_step=trainer.steps_done,
+        trial_id=job.trial.trial_id,
+        spec=job.trial.model_dump(mode="json"),
+        provenance={
+            **provenance(),
+            "pid": os.getpid(),
+            "device": job.device,
+            "captured": trainer.captured,
+            "workers": trainer.workers,
+            "dataset_fingerprint": origin.dataset_fingerprint,
+            "dataset_notes": list(opened.episodes.notes),
+            "dataset": facts_of_data(opened.episodes),
+            "policy": facts_of_policy(trainer.policy),
+            "task": _facts_of(opened.task),
+            "scan_backend": trainer.policy.scan_backend,
+        },
+    )
+
+
+def _facts_of(task: Task) -> dict[str, Any]:
+    """What a score depends on beyond the trial's spec."""
+    names = ("name", "protocol", "engine", "env_id", "horizon", "observation_dim", "zero_dims")
+    return {**{name: getattr(task, name) for name in names}, "reference": asdict(task.reference)}

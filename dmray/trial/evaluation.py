@@ -1,0 +1,109 @@
+"""Evaluation as a service to training: hand over a snapshot, train on, collect the episodes later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+
+from dmray.policies import PolicySnapshot
+from dmray.records.records import TargetResult
+from dmray.rollout import EpisodeRecord, EvaluationRequest, cohorts, run_cohort
+from dmray.specs import TrialSpec
+from dmray.tasks import Task
+
+EvaluationFuture = Future[tuple[EpisodeRecord, ...]]
+
+
+class EvaluationService(Protocol):
+    """Rolls out episodes for trials. The answer depends on snapshot and request alone, not on who serves."""
+
+    def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
+        """Start one evaluation; the future holds its episodes in the order of `cohorts(request)`."""
+
+
+class InlineEvaluation:
+    """Evaluates in the calling process, at once."""
+
+    def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
+        done: EvaluationFuture = Future()
+        policy = snapshot.build()
+        done.set_result(tuple(record for cohort in cohorts(request) for record in run_cohort(policy, request, cohort)))
+        return done
+
+
+def request_for(trial: TrialSpec, task: Task, takes_target: bool) -> EvaluationRequest:
+    """The evaluation that a trial's spec describes."""
+    evaluation = trial.evaluation
+    targets: tuple[float | None, ...] = evaluation.target_returns or task.target_returns
+    return EvaluationRequest(
+        task=task,
+        episodes=evaluation.episodes,
+        seed=evaluation.seed,
+        decode=evaluation.decode,
+        target_returns=targets if takes_target else (None,),
+        cohort_size=evaluation.cohort_size,
+    )
+
+
+def episode_rows(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
+    """What `write_episode_table` takes: by target return in the request's order, then by index."""
+    task = request.task
+    return [
+        {
+            "index": episode.index,
+            "seed": episode.seed,
+            "target_return": episode.target_return,
+            "episode_return": episode.episode_return,
+            "normalized_score": task.reference.normalize(episode.episode_return),
+            "length": episode.length,
+            "success": None if task.success_return is None else episode.episode_return >= task.success_return,
+        }
+        for episode in _ordered(request, episodes)
+    ]
+
+
+def about(request: EvaluationRequest, step: int) -> dict[str, str]:
+    """What an episode table must say of itself, to be compared with another."""
+    task = request.task
+    return {
+        "task": task.name,
+        "protocol": task.protocol,
+        "engine": task.engine,
+        "env_id": task.env_id,
+        "decode": request.decode,
+        "evaluation_seed": str(request.seed),
+        "step": str(step),
+    }
+
+
+def summarize(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[TargetResult]:
+    """One result per target return, in the request's order, each over its episodes in the order of their index."""
+    return [
+        _target_result(request.task, target, list(group))
+        for target, group in groupby(_ordered(request, episodes), key=lambda episode: episode.target_return)
+    ]
+
+
+def _ordered(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
+    place = {target: position for position, target in enumerate(request.target_returns)}
+    return sorted(episodes, key=lambda episode: (place[episode.target_return], episode.index))
+
+
+def _target_result(task: Task, target: float | None, episodes: list[EpisodeRecord]) -> TargetResult:
+    returns = np.array([episode.episode_return for episode in episodes])
+    normalized = np.array([task.reference.normalize(value) for value in returns])
+    lengths = [episode.length for episode in episodes]
+    return TargetResult(
+        target_return=target,
+        returns=returns.tolist(),
+        lengths=lengths,
+        return_mean=float(returns.mean()),
+        return_std=float(returns.std()),
+        normalized_mean=float(normalized.mean()),
+        normalized_std=float(normalized.std()),
+        length_mean=float(np.mean(lengths)),
+    )

@@ -1,0 +1,70 @@
+"""What a worker is handed: a trial, where its files are, and the settings that never change what it measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from dmray.coordination.commands import read_order
+from dmray.records.folders import SweepFolder, TrialFolder
+from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
+from dmray.storage import is_url, sweep_folder
+from dmray.tasks import MINARI_SCHEME
+
+
+class TrialJob(Spec):
+    """One trial as work. JSON in and out, so that it crosses processes as plain text."""
+
+    trial: TrialSpec
+    storage: str
+    sweep_name: str
+    checkpoint_every_steps: int
+    no_progress_timeout_s: float | None
+    min_free_gib: float
+    log_every_steps: int
+    torch_threads: int
+    deterministic: bool
+    max_pending_evaluations: int
+    when_evaluations_lag: Literal["wait", "skip"]
+    device: Literal["cpu", "cuda"]
+    capture: Literal["auto", "off"]
+    early_stopping: EarlyStoppingSpec | None
+    order_number: int  # it is worked on while this order stands
+
+    @classmethod
+    def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
+        order = read_order(folder)
+        return cls(
+            trial=_with_absolute_path(trial),
+            storage=sweep.storage if is_url(sweep.storage) else str(folder.storage),
+            sweep_name=sweep.name,
+            checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
+            no_progress_timeout_s=sweep.faults.no_progress_timeout_s,
+            min_free_gib=sweep.faults.min_free_gib,
+            log_every_steps=sweep.tracking.log_every_steps,
+            torch_threads=sweep.resources.torch_threads,
+            deterministic=sweep.resources.deterministic,
+            max_pending_evaluations=sweep.resources.max_pending_evaluations,
+            when_evaluations_lag=sweep.resources.when_evaluations_lag,
+            device=sweep.resources.trial_device,
+            capture=sweep.resources.capture,
+            early_stopping=sweep.early_stopping,
+            order_number=order.number if order else 0,
+        )
+
+    @property
+    def sweep_folder(self) -> SweepFolder:
+        """Where this machine works on it."""
+        return sweep_folder(self.storage, self.sweep_name, "worker")
+
+    @property
+    def folder(self) -> TrialFolder:
+        return self.sweep_folder.trial(self.trial.trial_id)
+
+
+def _with_absolute_path(trial: TrialSpec) -> TrialSpec:
+    """A data set's path means the folder the command was given in; Ray's workers run in folders of their own."""
+    if trial.dataset.path is None or trial.dataset.path.startswith(MINARI_SCHEME):
+        return trial
+    path = str(Path(trial.dataset.path).expanduser().absolute())
+    return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"path": path})})

@@ -1,0 +1,101 @@
+"""A worker's trial in an object store: fetched before, published while it runs. With a folder as storage: nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+from dmray.coordination.commands import Left
+from dmray.coordination.store_commands import StoreOrders
+from dmray.coordination.sweep_lock import lease, store_lease
+from dmray.errors import StorageError, StoreUnavailableError
+from dmray.periodic_thread import MirrorThread
+from dmray.planning.plan import Plan
+from dmray.records import SweepFolder, write_atomic
+from dmray.sources.recordings import recorded_file, recording_path
+from dmray.specs import NO_MLFLOW, Generation, SweepSpec
+from dmray.storage.outages import RETRY_FOR_S, SkipDuringOutage, retry_while_unavailable
+from dmray.storage import Publisher, Store, SweepCopy, bring_trial, clear_trial, is_url, store_of
+from dmray.tasks import task_of
+from dmray.trial.job import TrialJob
+
+Report = Callable[[int, float | None], None]
+_log = logging.getLogger(__name__)
+_ORDERS_EVERY_S = 5.0
+_PATIENCE_AFTER_FAILURE_S = 20.0
+
+
+def bring_order(job: TrialJob) -> None:
+    """Make the order in the worker's folder the one that stands in the store."""
+    if is_url(job.storage):
+        store = store_of(job.storage, job.sweep_name)
+        retry_while_unavailable(lambda: StoreOrders(store).take(job.sweep_folder))
+
+
+@contextlib.contextmanager
+def published(job: TrialJob, report: Report) -> Iterator[Report]:
+    """Bring the trial here, publish it while the block runs, and return when all of it is in the store.
+
+    Yields what to report progress to. The caller holds the trial's folder.
+
+    Raises:
+        StorageError: another worker has taken the trial up.
+        StoreUnavailableError: the store does not answer.
+    """
+    if not is_url(job.storage):
+        yield report
+        return
+    store = store_of(job.storage, job.sweep_name)
+    retry_while_unavailable(lambda: bring_trial(store, job.sweep_folder, job.folder))
+    publisher = Publisher(store, job.sweep_folder, job.folder)
+
+    def wake_and_report(step: int, score: float | None) -> None:
+        publisher.wake()
+        report(step, score)
+
+    try:
+        orders = StoreOrders(store)
+        with MirrorThread(SkipDuringOutage(lambda: orders.take(job.sweep_folder)), _ORDERS_EVERY_S):
+            yield wake_and_report
+    except Left:
+        publisher.close(RETRY_FOR_S)
+        raise
+    except Exception:
+        try:
+            publisher.close(_PATIENCE_AFTER_FAILURE_S)
+        except StorageError as problem:  # the block's own error is the one to raise
+            _log.warning("%s", problem)
+        raise
+    except BaseException:  # stopped: what is here goes on from what is there
+        publisher.stop()
+        raise
+    publisher.close(RETRY_FOR_S)
+    clear_trial(job.folder)
+
+
+def share_recording(job: TrialJob) -> None:
+    """One recording of the trial's data set for all machines, whose last bits might differ: the first one's.
+
+    Raises:
+        EngineError: it cannot be recorded here.
+        StoreUnavailableError: the store does not answer.
+    """
+    generation = job.trial.dataset.generate
+    if is_url(job.storage) and generation is not None:
+        retry_while_unavailable(lambda: _share(job, generation, store_of(job.storage, "datasets")))
+
+
+def _share(job: TrialJob, generation: Generation, datasets: Store) -> None:
+    task = task_of(job.trial.dataset)
+    path = recording_path(generation, task, job.sweep_folder.datasets)
+    theirs = datasets.read(path.name)
+    if theirs is None:
+        recorded_file(generation, task, job.sweep_folder.datasets)
+        theirs = None if datasets.create(path.name, path.read_bytes()) else datasets.read(path.name)
+    if theirs is not None and not (path.exists() and path.read_bytes() == theirs):
+        write_atomic(path, theirs)
+
+

@@ -1,0 +1,73 @@
+"""Ends a process whose training hangs, and keeps the stacks it hung in.
+
+The timer is faulthandler's: a thread in C that needs no lock of Python's, so a hang inside an extension is ended too.
+It writes the stacks of all threads to `hang.txt` in the trial's folder and ends the process; whoever takes the trial up
+next turns the file into a failure in the ledger.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dmray.records import AttemptFailed, AttemptStarted, Ledger, TrialFolder, read_ledger
+
+_REARM_EVERY_S = 1.0  # arming starts a thread, too dear for each step
+
+
+class Watchdog:
+    """Armed at the first step, it ends the process `timeout_s` (or up to a second less) after the last one.
+
+    `timeout_s` None: never. One process has one timer, so one trial at a time.
+    """
+
+    def __init__(self, folder: TrialFolder, timeout_s: float | None) -> None:
+        self._path, self._timeout_s = folder.hang, timeout_s
+        self._armed_at = float("-inf")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the block: between `step`s of it, and not after its end."""
+        if self._timeout_s is None:
+            yield
+            return
+        with self._path.open("w") as self._stacks:
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        self._path.unlink(missing_ok=True)
+
+    def step(self) -> None:
+        """A training step is done."""
+        now = time.monotonic()
+        if self._timeout_s is not None and now - self._armed_at > min(_REARM_EVERY_S, self._timeout_s / 4):
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
+            self._armed_at = now
+
+    def pause(self) -> None:
+        """Until the next `step`, nothing is watched: waiting for evaluations is no hang of the training."""
+        if self._timeout_s is not None:
+            faulthandler.cancel_dump_traceback_later()
+            self._armed_at = float("-inf")
+
+
+def note_hang(folder: TrialFolder) -> bool:
+    """Turn the stacks of a hang, if there was one, into the failure of the last attempt; whether there was one.
+
+    The caller holds the trial's folder: no worker runs the trial.
+    """
+    stacks = folder.hang.read_text(errors="replace") if folder.hang.exists() else ""
+    folder.hang.unlink(missing_ok=True)
+    if not stacks:
+        return False
+    records = read_ledger(folder.ledger)
+    error = "TrainingHang: no training step within faults.no_progress_timeout_s; the stacks are in the traceback"
+    step = max((getattr(record, "step", 0) for record in records), default=0)
+    attempt = sum(isinstance(record, AttemptStarted) for record in records)
+    Ledger(folder.ledger).append(
+        AttemptFailed(time_s=time.time(), attempt=attempt, step=step, error=error, traceback=stacks)
+    )
+    return True

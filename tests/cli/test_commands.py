@@ -1,0 +1,180 @@
+"""The one command line, and the commands that look at a sweep from another shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dmray.__main__ import COMMANDS
+from dmray.cli import logs, pause, resume, status, stop, submit
+from dmray.coordination.commands import give_order, read_order
+from dmray.coordination.sweep_lock import lease
+from dmray.on_ray.submission import Submission
+from dmray.records import SweepFolder
+from dmray.trial.evaluation import InlineEvaluation
+from dmray.trial.run import run_trial
+from tests.progress.test_progress import begun, done, failed, started, trained
+from tests.sweeps import sweep_file
+from tests.trial.test_run import job
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return begun(tmp_path, [started(), trained(20)])[1]
+
+
+def dmray(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "dmray", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_and_status_load_neither_torch_nor_ray(folder: SweepFolder) -> None:
+    code = (
+        "import sys; from dmray.__main__ import main\n"
+        "for sys.argv in (['dmray', '--help'], ['dmray', 'status', sys.argv[1]]):\n"
+        "    try: main()\n"
+        "    except SystemExit: pass\n"
+        "print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True)
+    assert all(name in ran.stdout for name in COMMANDS)
+    assert "0/2 trials done" in ran.stdout
+    assert ran.stdout.endswith("set()\n")
+
+
+def test_a_damaged_manifest_is_one_clear_line(folder: SweepFolder) -> None:
+    folder.manifest.write_text('{"sweep"')
+    seen = runner.invoke(status.app, [str(folder.path)])
+    assert seen.exit_code == 1
+    assert "sweep.json: not the manifest of a sweep of this version: Invalid JSON" in seen.output.replace("\n", " ")
+
+
+def test_a_misspelt_command_is_told() -> None:
+    ran = dmray("statsu")
+    assert (ran.returncode, "did you mean 'status'" in ran.stderr) == (2, True)
+
+
+def test_a_command_names_itself_in_its_help() -> None:
+    assert "Usage: dmray stop [OPTIONS]" in dmray("stop", "--help").stdout
+
+
+def test_status_by_file_and_by_folder(folder: SweepFolder, tmp_path: Path) -> None:
+    file = sweep_file(tmp_path)
+    by_folder, by_file = (
+        json.loads(runner.invoke(status.app, [str(name), "--json"]).stdout) for name in (folder.path, file)
+    )
+    assert by_folder == by_file
+    assert by_folder["states"]["interrupted"] == 1
+
+
+def test_exit_statuses_of_status(tmp_path: Path) -> None:
+    _, folder = begun(tmp_path / "open", [started()])
+    assert runner.invoke(status.app, [str(folder.path)]).exit_code == 3
+    with lease(folder):
+        assert runner.invoke(status.app, [str(folder.path)]).exit_code == 0
+    _, ended = begun(tmp_path / "failed", [started(), failed(3)], [done(40)])
+    assert runner.invoke(status.app, [str(ended.path)]).exit_code == 4
+    _, good = begun(tmp_path / "good", [done(40)], [done(40)])
+    assert runner.invoke(status.app, [str(good.path)]).exit_code == 0
+    assert runner.invoke(status.app, [str(tmp_path)]).exit_code == 1
+    nothing = runner.invoke(stop.app, [str(tmp_path / "misspelt")])
+    assert (nothing.exit_code, "no such file or folder" in nothing.output) == (1, True)
+
+
+def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
+    command = [sys.executable, "-m", "dmray", "status", str(folder.path), "--watch", "--every", "0.1"]
+    with lease(folder):
+        watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert watcher.stdout is not None
+        while ", 1 running" not in watcher.stdout.readline():
+            assert watcher.poll() is None
+    assert "1 interrupted" in watcher.communicate()[0]
+    assert watcher.returncode == 3
+
+
+def test_without_a_driver_each_command_says_so_and_how_to_go_on(folder: SweepFolder) -> None:
+    give_order(folder, "run", "python -m dmray.sweep some.yaml -o a=1 --resume")
+    before = read_order(folder)
+    stopped, paused, resumed = (runner.invoke(each.app, [str(folder.path)]) for each in (stop, pause, resume))
+    assert (stopped.exit_code, paused.exit_code, resumed.exit_code) == (0, 1, 1)
+    assert "nothing to stop" in stopped.output
+    assert "no driver is at work" in paused.output
+    assert "some.yaml -o a=1 --resume" in resumed.output
+    assert read_order(folder) == before
+
+
+def test_with_a_driver_orders_are_given_once(folder: SweepFolder) -> None:
+    give_order(folder, "run", "again")
+    with lease(folder):
+        assert runner.invoke(resume.app, [str(folder.path)]).stdout == "it is not paused\n"
+        for _ in range(2):
+            assert runner.invoke(pause.app, [str(folder.path)]).exit_code == 0
+        assert (read_order(folder).kind, read_order(folder).number) == ("pause", 2)
+        assert runner.invoke(resume.app, [str(folder.path)]).exit_code == 0
+        assert (read_order(folder).kind, read_order(folder).number) == ("run", 3)
+        assert str(os.getpid()) in runner.invoke(stop.app, [str(folder.path)]).stdout
+        assert read_order(folder).kind == "stop"
+        assert runner.invoke(pause.app, [str(folder.path)]).exit_code == 1
+        runner.invoke(stop.app, [str(folder.path), "--now"])
+        assert read_order(folder).kind == "kill"
+
+
+def test_a_trials_log_by_its_key(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    broken = work.model_copy(update={"min_free_gib": 1e9})
+    with pytest.raises(Exception, match="GiB"):
+        run_trial(broken, InlineEvaluation())
+    run_trial(work, InlineEvaluation())
+    sweep, key = str(tmp_path / "tiny"), work.trial.trial_id
+    text = runner.invoke(logs.app, [sweep, key]).stdout
+    for part in (
+        f"process {os.getpid()}, cpu",
+        "Traceback",
+        "evaluation after step 20",
+        "checkpoint at step 40",
+        "finished",
+    ):
+        assert part in text, part
+    second = runner.invoke(logs.app, [sweep, key[-6:], "--attempt", "2"]).stdout
+    assert "finished at step 40" in second
+    assert "Traceback" not in second
+    assert runner.invoke(logs.app, [sweep, key[:12], "--follow"]).stdout == text
+    assert "nothing in its log.txt of attempt 3" in runner.invoke(logs.app, [sweep, key, "--attempt", "3"]).output
+    unknown = runner.invoke(logs.app, [sweep, "x" + key])
+    assert (unknown.exit_code, key in unknown.output) == (1, True)
+
+
+def test_an_ambiguous_key_lists_what_it_may_mean(tmp_path: Path) -> None:
+    plan, folder = begun(tmp_path, [started()], [started()])
+    said = runner.invoke(logs.app, [str(folder.path), "open-expert"])
+    assert said.exit_code == 1
+    assert all(trial_id in said.output for trial_id in plan.trial_ids)
+
+
+def test_a_submission_names_what_cannot_be_on_the_cluster(tmp_path: Path) -> None:
+    """Before anything is sent."""
+    file = str(sweep_file(tmp_path))
+    relative = runner.invoke(submit.app, [file, "--", "-o", "storage=runs"])
+    assert "storage 'runs' is relative" in relative.output
+    elsewhere = runner.invoke(submit.app, [file, "--", "-o", "datasets.0={name: x, task: hopper, path: x.hdf5}"])
+    assert "path 'x.hdf5' is relative" in elsewhere.output
+    misspelt = runner.invoke(submit.app, [file, "--", "-o", "training.stepps=1"])
+    assert "did you mean 'steps'?" in misspelt.output
+    for storage in ("/mnt/runs", "s3://bucket/runs"):
+        nobody = runner.invoke(submit.app, [file, "--address", "http://127.0.0.1:1", "--", "--storage", storage])
+        assert "no Ray dashboard" in nobody.output
+    assert {ran.exit_code for ran in (relative, elsewhere, misspelt, nobody)} == {1}
+
+
+def test_a_submitted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+    submission = Submission("tiny", tmp_path / "my sweep.yaml", ["--storage", "/mnt/runs", "-o", "seeds=[0, 1]"])
+    assert submission.entrypoint == (
+        "python -m dmray.sweep 'my sweep.yaml' --address auto --resume --storage /mnt/runs -o 'seeds=[0, 1]'"
+    )

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from dmray.cli.data import app
+from dmray.tasks import DATASETS
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path / "datasets"))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    path = tmp_path / "made.hdf5"
+    done = run("make", "--task", "maze2d-open", "--behaviour", "expert", "--transitions", "600", "--out", str(path))
+    assert done.exit_code == 0, done.output
+    return path
+
+
+def test_list_names_every_data_set_with_its_protocol_and_scores() -> None:
+    shown = run("list").output
+    assert all(name in shown for name in DATASETS)
+    hopper = next(line for line in shown.splitlines() if line.startswith("hopper-medium-v2"))
+    assert all(word in hopper for word in ("d4rl-mujoco", "Hopper-v4", "1000", "-20.2723", "3234.3", "3600, 1800"))
+
+
+def test_list_can_be_narrowed() -> None:
+    lines = run("list", "*-medium-v*", "--protocol", "d4rl-bullet").output.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [
+        f"bullet-{robot}-medium-v0" for robot in ("hopper", "halfcheetah", "walker2d", "ant")
+    ]
+
+
+@pytest.mark.parametrize("command", ["fetch", "verify", "list"])
+def test_an_unknown_name_is_told_with_the_nearest(command: str) -> None:
+    done = run(command, "hoper-medium-v2")
+    assert done.exit_code == 1
+    assert "did you mean 'hopper-medium-v2'" in done.output
+
+
+def test_what_was_made_is_verified_and_replayed(made: Path) -> None:
+    done = run("verify", str(made), "--task", "maze2d-open")
+    assert done.exit_code == 0, done.output
+    assert "600 transitions" in done.output
+    assert "open repeats it: 4 of 4 replayed episodes" in done.output
+
+
+def test_a_file_whose_actions_do_not_lead_where_it_says_fails_verification(made: Path) -> None:
+    with h5py.File(made, "r+") as file:
+        file["actions"][:] = -file["actions"][:]
+    done = run("verify", str(made), "--task", "maze2d-open")
+    assert done.exit_code == 1
+    assert "does not repeat it" in done.output
+    assert run("verify", str(made), "--task", "maze2d-open", "--no-replay").exit_code == 0
+
+
+def test_a_file_of_another_task_fails_verification(made: Path) -> None:
+    done = run("verify", str(made), "--task", "hopper")
+    assert done.exit_code == 1
+    assert "is it another task's file?" in done.output
+
+
+def test_a_number_that_is_another_where_the_simulator_starts_fails_verification(made: Path) -> None:
+    with h5py.File(made, "r+") as file:
+        file["observations"][:, 1] = 0.7
+    done = run("verify", str(made), "--task", "maze2d-open", "--no-replay")
+    assert done.exit_code == 1
+    assert "observation number 1 (from 0) is 0.7 ± 1e-06 in the file, but " in done.output.replace("\n", " ")
+
+
+def test_a_file_without_its_task_is_asked_for_it(made: Path) -> None:
+    done = run("verify", str(made))
+    assert done.exit_code == 1
+    assert "--task" in done.output
+
+
+def test_stats_are_of_the_episodes(made: Path) -> None:
+    shown = run("stats", str(made), "--task", "maze2d-open").output
+    assert "4 episodes, 600 transitions" in shown
+    with h5py.File(made) as file:
+        mean = float(np.asarray(file["rewards"]).reshape(4, 150).sum(axis=1).mean())
+    row = next(line for line in shown.splitlines() if line.startswith("return"))
+    assert f"{mean:,.3f}" in row
+    assert "target returns 100, 50; the greatest return here is " in shown
+
+
+def test_a_published_file_is_verified_against_its_first_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "datasets" / "maze2d-open-sparse.hdf5"
+    run("make", "--task", "maze2d-open", "--behaviour", "play", "--transitions", "600", "--out", str(path))
+    assert run("verify", "maze2d-open-v0").exit_code == 0
+    with h5py.File(path, "r+") as file:
+        file["rewards"][0] = 1.0
+    done = run("verify", "maze2d-open-v0")
+    assert done.exit_code == 1
+    assert "bad maze2d-open-v0" in done.output
+
+
+def test_a_file_that_is_not_here_is_said(tmp_path: Path) -> None:
+    done = run("verify", "maze2d-umaze-v1")
+    assert done.exit_code == 1
+    assert "python -m dmray.data fetch maze2d-umaze-v1" in done.output
+
+
+def test_random_episodes_of_any_task_can_be_made(tmp_path: Path) -> None:
+    path = tmp_path / "hopper.hdf5"
+    assert run("make", "--task", "hopper", "--transitions", "200", "--out", str(path)).exit_code == 0
+    with h5py.File(path) as file:
+        assert len(file["rewards"]) >= 200
+        assert "not D4RL's data" in file.attrs["note"]
+
+
+def test_a_behaviour_that_a_task_has_not_is_told() -> None:
+    done = run("make", "--task", "hopper", "--behaviour", "expert", "--out", "x.hdf5")
+    assert done.exit_code == 1
+    assert "only maze2d" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["list", "--protocol", "d4rl-mujco"], "unknown protocol 'd4rl-mujco', did you mean 'd4rl-mujoco'?"),
+        (
+            ["make", "--task", "hopper", "--out", "/proc/nowhere/x.hdf5"],
+            "--out /proc/nowhere/x.hdf5: cannot be written",
+        ),
+        (["make", "--task", "hopper", "--out", ".", "--target-return", "5"], "--out .: is a folder; name a file in it"),
+        (["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"], "none.pt: no such file"),
+        (["make", "--task", "hopper", "--out", "x.hdf5", "--target-return", "5"], "name its --checkpoint"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*options)
+    assert (done.exit_code, list(tmp_path.glob("**/*.hdf5"))) == (1, [])
+    assert message in done.output.replace("\n", " ")
+
+
+def test_a_file_that_is_there_is_not_written_over(made: Path) -> None:
+    before = made.read_bytes()
+    done = run("make", "--task", "hopper", "--transitions", "10", "--out", str(made))
+    assert done.exit_code == 1
+    assert "is there already" in done.output.replace("\n", " ")
+    assert made.read_bytes() == before
+
+
+def test_a_data_set_comes_from_a_mirror_and_verifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = tmp_path / "mirror"
+    made = mirror / "hopper_medium-v2.hdf5"
+    assert run("make", "--task", "hopper", "--transitions", "400", "--out", str(made)).exit_code == 0
+    monkeypatch.setenv("DMRAY_MIRRORS", mirror.as_uri())
+    monkeypatch.setenv("DMRAY_OFFLINE", "0")
+    done = run("fetch", "hopper-medium-v2")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "datasets" / made.name).read_bytes() == made.read_bytes()
+    verified = run("verify", "hopper-medium-*")  # of the pattern, only what is here
+    assert verified.exit_code == 0, verified.output
+    assert "as it was first seen" in verified.output
+    assert "Hopper-v4 repeats it" in verified.output

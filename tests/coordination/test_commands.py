@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dmray.coordination.commands import Left, StandingOrder, give_order, read_order, wait_for_run
+from dmray.driver.local_runner import LocalRunner
+from dmray.driver.session import Runner, run_sweep
+from dmray.on_ray import RayRunner
+from dmray.planning.plan import Plan
+from dmray.progress.trial_states import DONE, TrialState
+from dmray.records import AttemptFailed, AttemptLeft, AttemptStarted, SweepFolder, TrainProgress, read_ledger
+from dmray.training import Trainer
+from dmray.trial.evaluation import InlineEvaluation
+from dmray.trial.run import run_trial
+from tests.sweeps import science_of, tiny_plan
+from tests.trial.test_run import job, science
+
+QUIET = Console(quiet=True)
+LONG: dict[str, Any] = {
+    "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "evaluation": {"episodes": 4, "every_steps": 300, "cohort_size": 2, "target_returns": [50.0]},
+    "faults": {"checkpoint_every_steps": 100},
+}
+
+
+def records(folder: SweepFolder, kind: type[Any]) -> list[Any]:
+    ledgers = folder.path.glob("trials/*/ledger.jsonl")
+    return [record for ledger in ledgers for record in read_ledger(ledger) if isinstance(record, kind)]
+
+
+def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
+    """Do `act` beside the test as soon as `condition` holds."""
+
+    def run() -> None:
+        while not condition():
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def run(planned: Plan, folder: SweepFolder, runner: Runner, resume: bool = False) -> dict[str, TrialState]:
+    return run_sweep(planned, folder, runner, lambda sweep: sweep.path, resume=resume, console=QUIET, again="again")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for orders at each step."""
+    monkeypatch.setattr("dmray.coordination.commands._LOOK_EVERY_S", 0.001)
+
+
+@pytest.mark.parametrize("at", [20, 33, 39])  # an evaluation, nothing special, the step before the last
+def test_a_trial_that_leaves_goes_on_with_the_same_numbers(
+    tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    train, folder = Trainer.step, SweepFolder(tmp_path / "left", "tiny")
+
+    def pause_after(self: Trainer) -> object:
+        losses = train(self)
+        if self.steps_done == at and not records(folder, AttemptLeft):
+            give_order(folder, "pause")
+        return losses
+
+    run_trial(job(tmp_path / "undisturbed"), InlineEvaluation())
+    monkeypatch.setattr(Trainer, "step", pause_after)
+    with pytest.raises(Left):
+        run_trial(job(tmp_path / "left"), InlineEvaluation())
+    with pytest.raises(Left):  # paused still: not even begun
+        run_trial(job(tmp_path / "left"), InlineEvaluation())
+    give_order(folder, "run")
+    run_trial(job(tmp_path / "left"), InlineEvaluation())
+    assert science(job(tmp_path / "left")) == science(job(tmp_path / "undisturbed"))
+    assert [record.step for record in records(folder, AttemptLeft)] == [at]
+    assert len(records(folder, AttemptStarted)) == 2
+    assert not records(folder, AttemptFailed)
+
+
+def test_a_sweep_that_was_paused_and_stopped_ends_with_the_undisturbed_results(tmp_path: Path, impatient: None) -> None:
+    quiet = tiny_plan(tmp_path / "quiet", **LONG)
+    run(quiet, SweepFolder(tmp_path / "quiet", "tiny"), LocalRunner())
+    planned, folder = tiny_plan(tmp_path / "b", **LONG), SweepFolder(tmp_path / "b", "tiny")
+
+    def pause_and_resume() -> None:
+        give_order(folder, "pause")
+        when(lambda: records(folder, AttemptLeft), lambda: give_order(folder, "run"))
+
+    when(lambda: records(folder, TrainProgress), pause_and_resume)
+    stopper = when(lambda: len(records(folder, AttemptStarted)) == 2, lambda: give_order(folder, "stop"))
+    states = run(planned, folder, LocalRunner())
+    stopper.join()
+    assert not DONE.issuperset(states.values())
+    assert len(records(folder, AttemptLeft)) == 2
+    assert DONE.issuperset(run(planned, folder, LocalRunner(), resume=True).values())
+    assert science_of(folder, planned.trial_ids) == science_of(SweepFolder(tmp_path / "quiet", "tiny"), quiet.trial_ids)
+    assert not records(folder, AttemptFailed)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit an open file
+def test_kill_interrupts_the_driver_as_ctrl_c_does(tmp_path: Path, impatient: None) -> None:
+    planned, folder = tiny_plan(tmp_path, **LONG), SweepFolder(tmp_path, "tiny")
+    when(lambda: records(folder, AttemptStarted), lambda: give_order(folder, "kill"))
+    with pytest.raises(KeyboardInterrupt):
+        run(planned, folder, LocalRunner())
+
+
+def test_trials_that_see_a_kill_before_the_driver_does_end_it_all_the_same(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "tiny")
+    give_order(folder, "kill")
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_run(folder)
+
+
+def test_orders_are_numbered_and_the_command_is_kept(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "tiny")
+    assert read_order(folder) is None
+    assert StandingOrder(folder, 0).stands(), "without a driver, nobody gives orders"
+    first = give_order(folder, "run", "dmray sweep x")
+    second = give_order(folder, "pause")
+    assert (first.number, second.number, second.again) == (1, 2, "dmray sweep x")
+    assert read_order(folder) == second
+
+
+@pytest.mark.parametrize(("kinds", "stands"), [((), True), (("pause",), False), (("pause", "run"), False)])
+def test_a_worker_that_missed_a_pause_leaves_all_the_same(tmp_path: Path, kinds: Sequence[str], stands: bool) -> None:
+    folder = SweepFolder(tmp_path, "tiny")
+    number = give_order(folder, "run", "").number
+    for kind in kinds:
+        give_order(folder, kind)  # type: ignore[arg-type]
+    assert StandingOrder(folder, number).stands() is stands
+
+
+@pytest.mark.ray
+def test_a_sweep_on_ray_that_was_paused_ends_with_the_undisturbed_results(ray_session: None, tmp_path: Path) -> None:
+    changes = {
+        **LONG,
+        "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
+        "seeds": [0, 1],
+        "training": {**LONG["training"], "steps": 1200},
+        "evaluation": {**LONG["evaluation"], "every_steps": 600},
+        "resources": {"executor": "tune", "cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
+        "tracking": {"log_every_steps": 20, "mlflow_uri": "off"},
+    }
+    quiet, planned = (tiny_plan(tmp_path / name, **changes) for name in ("quiet", "disturbed"))
+    folder = SweepFolder(tmp_path / "disturbed", "tiny")
+    run(quiet, SweepFolder(tmp_path / "quiet", "tiny"), LocalRunner())
+
+    def pause_and_resume() -> None:
+        give_order(folder, "pause")
+        when(lambda: records(folder, AttemptLeft), lambda: give_order(folder, "run"))
+
+    when(lambda: records(folder, AttemptStarted), pause_and_resume)
+    assert DONE.issuperset(run(planned, folder, RayRunner()).values())
+    assert records(folder, AttemptLeft)
+    assert science_of(folder, planned.trial_ids) == science_of(SweepFolder(tmp_path / "quiet", "tiny"), quiet.trial_ids)
+    assert not records(folder, AttemptFailed)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmray.datasets import Episodes, FileRules, WindowSampler, mapped, read_d4rl_hdf5, write_d4rl_hdf5
+from dmray.datasets.d4rl_hdf5 import Allocate
+from dmray.fields import Field, Token
+
+RULES = FileRules(observation_dim=3, action_dim=2, horizon=5)
+ROWS = 23  # the last three are of an unfinished episode
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "observations": rng.normal(size=(ROWS, 3)),
+        "actions": rng.normal(size=(ROWS, 2)).astype(np.float32),
+        "rewards": rng.normal(size=(ROWS, 1)),
+        "terminals": np.zeros(ROWS, np.int8),
+        "timeouts": np.arange(ROWS) % 5 == 4,
+    }
+    write_d4rl_hdf5(tmp_path / "data.hdf5", arrays, {})
+    return tmp_path / "data.hdf5"
+
+
+def opened(file: Path, folder: Path) -> Episodes:
+    return mapped(folder, lambda allocate: read_d4rl_hdf5(file, RULES, allocate))
+
+
+def test_mapped_episodes_are_the_files_own(file: Path, tmp_path: Path) -> None:
+    plain = read_d4rl_hdf5(file, RULES)
+    for _ in range(2):  # written, then found
+        again = opened(file, tmp_path / "arrays")
+        assert again.fingerprint == plain.fingerprint
+        assert again.starts.tolist() == [0, 5, 10, 15, 20]
+
+
+def test_a_second_opening_reads_nothing_but_the_arrays(file: Path, tmp_path: Path) -> None:
+    opened(file, tmp_path / "arrays")
+
+    def read(allocate: Allocate) -> Episodes:
+        raise AssertionError("read again")
+
+    assert mapped(tmp_path / "arrays", read).num_transitions == 20
+
+
+def test_arrays_stay_in_their_files_and_training_takes_them_as_they_are(file: Path, tmp_path: Path) -> None:
+    opened(file, tmp_path / "arrays")
+    episodes = opened(file, tmp_path / "arrays")
+    for array in (episodes.observations, episodes.actions, episodes.rewards):
+        assert isinstance(array.base, np.memmap)
+    tokens = [Token(Field.STATE), Token(Field.ACTION)]
+    sampler = WindowSampler(episodes, tokens, context_length=2, batch_size=4)
+    for field, array in ((Field.STATE, episodes.observations), (Field.ACTION, episodes.actions)):
+        assert np.shares_memory(sampler._fields[field].numpy(), array)
+
+
+def test_a_reader_that_fails_or_is_killed_leaves_nothing_that_is_taken_for_data(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "arrays"
+
+    def broken(allocate: Allocate) -> Episodes:
+        allocate("observations", (ROWS, 3))
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        mapped(folder, broken)
+    assert not folder.exists()
+    killed = f"""
+import os, signal
+from pathlib import Path
+from dmray.cli.data import mapped
+def read(allocate):
+    allocate("observations", (5, 3))[:] = 1
+    os.kill(os.getpid(), signal.SIGKILL)
+mapped(Path({str(folder)!r}), read)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
+    assert not folder.exists()
+    assert opened(file, folder).num_transitions == 20
+
+
+def test_a_reader_with_arrays_of_its_own_is_mapped_too(file: Path, tmp_path: Path) -> None:
+    plain = read_d4rl_hdf5(file, RULES)
+    again = mapped(tmp_path / "arrays", lambda _: plain)
+    assert again.fingerprint == plain.fingerprint
+
+
+def test_notes_are_kept(tmp_path: Path) -> None:
+    plain = Episodes(np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), np.array([0, 2]), notes=("as told",))
+    mapped(tmp_path / "arrays", lambda _: plain)
+    assert mapped(tmp_path / "arrays", lambda _: plain).notes == ("as told",)
+
+
+def test_reading_a_large_file_takes_little_more_memory_than_its_arrays(tmp_path: Path) -> None:
+    rows, width = 400_000, 60
+    big = tmp_path / "big.hdf5"
+    script = f"""
+import resource, h5py, numpy as np
+from pathlib import Path
+from dmray.cli.data import FileRules, Statistics, mapped, read_d4rl_hdf5
+import dmray.cli.data.windows
+path, rows, width = Path({str(big)!r}), {rows}, {width}
+with h5py.File(path, "w") as file:
+    stored = file.create_dataset("observations", (rows, width), dtype="f8")
+    for start in range(0, rows, 10_000):
+        stored[start : start + 10_000] = np.random.default_rng(start).normal(size=(10_000, width))
+    file["actions"] = np.zeros((rows, 2), np.float32)
+    file["rewards"] = np.zeros(rows, np.float32)
+    file["terminals"] = np.zeros(rows, bool)
+    file["timeouts"] = np.arange(rows) % 1000 == 999
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rules = FileRules(width, 2, 1000)
+episodes = mapped(path.parent / "arrays", lambda allocate: read_d4rl_hdf5(path, rules, allocate))
+Statistics.of(episodes)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    arrays_mib = rows * width * 4 / 2**20
+    # Once as it is written and once as it is read: both are pages of files, which the system takes back at will.
+    assert float(done.stdout) < 2.6 * arrays_mib

@@ -1,0 +1,65 @@
+"""MLflow's own pages, in a browser: DM and DT stand against each other over their seeds."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from dmray.mlflow_mirror.mirror import MlflowMirror
+from dmray.mlflow_mirror.shared_view import link
+from dmray.records import SweepFolder
+from tests.mlflow_mirror import browser
+from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger
+from tests.mlflow_mirror.mlflow_server import Server
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
+
+
+@pytest.fixture(scope="module")
+def experiment(session_server: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a finished sweep's: DM scores 60 and 70, DT 30 and 50."""
+    if browser.missing():
+        pytest.skip(str(browser.missing()))
+    import mlflow
+
+    if not session_server.runs:
+        session_server.start()
+    folder, sweep = SweepFolder(tmp_path_factory.mktemp("viewed"), "viewed"), example_sweep(name="viewed")
+    scores = {("dm", 0): 60, ("dm", 1): 70, ("dt", 0): 30, ("dt", 1): 50}
+    for trial in trials_of(sweep):
+        write_ledger(folder, trial, whole_trial(20, scores[trial.method, trial.seed]))
+    assert MlflowMirror.open(session_server.uri, folder, sweep, trials_of(sweep)).close().problem is None
+    found: str = mlflow.MlflowClient(session_server.uri).get_experiment_by_name("dmray/viewed").experiment_id
+    return found
+
+
+def seen(url: str, profile: Path, *wanted: str) -> str:
+    """The page's text, as soon as all of `wanted` is in it."""
+    deadline = time.monotonic() + 120
+    while True:
+        text = re.sub(r"<[^>]*>", " ", browser.page(url, profile))
+        absent = [each for each in wanted if not re.search(each, text)]
+        if not absent:
+            return text
+        assert time.monotonic() < deadline, f"{url} does not show {absent}"
+
+
+def test_the_linked_table_groups_the_seeds_of_a_method(server: Server, experiment: str, tmp_path: Path) -> None:
+    shown = seen(link(server.uri, experiment, mode="TABLE"), tmp_path, r"Group:\s+DM\b", r"Group:\s+DT\b", r"\|s1")
+    assert re.search(r"Group by:\s+model", shown)
+    assert re.search(r"Methods over all seeds:\s+curves", shown)  # the experiment's description, with links
+    assert re.search(r"\b65\s+\(average\)", shown)  # DM's last scores
+    assert re.search(r"\b40\s+\(average\)", shown)
+
+
+def test_the_linked_charts_show_a_curve_a_method(server: Server, experiment: str, tmp_path: Path) -> None:
+    curves = (r"DM \(eval/normalized_score\)", r"DT \(eval/normalized_score\)")
+    seen(link(server.uri, experiment), tmp_path, r"Group:\s+DM\b", *curves)
+
+
+def test_data_sets_are_told_apart_where_there_are_several(server: Server, experiment: str, tmp_path: Path) -> None:
+    group = r"dataset: hopper-medium-v2, model: D[MT]"
+    seen(link(server.uri, experiment, "cells", "TABLE"), tmp_path, group)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import threading
+
+from dmray.periodic_thread import MirrorThread
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.calls = 0
+        self.third = threading.Event()
+
+    def advance(self) -> bool:
+        self.calls += 1
+        if self.calls == 3:
+            self.third.set()
+        return True
+
+
+def test_it_advances_until_it_is_stopped() -> None:
+    mirror = Counting()
+    with MirrorThread(mirror, every_s=0.001):
+        assert mirror.third.wait(timeout=5.0)
+    after = mirror.calls
+    assert not any(thread.name == "mlflow-mirror" for thread in threading.enumerate())
+    assert mirror.calls == after
+
+
+def test_stopping_does_not_wait_for_the_interval() -> None:
+    thread = MirrorThread(Counting(), every_s=3600.0)
+    thread.start()
+    thread.stop()
+    assert not any(each.name == "mlflow-mirror" for each in threading.enumerate())

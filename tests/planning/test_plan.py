@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dmray.errors import SpecError
+from dmray.planning.cost import num_parameters, trial_cost, trial_flops
+from dmray.planning.plan import load_plan, plan
+from dmray.cli.plan_view import render_plan
+from dmray.progress.trial_states import TrialState
+from dmray.specs import MethodName, load_sweep
+from dmray.tasks import task_of
+from tests.sweeps import sweep_file, tiny_plan
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_sweep_plans_to_the_number_of_trials_in_its_header(path: Path) -> None:
+    said = re.search(r"= (\d+) trials", path.read_text())
+    assert said, "the header says how many trials there are"
+    assert len(plan(load_sweep(path)).trials) == int(said[1])
+
+
+def test_the_full_benchmark_is_27_data_sets_of_seven_families_with_five_methods_and_four_seeds() -> None:
+    trials = plan(load_sweep(SWEEPS / "full_benchmark.yaml")).trials
+    assert len({trial.dataset.name for trial in trials}) == 27
+    assert len({task_of(trial.dataset).family for trial in trials}) == 7
+    assert {trial.method for trial in trials} == {"dt", "dm", "dm+r", "hdt", "hdm"}
+    assert {trial.seed for trial in trials} == {0, 1, 2, 3}
+
+
+def test_a_trial_that_two_blocks_share_is_run_once(tmp_path: Path) -> None:
+    model = {"d_model": 16, "n_layer": 1, "context_length": 4}
+    grid = [
+        {"methods": ["dm", "dt"], "models": [model]},
+        {"methods": ["dm"], "models": [model, model | {"n_layer": 2}]},
+    ]
+    assert len(tiny_plan(tmp_path, grid=grid).trials) == 3
+
+
+def test_all_methods_of_a_seed_come_together() -> None:
+    trials = plan(load_sweep(SWEEPS / "quickstart.yaml")).trials
+    assert [(trial.seed, trial.method) for trial in trials] == [(0, "dm"), (0, "dt"), (1, "dm"), (1, "dt")]
+
+
+def test_the_order_is_that_of_the_sweep_file(tmp_path: Path) -> None:
+    small = {"d_model": 16, "n_layer": 1, "context_length": 4}
+    grid = [{"methods": ["dm", "dt"], "models": [small | {"n_layer": 2}, small]}]
+
+    def order(name: str) -> list[tuple[str, int, int]]:
+        planned = tiny_plan(tmp_path, grid=grid, seeds=[0, 1], order=name)
+        return [(trial.method, trial.model.n_layer, trial.seed) for trial in planned.trials]
+
+    together = [(method, layers, seed) for seed in (0, 1) for layers in (2, 1) for method in ("dm", "dt")]
+    assert order("methods_together") == together
+    assert order("seeds_together") == [(m, n, s) for n in (2, 1) for m in ("dm", "dt") for s in (0, 1)]
+    for method in ("dm", "dt"):
+        assert [layers for name, layers, _ in order("cheap_first") if name == method] == [1, 1, 2, 2]
+    assert sorted(order("cheap_first")) == sorted(together)
+
+
+def test_the_cheapest_trials_of_all_data_sets_come_first_and_equals_stay_in_order() -> None:
+    trials = plan(load_sweep(SWEEPS / "full_benchmark.yaml", ["order=cheap_first"])).trials
+    flops = [trial_flops(trial) for trial in trials]
+    assert flops == sorted(flops)
+    assert trials[0].method == "dm"
+    assert trials[0].seed == 0
+
+
+def test_order_does_not_change_the_trials(tmp_path: Path) -> None:
+    assert set(tiny_plan(tmp_path, order="cheap_first").trial_ids) == set(tiny_plan(tmp_path).trial_ids)
+
+
+def test_a_planned_trial_names_its_targets_and_scale(tmp_path: Path) -> None:
+    evaluation = {"episodes": 4, "every_steps": 20}
+    trial = tiny_plan(tmp_path, evaluation=evaluation).trials[0]
+    task = task_of(trial.dataset)
+    assert (trial.evaluation.target_returns, trial.evaluation.return_scale) == (task.target_returns, task.return_scale)
+
+
+def test_storage_actors_and_budgets_do_not_change_the_trials(tmp_path: Path) -> None:
+    here = tiny_plan(tmp_path)
+    there = tiny_plan(tmp_path / "other", resources={"evaluation_actors": 7}, faults={"worker_restarts": 9})
+    assert here.trial_ids == there.trial_ids
+
+
+def test_an_unknown_data_set_is_named_with_file_place_and_the_nearest_right_one(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, datasets=["hopper-medium-v2", "hoper-medium-v2"])
+    with pytest.raises(SpecError) as error:
+        load_plan(file)
+    told = f"{file}: datasets.1: unknown data set 'hoper-medium-v2', did you mean 'hopper-medium-v2'?"
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("method", ["dt", "dm", "dm+r", "hdt", "hdm"])
+@pytest.mark.parametrize("width", [64, 160])
+def test_the_planned_number_of_parameters_is_that_of_the_built_network(
+    tmp_path: Path, method: MethodName, width: int
+) -> None:
+    from dmray.policies import PolicyShape, SequencePolicy
+    from dmray.policies import policy_recipe
+
+    grid = [{"methods": [method], "models": [{"d_model": width, "n_layer": 2, "context_length": 4}]}]
+    trial = tiny_plan(tmp_path, grid=grid).trials[0]
+    task = task_of(trial.dataset)
+    shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
+    policy = SequencePolicy(policy_recipe(trial, shape))
+    assert num_parameters(trial, task) == sum(parameter.numel() for parameter in policy.parameters())
+
+
+def test_methods_with_a_return_to_go_are_those_that_pay_for_several_targets(tmp_path: Path) -> None:
+    from dmray.fields import Field
+    from dmray.planning.cost import RETURN_CONDITIONED, TRANSFORMERS
+    from dmray.policies import ALGORITHMS
+
+    conditioned = {
+        name
+        for name, algorithm in ALGORITHMS.items()
+        if any(token.field is Field.RETURN_TO_GO for stage in algorithm.stages for token in stage.tokens)
+    }
+    assert conditioned == RETURN_CONDITIONED
+    assert {name for name, row in ALGORITHMS.items() if row.backbone == "transformer"} == TRANSFORMERS
+
+
+def test_cost_counts_every_evaluation_target_and_the_whole_horizon(tmp_path: Path) -> None:
+    evaluation = {"episodes": 4, "every_steps": 15, "target_returns": [1.0, 2.0]}
+    dm, dt = tiny_plan(tmp_path, evaluation=evaluation).trials
+    evaluations = 3  # after 15, 30 and the last of 40 steps
+    assert trial_cost(dm, 10).env_steps == evaluations * 4 * 150
+    assert trial_cost(dt, 10).env_steps == evaluations * 4 * 2 * 150
+    assert trial_cost(dm, 10).training_steps == 40
+
+
+def test_the_plan_shows_trials_cost_and_what_is_done(tmp_path: Path) -> None:
+    planned = tiny_plan(tmp_path)
+    console = Console(width=140, record=True)
+    done, new = planned.trial_ids
+    console.print(render_plan(planned, {done: TrialState.FINISHED, new: TrialState.NEW}))
+    text = console.export_text()
+    assert "2 trials" in text
+    assert "80 training steps" in text
+    assert "1/2" in text
+    assert "1 finished, 1 new" in text

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmray.errors import SpecError, StorageError
+from dmray.planning.plan import Plan, plan
+from dmray.planning.trial_filter import Choice, chosen, shard_of
+from dmray.progress.trial_states import TrialState, to_run
+from dmray.specs import load_sweep
+from tests.sweeps import tiny_plan
+
+FULL = plan(load_sweep(Path(__file__).parents[2] / "sweeps" / "full_benchmark.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ("method=dm", 108),
+        ("method=dm|dt", 216),
+        ("method=dm*", 216),  # dm and dm+r
+        ("dataset=hopper-*,method=dm,seed=0|1", 8),
+        ("task=hopper , seed = 3", 20),
+        ("d_model=128", 540),
+        ("trial=hopper-medium-v2-dm-s0-*", 1),
+    ],
+)
+def test_an_expression_names_trials(only: str, count: int) -> None:
+    assert len(chosen(FULL, Choice(only))) == count
+
+
+def test_chosen_trials_keep_the_plans_order() -> None:
+    assert chosen(FULL, Choice("seed=0|2")) == tuple(trial for trial in FULL.trials if trial.seed in {0, 2})
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("methd=dm", "unknown key 'methd', did you mean 'method'"),
+        ("method", "'method': write it as key=pattern"),
+        ("method=", "write it as key=pattern"),
+        ("", "write it as key=pattern"),
+        ("seed=0,seed=1", r"write seed=0\|1"),
+        ("dataset=hoper-medium-v2", "no trial has dataset=hoper-medium-v2, did you mean 'hopper-medium-v2'"),
+        ("seed=99", "no trial has seed=99, there are 0, 1, 2, 3"),
+        ("dataset=maze2d-*,task=hopper", "no trial has task=hopper beside what comes before it"),
+    ],
+)
+def test_a_wrong_expression_is_told_with_the_nearest_right_word(only: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        chosen(FULL, Choice(only))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_shards_are_disjoint_and_complete(count: int) -> None:
+    parts = [{trial.trial_id for trial in chosen(FULL, Choice(shard=f"{i + 1}/{count}"))} for i in range(count)]
+    assert sum(map(len, parts)) == 540
+    assert set().union(*parts) == set(FULL.trial_ids)
+
+
+def test_shards_are_even_and_do_not_depend_on_the_other_trials() -> None:
+    sizes = [len(chosen(FULL, Choice(shard=f"{i}/4"))) for i in (1, 2, 3, 4)]
+    assert min(sizes) > 100
+    part = Plan(FULL.sweep, FULL.trials[:50])
+    assert set(chosen(part, Choice(shard="2/4"))) == {t for t in part.trials if shard_of(t.trial_id, 4) == 2}
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3"])
+def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
+    with pytest.raises(SpecError, match="i from 1 to n"):
+        chosen(FULL, Choice(shard=shard))
+
+
+@pytest.mark.parametrize(
+    ("choice", "resume", "expected"),
+    [
+        (Choice(), True, ["failed", "started", "new"]),
+        (Choice(retry_failed=True), False, ["failed"]),
+        (Choice(retry_failed=True), True, ["failed"]),
+        (Choice("seed=4"), False, ["new"]),  # nothing of it was begun, so nothing is to be resumed
+        (Choice("seed=0|1"), False, []),
+        (Choice("seed=0|2", retry_failed=True), False, ["failed"]),
+    ],
+)
+def test_what_a_start_takes_up(tmp_path: Path, choice: Choice, resume: bool, expected: list[str]) -> None:
+    planned = tiny_plan(tmp_path, seeds=[0, 1, 2, 3, 4], grid=[{"methods": ["dm"]}])
+    states = dict(
+        zip(planned.trial_ids, map(TrialState, ["finished", "diverged", "failed", "started", "new"]), strict=True)
+    )
+    assert [states[trial.trial_id] for trial in to_run(planned, states, resume, choice)] == expected
+
+
+def test_a_second_start_without_resume_is_refused(tmp_path: Path) -> None:
+    planned = tiny_plan(tmp_path)
+    states = dict(zip(planned.trial_ids, (TrialState.FAILED, TrialState.NEW), strict=True))
+    with pytest.raises(StorageError, match="or --retry-failed for those"):
+        to_run(planned, states, resume=False)
+
+
+def test_what_was_begun_goes_on_only_when_asked(tmp_path: Path) -> None:
+    planned = tiny_plan(tmp_path)
+    states = dict.fromkeys(planned.trial_ids, TrialState.NEW) | {planned.trial_ids[0]: TrialState.STARTED}
+    with pytest.raises(StorageError, match="was begun before: 0 trials are done, 1 are not; continue with --resume"):
+        to_run(planned, states, resume=False)
+    assert to_run(planned, states, resume=True) == planned.trials
