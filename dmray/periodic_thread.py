@@ -7,16 +7,16 @@ from types import TracebackType
 from typing import Protocol
 
 
-class Advances(Protocol):
+class Periodic(Protocol):
     """Something that does a bounded piece of work when asked."""
 
     def advance(self) -> bool: ...
 
 
-class MirrorThread:
+class PeriodicThread:
     """Calls `mirror.advance()` every `every_s` seconds between `start` and `stop`, or inside a `with`."""
 
-    def __init__(self, mirror: Advances, every_s: float) -> None:
+    def __init__(self, mirror: Periodic, every_s: float) -> None:
         self._mirror, self._every_s = mirror, every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-mirror", daemon=True)
@@ -29,7 +29,7 @@ class MirrorThread:
         self._stop.set()
         self._thread.join()
 
-    def __enter__(self) -> MirrorThread:
+    def __enter__(self) -> PeriodicThread:
         self.start()
         return self
 

@@ -11,9 +11,9 @@ import yaml
 from dmray.planning.plan import Plan, plan
 from dmray.records import (
     AttemptFailed,
-    AttemptLeft,
+    AttemptPaused,
     AttemptStarted,
-    RungJudged,
+    RungDecision,
     SweepFolder,
     TrialStopped,
     distinct,
@@ -64,5 +64,5 @@ def science_of(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
         for record in sorted(
             distinct(read_ledger(folder.trial(trial_id).ledger)), key=lambda r: (r.kind, getattr(r, "step", 0))
         )
-        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft | RungJudged | TrialStopped)
+        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptPaused | RungDecision | TrialStopped)
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from dmray.cli.shared import check_writable, err, new_app, out, told
+from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.datasets import Statistics
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
@@ -41,7 +41,7 @@ def list_datasets(
     protocol: Annotated[str | None, typer.Option(help="d4rl-mujoco, d4rl-bullet or minari.")] = None,
 ) -> None:
     """The published data sets: how each is evaluated and scored, and which are on this machine."""
-    with told():
+    with report_errors():
         if protocol is not None:
             lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
     table = Table(box=None, pad_edge=False)
@@ -58,7 +58,7 @@ def list_datasets(
 @app.command()
 def fetch(names: Annotated[list[str], typer.Argument(help="Names or patterns: hopper-medium-v2 'antmaze-*'.")]) -> None:
     """Download data sets; a download that was cut goes on where it stopped."""
-    with told():
+    with report_errors():
         for name in [name for pattern in names for name in _matching(pattern)]:
             with progress_bar(err) as progress:
                 path = fetch_published(name, progress)
@@ -94,7 +94,7 @@ def stats(
     task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
 ) -> None:
     """What is in a data set: episodes, lengths, returns, normalized scores, ranges."""
-    with told():
+    with report_errors():
         opened = _opened(name, task)
     table = Table(box=None, pad_edge=False)
     for heading in ("", "mean", "std", "min", "median", "max"):
@@ -131,7 +131,7 @@ def make(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Record episodes in D4RL's layout: of random actions, of the maze planner, or of a trained policy."""
-    with told():
+    with report_errors():
         where = lookup("task", task, TASKS, SpecError)
         check_writable(out_file, "--out")
         if out_file.exists():
@@ -153,7 +153,7 @@ def make(
 def _matching(pattern: str) -> list[str]:
     found = [name for name in DATASETS if fnmatchcase(name, pattern)]
     if not found:
-        with told():
+        with report_errors():
             entry_of(pattern)
             raise SpecError(unknown("data set", pattern, DATASETS))
     return found

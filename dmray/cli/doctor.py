@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dmray.cli.shared import err, new_app, out, told
+from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.planning.calibration import calibration_file, hardware_name, save_calibration
 
 app = new_app()
@@ -24,10 +24,10 @@ def main(
     mlflow_uri: Annotated[str | None, typer.Option(help="Does this MLflow server answer?")] = None,
 ) -> None:
     """Tell what is here, one line each, ok or missing with the cure; exit status 1 if something needed is missing."""
-    from dmray.driver.diagnosis import examine
+    from dmray.driver.diagnosis import diagnose
 
-    with told():
-        findings = list(examine(storage, mlflow_uri))
+    with report_errors():
+        findings = list(diagnose(storage, mlflow_uri))
         table = Table(box=None, pad_edge=False, show_header=False)
         for finding in findings:
             colour = {"ok": "green", "missing": "red", "optional": "yellow"}[finding.verdict]

@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from dmray.cli.shared import check_writable, err, new_app, out, told
+from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.errors import SpecError
 from dmray.mlflow_mirror.artifacts import download_checkpoint, upload_drawings
 from dmray.records import EvaluationDone, TargetResult, TrialFolder, read_ledger, write_episode_table
@@ -53,7 +53,7 @@ def main(
     mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
     """Roll a stored policy out and print its scores; with no options, exactly as its sweep evaluated it."""
-    with told():
+    with report_errors():
         from dmray.inference.stored_policy import evaluate_stored
         from dmray.trial.evaluation import about, episode_rows, summarize  # loads torch
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dmray.cli.shared import SweepSource, SweepStorage, bearing_outages, new_app, told
+from dmray.cli.shared import SweepSource, SweepStorage, new_app, report_errors, tolerate_outages
 from dmray.errors import StorageError
-from dmray.progress.sweep_handle import FoundSweep, find_trial, found_sweep
+from dmray.progress.sweep_handle import SweepHandle, find_sweep, find_trial
 from dmray.records import TrialFolder
 from dmray.trial.log import lines_of_attempt
 
@@ -25,9 +25,9 @@ def main(
     storage: SweepStorage = None,
 ) -> None:
     """Print a trial's log.txt: host, process and device of its attempts, evaluations, checkpoints, warnings, errors."""
-    with told(), found_sweep(sweep, storage) as found:
+    with report_errors(), find_sweep(sweep, storage) as found:
         folder = find_trial(found, trial)
-        found.see_log(folder)
+        found.read_log(folder)
         content = folder.log.read_bytes() if folder.log.exists() else b""
         text = content.decode(errors="replace")
         shown = text if attempt is None else lines_of_attempt(text, attempt)
@@ -39,7 +39,7 @@ def main(
             _follow(found, folder, len(content))
 
 
-def _follow(found: FoundSweep, folder: TrialFolder, offset: int) -> None:
+def _follow(found: SweepHandle, folder: TrialFolder, offset: int) -> None:
     try:
         while True:
             ended = folder.done.exists()  # before the last look
@@ -52,8 +52,8 @@ def _follow(found: FoundSweep, folder: TrialFolder, offset: int) -> None:
             if ended:
                 return
             time.sleep(found.look_every_s)
-            with bearing_outages():
-                found.see_log(folder)
+            with tolerate_outages():
+                found.read_log(folder)
     except KeyboardInterrupt:
         return
 

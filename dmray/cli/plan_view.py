@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dmray.planning.cost import Cost, total_cost
 from dmray.planning.plan import Plan
-from dmray.planning.time_estimate import Bill
+from dmray.planning.time_estimate import TimeEstimate
 from dmray.progress.trial_states import DONE, TrialState
 from dmray.specs import SweepSpec, TrialSpec
 
@@ -46,7 +46,7 @@ def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
     )
 
 
-def render_bill(bill: Bill, hardware: str) -> str:
+def render_time_estimate(bill: TimeEstimate, hardware: str) -> str:
     """The bill in one line, and what it was made from."""
     gpus = f"{bill.gpu_hours:.3g} GPU-hours, " if bill.gpu_hours else ""
     return (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dmray.cli.shared import new_app, out, told
+from dmray.cli.shared import new_app, out, report_errors
 from dmray.errors import SpecError
 from dmray.progress.sweep_handle import locate
 from dmray.records import SweepFolder
@@ -34,7 +34,7 @@ def main(
     """Write report.html, report.md, tables.tex, CSV files and figures, and print the tables."""
     if baseline not in (None, *METHODS):
         raise typer.BadParameter(f"'{baseline}' is none of {', '.join(METHODS)}", param_hint="--baseline")
-    with told():
+    with report_errors():
         if protocol is not None:
             lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
         found = [locate(sweep) for sweep in sweeps]

@@ -28,7 +28,7 @@ def new_app() -> typer.Typer:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Tell the user's mistakes.
 
     Raises:
@@ -42,7 +42,7 @@ def told() -> Iterator[None]:
 
 
 @contextmanager
-def bearing_outages() -> Iterator[None]:
+def tolerate_outages() -> Iterator[None]:
     """Tell that a store does not answer, and go on: whoever watches looks again."""
     try:
         yield

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from dmray.cli.shared import SweepSource, SweepStorage, bearing_outages, new_app, out, told
+from dmray.cli.shared import SweepSource, SweepStorage, new_app, out, report_errors, tolerate_outages
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, follower_of, summarize
 from dmray.progress.summary_view import text, with_driver
-from dmray.progress.sweep_handle import FoundSweep, found_sweep
+from dmray.progress.sweep_handle import SweepHandle, find_sweep
 
 app = new_app()
 _FINE, _NOBODY, _FAILED = 0, 3, 4
@@ -35,7 +35,7 @@ def main(
     Exit status 0: a driver is at work, or everything is done. 3: trials are open and nobody works on them.
     4: nothing is open, and trials have failed.
     """
-    with told(), found_sweep(sweep, storage) as found:
+    with report_errors(), find_sweep(sweep, storage) as found:
         view = _View(found)
         summary = view.look()
         if watch:
@@ -48,19 +48,19 @@ def main(
 class _View:
     """A sweep that is looked at, once or again and again."""
 
-    def __init__(self, found: FoundSweep) -> None:
+    def __init__(self, found: SweepHandle) -> None:
         self._found = found
         self._follower: Follower | None = None
 
     def look(self) -> Summary:
-        self._found.see_progress()
+        self._found.read_progress()
         if self._follower is None:
             self._follower = follower_of(self._found.folder)
         return replace(summarize(self._follower), folder=self._found.where)
 
     def look_again(self, before: Summary) -> Summary:
         """The sweep now; as it was `before`, while its store does not answer."""
-        with bearing_outages():
+        with tolerate_outages():
             return self.look()
         return before
 

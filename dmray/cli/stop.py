@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dmray.cli.shared import SweepSource, SweepStorage, new_app, out, told
-from dmray.progress.sweep_handle import found_sweep
+from dmray.cli.shared import SweepSource, SweepStorage, new_app, out, report_errors
+from dmray.progress.sweep_handle import find_sweep
 
 app = new_app()
 
@@ -19,12 +19,12 @@ def main(
     storage: SweepStorage = None,
 ) -> None:
     """Stop a sweep from another shell; nothing is lost. Exit status 0 also where no driver is at work."""
-    with told(), found_sweep(sweep, storage) as found:
-        driver, order = found.driver_and_order()
+    with report_errors(), find_sweep(sweep, storage) as found:
+        driver, order = found.driver_and_command()
         if driver is None:
             out.print(f"{found.where}: no driver is at work, nothing to stop", highlight=False, soft_wrap=True)
             return
-        found.give_order("kill" if now else "stop")  # to one that seems dead too: clocks may differ
+        found.send_command("kill" if now else "stop")  # to one that seems dead too: clocks may differ
         how = "at once" if now else "when its running trials have saved"
         ends = f"ends {how}" if driver.alive else f"seems dead; should it live, it ends {how}"
         out.print(f"{driver}: {ends}", highlight=False, soft_wrap=True)

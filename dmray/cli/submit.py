@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dmray.cli.shared import new_app, out, told
+from dmray.cli.shared import new_app, out, report_errors
 from dmray.errors import SpecError
 from dmray.specs import SweepSpec, load_sweep
 from dmray.storage import is_url
@@ -31,7 +31,7 @@ def main(
     Exit status with --follow: 0 if the job ended well, else 1.
     """
     given = options or []
-    with told():
+    with report_errors():
         sweep = load_sweep(file, _values(given, "-o"))
         storage = [sweep.storage, *_values(given, "--storage")][-1]
         _check_paths(file, sweep, storage)

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.logging import RichHandler
 
-from dmray.cli.shared import err, new_app, out, told
-from dmray.coordination.commands import read_order
+from dmray.cli.plan_view import render_plan, render_time_estimate
+from dmray.cli.shared import err, new_app, out, report_errors
+from dmray.coordination.commands import read_command
 from dmray.errors import ClusterError, SpecError, StorageError
 from dmray.planning.calibration import hardware_name, load_calibration
-from dmray.progress.changes import changes
 from dmray.planning.plan import Plan, load_plan
-from dmray.cli.plan_view import render_bill, render_plan
-from dmray.planning.time_estimate import bill
-from dmray.planning.trial_filter import Choice, chosen
-from dmray.progress.trial_states import ENDED, TrialState, failures, survey, to_run
+from dmray.planning.time_estimate import estimate_time
+from dmray.planning.trial_filter import TrialFilter, select_trials
+from dmray.progress.changes import changes
+from dmray.progress.trial_states import ENDED, TrialState, failures, to_run, trial_states
 from dmray.records.folders import SweepFolder
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
@@ -74,12 +74,12 @@ def main(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
-        with told():
+        with report_errors():
             if local and address is not None:
                 raise SpecError(f"--address {address}: --local runs without Ray; leave one of them out")
             planned = load_plan(file, overrides)
             folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader" if only_plan else "driver")
-            choice = Choice(only, shard, retry_failed)
+            choice = TrialFilter(only, shard, retry_failed)
             if only_plan:
                 _show(planned, folder, choice, local, address)
                 return
@@ -96,13 +96,13 @@ def _again() -> str:
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 
 
-def _show(planned: Plan, folder: SweepFolder, choice: Choice, local: bool, address: str | None) -> None:
+def _show(planned: Plan, folder: SweepFolder, choice: TrialFilter, local: bool, address: str | None) -> None:
     """The plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
     if is_url(planned.sweep.storage):
         _look_into_store(planned)
-    states = survey(planned, folder)
+    states = trial_states(planned, folder)
     difference = changes(planned, folder, states)
-    part = replace(planned, trials=chosen(planned, choice))
+    part = replace(planned, trials=select_trials(planned, choice))
     out.print(render_plan(part, {trial_id: states[trial_id] for trial_id in part.trial_ids}))
     if difference and difference.any:
         out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
@@ -136,10 +136,10 @@ def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | 
     if calibration is None:
         return f"{said}\ntime: unknown; measure this hardware once with: python -m dmray.doctor --calibrate"
     try:
-        made = bill(todo, resources, calibration, concurrent)
+        made = estimate_time(todo, resources, calibration, concurrent)
     except SpecError as lacking:
         return f"{said}\ntime: unknown; {lacking}"
-    return f"{said}\n{render_bill(made, calibration.hardware)}"
+    return f"{said}\n{render_time_estimate(made, calibration.hardware)}"
 
 
 def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str]:
@@ -147,7 +147,7 @@ def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str
 
     resources = planned.sweep.resources
     machines = on_ray.machines_at(address, planned) if address else on_ray.machine_here(resources)
-    concurrent = on_ray.lay_out(resources, machines, max(num_trials, 1)).concurrent_trials
+    concurrent = on_ray.place_trials(resources, machines, max(num_trials, 1)).concurrent_trials
     where = f"the cluster at {address}" if address else "this machine"
     return concurrent, (
         f"{concurrent} at a time beside {resources.evaluation_actors} evaluation actors: "
@@ -155,7 +155,7 @@ def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str
     )
 
 
-def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runner: Runner) -> bool:
+def _run(planned: Plan, folder: SweepFolder, choice: TrialFilter, resume: bool, runner: Runner) -> bool:
     """Run, report, tell; whether every chosen trial has ended well, or the sweep was told to stop."""
     from dmray.driver.session import run_sweep
     from dmray.reporting import render_summary, write_report
@@ -168,8 +168,8 @@ def _run(planned: Plan, folder: SweepFolder, choice: Choice, resume: bool, runne
     states = run_sweep(planned, folder, runner, report, resume=resume, console=err, choice=choice, again=_again())
     out.print(render_summary(folder))
     _tell_where(planned, folder)
-    part = {trial.trial_id: states[trial.trial_id] for trial in chosen(planned, choice)}
-    order = read_order(folder)
+    part = {trial.trial_id: states[trial.trial_id] for trial in select_trials(planned, choice)}
+    order = read_command(folder)
     if order and order.kind == "stop" and not ENDED.issuperset(part.values()):
         _tell_how_to_continue(f"Stopped by {order.by}")
         return True

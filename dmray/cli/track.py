@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dmray.cli.shared import err, new_app, out, told
+from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.mlflow_mirror.replay import Replayed, replay_from_store
 from dmray.mlflow_mirror.replay import replay as replay_sweep
 from dmray.progress.sweep_handle import locate
@@ -58,7 +58,7 @@ def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
 
 def _replayed(sweep: str, mlflow_uri: str | None, register: bool = False) -> Replayed:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with told():
+    with report_errors():
         storage, name = locate(sweep)
         if is_url(storage):
             replayed = replay_from_store(storage, name, mlflow_uri, register)

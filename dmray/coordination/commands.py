@@ -23,7 +23,7 @@ from dmray.specs import Spec
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
-OrderKind = Literal["run", "pause", "stop", "kill"]
+CommandKind = Literal["run", "pause", "stop", "kill"]
 _MEANING = {
     "run": "goes on",
     "pause": "paused: running trials save and leave",
@@ -32,31 +32,31 @@ _MEANING = {
 }
 
 
-class Order(Spec):
+class SweepCommand(Spec):
     """What `.control.json` holds. `again` is the command that continues the sweep; `time_s` and `by` are for people."""
 
-    kind: OrderKind
+    kind: CommandKind
     number: int
     by: str
     time_s: float
     again: str
 
 
-class Left(Exception):  # noqa: N818 - no error
+class TrialPaused(Exception):  # noqa: N818 - no error
     """The trial saved its state and left, because the order it was sent out under stands no longer."""
 
 
-def read_order(folder: SweepFolder) -> Order | None:
+def read_command(folder: SweepFolder) -> SweepCommand | None:
     """What holds now; None where no driver of this version ever began."""
     try:
-        return Order.model_validate_json(folder.control.read_bytes())
+        return SweepCommand.model_validate_json(folder.control.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def next_order(before: Order | None, kind: OrderKind, again: str | None = None) -> Order:
+def next_command(before: SweepCommand | None, kind: CommandKind, again: str | None = None) -> SweepCommand:
     """The order that follows `before`; `again` is kept unless it is given."""
-    return Order(
+    return SweepCommand(
         kind=kind,
         number=before.number + 1 if before else 1,
         by=f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}",  # a container may have no names
@@ -65,45 +65,45 @@ def next_order(before: Order | None, kind: OrderKind, again: str | None = None) 
     )
 
 
-def write_order(folder: SweepFolder, order: Order) -> None:
+def write_command(folder: SweepFolder, order: SweepCommand) -> None:
     """Put `order` in the place of the one that held."""
     write_atomic(folder.control, order.model_dump_json(indent=2).encode())
 
 
-def give_order(folder: SweepFolder, kind: OrderKind, again: str | None = None) -> Order:
+def send_command(folder: SweepFolder, kind: CommandKind, again: str | None = None) -> SweepCommand:
     """Replace the order; `again` is kept unless it is given."""
-    order = next_order(read_order(folder), kind, again)
-    write_order(folder, order)
+    order = next_command(read_command(folder), kind, again)
+    write_command(folder, order)
     return order
 
 
-class StandingOrder:
+class CommandWatcher:
     """The order that a worker was sent out under; the file is looked at once a second at most."""
 
     def __init__(self, folder: SweepFolder, number: int) -> None:
         self._folder, self._number = folder, number
         self._looked_at, self._stands = float("-inf"), True
 
-    def stands(self) -> bool:
+    def still_holds(self) -> bool:
         """Whether to go on. What cannot be read changes nothing."""
         now = time.monotonic()
         if self._stands and now - self._looked_at >= _LOOK_EVERY_S:
             self._looked_at = now
             try:
-                order = read_order(self._folder)
+                order = read_command(self._folder)
             except OSError:
                 return True
             self._stands = order is None or (order.kind, order.number) == ("run", self._number)
         return self._stands
 
 
-def wait_for_run(folder: SweepFolder) -> bool:
+def wait_for_resume(folder: SweepFolder) -> bool:
     """Wait while the sweep is paused; whether it goes on (else it is to stop).
 
     Raises:
         KeyboardInterrupt: it is killed; the trials saw that, and left, before `obeying` did.
     """
-    while (order := read_order(folder)) is not None and order.kind == "pause":
+    while (order := read_command(folder)) is not None and order.kind == "pause":
         time.sleep(_LOOK_EVERY_S)
     if order is not None and order.kind == "kill":
         raise KeyboardInterrupt
@@ -111,15 +111,15 @@ def wait_for_run(folder: SweepFolder) -> bool:
 
 
 @contextmanager
-def obeying(folder: SweepFolder, again: str) -> Iterator[None]:
+def listen_for_commands(folder: SweepFolder, again: str) -> Iterator[None]:
     """Begin with the order to run; beside the block, tell of each new one, and end it as Ctrl-C does on `kill`."""
-    seen, over = give_order(folder, "run", again), threading.Event()
+    seen, over = send_command(folder, "run", again), threading.Event()
 
     def watch() -> None:
         nonlocal seen
         while not over.wait(_LOOK_EVERY_S):
             try:
-                order = read_order(folder)
+                order = read_command(folder)
             except OSError:
                 continue  # the storage is away for a moment
             if order is None or order == seen:  # a store may have another order of this number, which then holds

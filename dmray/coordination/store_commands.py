@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from dmray.coordination.commands import Order, read_order, write_order
+from dmray.coordination.commands import SweepCommand, read_command, write_command
 from dmray.errors import StorageError
 from dmray.records import SweepFolder
 from dmray.storage import Store
@@ -17,7 +17,7 @@ from dmray.storage import Store
 _PLACE = "orders"
 
 
-class StoreOrders:
+class StoreCommands:
     """The orders in `store`. Safe for threads.
 
     Raises (all methods):
@@ -26,9 +26,9 @@ class StoreOrders:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._newest: tuple[str, str, Order] | None = None  # name, version and content: read once
+        self._newest: tuple[str, str, SweepCommand] | None = None  # name, version and content: read once
 
-    def latest(self) -> Order | None:
+    def latest(self) -> SweepCommand | None:
         """The order that holds; None where no driver ever began."""
         listed = self._store.list(_PLACE)
         if not listed:
@@ -40,28 +40,28 @@ class StoreOrders:
         if content is None:  # removed since, with the sweep
             return None
         try:
-            order = Order.model_validate_json(content)
+            order = SweepCommand.model_validate_json(content)
         except ValidationError:
             raise StorageError(f"{self._store.url}/{name}: no order of this version of dmray; remove it") from None
         self._newest = (name, listed[name], order)
         return order
 
-    def add(self, order: Order) -> bool:
+    def add(self, order: SweepCommand) -> bool:
         """Put `order` there; False if another one has its number."""
         return self._store.create(f"{_PLACE}/{order.number:06d}.json", order.model_dump_json(indent=2).encode())
 
     def exchange(self, folder: SweepFolder) -> None:
         """Make the order here and in a driver's folder the same: the higher one, and of one number this one."""
-        theirs, mine = self.latest(), read_order(folder)
+        theirs, mine = self.latest(), read_command(folder)
         if mine is not None and (theirs is None or mine.number > theirs.number):
             if self.add(mine):
                 return
             theirs = self.latest()
         if theirs is not None and theirs != mine:
-            write_order(folder, theirs)
+            write_command(folder, theirs)
 
     def take(self, folder: SweepFolder) -> None:
         """Make the order in a worker's folder the one that holds."""
         order = self.latest()
-        if order is not None and order != read_order(folder):
-            write_order(folder, order)
+        if order is not None and order != read_command(folder):
+            write_command(folder, order)

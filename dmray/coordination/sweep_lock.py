@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
 
-from dmray.coordination.heartbeat import Beat, Beats, FileBeats, StoreBeats
+from dmray.coordination.heartbeat import FileHeartbeats, Heartbeat, Heartbeats, StoreHeartbeats
 from dmray.errors import StorageError
 from dmray.records.folders import SweepFolder
 from dmray.storage import Store
@@ -33,18 +33,18 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pace:
+class LockTiming:
     """A driver renews its beat every `beat_s`; one that stands still for `stale_s` is dead.
 
     What was written to a store is there for everybody within `settle_s`.
     """
 
-    beat_s: float = 5.0
+    heartbeat_s: float = 5.0
     stale_s: float = 30.0
     settle_s: float = 1.0
 
 
-PACE = Pace()
+LOCK_TIMING = LockTiming()
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,26 @@ class Driver:
         return f"process {self.pid} on {self.host}{seen}"
 
 
-def nobody(driver: Driver | None) -> str:
+def describe_missing_driver(driver: Driver | None) -> str:
     """What to tell where no driver is alive."""
     return "no driver is at work" if driver is None else f"its driver is gone: {driver}"
 
 
-def driver_of(folder: SweepFolder, pace: Pace = PACE) -> Driver | None:
+def find_driver(folder: SweepFolder, timing: LockTiming = LOCK_TIMING) -> Driver | None:
     """The last driver that has not ended in peace. On another machine it counts as alive while its beat is fresh.
 
     (By this machine's clock, which is good enough to tell people; `lease` itself trusts no other clock.)
     """
-    beat = FileBeats(folder).read()
-    if beat is None:
+    heartbeat = FileHeartbeats(folder).read()
+    if heartbeat is None:
         return None
-    age_s = max(0.0, time.time() - beat.time_s)
-    alive = _alive(beat.pid) if beat.host == socket.gethostname() else age_s < pace.stale_s
-    return Driver(beat.host, beat.pid, age_s, alive)
+    age_s = max(0.0, time.time() - heartbeat.time_s)
+    alive = _alive(heartbeat.pid) if heartbeat.host == socket.gethostname() else age_s < timing.stale_s
+    return Driver(heartbeat.host, heartbeat.pid, age_s, alive)
 
 
 @contextlib.contextmanager
-def lease(folder: SweepFolder, pace: Pace = PACE) -> Iterator[None]:
+def folder_lock(folder: SweepFolder, timing: LockTiming = LOCK_TIMING) -> Iterator[None]:
     """Hold the sweep's folder until the end of the block, or of the process.
 
     If another driver has taken the folder over meanwhile (this one slept longer than `stale_s`), the block is
@@ -89,82 +89,82 @@ def lease(folder: SweepFolder, pace: Pace = PACE) -> Iterator[None]:
     Raises:
         StorageError: another driver holds it.
     """
-    beats = FileBeats(folder)
+    heartbeats = FileHeartbeats(folder)
     with (folder.path / ".driver.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _refusal(str(folder.path), beats.read()) from None
-        with _held(str(folder.path), beats, pace, settle_s=0.0):
+            raise _refusal(str(folder.path), heartbeats.read()) from None
+        with _held(str(folder.path), heartbeats, timing, settle_s=0.0):
             yield
 
 
 @contextlib.contextmanager
-def store_lease(store: Store, pace: Pace = PACE) -> Iterator[None]:
+def store_lock(store: Store, timing: LockTiming = LOCK_TIMING) -> Iterator[None]:
     """Hold the sweep's part of an object store, as `lease` holds a folder."""
-    with _held(store.url, StoreBeats(store), pace, pace.settle_s):
+    with _held(store.url, StoreHeartbeats(store), timing, timing.settle_s):
         yield
 
 
 @contextlib.contextmanager
-def _held(where: str, beats: Beats, pace: Pace, settle_s: float) -> Iterator[None]:
-    found = _wait_until_stale(where, beats, pace)
+def _held(where: str, heartbeats: Heartbeats, timing: LockTiming, settle_s: float) -> Iterator[None]:
+    found = _wait_until_stale(where, heartbeats, timing)
     holder = uuid4().hex
-    first = beats.write(Beat.now(holder, 0), create=found is None)
+    first = heartbeats.write(Heartbeat.now(holder, 0), create=found is None)
     time.sleep(settle_s)
-    seen = beats.read()
+    seen = heartbeats.read()
     if not first or (seen is not None and seen.holder != holder):
         raise _refusal(where, seen)
-    with _beating(where, beats, holder, pace):
+    with _heartbeat_beside(where, heartbeats, holder, timing):
         yield
 
 
-def needs_watching(beat: Beat | None, host: str, pid_alive: bool) -> bool:
+def needs_watching(heartbeat: Heartbeat | None, host: str, pid_alive: bool) -> bool:
     """Whether a beat that was found may be a living driver's: not if its machine is this one and its process is gone.
 
     (Its file lock was free, so on this machine it is gone unless this file system knows no locks.)
     """
-    return beat is not None and (beat.host != host or pid_alive)
+    return heartbeat is not None and (heartbeat.host != host or pid_alive)
 
 
-def _wait_until_stale(where: str, beats: Beats, pace: Pace) -> Beat | None:
+def _wait_until_stale(where: str, heartbeats: Heartbeats, timing: LockTiming) -> Heartbeat | None:
     """What a driver that is gone has left.
 
     Raises:
         StorageError: it is not gone.
     """
-    found = beats.read()
+    found = heartbeats.read()
     if found is None or not needs_watching(found, socket.gethostname(), _alive(found.pid)):
         return found
     _log.warning("%s: a driver on %s (process %d) may hold it; watching", where, found.host, found.pid)
-    deadline = time.monotonic() + pace.stale_s
+    deadline = time.monotonic() + timing.stale_s
     while time.monotonic() < deadline:
-        time.sleep(min(pace.beat_s, 1.0))
-        seen = beats.read()
+        time.sleep(min(timing.heartbeat_s, 1.0))
+        seen = heartbeats.read()
         if seen is None:
             return None
         if seen != found:
             raise _refusal(where, seen)
-    _log.warning("%s: no sign of it for %g s; taking the sweep over", where, pace.stale_s)
+    _log.warning("%s: no sign of it for %g s; taking the sweep over", where, timing.stale_s)
     return found
 
 
 @contextlib.contextmanager
-def _beating(where: str, beats: Beats, holder: str, pace: Pace) -> Iterator[None]:
+def _heartbeat_beside(where: str, heartbeats: Heartbeats, holder: str, timing: LockTiming) -> Iterator[None]:
     """Renew the beat beside the block."""
     over = threading.Event()
 
     def renew() -> None:
         count = 0
-        while not over.wait(pace.beat_s):
+        while not over.wait(timing.heartbeat_s):
             count += 1
             try:
-                seen = beats.read()
+                seen = heartbeats.read()
                 if seen is not None and seen.holder != holder:
                     _log.error("%s: process %d on %s has taken this sweep over", where, seen.pid, seen.host)
                     os.kill(os.getpid(), signal.SIGINT)
                     return
-                beats.write(Beat.now(holder, count))
+                heartbeats.write(Heartbeat.now(holder, count))
             except (OSError, StorageError) as problem:  # storage that comes back within `stale_s` has lost nothing
                 _log.warning("%s: the lease cannot be renewed: %s", where, problem)
 
@@ -175,14 +175,14 @@ def _beating(where: str, beats: Beats, holder: str, pace: Pace) -> Iterator[None
     finally:
         over.set()
         thread.join()
-        _let_go(where, beats, holder)
+        _let_go(where, heartbeats, holder)
 
 
-def _let_go(where: str, beats: Beats, holder: str) -> None:
+def _let_go(where: str, heartbeats: Heartbeats, holder: str) -> None:
     try:
-        seen = beats.read()
+        seen = heartbeats.read()
         if seen is not None and seen.holder == holder:
-            beats.remove()
+            heartbeats.remove()
     except StorageError as problem:  # whoever comes next finds that nobody renews it
         _log.warning("%s: the lease could not be taken back: %s", where, problem)
 
@@ -197,6 +197,6 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _refusal(where: str, beat: Beat | None) -> StorageError:
-    who = f"process {beat.pid} on {beat.host}" if beat else "another process"
+def _refusal(where: str, heartbeat: Heartbeat | None) -> StorageError:
+    who = f"process {heartbeat.pid} on {heartbeat.host}" if heartbeat else "another process"
     return StorageError(f"{where}: {who} runs this sweep already; wait for it or stop it")

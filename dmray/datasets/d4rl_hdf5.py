@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from dmray.datasets.episodes import Episodes
-from dmray.datasets.subtask_rewards import Subtask, first_reward_only, pays_for_being_there, reward_arrivals
+from dmray.datasets.subtask_rewards import Subtask, first_reward_only, has_per_step_subtask_rewards, reward_arrivals
 from dmray.errors import DatasetError
 
 _ARRAYS = ("observations", "actions", "rewards", "terminals")
@@ -50,7 +50,7 @@ class FileRules:
     keep_unfinished: bool = False  # rows after the last end: D4RL's own readers drop them
     appendix_dim: int = 0
     pay_once: tuple[Subtask, ...] = ()
-    ends_when_paid: bool = False
+    ends_at_first_reward: bool = False
 
 
 def in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -81,10 +81,10 @@ def read_d4rl_hdf5(path: Path, rules: FileRules, allocate: Allocate = in_memory)
         raise DatasetError(f"{path}: no episode ends in its {count} rows (terminals, timeouts)")
     end = starts[-1]
     observations, actions, rewards = (arrays[name][:end] for name in shapes)
-    if rules.pay_once and pays_for_being_there(rewards, starts, rules.pay_once):
+    if rules.pay_once and has_per_step_subtask_rewards(rewards, starts, rules.pay_once):
         rewards[:] = reward_arrivals(observations, rewards, starts, rules.pay_once)
         notes = (*notes, "rewards: paid once for each subtask, as evaluation pays; the file pays at every step")
-    if rules.ends_when_paid:
+    if rules.ends_at_first_reward:
         first = first_reward_only(rewards, starts)
         if (first != rewards).any():
             rewards[:] = first

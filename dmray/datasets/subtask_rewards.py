@@ -36,7 +36,7 @@ def first_reward_only(rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.where(so_far - before <= 1, rewards, 0).astype(np.float32)
 
 
-def pays_for_being_there(rewards: np.ndarray, starts: np.ndarray, subtasks: Sequence[Subtask]) -> bool:
+def has_per_step_subtask_rewards(rewards: np.ndarray, starts: np.ndarray, subtasks: Sequence[Subtask]) -> bool:
     """Whether some episode was paid more than once for each subtask."""
     returns = np.add.reduceat(rewards.astype(np.float64), starts[:-1])
     return bool(returns.max() > len(subtasks))

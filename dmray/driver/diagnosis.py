@@ -35,7 +35,7 @@ class Finding:
     found: str
 
 
-def examine(storage: Path, mlflow_uri: str | None) -> Iterator[Finding]:
+def diagnose(storage: Path, mlflow_uri: str | None) -> Iterator[Finding]:
     """Look at everything; nothing is changed, and nothing downloaded."""
     yield from _machine(storage)
     yield from _packages()

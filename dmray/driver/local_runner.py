@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from dmray.coordination.commands import Left
+from dmray.coordination.commands import TrialPaused
+from dmray.driver.store_session import Refresh
 from dmray.planning.plan import Plan
 from dmray.records import SweepFolder
 from dmray.specs import TrialSpec
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.job import TrialJob
-from dmray.driver.store_session import Refresh
 from dmray.trial.run import run_trial
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class LocalRunner:
         for trial, job in zip(todo, jobs, strict=True):
             try:
                 run_trial(job.model_copy(update={"no_progress_timeout_s": None}), InlineEvaluation())
-            except Left:
+            except TrialPaused:
                 left.append(trial)
             except Exception as cause:  # noqa: BLE001 - recorded by run_trial with its traceback
                 _log.warning("%s failed: %s", trial.trial_id, cause)

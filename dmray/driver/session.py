@@ -10,21 +10,21 @@ from typing import Protocol
 
 from rich.console import Console
 
-from dmray.coordination.commands import obeying, read_order, wait_for_run
+from dmray.coordination.commands import listen_for_commands, read_command, wait_for_resume
 from dmray.driver import preflight
+from dmray.driver.store_session import Refresh, sweep_lock
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.periodic_thread import MirrorThread
-from dmray.progress.changes import changes
+from dmray.periodic_thread import PeriodicThread
 from dmray.planning.disk_space import require_space_for
 from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
-from dmray.planning.trial_filter import EVERYTHING, Choice
+from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter
+from dmray.progress.changes import changes
 from dmray.progress.progress import Follower
 from dmray.progress.summary_view import ProgressView
-from dmray.progress.trial_states import TrialState, survey, to_run
+from dmray.progress.trial_states import TrialState, to_run, trial_states
 from dmray.records import SweepFolder
 from dmray.specs import NO_MLFLOW, TrialSpec
-from dmray.driver.store_session import Refresh, held
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def run_sweep(
     *,
     resume: bool,
     console: Console,
-    choice: Choice = EVERYTHING,
+    choice: TrialFilter = ALL_TRIALS,
     again: str = "",
 ) -> dict[str, TrialState]:
     """Run what is not done of `choice` with progress on `console`, then report; the state of each trial afterwards.
@@ -61,8 +61,8 @@ def run_sweep(
         ClusterError: the sweep does not fit the machines.
     """
     folder.make_writable()
-    with held(plan, folder) as refresh, obeying(folder, again):
-        states = survey(plan, folder)
+    with sweep_lock(plan, folder) as refresh, listen_for_commands(folder, again):
+        states = trial_states(plan, folder)
         todo = to_run(plan, states, resume, choice)
         preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
@@ -74,17 +74,17 @@ def run_sweep(
                 with ProgressView(Follower(folder, plan.trials, plan.sweep.early_stopping), console):
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
-        return survey(plan, folder)
+        return trial_states(plan, folder)
 
 
 def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:
     """Run `todo`, again after each pause, until nothing has left or the sweep is to stop."""
     while todo:
         refresh()  # the order to run is where all workers see it
-        before = read_order(folder)
+        before = read_command(folder)
         todo = runner.run(plan, todo, folder, refresh)
         refresh()
-        if todo and (not wait_for_run(folder) or read_order(folder) == before):  # the same: they left for no order
+        if todo and (not wait_for_resume(folder) or read_command(folder) == before):  # the same: they left for no order
             return
 
 
@@ -98,7 +98,7 @@ def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None
     mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials)
     reports: list[Path] = []
     try:
-        with MirrorThread(mirror, tracking.flush_every_s):
+        with PeriodicThread(mirror, tracking.flush_every_s):
             yield reports.append
     finally:
         mirror.close(*reports)

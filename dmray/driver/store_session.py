@@ -6,9 +6,9 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 
-from dmray.coordination.store_commands import StoreOrders
-from dmray.coordination.sweep_lock import lease, store_lease
-from dmray.periodic_thread import MirrorThread
+from dmray.coordination.store_commands import StoreCommands
+from dmray.coordination.sweep_lock import folder_lock, store_lock
+from dmray.periodic_thread import PeriodicThread
 from dmray.planning.plan import Plan
 from dmray.records import SweepFolder
 from dmray.specs import NO_MLFLOW, SweepSpec
@@ -17,11 +17,11 @@ from dmray.storage.outages import SkipDuringOutage, retry_while_unavailable
 
 Refresh = Callable[[], None]  # makes a driver's folder what the storage is
 _PULL_EVERY_S = 10.0
-_ORDERS_EVERY_S = 5.0
+_COMMANDS_EVERY_S = 5.0
 
 
 @contextlib.contextmanager
-def held(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
+def sweep_lock(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
     """Hold the sweep as its only driver.
 
     `folder` is up to date at the start; folder and store are, each with what the other has, when the yielded function
@@ -32,25 +32,25 @@ def held(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
         StoreUnavailableError: the store does not answer.
     """
     if not is_url(plan.sweep.storage):
-        with lease(folder):
+        with folder_lock(folder):
             yield lambda: None
         return
     store = store_of(plan.sweep.storage, folder.name)
     store.require_writable()
-    with lease(folder), store_lease(store):
+    with folder_lock(folder), store_lock(store):
         copy = SweepCopy(store, folder, with_weights=plan.sweep.tracking.mlflow_uri != NO_MLFLOW)
-        orders = StoreOrders(store)
+        commands = StoreCommands(store)
 
         def refresh() -> None:
-            orders.exchange(folder)
+            commands.exchange(folder)
             copy.pull()
             copy.push()
 
         copy.open()
-        orders.exchange(folder)
-        exchanging = SkipDuringOutage(lambda: orders.exchange(folder))
+        commands.exchange(folder)
+        exchanging = SkipDuringOutage(lambda: commands.exchange(folder))
         try:  # a pull of much must not keep orders waiting
-            with MirrorThread(exchanging, _ORDERS_EVERY_S), MirrorThread(copy, _PULL_EVERY_S):
+            with PeriodicThread(exchanging, _COMMANDS_EVERY_S), PeriodicThread(copy, _PULL_EVERY_S):
                 yield lambda: retry_while_unavailable(refresh)
         finally:
             exchanging.advance()
@@ -58,7 +58,7 @@ def held(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
         retry_while_unavailable(copy.push)
 
 
-def ray_place(sweep: SweepSpec, folder: SweepFolder) -> str:
+def ray_storage_path(sweep: SweepSpec, folder: SweepFolder) -> str:
     """Where Ray keeps its own files of a sweep: seen by all machines."""
     return f"{sweep.storage.rstrip('/')}/{folder.name}/ray" if is_url(sweep.storage) else str(folder.ray_attempts)
 
@@ -69,5 +69,3 @@ def clear_ray_files(sweep: SweepSpec, folder: SweepFolder) -> None:
         store_of(sweep.storage, folder.name).remove_all("ray")
     else:
         shutil.rmtree(folder.ray_attempts, ignore_errors=True)
-
-

@@ -66,19 +66,22 @@ def _contest(finished: Finished) -> tuple[str, str]:
 
 
 def _champion(contenders: Sequence[Finished], sweep: str) -> Champion:
-    cells: dict[str, list[Finished]] = {}
+    seed_groups: dict[str, list[Finished]] = {}
     for each in contenders:
-        cells.setdefault(each.trial.cell_id, []).append(each)
-    cell = max(cells.values(), key=lambda members: (fmean(each.score for each in members), members[0].trial.cell_id))
-    middle = median(each.score for each in cell)
-    seed = min(cell, key=lambda each: (abs(each.score - middle), each.trial.seed))
-    mean = fmean(each.score for each in cell)
+        seed_groups.setdefault(each.trial.seed_group_id, []).append(each)
+    seed_group = max(
+        seed_groups.values(),
+        key=lambda members: (fmean(each.score for each in members), members[0].trial.seed_group_id),
+    )
+    middle = median(each.score for each in seed_group)
+    seed = min(seed_group, key=lambda each: (abs(each.score - middle), each.trial.seed))
+    mean = fmean(each.score for each in seed_group)
     tags = {
         "dmray.selected_by": RULE,
         "dmray.sweep": sweep,
-        "dmray.cell": seed.trial.cell_id,
+        "dmray.cell": seed.trial.seed_group_id,
         "dmray.trial_key": seed.trial.trial_id,
-        "dmray.seeds": str(len(cell)),
+        "dmray.seeds": str(len(seed_group)),
         "dmray.protocol": f"{task_of(seed.trial.dataset).protocol}, decode {seed.trial.evaluation.decode}",
         _SCORE: repr(mean),
         "dmray.score": repr(seed.score),

@@ -35,12 +35,12 @@ def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:
     }
 
 
-def cell_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -> dict[str, str]:
+def seed_group_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -> dict[str, str]:
     """Tags of the cell that `trial` is a seed of."""
     return {
-        **_common("cell", trial.cell_id, sweep, sweep_id),
+        **_common("cell", trial.seed_group_id, sweep, sweep_id),
         **_setting(trial),
-        "dmray.cell": trial.cell_id,
+        "dmray.cell": trial.seed_group_id,
         PARENT: parent,
     }
 
@@ -50,21 +50,21 @@ def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -
         **_common("trial", trial.trial_id, sweep, sweep_id),
         **_setting(trial),
         "dmray.trial_key": trial.trial_id,
-        "dmray.cell": trial.cell_id,
+        "dmray.cell": trial.seed_group_id,
         "seed": str(trial.seed),
         PARENT: parent,
     }
 
 
-def cell_name(trial: TrialSpec) -> str:
+def seed_group_name(trial: TrialSpec) -> str:
     return f"{method_label(trial.method)}|{trial.dataset.name}"
 
 
 def trial_name(trial: TrialSpec) -> str:
-    return f"{cell_name(trial)}|s{trial.seed}"
+    return f"{seed_group_name(trial)}|s{trial.seed}"
 
 
-def cell_params(trial: TrialSpec) -> dict[str, str]:
+def seed_group_params(trial: TrialSpec) -> dict[str, str]:
     """Everything that defines the trial but its seed, flat: evaluation settings are `eval_*`."""
     content = trial.model_dump(mode="json")
     task = task_of(trial.dataset)
@@ -85,7 +85,7 @@ def cell_params(trial: TrialSpec) -> dict[str, str]:
 
 
 def trial_params(trial: TrialSpec) -> dict[str, str]:
-    return {**cell_params(trial), "seed": str(trial.seed)}
+    return {**seed_group_params(trial), "seed": str(trial.seed)}
 
 
 def attempt_tags(record: AttemptStarted) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from dmray.records.records import EvaluationDone, RungJudged, TrainProgress, TrialDone
+from dmray.records.records import EvaluationDone, RungDecision, TrainProgress, TrialDone
 from dmray.records.scores import Score, Spread, best_score, last_score
 
 SENTINELS = {  # by the kind of the record
@@ -25,7 +25,7 @@ SENTINELS = {  # by the kind of the record
 CELL_SENTINEL = "agg/n_seeds"
 
 
-Measured = TrainProgress | EvaluationDone | RungJudged | TrialDone
+Measured = TrainProgress | EvaluationDone | RungDecision | TrialDone
 
 
 class Point(NamedTuple):
@@ -44,7 +44,7 @@ def points_of(record: Measured, scores: Sequence[Score]) -> list[Point]:
             values = _train(record)
         case EvaluationDone():
             values = _evaluation(record)
-        case RungJudged():
+        case RungDecision():
             values = _rung(record)
         case TrialDone():
             values = _done(record, scores)
@@ -52,7 +52,7 @@ def points_of(record: Measured, scores: Sequence[Score]) -> list[Point]:
     return _points(values, record.step, record.time_s)
 
 
-def cell_points(last: Sequence[float], best: Sequence[float], time_s: float) -> list[Point]:
+def seed_group_points(last: Sequence[float], best: Sequence[float], time_s: float) -> list[Point]:
     """Aggregates over the scores of a cell's finished seeds (at least one); the step is their number."""
     values: dict[str, float] = {CELL_SENTINEL: len(last)}
     for name, scores in (("last", last), ("best", best)):
@@ -102,7 +102,7 @@ def _evaluation(record: EvaluationDone) -> dict[str, float]:
     }
 
 
-def _rung(record: RungJudged) -> dict[str, float]:
+def _rung(record: RungDecision) -> dict[str, float]:
     values = {
         "rung/normalized_score": record.score,
         "rung/peers": record.peers,

@@ -19,16 +19,16 @@ from pathlib import Path
 from dmray.errors import StorageError, TrackingError
 from dmray.mlflow_mirror.champions import Champion, Finished, champions
 from dmray.mlflow_mirror.labels import (
-    cell_name,
-    cell_params,
-    cell_tags,
+    seed_group_name,
+    seed_group_params,
+    seed_group_tags,
     sweep_tags,
     trial_name,
     trial_params,
     trial_tags,
 )
 from dmray.mlflow_mirror.run_book import RunBook, RunWanted
-from dmray.mlflow_mirror.seed_group_mirror import CellMirror, end_ms, end_status
+from dmray.mlflow_mirror.seed_group_mirror import SeedGroupMirror, end_ms, end_status
 from dmray.mlflow_mirror.store import RunStore, StoreError, open_store
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
 from dmray.records.folders import SweepFolder
@@ -55,10 +55,12 @@ class MlflowMirror:
         self._store, self._folder, self._sweep = store, folder, sweep
         self._sweep_id = folder.sweep_id()
         self._trials = [TrialMirror(trial, folder.trial(trial.trial_id)) for trial in trials]
-        by_cell = sorted(self._trials, key=lambda mirror: mirror.trial.cell_id)
-        cells = groupby(by_cell, key=lambda mirror: mirror.trial.cell_id)
+        by_cell = sorted(self._trials, key=lambda mirror: mirror.trial.seed_group_id)
+        seed_groups = groupby(by_cell, key=lambda mirror: mirror.trial.seed_group_id)
         stopping = sweep.early_stopping is not None
-        self._cells = {cell_id: CellMirror(list(members), stopping) for cell_id, members in cells}
+        self._cells = {
+            seed_group_id: SeedGroupMirror(list(members), stopping) for seed_group_id, members in seed_groups
+        }
         self._book: RunBook | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
@@ -117,7 +119,9 @@ class MlflowMirror:
         finished = [
             Finished(trial.trial, trial.run_id, trial.final)
             for trial in self._trials
-            if trial.run_id is not None and trial.final is not None and self._cells[trial.trial.cell_id].comparable
+            if trial.run_id is not None
+            and trial.final is not None
+            and self._cells[trial.trial.seed_group_id].comparable
         ]
         chosen = champions(finished, self._sweep.name)
         try:
@@ -159,7 +163,7 @@ class MlflowMirror:
                 trial.created(self._ensure_runs(trial, records[0].time_s))
             trial.log(self._store, records)
         if trial.run_id is not None:
-            self._cells[trial.trial.cell_id].update(self._store)
+            self._cells[trial.trial.seed_group_id].update(self._store)
 
     def _runs(self) -> RunBook:
         if self._book is None:
@@ -177,17 +181,17 @@ class MlflowMirror:
         """The id of the trial's run; its cell's run is made first."""
         book, spec = self._runs(), trial.trial
         assert self._sweep_run is not None
-        tags = cell_tags(spec, self._sweep, self._sweep_id, self._sweep_run)
-        cell = book.ensure(RunWanted(cell_name(spec), tags, cell_params(spec), start_s))
-        if self._cells[spec.cell_id].run_id is None:
-            self._cells[spec.cell_id].adopt(self._store, cell)
-        tags = trial_tags(spec, self._sweep, self._sweep_id, cell.run_id)
+        tags = seed_group_tags(spec, self._sweep, self._sweep_id, self._sweep_run)
+        seed_group = book.ensure(RunWanted(seed_group_name(spec), tags, seed_group_params(spec), start_s))
+        if self._cells[spec.seed_group_id].run_id is None:
+            self._cells[spec.seed_group_id].adopt(self._store, seed_group)
+        tags = trial_tags(spec, self._sweep, self._sweep_id, seed_group.run_id)
         return book.ensure(RunWanted(trial_name(spec), tags, trial_params(spec), start_s)).run_id
 
     def _doubt(self, trial: TrialMirror) -> None:
         """A call for this trial failed, and may have taken effect: believe nothing about its runs any more."""
         trial.forget()
-        self._cells[trial.trial.cell_id].forget()
+        self._cells[trial.trial.seed_group_id].forget()
         self._book = None
 
     def _set_aside(self, trial: TrialMirror, cause: StorageError) -> None:
@@ -200,8 +204,8 @@ class MlflowMirror:
             for trial in self._trials:
                 trial.stop(self._store)
                 trial.save_drawings(self._store)
-            for cell in self._cells.values():
-                cell.stop(self._store)
+            for seed_group in self._cells.values():
+                seed_group.stop(self._store)
             for path, place in ((self._folder.manifest, ""), (report, "report")):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dmray.coordination.sweep_lock import lease, store_lease
+from dmray.coordination.sweep_lock import folder_lock, store_lock
 from dmray.mlflow_mirror.champions import Champion
 from dmray.mlflow_mirror.mirror import Lag, MlflowMirror
 from dmray.planning.manifest import read_manifest
@@ -33,7 +33,7 @@ def replay(folder: SweepFolder, uri: str | None, register: bool = False) -> Repl
     """
     plan = read_manifest(folder)
     meant = plan.sweep.tracking.mlflow_uri
-    with lease(folder):
+    with folder_lock(folder):
         mirror = MlflowMirror.open(uri or (None if meant == NO_MLFLOW else meant), folder, plan.sweep, plan.trials)
         lag = mirror.close(folder.report)
         return Replayed(lag, tuple(mirror.register()) if register and lag.problem is None else ())
@@ -46,7 +46,7 @@ def replay_from_store(storage: str, name: str, uri: str | None, register: bool =
         StorageError, StoreUnavailableError: as `replay`, and as their names say.
         TrackingError: as `replay`.
     """
-    with store_lease(begun_sweep(storage, name)):
+    with store_lock(begun_sweep(storage, name)):
         copy = SweepCopy.fetched(storage, name, with_weights=True)
         copy.fetch_report()
         replayed = replay(copy.folder, uri, register)

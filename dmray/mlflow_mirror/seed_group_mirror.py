@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dmray.mlflow_mirror.metric_points import CELL_SENTINEL, cell_points
+from dmray.mlflow_mirror.metric_points import CELL_SENTINEL, seed_group_points
 from dmray.mlflow_mirror.store import RunStore, StoredRun
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
 
 
-class CellMirror:
+class SeedGroupMirror:
     """Follows the mirrors of its trials.
 
     A mean over the seeds that early stopping left is no result. So a cell of which seeds were stopped has no
@@ -38,7 +38,7 @@ class CellMirror:
         if finished and len(finished) not in self._seeds and self.comparable:
             last = [trial.final for trial in finished if trial.final is not None]
             best = [trial.best for trial in finished if trial.best is not None]
-            store.log(self.run_id, cell_points(last, best, max(trial.ended_s for trial in finished)))
+            store.log(self.run_id, seed_group_points(last, best, max(trial.ended_s for trial in finished)))
             self._seeds.add(len(finished))
         self._set_status(store, "FINISHED" if all(trial.ended for trial in self.trials) else "RUNNING")
 

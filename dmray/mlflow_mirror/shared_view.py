@@ -40,8 +40,8 @@ def _state(keys: tuple[str, ...]) -> str:
 def tags(experiment: str) -> dict[str, str]:
     """Of the experiment with that id: the views, and a description that links to them."""
     curves, table = link("", experiment), link("", experiment, mode="TABLE")
-    cells = link("", experiment, "cells", "TABLE")
-    note = f"Methods over all seeds: [curves]({curves}), [table]({table}); [by data set and method]({cells})."
+    seed_groups = link("", experiment, "cells", "TABLE")
+    note = f"Methods over all seeds: [curves]({curves}), [table]({table}); [by data set and method]({seed_groups})."
     views = {f"mlflow.sharedViewState.{name}": _state(keys) for name, keys in _GROUPED_BY.items()}
     return {**views, "mlflow.note.content": note}
 

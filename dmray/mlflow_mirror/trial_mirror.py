@@ -24,7 +24,7 @@ from dmray.records.folders import TrialFolder
 from dmray.records.ledger import LedgerTail, end_of_whole_lines, whole_lines_after
 from dmray.records.records import (
     AttemptFailed,
-    AttemptLeft,
+    AttemptPaused,
     AttemptStarted,
     EvaluationDone,
     EvaluationSkipped,
@@ -179,7 +179,7 @@ class TrialMirror:
             self.state, self.ended_s, batch.failure = "failed", record.time_s, record
             batch.tags.update(failure_tags(record))
             return []
-        if isinstance(record, AttemptLeft):
+        if isinstance(record, AttemptPaused):
             self.state = "left"
             return []
         if isinstance(record, TrialStopped):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dmray.on_ray.placement import lay_out
+from dmray.on_ray.placement import place_trials
 from dmray.on_ray.resources import machine_here
 
 if TYPE_CHECKING:
     from dmray.on_ray.runner import RayRunner, machines_at
 
-__all__ = ["RayRunner", "lay_out", "machine_here", "machines_at"]
+__all__ = ["RayRunner", "machine_here", "machines_at", "place_trials"]
 
 
 def __getattr__(name: str) -> Any:

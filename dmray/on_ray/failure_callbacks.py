@@ -14,7 +14,7 @@ from dmray.trial.log import TrialLog
 _log = logging.getLogger(__name__)
 
 
-class TuneDeaths(tune.Callback):  # type: ignore[misc]
+class TuneFailureCallback(tune.Callback):  # type: ignore[misc]
     """Tells of processes that Tune started: a trial's driver, or with executor "tune" its worker."""
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -26,7 +26,7 @@ class TuneDeaths(tune.Callback):  # type: ignore[misc]
         _tell(given, trial, "given up, all attempts are spent")
 
 
-class TrainDeaths(train.UserCallback):  # type: ignore[misc]
+class TrainFailureCallback(train.UserCallback):  # type: ignore[misc]
     """Notes the workers that Ray Train lost, in the process that started them."""
 
     def __init__(self, log: TrialLog) -> None:
@@ -38,13 +38,13 @@ class TrainDeaths(train.UserCallback):  # type: ignore[misc]
 
 
 def _tell(given: TrainableConfig, trial: Any, then: str) -> None:
-    lines = _rays_words(trial)
+    lines = _ray_message(trial)
     TrialLog(given.job.folder.log).write("its process ended: " + "\n".join(lines))
     what = lines[-1 if "ray::" in lines[0] else 0]  # a traceback says it last
     _log.warning("%s: its process ended: %s; %s", given.job.trial.trial_id, what.rstrip("."), then)
 
 
-def _rays_words(trial: Any) -> list[str]:
+def _ray_message(trial: Any) -> list[str]:
     """The last entry of the file that Tune appends failures to, here, before it is synchronised."""
     written = Path(trial.error_file).read_text() if trial.error_file else ""
     _, _, last = written.rpartition("Failure # ")

@@ -6,22 +6,22 @@ from typing import Any
 
 from ray import tune
 
-from dmray.coordination.commands import StandingOrder
+from dmray.coordination.commands import CommandWatcher
 from dmray.records import SweepFolder
 
 
-class Leaving(tune.Callback, tune.Stopper):  # type: ignore[misc]
+class PauseStopper(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Ends the experiment once all trials that ran when the order changed have saved and left.
 
     Those that Tune starts meanwhile in their places find the order changed before they begin.
     """
 
-    def __init__(self, folder: SweepFolder, order_number: int) -> None:
-        self._order = StandingOrder(folder, order_number)
+    def __init__(self, folder: SweepFolder, command_number: int) -> None:
+        self._order = CommandWatcher(folder, command_number)
         self._leaving: set[str] | None = None
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not self._order.stands():
+        if not self._order.still_holds():
             running = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
             self._leaving = running if self._leaving is None else self._leaving & running
 

@@ -7,13 +7,13 @@ from itertools import product
 from math import floor
 
 from dmray.errors import ClusterError
-from dmray.on_ray.resources import Fit, Machines, fit
+from dmray.on_ray.resources import Machines, Placement, fit
 from dmray.specs import ResourcesSpec
 
 _SHARES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.2, 0.1, 0.0)
 
 
-def lay_out(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:
+def place_trials(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Placement:
     """`fit`, held against each single machine too: a trial is never spread over two.
 
     Raises:
@@ -25,7 +25,7 @@ def lay_out(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fi
         raise ClusterError(f"{problem}. {_cure(resources, machines)}") from None
 
 
-def _on_nodes(resources: ResourcesSpec, machines: Machines, layout: Fit) -> Fit:
+def _on_nodes(resources: ResourcesSpec, machines: Machines, layout: Placement) -> Placement:
     if not machines.nodes:
         return layout
     slots = sum(_slots(resources, cpus, gpus) for cpus, gpus in machines.nodes)

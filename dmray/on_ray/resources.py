@@ -25,7 +25,7 @@ class Machines:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Placement:
     """How a sweep is laid out: trials at once, and what each Tune trial takes.
 
     That is a driver without work of its own, or the whole trial if the executor is "tune".
@@ -53,7 +53,7 @@ def machine_here(resources: ResourcesSpec) -> Machines:
     return machines_for_one_node(resources, os.cpu_count() or 1, gpus)
 
 
-def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:
+def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Placement:
     """Lay `num_trials` out on `machines`, evaluation actors first, so that trials and actors cannot starve each other.
 
     Raises:
@@ -79,10 +79,10 @@ def fit(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Fit:
     wanted = [n for n in (resources.max_concurrent_trials, num_trials) if n is not None]
     concurrent = min(*slots, *wanted)
     if resources.executor == "tune":
-        return Fit(concurrent, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
+        return Placement(concurrent, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
     if machines.drivers >= 1:
-        return Fit(min(concurrent, floor(machines.drivers)), {DRIVER_RESOURCE: 1.0})
-    return Fit(concurrent, {"cpu": _DRIVER_CPU})
+        return Placement(min(concurrent, floor(machines.drivers)), {DRIVER_RESOURCE: 1.0})
+    return Placement(concurrent, {"cpu": _DRIVER_CPU})
 
 
 def _gpus_of_actors(resources: ResourcesSpec) -> float:

@@ -13,18 +13,18 @@ from datetime import datetime
 import ray
 from ray import tune
 
+from dmray.driver.store_session import Refresh, clear_ray_files, ray_storage_path
 from dmray.errors import ClusterError
 from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
-from dmray.on_ray.failure_callbacks import TuneDeaths
-from dmray.on_ray.pause_stopper import Leaving
-from dmray.on_ray.placement import lay_out
-from dmray.on_ray.resources import DRIVER_RESOURCE, Fit, Machines, machines_for_one_node
+from dmray.on_ray.failure_callbacks import TuneFailureCallback
+from dmray.on_ray.pause_stopper import PauseStopper
+from dmray.on_ray.placement import place_trials
+from dmray.on_ray.resources import DRIVER_RESOURCE, Machines, Placement, machines_for_one_node
 from dmray.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
 from dmray.planning.plan import Plan
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
 from dmray.specs import TrialSpec
 from dmray.trial.job import TrialJob
-from dmray.driver.store_session import Refresh, clear_ray_files, ray_place
 from dmray.trial.watchdog import note_hang
 
 ENVIRONMENT = {
@@ -58,7 +58,7 @@ class RayRunner:
         records_before = {trial.trial_id: len(read_ledger(folder.trial(trial.trial_id).ledger)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
-            layout = lay_out(plan.sweep.resources, machines, len(todo))
+            layout = place_trials(plan.sweep.resources, machines, len(todo))
             _log.info(
                 "%d trials to run, %d at a time beside %d evaluation actors, on %g CPUs and %g GPUs",
                 len(todo),
@@ -68,7 +68,7 @@ class RayRunner:
                 machines.gpus,
             )
             pool = EvaluationPool.start(plan.sweep.resources, attempt)
-            ray_storage = f"{ray_place(plan.sweep, folder)}/{attempt}"
+            ray_storage = f"{ray_storage_path(plan.sweep, folder)}/{attempt}"
             trainables = [
                 TrainableConfig(
                     job=TrialJob.of(trial, plan.sweep, folder),
@@ -96,10 +96,10 @@ def _left(folder: TrialFolder, records_before: int) -> bool:
     return len(records) == records_before or not isinstance(records[-1], AttemptFailed | TrialStopped)
 
 
-def _tune(trainables: list[TrainableConfig], layout: Fit, ray_storage: str, folder: SweepFolder) -> set[str]:
+def _tune(trainables: list[TrainableConfig], layout: Placement, ray_storage: str, folder: SweepFolder) -> set[str]:
     """Run them; the ids of those whose workers died more often than the fault budget allows."""
     names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
-    leaving = Leaving(folder, trainables[0].job.order_number)
+    leaving = PauseStopper(folder, trainables[0].job.command_number)
     trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
         tune.with_resources(trainable, layout.tune_trial),
@@ -114,7 +114,7 @@ def _tune(trainables: list[TrainableConfig], layout: Fit, ray_storage: str, fold
             storage_path=ray_storage,
             failure_config=tune.FailureConfig(max_failures=restarts),
             stop=leaving,
-            callbacks=[leaving, TuneDeaths()],
+            callbacks=[leaving, TuneFailureCallback()],
             verbose=0,
         ),
     )

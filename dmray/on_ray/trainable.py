@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dmray.coordination.commands import Left, StandingOrder
+from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.specs import FaultSpec, ResourcesSpec, Spec
 from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
-from dmray.trial.publish import bring_order
+from dmray.trial.publish import fetch_command
 
 if TYPE_CHECKING:
     from dmray.training import Team
@@ -45,11 +45,11 @@ def run_through_train(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from dmray.on_ray.failure_callbacks import TrainDeaths
+    from dmray.on_ray.failure_callbacks import TrainFailureCallback
 
     given = TrainableConfig.model_validate_json(config["trainable"])
-    bring_order(given.job)
-    if not StandingOrder(given.job.sweep_folder, given.job.order_number).stands():
+    fetch_command(given.job)
+    if not CommandWatcher(given.job.sweep_folder, given.job.command_number).still_holds():
         return  # a worker would take seconds to say the same
     workers = given.resources.workers_per_trial
     resources = {"CPU": given.resources.cpus_per_trial / workers}
@@ -70,7 +70,7 @@ def run_through_train(config: dict[str, Any]) -> None:
             name=given.job.trial.trial_id,
             storage_path=given.ray_storage,
             failure_config=ray.train.FailureConfig(max_failures=given.faults.worker_restarts),
-            callbacks=[TuneReportCallback(), TrainDeaths(TrialLog(given.job.folder.log))],
+            callbacks=[TuneReportCallback(), TrainFailureCallback(TrialLog(given.job.folder.log))],
         ),
     ).fit()
 
@@ -112,15 +112,15 @@ def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None], team:
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
         run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report), team)
-    except Left:
+    except TrialPaused:
         return
     except Exception as cause:
-        if is_the_worlds(cause):
+        if is_transient(cause):
             raise  # tried again within the fault budget
         return  # recorded by run_trial; trying again would fail the same way
 
 
-def is_the_worlds(cause: Exception) -> bool:
+def is_transient(cause: Exception) -> bool:
     """Whether a failure came from outside (a lost actor or node, a full disk), so that another attempt may do better.
 
     What an evaluation actor raised comes wrapped as Ray's; it is judged by what is inside.

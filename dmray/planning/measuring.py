@@ -13,12 +13,11 @@ from dmray.datasets import Episodes, WindowSampler
 from dmray.errors import EngineError, MissingPackageError
 from dmray.planning.calibration import Backbone, Calibration, Device, Point, hardware_name
 from dmray.planning.cost import forward_work, training_work
-from dmray.policies import PolicyShape, SequencePolicy
+from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.rollout import EvaluationRequest, cohorts, make_engine, run_cohort
 from dmray.specs import DatasetSpec, EvaluationSpec, MethodName, ModelSpec, TrainingSpec, TrialSpec
 from dmray.tasks import TASKS, Task
 from dmray.training import Trainer
-from dmray.policies import policy_recipe
 
 SHAPES = (ModelSpec(d_model=64, n_layer=2, context_length=5), ModelSpec())
 _METHODS: dict[Backbone, MethodName] = {"mamba": "dm", "transformer": "dt"}

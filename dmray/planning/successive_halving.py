@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from dmray.records.records import LedgerRecord, RungJudged, TrialStopped
+from dmray.records.records import LedgerRecord, RungDecision, TrialStopped
 from dmray.specs import EarlyStoppingSpec, TrialSpec
 
 
@@ -19,11 +19,11 @@ def rungs_of(rule: EarlyStoppingSpec | None, trial: TrialSpec) -> tuple[int, ...
     return rule.rungs(trial.training, trial.evaluation) if rule is not None else ()
 
 
-def judge(rule: EarlyStoppingSpec, step: int, score: float, peers: Sequence[float], time_s: float) -> RungJudged:
+def judge(rule: EarlyStoppingSpec, step: int, score: float, peers: Sequence[float], time_s: float) -> RungDecision:
     """The verdict on a trial with `score` at the rung `step`, where `peers` are the others' scores so far."""
     better = sum(peer > score for peer in peers)
     places = (len(peers) + 1) // rule.reduction_factor
-    return RungJudged(
+    return RungDecision(
         time_s=time_s,
         step=step,
         score=score,
@@ -36,7 +36,7 @@ def judge(rule: EarlyStoppingSpec, step: int, score: float, peers: Sequence[floa
     )
 
 
-def holds(rule: EarlyStoppingSpec | None, trial: TrialSpec, judged: RungJudged) -> bool:
+def holds(rule: EarlyStoppingSpec | None, trial: TrialSpec, judged: RungDecision) -> bool:
     """Whether a verdict to stop is still one under `rule`, None where a sweep stops nobody early any more.
 
     By the scores that were seen then, at a rung that still is one, among the same competitors.

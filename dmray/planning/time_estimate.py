@@ -13,7 +13,7 @@ from dmray.tasks import task_of
 
 
 @dataclass(frozen=True)
-class Bill:
+class TimeEstimate:
     """Hours. `trial_hours` is training, of all trials; GPU-hours are their shares of GPUs; `wall_hours` leaves out the
     start of each trial, and anything lost."""
 
@@ -23,7 +23,9 @@ class Bill:
     wall_hours: float
 
 
-def bill(trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Calibration, concurrent: int) -> Bill:
+def estimate_time(
+    trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Calibration, concurrent: int
+) -> TimeEstimate:
     """The bill of `trials`; `concurrent` 0: one after the other in one process, evaluations between the training.
 
     Raises:
@@ -38,7 +40,7 @@ def bill(trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Cal
         wall = max(by_training, evaluation / resources.evaluation_actors)
     else:
         wall = total + evaluation
-    return Bill(total, total * resources.gpus_per_trial, evaluation, wall)
+    return TimeEstimate(total, total * resources.gpus_per_trial, evaluation, wall)
 
 
 def _check(trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Calibration) -> None:

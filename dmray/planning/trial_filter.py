@@ -24,7 +24,7 @@ _KEYS = ("dataset", "task", "method", "seed", "trial", *ModelSpec.model_fields)
 
 
 @dataclass(frozen=True)
-class Choice:
+class TrialFilter:
     """What a start is about; without anything, the whole plan. `retry_failed`: only trials that failed."""
 
     only: str | None = None
@@ -32,10 +32,10 @@ class Choice:
     retry_failed: bool = False
 
 
-EVERYTHING = Choice()
+ALL_TRIALS = TrialFilter()
 
 
-def chosen(plan: Plan, choice: Choice) -> tuple[TrialSpec, ...]:
+def select_trials(plan: Plan, choice: TrialFilter) -> tuple[TrialSpec, ...]:
     """The trials of `plan` that `only` and `shard` name, in the plan's order.
 
     Raises:

@@ -13,7 +13,7 @@ from dmray.planning.cost import trial_flops
 from dmray.planning.successive_halving import is_stopped
 from dmray.records import (
     AttemptFailed,
-    AttemptLeft,
+    AttemptPaused,
     AttemptStarted,
     EvaluationDone,
     EvaluationSkipped,
@@ -58,7 +58,7 @@ class TrialProgress:
                 self.evaluated = max(self.evaluated, record.step)
             case AttemptFailed():
                 self.state, self.error = "failed", record.error
-            case AttemptLeft():
+            case AttemptPaused():
                 self.state, self.step = "left", max(self.step, record.step)
             case TrialStopped():
                 self.state = "stopped" if is_stopped(record, self.trial, self.early_stopping) else "left"
@@ -74,7 +74,7 @@ class TrialProgress:
         return self.step if self.state == "stopped" else self.trial.training.steps
 
     @property
-    def open_evaluations(self) -> int:
+    def pending_evaluations(self) -> int:
         """Evaluations that are due by the step that is recorded, and are not recorded."""
         every = self.trial.evaluation.every_steps
         return max(0, self.step // every - self.evaluated // every) if self.state == "running" else 0
@@ -115,7 +115,7 @@ class SweepProgress:
         for record in records:
             before = None if trial.state == "waiting" else trial.step
             trial.advance(record)
-            reached = record.step if isinstance(record, TrainProgress | AttemptLeft | TrialStopped | TrialDone) else 0
+            reached = record.step if isinstance(record, TrainProgress | AttemptPaused | TrialStopped | TrialDone) else 0
             steps = max(0, reached - before) if before is not None else 0
             evaluations = int(isinstance(record, EvaluationDone))
             self._moves.append(_Move(record.time_s, steps, evaluations, steps * self._work[trial_id]))

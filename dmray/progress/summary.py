@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from dmray.coordination.commands import OrderKind, read_order
-from dmray.coordination.sweep_lock import Driver, driver_of
+from dmray.coordination.commands import CommandKind, read_command
+from dmray.coordination.sweep_lock import Driver, find_driver
 from dmray.errors import StorageError
 from dmray.planning.manifest import read_manifest
 from dmray.progress.progress import STATES, Follower, TrialProgress
@@ -40,7 +40,7 @@ class Summary:
     sweep: str
     folder: str
     driver: Driver | None
-    order: OrderKind | None
+    order: CommandKind | None
     ordered_by: str | None
     trials: int
     states: dict[str, int]
@@ -48,7 +48,7 @@ class Summary:
     total_steps: int
     steps_per_s: float
     evaluations_per_h: float
-    open_evaluations: int
+    pending_evaluations: int
     eta_s: float | None
     running: tuple[TrialRow, ...]
     failures: tuple[TrialRow, ...]
@@ -84,7 +84,7 @@ def follower_of(folder: SweepFolder) -> Follower:
 def summarize(follower: Follower) -> Summary:
     """Read what is new, and sum up."""
     progress, folder, now_s = follower.update(), follower.folder, time.time()
-    driver, order, rates = driver_of(folder), read_order(folder), progress.rates(now_s)
+    driver, order, rates = find_driver(folder), read_command(folder), progress.rates(now_s)
     alive = driver is not None and driver.alive
     moving = alive and rates.work_per_s > 0 and (order is None or order.kind == "run")
     states = {name: _state(trial, alive) for name, trial in progress.trials.items()}
@@ -102,7 +102,7 @@ def summarize(follower: Follower) -> Summary:
         total_steps=progress.total_steps,
         steps_per_s=rates.steps_per_s,
         evaluations_per_h=rates.evaluations_per_h,
-        open_evaluations=sum(trial.open_evaluations for trial in progress.trials.values()) if alive else 0,
+        pending_evaluations=sum(trial.pending_evaluations for trial in progress.trials.values()) if alive else 0,
         eta_s=progress.work_left() / rates.work_per_s if moving else None,
         running=tuple(row for row in rows.values() if row.state == "running"),
         failures=tuple(row for row in rows.values() if row.state == "failed"),

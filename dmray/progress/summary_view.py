@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dmray.coordination.sweep_lock import nobody
+from dmray.coordination.sweep_lock import describe_missing_driver
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
 
@@ -35,7 +35,7 @@ def line(summary: Summary) -> str:
             f"{states['failed']} failed",
             f"{summary.steps:,}/{summary.total_steps:,} steps",
             f"{summary.steps_per_s:,.0f} steps/s",
-            f"{summary.evaluations_per_h:,.0f} evaluations/h ({summary.open_evaluations} open)",
+            f"{summary.evaluations_per_h:,.0f} evaluations/h ({summary.pending_evaluations} open)",
             f"ETA {'-' if eta is None else timedelta(seconds=round(eta))}",
         ]
     )
@@ -69,7 +69,7 @@ def with_driver(summary: Summary) -> Group:
 def _driver(summary: Summary) -> str:
     driver = summary.driver
     if driver is None or not driver.alive:
-        return nobody(driver)
+        return describe_missing_driver(driver)
     by = f"; {_ORDERS[summary.order]} by {summary.ordered_by}" if summary.order in _ORDERS else ""
     return f"driver {driver}{by}"
 

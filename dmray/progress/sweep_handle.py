@@ -8,20 +8,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dmray.coordination.commands import Order, OrderKind, give_order, next_order, read_order
-from dmray.coordination.heartbeat import BEAT_NAME
-from dmray.coordination.store_commands import StoreOrders
-from dmray.coordination.sweep_lock import Driver, driver_of
+from dmray.coordination.commands import CommandKind, SweepCommand, next_command, read_command, send_command
+from dmray.coordination.heartbeat import HEARTBEAT_NAME
+from dmray.coordination.store_commands import StoreCommands
+from dmray.coordination.sweep_lock import Driver, find_driver
 from dmray.errors import StorageError
 from dmray.progress.progress import done_long_ago
 from dmray.records import SweepFolder, TrialFolder
 from dmray.specs import load_sweep
-from dmray.storage import Glimpse, Store, begun_sweep, is_url, split_url
+from dmray.storage import ReadOnlyView, Store, begun_sweep, is_url, split_url
 
 _MOST_NAMES = 12
 
 
-class FoundSweep:
+class SweepHandle:
     """A sweep in a folder. All of it is up to date at any time, so that nothing has to be done to see it."""
 
     look_every_s = 1.0  # more often there is nothing new
@@ -30,14 +30,14 @@ class FoundSweep:
         """`where` is what people call the place, if that is not the folder."""
         self.folder, self.where = folder, where or str(folder.path)
 
-    def driver_and_order(self) -> tuple[Driver | None, Order | None]:
+    def driver_and_command(self) -> tuple[Driver | None, SweepCommand | None]:
         """Who drives it, and what holds now."""
-        return driver_of(self.folder), read_order(self.folder)
+        return find_driver(self.folder), read_command(self.folder)
 
-    def see_progress(self) -> None:
+    def read_progress(self) -> None:
         """Make `folder` what a `Follower` needs of the sweep, and who drives it."""
 
-    def see_log(self, trial: TrialFolder) -> None:
+    def read_log(self, trial: TrialFolder) -> None:
         """Make `trial`, of `folder`, hold its log, and its marker if it is done."""
 
     def trial_ids(self) -> tuple[str, ...]:
@@ -45,16 +45,16 @@ class FoundSweep:
         trials = self.folder.path / "trials"
         return tuple(sorted(path.name for path in trials.iterdir())) if trials.exists() else ()
 
-    def give_order(self, kind: OrderKind) -> None:
+    def send_command(self, kind: CommandKind) -> None:
         """Give the order that follows the one seen last.
 
         Raises:
             StorageError: somebody else gave one meanwhile.
         """
-        give_order(self.folder, kind)
+        send_command(self.folder, kind)
 
 
-class SweepInStore(FoundSweep):
+class StoreSweepHandle(SweepHandle):
     """A sweep in an object store. `folder` is this process's own, and holds what was asked for last.
 
     Raises (all methods):
@@ -65,34 +65,34 @@ class SweepInStore(FoundSweep):
 
     def __init__(self, store: Store, folder: SweepFolder) -> None:
         super().__init__(folder, store.url)
-        self._orders, self._glimpse = StoreOrders(store), Glimpse(store, folder)
+        self._orders, self._glimpse = StoreCommands(store), ReadOnlyView(store, folder)
 
-    def driver_and_order(self) -> tuple[Driver | None, Order | None]:
+    def driver_and_command(self) -> tuple[Driver | None, SweepCommand | None]:
         self._orders.take(self.folder)
-        self._glimpse.fetch(BEAT_NAME)
-        return super().driver_and_order()
+        self._glimpse.fetch(HEARTBEAT_NAME)
+        return super().driver_and_command()
 
-    def see_progress(self) -> None:
-        self.driver_and_order()
+    def read_progress(self) -> None:
+        self.driver_and_command()
         if not self.folder.manifest.exists():
             self._glimpse.fetch(self.folder.manifest.name)
         self._glimpse.fetch_records(lambda trial: done_long_ago(trial) is not None)
 
-    def see_log(self, trial: TrialFolder) -> None:
+    def read_log(self, trial: TrialFolder) -> None:
         self._glimpse.fetch_log(trial)
 
     def trial_ids(self) -> tuple[str, ...]:
         return self._glimpse.trial_ids()
 
-    def give_order(self, kind: OrderKind) -> None:
-        if not self._orders.add(next_order(read_order(self.folder), kind)):
+    def send_command(self, kind: CommandKind) -> None:
+        if not self._orders.add(next_command(read_command(self.folder), kind)):
             now = self._orders.latest()
             other = f"{now.kind}, by {now.by}" if now else "removed since"
             raise StorageError(f"{self.where}: another order came first ({other}), and holds; look, and try again")
 
 
 @contextmanager
-def found_sweep(source: str, storage: str | None = None) -> Iterator[FoundSweep]:
+def find_sweep(source: str, storage: str | None = None) -> Iterator[SweepHandle]:
     """The sweep that `locate` finds.
 
     Raises:
@@ -101,11 +101,11 @@ def found_sweep(source: str, storage: str | None = None) -> Iterator[FoundSweep]
     """
     place, name = locate(source, storage)
     if not is_url(place):
-        yield FoundSweep(SweepFolder(Path(place), name))
+        yield SweepHandle(SweepFolder(Path(place), name))
         return
     store = begun_sweep(place, name)
     with tempfile.TemporaryDirectory(prefix="dmray-look-") as folder:
-        yield SweepInStore(store, SweepFolder(Path(folder), name))
+        yield StoreSweepHandle(store, SweepFolder(Path(folder), name))
 
 
 def locate(source: str, storage: str | None = None) -> tuple[str, str]:
@@ -133,7 +133,7 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     return place if is_url(place) else str(Path(place).expanduser().resolve()), sweep.name
 
 
-def find_trial(sweep: FoundSweep, key: str) -> TrialFolder:
+def find_trial(sweep: SweepHandle, key: str) -> TrialFolder:
     """The trial of that id, or the only one whose id begins so, or ends so (its hash).
 
     Raises:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from dmray.errors import StorageError
 from dmray.planning.plan import Plan
 from dmray.planning.successive_halving import is_stopped
-from dmray.planning.trial_filter import EVERYTHING, Choice, chosen
+from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter, select_trials
 from dmray.records import AttemptFailed, SweepFolder, TrialDone, TrialFolder, read_ledger
 from dmray.specs import EarlyStoppingSpec, TrialSpec
 
@@ -29,7 +29,7 @@ DONE = frozenset({TrialState.FINISHED, TrialState.DIVERGED})
 ENDED = DONE | {TrialState.STOPPED}  # nothing is left to be run
 
 
-def survey(plan: Plan, folder: SweepFolder) -> dict[str, TrialState]:
+def trial_states(plan: Plan, folder: SweepFolder) -> dict[str, TrialState]:
     """The state of each trial of `plan`, by trial id."""
     rule = plan.sweep.early_stopping
     return {trial.trial_id: trial_state(trial, folder.trial(trial.trial_id), rule) for trial in plan.trials}
@@ -48,7 +48,7 @@ def trial_state(trial: TrialSpec, folder: TrialFolder, rule: EarlyStoppingSpec |
 
 
 def to_run(
-    plan: Plan, states: Mapping[str, TrialState], resume: bool, choice: Choice = EVERYTHING
+    plan: Plan, states: Mapping[str, TrialState], resume: bool, choice: TrialFilter = ALL_TRIALS
 ) -> tuple[TrialSpec, ...]:
     """The trials of `choice` that have not ended, in the plan's order; with `retry_failed`, only those that failed.
 
@@ -56,7 +56,7 @@ def to_run(
         SpecError: the choice is not well formed or names no trial.
         StorageError: trials were begun before and neither `resume` nor `retry_failed` was asked for.
     """
-    wanted = chosen(plan, choice)
+    wanted = select_trials(plan, choice)
     if choice.retry_failed:
         return tuple(trial for trial in wanted if states[trial.trial_id] is TrialState.FAILED)
     todo = tuple(trial for trial in wanted if states[trial.trial_id] not in ENDED)

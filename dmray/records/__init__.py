@@ -7,12 +7,12 @@ from dmray.records.ledger_summary import LedgerSummary, ScoreSeries, summarize_l
 from dmray.records.provenance import provenance
 from dmray.records.records import (
     AttemptFailed,
-    AttemptLeft,
+    AttemptPaused,
     AttemptStarted,
     EvaluationDone,
     EvaluationSkipped,
     LedgerRecord,
-    RungJudged,
+    RungDecision,
     TargetResult,
     TrainProgress,
     TrialDone,
@@ -22,7 +22,7 @@ from dmray.records.scores import Score, Spread, best_score, last_score
 
 __all__ = [
     "AttemptFailed",
-    "AttemptLeft",
+    "AttemptPaused",
     "AttemptStarted",
     "EvaluationDone",
     "EvaluationSkipped",
@@ -30,7 +30,7 @@ __all__ = [
     "LedgerRecord",
     "LedgerSummary",
     "LedgerTail",
-    "RungJudged",
+    "RungDecision",
     "Score",
     "ScoreSeries",
     "Spread",

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from dmray.errors import StorageError
 from dmray.records.records import (
     AttemptFailed,
-    AttemptLeft,
+    AttemptPaused,
     AttemptStarted,
     LedgerRecord,
     TrialDone,
@@ -123,7 +123,7 @@ def distinct(records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
     kept: list[LedgerRecord] = []
     seen: set[tuple[str, int]] = set()
     for record in records:
-        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptLeft | TrialStopped):
+        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptPaused | TrialStopped):
             key = (record.kind, 0 if isinstance(record, TrialDone) else record.step)
             if key in seen:
                 continue

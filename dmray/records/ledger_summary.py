@@ -24,7 +24,7 @@ from dmray.records.records import (
     AttemptStarted,
     EvaluationDone,
     LedgerRecord,
-    RungJudged,
+    RungDecision,
     TrialDone,
     TrialStopped,
     ledger_line,
@@ -104,7 +104,7 @@ class LedgerSummary:
     error: str | None = None
     failed: bool = False  # an error is its last word
     stopped: TrialStopped | None = None  # if that is its last word
-    rungs: tuple[RungJudged, ...] = ()
+    rungs: tuple[RungDecision, ...] = ()
     evaluation_s: float = 0.0
     scores: ScoreSeries = field(default_factory=lambda: _series([]))
 
@@ -184,7 +184,7 @@ def _note(summary: LedgerSummary, record: LedgerRecord) -> None:
             summary.error, summary.failed = record.error, True
         case TrialStopped():
             summary.stopped = record
-        case RungJudged() if record.step not in {rung.step for rung in summary.rungs}:
+        case RungDecision() if record.step not in {rung.step for rung in summary.rungs}:
             summary.rungs = (*summary.rungs, record)
         case TrialDone():
             summary.ended = summary.ended or record

@@ -98,7 +98,7 @@ class AttemptFailed(Record):
     traceback: str
 
 
-class AttemptLeft(Record):
+class AttemptPaused(Record):
     """An attempt saved its state after `step` and left, because the sweep was paused or stopped: no failure."""
 
     kind: Literal["left"] = "left"
@@ -106,7 +106,7 @@ class AttemptLeft(Record):
     step: int
 
 
-class RungJudged(Record):
+class RungDecision(Record):
     """Early stopping's verdict on the weights after `step`, by the normalized headline scores that were there.
 
     `peers` other trials had one, `better` of them a higher one; `cutoff` is the lowest score that went on, None while
@@ -133,7 +133,7 @@ class TrialStopped(Record):
     kind: Literal["stopped"] = "stopped"
     attempt: int
     step: int
-    rung: RungJudged
+    rung: RungDecision
 
 
 class TrialDone(Record):
@@ -152,8 +152,8 @@ LedgerRecord = Annotated[
     | EvaluationDone
     | EvaluationSkipped
     | AttemptFailed
-    | AttemptLeft
-    | RungJudged
+    | AttemptPaused
+    | RungDecision
     | TrialStopped
     | TrialDone,
     Field(discriminator="kind"),

@@ -2,15 +2,15 @@
 
 from dmray.reporting.across import METHODS
 from dmray.reporting.render import ReportPaths, write_report, write_results
-from dmray.reporting.results import CellResult, Comparison, Protocol, SweepResults, TrialResult, collect
+from dmray.reporting.results import Comparison, Protocol, SeedGroup, SweepResults, TrialResult, collect
 from dmray.reporting.terminal import render_results, render_summary
 
 __all__ = [
     "METHODS",
-    "CellResult",
     "Comparison",
     "Protocol",
     "ReportPaths",
+    "SeedGroup",
     "SweepResults",
     "TrialResult",
     "collect",

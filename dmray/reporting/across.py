@@ -22,8 +22,8 @@ from dmray.reporting.aggregates import (
     optimality_gap,
     probability_of_improvement,
 )
-from dmray.reporting.document import Cell, Table
-from dmray.reporting.results import CellResult, Comparison, Protocol
+from dmray.reporting.document import Table, TableCell
+from dmray.reporting.results import Comparison, Protocol, SeedGroup
 from dmray.specs import MethodName
 
 METHODS: tuple[str, ...] = get_args(MethodName)
@@ -37,7 +37,7 @@ _STATISTICS: tuple[tuple[str, Statistic], ...] = (
 
 
 @dataclass(frozen=True)
-class Group:
+class ProtocolResults:
     """The comparisons of one protocol. `labels` are the rows of its tables: methods, with what tells sizes apart."""
 
     protocol: Protocol
@@ -45,12 +45,19 @@ class Group:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(cell.label for comparison in self.comparisons for cell in comparison.cells))
+        return tuple(
+            dict.fromkeys(seed_group.label for comparison in self.comparisons for seed_group in comparison.seed_groups)
+        )
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
         """The labels that can be summed up: of no cell of theirs were seeds stopped early."""
-        out = {cell.label for comparison in self.comparisons for cell in comparison.cells if cell.stopped}
+        out = {
+            seed_group.label
+            for comparison in self.comparisons
+            for seed_group in comparison.seed_groups
+            if seed_group.stopped
+        }
         return tuple(label for label in self.labels if label not in out)
 
     @cached_property
@@ -62,9 +69,14 @@ class Group:
             if self.ranked and all(len(x) for x in _scores([comparison], self.ranked))
         )
 
-    def cells(self, label: str) -> tuple[CellResult, ...]:
+    def seed_groups(self, label: str) -> tuple[SeedGroup, ...]:
         """The label's cells, one a data set."""
-        return tuple(cell for comparison in self.comparisons for cell in comparison.cells if cell.label == label)
+        return tuple(
+            seed_group
+            for comparison in self.comparisons
+            for seed_group in comparison.seed_groups
+            if seed_group.label == label
+        )
 
     def scores(self, label: str) -> list[np.ndarray]:
         """Last normalized scores over seeds, for each complete data set."""
@@ -75,24 +87,26 @@ class Group:
         return {label: _scores(self.complete, [label]) for label in self.ranked}
 
 
-def groups_of(comparisons: Sequence[Comparison]) -> list[Group]:
+def results_by_protocol(comparisons: Sequence[Comparison]) -> list[ProtocolResults]:
     """By protocol: its simulator, decode mode, number and seed of episodes."""
     ranked = sorted(comparisons, key=lambda comparison: str(comparison.protocol))
-    return [Group(protocol, tuple(each)) for protocol, each in groupby(ranked, key=lambda item: item.protocol)]
+    return [
+        ProtocolResults(protocol, tuple(each)) for protocol, each in groupby(ranked, key=lambda item: item.protocol)
+    ]
 
 
-def aggregate_table(group: Group) -> Table:
+def aggregate_table(group: ProtocolResults) -> Table:
     """Each statistic with its 95 % interval, over all seeds of all complete data sets."""
     rows = []
     for label in group.ranked:
         scores = group.scores(label)
-        cells = [Cell(estimate_text(estimate(scores, statistic))) for _, statistic in _STATISTICS]
-        rows.append((Cell(label), Cell(str(sum(map(len, scores)))), *cells))
+        seed_groups = [TableCell(estimate_text(estimate(scores, statistic))) for _, statistic in _STATISTICS]
+        rows.append((TableCell(label), TableCell(str(sum(map(len, scores)))), *seed_groups))
     title = f"Last normalized score over {_data_sets(group)}, [95 % bootstrap interval] ({group.protocol})"
     return Table(title, ("method", "runs", *(name for name, _ in _STATISTICS)), tuple(rows))
 
 
-def improvement_table(group: Group, baseline: str | None) -> Table | None:
+def improvement_table(group: ProtocolResults, baseline: str | None) -> Table | None:
     """Each Mamba method against `baseline` (else DT, and HDM against HDT too) of the same sizes; None: nothing to."""
     rows = []
     for ours, theirs in _pairs(group, baseline):
@@ -102,40 +116,49 @@ def improvement_table(group: Group, baseline: str | None) -> Table | None:
             low, high = found.interval
             interval = f"[{low:.2f}, {high:.2f}]"
             settled = "improves" if low > 0.5 else "is worse" if high < 0.5 else "not settled"
-        rows.append((Cell(f"{ours} over {theirs}"), Cell(f"{found.value:.2f}"), Cell(interval), Cell(settled)))
+        rows.append(
+            (
+                TableCell(f"{ours} over {theirs}"),
+                TableCell(f"{found.value:.2f}"),
+                TableCell(interval),
+                TableCell(settled),
+            )
+        )
     if not rows:
         return None
     title = f"Probability that a run beats one of the other method on the same data set ({_data_sets(group)})"
     return Table(title, ("methods", "probability", "95 % interval", "by that interval"), tuple(rows))
 
 
-def cost_table(group: Group) -> Table:
+def cost_table(group: ProtocolResults) -> Table:
     """Wall-clock time of a finished trial; evaluations run beside the training."""
     rows = []
     for label in group.labels:
-        trials = [trial for cell in group.cells(label) for trial in cell.trials if trial.train_s]
+        trials = [trial for seed_group in group.seed_groups(label) for trial in seed_group.trials if trial.train_s]
         if trials:
             seconds = [trial.train_s or 0.0 for trial in trials]
             rate = sum(trial.steps for trial in trials) / sum(seconds)
             evaluations = sum(len(trial.scores) for trial in trials)
             each = sum(trial.evaluation_s for trial in trials) / max(evaluations, 1)
             numbers = (f"{len(trials)}", _duration(fmean(seconds)), f"{rate:,.1f}", f"{evaluations}", f"{each:,.1f}")
-            rows.append((Cell(label), *map(Cell, numbers)))
+            rows.append((TableCell(label), *map(TableCell, numbers)))
     columns = ("method", "trials", "training a trial", "steps a second", "evaluations", "seconds an evaluation")
     return Table("What it cost (wall-clock means; evaluations run beside training)", columns, tuple(rows))
 
 
 def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np.ndarray]:
-    cells = {(id(c), cell.label): cell for c in comparisons for cell in c.cells}
+    seed_groups = {(id(c), seed_group.label): seed_group for c in comparisons for seed_group in c.seed_groups}
     return [
-        np.array([trial.last.normalized for trial in cells[key].scored if trial.last]) if key in cells else np.array([])
+        np.array([trial.last.normalized for trial in seed_groups[key].scored if trial.last])
+        if key in seed_groups
+        else np.array([])
         for c in comparisons
         for key in ((id(c), label) for label in labels)
     ]
 
 
-def _pairs(group: Group, baseline: str | None) -> Iterable[tuple[str, str]]:
-    methods = {label: group.cells(label)[0].method for label in group.ranked}
+def _pairs(group: ProtocolResults, baseline: str | None) -> Iterable[tuple[str, str]]:
+    methods = {label: group.seed_groups(label)[0].method for label in group.ranked}
     sizes = {label: label.removeprefix(method_label(method)) for label, method in methods.items()}
     for ours, method in methods.items():
         for other in [baseline] if baseline else ["dt", "hdt"] if method == "hdm" else ["dt"]:
@@ -147,7 +170,7 @@ def _pairs(group: Group, baseline: str | None) -> Iterable[tuple[str, str]]:
                 )
 
 
-def _data_sets(group: Group) -> str:
+def _data_sets(group: ProtocolResults) -> str:
     count, of = len(group.complete), len(group.comparisons)
     return f"{count} data set{'s' if count > 1 else ''}" + (
         f" of {of}, those that all methods have" if count < of else ""

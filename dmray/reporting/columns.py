@@ -57,7 +57,7 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
     trial = result.trial
     return {
         "trial_id": trial.trial_id,
-        "cell_id": trial.cell_id,
+        "cell_id": trial.seed_group_id,
         "dataset": trial.dataset.name,
         "protocol": task_of(trial.dataset).protocol,
         "method": trial.method,

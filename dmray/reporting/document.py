@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell of a table; `strong` marks the best of its column."""
 
     text: str
@@ -23,7 +23,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _markdown(block: Block, folder: Path) -> str:
             return f"**{block.title}**\n\n" + "\n".join(f"| {line} |" for line in lines)
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: TableCell) -> str:
     text = _in_table(cell.text)
     return f"**{text}**" if cell.strong else text
 
@@ -112,7 +112,7 @@ def _html(block: Block) -> str:
             return f"<figure><figcaption>{escape(block.title)}</figcaption>{table}</figure>"
 
 
-def _html_cell(cell: Cell) -> str:
+def _html_cell(cell: TableCell) -> str:
     text = escape(cell.text)
     return f"<td><strong>{text}</strong></td>" if cell.strong else f"<td>{text}</td>"
 

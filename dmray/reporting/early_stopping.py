@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dmray.reporting.document import Block, Bullets, Cell, Heading, Table
+from dmray.reporting.document import Block, Bullets, Heading, Table, TableCell
 from dmray.reporting.results import SweepResults
 from dmray.specs import EarlyStoppingSpec
 
@@ -41,11 +41,11 @@ def _effect(results: SweepResults) -> Iterable[str]:
         f"steps ({saved / max(total, 1):.0%})."
     )
     if stopped:
-        cells = [cell for comparison in results.comparisons for cell in comparison.cells]
-        out = sum(cell.stopped for cell in cells)
+        seed_groups = [each for comparison in results.comparisons for each in comparison.seed_groups]
+        out = sum(each.stopped for each in seed_groups)
         yield (
-            f"{out} of {len(cells)} rows have seeds that were stopped. Such a row has no mean score and is neither "
-            "compared nor summed up: its other seeds went on because they were better (survivorship bias)."
+            f"{out} of {len(seed_groups)} rows have seeds that were stopped. Such a row has no mean score and is "
+            "neither compared nor summed up: its other seeds went on because they were better (survivorship bias)."
         )
     yield (
         "Who comes later is judged by more scores, so another order of trials may stop others. A row that kept all its "
@@ -60,5 +60,7 @@ def _rungs(results: SweepResults) -> Table:
         judged = sum(rung.step == step for trial in results.trials for rung in trial.rungs)
         stopped = [trial for trial in results.trials if trial.stopped and trial.stopped.step == step]
         saved = sum(trial.trial.training.steps - trial.steps for trial in stopped)
-        rows.append((Cell(f"step {step:,}"), Cell(str(judged)), Cell(str(len(stopped))), Cell(f"{saved:,}")))
+        rows.append(
+            (TableCell(f"step {step:,}"), TableCell(str(judged)), TableCell(str(len(stopped))), TableCell(f"{saved:,}"))
+        )
     return Table("Trials by rung", ("rung", "judged", "stopped", "steps saved"), tuple(rows))

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmray.reporting.across import Group
+from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
-from dmray.reporting.results import CellResult, Comparison, TrialResult
+from dmray.reporting.results import Comparison, SeedGroup, TrialResult
 
 # Okabe and Ito's palette, which stays distinct for the colour-blind; markers tell methods apart without any colour.
 _LOOKS = {
@@ -36,33 +36,37 @@ class Curve(NamedTuple):
     end: str
 
 
-def curve_of(cell: CellResult) -> Curve | None:
+def curve_of(seed_group: SeedGroup) -> Curve | None:
     """Over the finished trials (over those begun, while none has finished), at the steps that all of them have.
 
     Where seeds were stopped early, over those begun too: as far as all came, and no further.
     Of very many steps it is every n-th: more than a figure's width shows nothing more.
     """
-    finished = [trial for trial in cell.scored if len(trial.scores)]
-    trials = finished or [trial for trial in cell.trials if len(trial.scores)]
+    finished = [trial for trial in seed_group.scored if len(trial.scores)]
+    trials = finished or [trial for trial in seed_group.trials if len(trial.scores)]
     if not trials:
         return None
     values = [_by_step(trial) for trial in trials]
     steps = sorted(set.intersection(*(set(each) for each in values)))
     steps = steps[:: -max(1, len(steps) // _MOST_POINTS)][::-1]  # the last one stays
     at = [[each[step] for each in values] for step in steps]
-    end = "" if finished else ", stopped early" if cell.stopped else ", unfinished"
+    end = "" if finished else ", stopped early" if seed_group.stopped else ", unfinished"
     return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], len(trials), end)
 
 
 def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     """Write the figure as PNG and as SVG beside it; False (and no file) when there is nothing to draw."""
-    curves = [(cell, curve) for cell in comparison.cells if (curve := curve_of(cell)) is not None and curve.steps]
+    curves = [
+        (seed_group, curve)
+        for seed_group in comparison.seed_groups
+        if (curve := curve_of(seed_group)) is not None and curve.steps
+    ]
     if not curves:
         return False
     figure, axes = _new_figure(len(curves))
-    lines = {cell.method: cycle(_LINES) for cell, _ in curves}
-    for cell, curve in curves:
-        _draw_curve(axes, cell, curve, next(lines[cell.method]))
+    lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
+    for seed_group, curve in curves:
+        _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
     _draw_references(axes, comparison)
     _dress(axes, comparison.dataset.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
@@ -71,12 +75,12 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     return True
 
 
-def draw_profiles(group: Group, path: Path) -> bool:
+def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     """Performance profiles: the share of runs above each score, with 95 % bands; False when nothing is complete."""
     if not group.complete:
         return False
     figure, axes = _new_figure(len(group.ranked))
-    methods = {label: group.cells(label)[0].method for label in group.ranked}
+    methods = {label: group.seed_groups(label)[0].method for label in group.ranked}
     lines = {method: cycle(_LINES) for method in methods.values()}
     highest = max(float(np.max(np.concatenate(group.scores(label)))) for label in methods)
     thresholds = np.linspace(0, max(100.0, highest) * 1.02, 200)
@@ -111,8 +115,8 @@ def _by_step(trial: TrialResult) -> dict[int, float]:
     return dict(zip(trial.scores.step.tolist(), trial.scores.normalized.tolist(), strict=True))
 
 
-def _draw_curve(axes: Any, cell: CellResult, curve: Curve, line: str) -> None:
-    colour, marker = _LOOKS[cell.method]
+def _draw_curve(axes: Any, seed_group: SeedGroup, curve: Curve, line: str) -> None:
+    colour, marker = _LOOKS[seed_group.method]
     seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}{curve.end}"
     axes.plot(
         curve.steps,
@@ -123,7 +127,7 @@ def _draw_curve(axes: Any, cell: CellResult, curve: Curve, line: str) -> None:
         markersize=5,
         markevery=max(1, len(curve.steps) // _MOST_MARKERS),
         linewidth=2.0,
-        label=f"{cell.label} ({seeds})",
+        label=f"{seed_group.label} ({seeds})",
     )
     if curve.seeds > 1:
         axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dmray.reporting.document import Block, Cell, Table
+from dmray.reporting.document import Block, Table, TableCell
 
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"} | {
     letter: f"\\{letter}" for letter in "&%$#_{}"
@@ -37,7 +37,7 @@ def _row(texts: Iterable[str]) -> str:
     return " & ".join(texts) + r" \\"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     return rf"\textbf{{{_escaped(cell.text)}}}" if cell.strong else _escaped(cell.text)
 
 

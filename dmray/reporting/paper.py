@@ -13,8 +13,8 @@ from importlib.resources import files
 
 from dmray.mlflow_mirror.labels import method_label
 from dmray.records import Score
-from dmray.reporting.document import Cell, Table
-from dmray.reporting.results import CellResult, Comparison
+from dmray.reporting.document import Table, TableCell
+from dmray.reporting.results import Comparison, SeedGroup
 from dmray.reporting.tables import NOTHING, spread_text
 from dmray.specs import ModelSpec
 
@@ -31,18 +31,18 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
     rows = []
     for comparison in comparisons:
         theirs = _published().get(comparison.dataset.name, {}) if _same_protocol(comparison) else {}
-        for cell in comparison.cells:
-            if cell.method in theirs and _same_size(cell):
-                last, best = (cell.spread(which, _raw) for which in ("last", "best"))
-                normalized = comparison.task.reference.normalize(theirs[cell.method])
+        for seed_group in comparison.seed_groups:
+            if seed_group.method in theirs and _same_size(seed_group):
+                last, best = (seed_group.spread(which, _raw) for which in ("last", "best"))
+                normalized = comparison.task.reference.normalize(theirs[seed_group.method])
                 rows.append(
                     (
-                        Cell(comparison.dataset.name),
-                        Cell(method_label(cell.method)),
-                        Cell(f"{theirs[cell.method]:g}"),
-                        Cell(spread_text(last) if last else NOTHING),
-                        Cell(spread_text(best) if best else NOTHING),
-                        Cell(f"{normalized:.1f}"),
+                        TableCell(comparison.dataset.name),
+                        TableCell(method_label(seed_group.method)),
+                        TableCell(f"{theirs[seed_group.method]:g}"),
+                        TableCell(spread_text(last) if last else NOTHING),
+                        TableCell(spread_text(best) if best else NOTHING),
+                        TableCell(f"{normalized:.1f}"),
                     )
                 )
     columns = ("data set", "method", "paper", "ours, last", "ours, best", "paper, normalized by us")
@@ -56,8 +56,8 @@ def _same_protocol(comparison: Comparison) -> bool:
     return not own and comparison.protocol.decode == "window"
 
 
-def _same_size(cell: CellResult) -> bool:
-    ours, theirs = cell.trials[0].trial.model, ModelSpec()
+def _same_size(seed_group: SeedGroup) -> bool:
+    ours, theirs = seed_group.trials[0].trial.model, ModelSpec()
     sizes = ("d_model", "n_layer", "context_length")
     return all(getattr(ours, size) == getattr(theirs, size) for size in sizes)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmray.records import SweepFolder, write_atomic
-from dmray.reporting.across import Group, aggregate_table, cost_table, groups_of, improvement_table
+from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
-from dmray.reporting.document import Block, Bullets, Cell, Heading, Image, Paragraph, Table, to_html, to_markdown
+from dmray.reporting.document import Block, Bullets, Heading, Image, Paragraph, Table, TableCell, to_html, to_markdown
 from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.figures import draw_learning_curves, draw_profiles
 from dmray.reporting.latex import to_latex
@@ -57,7 +57,7 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
 
     `baseline` is the method that Mamba's are held against; None: DT, and for HDM also HDT.
     """
-    groups = groups_of(results.comparisons)
+    groups = results_by_protocol(results.comparisons)
     figures = _draw(results, groups, target / "figures")
     blocks = list(report_blocks(results, groups, figures, baseline))
     paths = ReportPaths(
@@ -77,7 +77,7 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
     return paths
 
 
-def _draw(results: SweepResults, groups: list[Group], folder: Path) -> _Figures:
+def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) -> _Figures:
     curves = {
         position: path
         for position, comparison in enumerate(results.comparisons)
@@ -93,7 +93,7 @@ def _draw(results: SweepResults, groups: list[Group], folder: Path) -> _Figures:
 
 
 def report_blocks(
-    results: SweepResults, groups: list[Group], figures: _Figures, baseline: str | None
+    results: SweepResults, groups: list[ProtocolResults], figures: _Figures, baseline: str | None
 ) -> Iterable[Block]:
     """The report's content: what holds over all data sets first, then each data set, then how it was made."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
@@ -124,7 +124,7 @@ def report_blocks(
     yield Bullets(tuple(_made_with(results)))
 
 
-def _over_all(group: Group, figures: _Figures, baseline: str | None) -> Iterable[Block]:
+def _over_all(group: ProtocolResults, figures: _Figures, baseline: str | None) -> Iterable[Block]:
     yield Heading(f"Over all: {len(group.comparisons)} data sets, {group.protocol}", 2)
     yield overview_table(group)
     if group.ranked != group.labels:
@@ -139,7 +139,7 @@ def _over_all(group: Group, figures: _Figures, baseline: str | None) -> Iterable
     yield from _how_surely(group, baseline)
 
 
-def _how_surely(group: Group, baseline: str | None) -> Iterable[Block]:
+def _how_surely(group: ProtocolResults, baseline: str | None) -> Iterable[Block]:
     if improvement := improvement_table(group, baseline):
         yield improvement
     yield cost_table(group)
@@ -199,17 +199,17 @@ def _notes(comparison: Comparison) -> Iterable[str]:
         )
     elif dataset.path is not None:
         yield f"The data was read from {Path(dataset.path).name}, a file of the user's."
-    models = dict.fromkeys(_model(trial) for cell in comparison.cells for trial in cell.trials)
+    models = dict.fromkeys(_model(trial) for seed_group in comparison.seed_groups for trial in seed_group.trials)
     yield f"Model: {'; '.join(models)}."
 
 
 def _target_note(comparison: Comparison) -> Iterable[str]:
     """Which methods are told a target return is in their records."""
     told: dict[bool, list[str]] = {True: [], False: []}
-    for cell in comparison.cells:
-        scored = [trial.scores for trial in cell.trials if len(trial.scores)]
+    for seed_group in comparison.seed_groups:
+        scored = [trial.scores for trial in seed_group.trials if len(trial.scores)]
         if scored:
-            told[scored[0].target_return is not None].append(cell.label)
+            told[scored[0].target_return is not None].append(seed_group.label)
     headline, *others = (f"{target:g}" for target in comparison.target_returns)
     also = f"; also recorded, in MLflow and the ledgers: {', '.join(others)}" if others else ""
     if told[True]:
@@ -232,7 +232,12 @@ def _missing(results: SweepResults) -> Iterable[Block]:
         yield Paragraph("Nothing: every trial has finished.")
         return
     rows = tuple(
-        (Cell(result.trial.trial_id), Cell(result.status), Cell(f"{result.steps:,}"), Cell(_reason(result)))
+        (
+            TableCell(result.trial.trial_id),
+            TableCell(result.status),
+            TableCell(f"{result.steps:,}"),
+            TableCell(_reason(result)),
+        )
         for result in lacking[:_MOST_LISTED]
     )
     yield Table(f"{len(lacking)} trials without a last score", ("trial", "status", "steps", "why"), rows)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dmray.mlflow_mirror.labels import method_label
 from dmray.planning.manifest import read_manifest
-from dmray.records import LedgerSummary, RungJudged, Score, ScoreSeries, Spread, SweepFolder, summarize_ledgers
+from dmray.records import LedgerSummary, RungDecision, Score, ScoreSeries, Spread, SweepFolder, summarize_ledgers
 from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
 from dmray.tasks import Task, task_of
 
@@ -50,8 +50,8 @@ class TrialResult:
     train_s: float | None
     evaluation_s: float
     provenance: dict[str, Any]
-    rungs: tuple[RungJudged, ...] = ()
-    stopped: RungJudged | None = None
+    rungs: tuple[RungDecision, ...] = ()
+    stopped: RungDecision | None = None
 
     @property
     def last(self) -> Score | None:
@@ -70,7 +70,7 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class CellResult:
+class SeedGroup:
     """All seeds of one method and model on one data set. `label` tells it from the other rows."""
 
     label: str
@@ -111,7 +111,7 @@ class Comparison:
     task: Task
     protocol: Protocol
     target_returns: tuple[float, ...]
-    cells: tuple[CellResult, ...]
+    seed_groups: tuple[SeedGroup, ...]
 
 
 @dataclass(frozen=True)
@@ -205,15 +205,15 @@ def _protocol(trial: TrialSpec) -> Protocol:
     return Protocol(task_of(trial.dataset).protocol, evaluation.decode, evaluation.episodes, evaluation.seed)
 
 
-def _cells(trials: list[TrialResult]) -> tuple[CellResult, ...]:
+def _cells(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
     by_cell: dict[str, list[TrialResult]] = {}
     for result in trials:
-        by_cell.setdefault(result.trial.cell_id, []).append(result)
-    settings = {cell_id: _setting(members[0].trial) for cell_id, members in by_cell.items()}
+        by_cell.setdefault(result.trial.seed_group_id, []).append(result)
+    settings = {seed_group_id: _setting(members[0].trial) for seed_group_id, members in by_cell.items()}
     differing = [key for key in next(iter(settings.values())) if len({s[key] for s in settings.values()}) > 1]
     return tuple(
-        CellResult(_label(members[0].trial, settings[cell_id], differing), members[0].trial.method, tuple(members))
-        for cell_id, members in by_cell.items()
+        SeedGroup(_label(members[0].trial, settings[seed_group_id], differing), members[0].trial.method, tuple(members))
+        for seed_group_id, members in by_cell.items()
     )
 
 

@@ -9,52 +9,58 @@ from typing import Literal
 import numpy as np
 
 from dmray.records import Spread
-from dmray.reporting.across import Group
+from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
-from dmray.reporting.document import Cell, Table
-from dmray.reporting.results import UNSCORED, CellResult, Comparison
+from dmray.reporting.document import Table, TableCell
+from dmray.reporting.results import UNSCORED, Comparison, SeedGroup
 
 NOTHING = "-"
 STOPPED = "stopped"
 IQM = "last, IQM [95 %]"
 LAST_TEN = "last ten, normalized"
 MISSING = "without a score"
-_COLUMNS: tuple[tuple[str, Callable[[CellResult], Spread | None]], ...] = (
-    ("last, normalized", lambda cell: _spread(cell, "last", "normalized")),
-    ("best, normalized", lambda cell: _spread(cell, "best", "normalized")),
-    (LAST_TEN, lambda cell: Spread.of([mean for trial in cell.scored if (mean := trial.last_ten) is not None])),
-    ("last, raw return", lambda cell: _spread(cell, "last", "return_mean")),
+_COLUMNS: tuple[tuple[str, Callable[[SeedGroup], Spread | None]], ...] = (
+    ("last, normalized", lambda seed_group: _spread(seed_group, "last", "normalized")),
+    ("best, normalized", lambda seed_group: _spread(seed_group, "best", "normalized")),
+    (
+        LAST_TEN,
+        lambda seed_group: Spread.of([mean for trial in seed_group.scored if (mean := trial.last_ten) is not None]),
+    ),
+    ("last, raw return", lambda seed_group: _spread(seed_group, "last", "return_mean")),
 )
 
 
 def score_table(comparison: Comparison) -> Table:
     """Methods as rows; mean and sample deviation over the seeds that count; the highest mean of a column is strong."""
-    spreads = [[spread_of(cell) for _, spread_of in _COLUMNS] for cell in comparison.cells]
+    spreads = [[spread_of(seed_group) for _, spread_of in _COLUMNS] for seed_group in comparison.seed_groups]
     tops = [_top(column) for column in zip(*spreads, strict=True)]
-    lacking = any(_missing(cell) != NOTHING for cell in comparison.cells)
+    lacking = any(_missing(seed_group) != NOTHING for seed_group in comparison.seed_groups)
     rows = tuple(
         (
-            Cell(cell.label),
-            Cell(f"{cell.count('finished')} of {len(cell.trials)}"),
+            TableCell(seed_group.label),
+            TableCell(f"{seed_group.count('finished')} of {len(seed_group.trials)}"),
             *(_cell(spread, top) for spread, top in zip(row, tops, strict=True)),
-            Cell(_iqm(cell)),
-            *([Cell(_missing(cell))] if lacking else []),
+            TableCell(_iqm(seed_group)),
+            *([TableCell(_missing(seed_group))] if lacking else []),
         )
-        for cell, row in zip(comparison.cells, spreads, strict=True)
+        for seed_group, row in zip(comparison.seed_groups, spreads, strict=True)
     )
     columns = ("method", "seeds", *(name for name, _ in _COLUMNS), IQM, *([MISSING] if lacking else []))
     return Table(f"{comparison.dataset.name} ({comparison.protocol}): mean ± std over seeds", columns, rows)
 
 
-def overview_table(group: Group) -> Table:
+def overview_table(group: ProtocolResults) -> Table:
     """Data sets as rows, methods as columns, last normalized scores."""
     labels, comparisons = group.labels, group.comparisons
     spreads = [
-        {cell.label: _spread(cell, "last", "normalized") for cell in comparison.cells} for comparison in comparisons
+        {seed_group.label: _spread(seed_group, "last", "normalized") for seed_group in comparison.seed_groups}
+        for comparison in comparisons
     ]
-    stopped = [{cell.label for cell in comparison.cells if cell.stopped} for comparison in comparisons]
+    stopped = [
+        {seed_group.label for seed_group in comparison.seed_groups if seed_group.stopped} for comparison in comparisons
+    ]
     rows = [
-        (Cell(comparison.dataset.name), *_marked([row.get(label) for label in labels], [x in out for x in labels]))
+        (TableCell(comparison.dataset.name), *_marked([row.get(label) for label in labels], [x in out for x in labels]))
         for comparison, row, out in zip(comparisons, spreads, stopped, strict=True)
     ]
     whole = [row for row in spreads if group.ranked and all(row.get(label) is not None for label in group.ranked)]
@@ -64,18 +70,22 @@ def overview_table(group: Group) -> Table:
             for label in labels
         ]
         averages = [Spread(mean.mean, None, mean.n) if mean else None for mean in means]
-        rows.append((Cell(f"mean of the {len(whole)} data sets that all have"), *_marked(averages)))
+        rows.append((TableCell(f"mean of the {len(whole)} data sets that all have"), *_marked(averages)))
     return Table(f"Last normalized score, mean ± std over seeds ({group.protocol})", ("data set", *labels), tuple(rows))
 
 
 def verdict(comparison: Comparison) -> str:
     """Who is ahead on the last normalized score and whether the seeds settle it; DM against DT where both are there."""
-    scored = [(cell, spread) for cell in comparison.cells if (spread := _spread(cell, "last", "normalized"))]
+    scored = [
+        (seed_group, spread)
+        for seed_group in comparison.seed_groups
+        if (spread := _spread(seed_group, "last", "normalized"))
+    ]
     if len(scored) < 2:
         return " ".join(["Too few methods have finished to compare.", *_left_out(comparison)])
     ranked = sorted(scored, key=lambda item: -item[1].mean)
     question = [item for item in ranked if item[0].method in ("dm", "dt")]
-    asked = {cell.method for cell, _ in question} == {"dm", "dt"} and len(question) == 2
+    asked = {seed_group.method for seed_group, _ in question} == {"dm", "dt"} and len(question) == 2
     pairs = [ranked[:2], question] if asked and question != ranked[:2] else [ranked[:2]]
     leads = [_lead((first.label, ahead), (second.label, behind)) for (first, ahead), (second, behind) in pairs]
     return " ".join([*leads, *_left_out(comparison)])
@@ -83,7 +93,7 @@ def verdict(comparison: Comparison) -> str:
 
 def _left_out(comparison: Comparison) -> Iterable[str]:
     """A mean over the seeds that early stopping left would be survivorship bias."""
-    stopped = [cell.label for cell in comparison.cells if cell.stopped]
+    stopped = [seed_group.label for seed_group in comparison.seed_groups if seed_group.stopped]
     if stopped:
         yield f"Not compared, since seeds were stopped early: {', '.join(stopped)}."
 
@@ -107,14 +117,17 @@ def spread_text(spread: Spread | None) -> str:
     return f"{spread.mean:.1f}" if spread.std is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
 
 
-def _marked(spreads: Sequence[Spread | None], stopped: Sequence[bool] | None = None) -> list[Cell]:
+def _marked(spreads: Sequence[Spread | None], stopped: Sequence[bool] | None = None) -> list[TableCell]:
     top = _top(spreads)
-    cells = [_cell(spread, top) for spread in spreads]
-    return [Cell(STOPPED) if out else cell for cell, out in zip(cells, stopped or [False] * len(cells), strict=True)]
+    seed_groups = [_cell(spread, top) for spread in spreads]
+    return [
+        TableCell(STOPPED) if out else seed_group
+        for seed_group, out in zip(seed_groups, stopped or [False] * len(seed_groups), strict=True)
+    ]
 
 
-def _cell(spread: Spread | None, top: float | None) -> Cell:
-    return Cell(spread_text(spread), spread is not None and spread.mean == top)
+def _cell(spread: Spread | None, top: float | None) -> TableCell:
+    return TableCell(spread_text(spread), spread is not None and spread.mean == top)
 
 
 def _top(spreads: Iterable[Spread | None]) -> float | None:
@@ -123,12 +136,12 @@ def _top(spreads: Iterable[Spread | None]) -> float | None:
     return max(means) if len(means) > 1 else None
 
 
-def _spread(cell: CellResult, which: Literal["last", "best"], value: str) -> Spread | None:
-    return cell.spread(which, lambda score: float(getattr(score, value)))
+def _spread(seed_group: SeedGroup, which: Literal["last", "best"], value: str) -> Spread | None:
+    return seed_group.spread(which, lambda score: float(getattr(score, value)))
 
 
-def _iqm(cell: CellResult) -> str:
-    return _iqm_text(tuple(trial.last.normalized for trial in cell.scored if trial.last))
+def _iqm(seed_group: SeedGroup) -> str:
+    return _iqm_text(tuple(trial.last.normalized for trial in seed_group.scored if trial.last))
 
 
 @cache
@@ -136,6 +149,6 @@ def _iqm_text(scores: tuple[float, ...]) -> str:
     return estimate_text(estimate([np.array(scores)], iqm)) if len(scores) > 1 else NOTHING
 
 
-def _missing(cell: CellResult) -> str:
-    counts = [(cell.count(status), status) for status in UNSCORED]
+def _missing(seed_group: SeedGroup) -> str:
+    counts = [(seed_group.count(status), status) for status in UNSCORED]
     return ", ".join(f"{count} {status}" for count, status in counts if count) or NOTHING

@@ -81,7 +81,7 @@ def file_rules(task: Task) -> FileRules:
         split_on_terminals=task.splits_on_terminals,
         appendix_dim=task.appendix_dim,
         pay_once=kitchen_subtasks(task.env_id) if task.family == "kitchen" else (),
-        ends_when_paid=task.ends_when_paid,
+        ends_at_first_reward=task.ends_at_first_reward,
     )
 
 

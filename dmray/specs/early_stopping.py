@@ -32,9 +32,9 @@ class EarlyStoppingSpec(Spec):
         """The steps after which trials compete: rounded up to evaluated ones, and before the last."""
         return tuple(dict.fromkeys(self._rounded(training.steps, evaluation.every_steps)))
 
-    def group_of(self, trial: TrialSpec) -> str:
+    def competitors_of(self, trial: TrialSpec) -> str:
         """The id of the trials that compete with `trial`."""
-        return trial.group_id(across_methods=self.within == "dataset")
+        return trial.competitors_id(across_methods=self.within == "dataset")
 
     def _rounded(self, steps: int, every: int) -> Iterator[int]:
         nominal = self.grace_steps

@@ -137,14 +137,14 @@ class TrialSpec(Spec):
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-s{self.seed}-{digest}"
 
     @cached_property
-    def cell_id(self) -> str:
+    def seed_group_id(self) -> str:
         """The id of what all seeds of this trial share."""
         content = self._identity()
         del content["seed"]
         digest = content_hash(content)[:10]
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-{digest}"
 
-    def group_id(self, across_methods: bool) -> str:
+    def competitors_id(self, across_methods: bool) -> str:
         """The id of what all sizes of this method share under this seed; with `across_methods`, all methods too."""
         content = self._identity()
         for part in ("model", "method") if across_methods else ("model",):

@@ -2,20 +2,20 @@
 
 from dmray.storage.place import Role, begun_sweep, is_url, object_name, split_url, store_of, sweep_folder
 from dmray.storage.publisher import Publisher
-from dmray.storage.read_only_view import Glimpse
+from dmray.storage.read_only_view import ReadOnlyView
 from dmray.storage.store import Store
 from dmray.storage.sweep_copy import SweepCopy, fetch_from_store
-from dmray.storage.trial_copy import bring_trial, clear_trial
+from dmray.storage.trial_copy import clear_trial, download_trial
 
 __all__ = [
-    "Glimpse",
     "Publisher",
+    "ReadOnlyView",
     "Role",
     "Store",
     "SweepCopy",
     "begun_sweep",
-    "bring_trial",
     "clear_trial",
+    "download_trial",
     "fetch_from_store",
     "is_url",
     "object_name",

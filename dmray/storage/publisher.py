@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PublishPace:
+class PublishTiming:
     """A pass at most every `every_s` if nobody wakes it; while the store fails, pauses between these two lengths."""
 
     every_s: float = 10.0
@@ -44,8 +44,10 @@ class _Change:
 class Publisher:
     """Publishes one trial's folder from now until `close`. A store that fails costs training nothing."""
 
-    def __init__(self, store: Store, folder: SweepFolder, trial: TrialFolder, pace: PublishPace | None = None) -> None:
-        self._store, self._folder, self._trial, self._pace = store, folder, trial, pace or PublishPace()
+    def __init__(
+        self, store: Store, folder: SweepFolder, trial: TrialFolder, pace: PublishTiming | None = None
+    ) -> None:
+        self._store, self._folder, self._trial, self._pace = store, folder, trial, pace or PublishTiming()
         self._sent: dict[str, tuple[int, int, int]] = {}
         self._ledger = object_name(folder, trial.ledger)
         self._ledger_version = store.version(self._ledger)

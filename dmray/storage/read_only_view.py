@@ -17,7 +17,7 @@ _FETCHES_AT_ONCE = 16
 _END = 65_536  # of a ledger at first: its last records
 
 
-class Glimpse:
+class ReadOnlyView:
     """The glimpse in `folder` of the sweep in `store`. The folder is this object's alone.
 
     Raises (all methods):

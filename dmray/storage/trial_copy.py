@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _LOCK = ".worker.lock"  # held by whoever calls
 
 
-def bring_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> None:
+def download_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> None:
     """Make `trial` in the working folder what the next attempt has to go on from.
 
     A folder that goes on from the store's is kept. One that has gone another way is set aside, and said so: the

@@ -58,7 +58,7 @@ class Task:
         return self.family != "antmaze"
 
     @property
-    def ends_when_paid(self) -> bool:
+    def ends_at_first_reward(self) -> bool:
         """Whether an episode is over with its first reward; antmaze's files go on being paid at the goal."""
         return self.family == "antmaze"
 

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from dmray.datasets import Episodes, Statistics, WindowSampler
-from dmray.policies import PolicyShape, SequencePolicy
+from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.records import AttemptStarted, provenance
 from dmray.sources import OpenedDataset
 from dmray.tasks import Task
 from dmray.training import Team, Trainer
-from dmray.policies import policy_recipe
 from dmray.trial.checkpoints import Origin
-from dmray.trial.facts import facts_of_data, facts_of_policy
+from dmray.trial.facts import describe_data, describe_policy
 from dmray.trial.job import TrialJob
 
 
@@ -66,8 +65,8 @@ def attempt_started(
             "workers": trainer.workers,
             "dataset_fingerprint": origin.dataset_fingerprint,
             "dataset_notes": list(opened.episodes.notes),
-            "dataset": facts_of_data(opened.episodes),
-            "policy": facts_of_policy(trainer.policy),
+            "dataset": describe_data(opened.episodes),
+            "policy": describe_policy(trainer.policy),
             "task": _facts_of(opened.task),
             "scan_backend": trainer.policy.scan_backend,
         },

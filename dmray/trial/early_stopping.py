@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dmray.errors import StoreUnavailableError
 from dmray.planning.successive_halving import holds, judge, rungs_of
-from dmray.records import Ledger, LedgerRecord, RungJudged
+from dmray.records import Ledger, LedgerRecord, RungDecision
 from dmray.specs import EarlyStoppingSpec
 from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
@@ -36,14 +36,14 @@ class EarlyStopping:
         self._job, self._rule = job, job.early_stopping
         self._ledger, self._log = Ledger(job.folder.ledger), TrialLog(job.folder.log)
         self._board = RungBoard(job)
-        self._judged: dict[int, RungJudged] = {}
+        self._judged: dict[int, RungDecision] = {}
         for record in records:
-            if isinstance(record, RungJudged):
+            if isinstance(record, RungDecision):
                 self._judged.setdefault(record.step, record)
         self._posted: set[int] = set()
         self._next_try = float("-inf")
 
-    def verdict(self, scores: Mapping[int, float]) -> RungJudged | None:
+    def verdict(self, scores: Mapping[int, float]) -> RungDecision | None:
         """Post, and judge the trial at each rung where it has a score and no verdict; the verdict that ends it."""
         self._advance(scores, self._judge)
         against = [record for record in self._judged.values() if holds(self._rule, self._job.trial, record)]
@@ -56,7 +56,7 @@ class EarlyStopping:
     def _advance(self, scores: Mapping[int, float], then: Callable[[EarlyStoppingSpec, int, float], None]) -> None:
         if self._rule is None or time.monotonic() < self._next_try:
             return
-        group = self._rule.group_of(self._job.trial)
+        group = self._rule.competitors_of(self._job.trial)
         try:
             for step in rungs_of(self._rule, self._job.trial):
                 if step in scores and step not in self._posted:
@@ -71,7 +71,7 @@ class EarlyStopping:
     def _judge(self, rule: EarlyStoppingSpec, step: int, score: float) -> None:
         if step in self._judged:
             return
-        posted = self._board.scores(rule.group_of(self._job.trial), step)
+        posted = self._board.scores(rule.competitors_of(self._job.trial), step)
         peers = [theirs for trial_id, theirs in posted.items() if trial_id != self._job.trial.trial_id]
         judged = self._judged[step] = judge(rule, step, score, peers, time.time())
         self._ledger.append(judged)

@@ -8,7 +8,7 @@ from dmray.datasets import Episodes
 from dmray.policies import SequencePolicy
 
 
-def facts_of_data(episodes: Episodes) -> dict[str, Any]:
+def describe_data(episodes: Episodes) -> dict[str, Any]:
     """Sizes and undiscounted returns; one pass over the rewards."""
     returns = episodes.returns()
     return {
@@ -22,7 +22,7 @@ def facts_of_data(episodes: Episodes) -> dict[str, Any]:
     }
 
 
-def facts_of_policy(policy: SequencePolicy) -> dict[str, Any]:
+def describe_policy(policy: SequencePolicy) -> dict[str, Any]:
     """What one must know to call it."""
     shape = policy.recipe.shape
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from dmray.coordination.commands import read_order
+from dmray.coordination.commands import read_command
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
 from dmray.storage import is_url, sweep_folder
@@ -29,11 +29,11 @@ class TrialJob(Spec):
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
     early_stopping: EarlyStoppingSpec | None
-    order_number: int  # it is worked on while this order stands
+    command_number: int  # it is worked on while this order stands
 
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
-        order = read_order(folder)
+        order = read_command(folder)
         return cls(
             trial=_with_absolute_path(trial),
             storage=sweep.storage if is_url(sweep.storage) else str(folder.storage),
@@ -49,7 +49,7 @@ class TrialJob(Spec):
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
             early_stopping=sweep.early_stopping,
-            order_number=order.number if order else 0,
+            command_number=order.number if order else 0,
         )
 
     @property

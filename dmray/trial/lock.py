@@ -14,7 +14,7 @@ _TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
 
 
 @contextmanager
-def claimed(folder: TrialFolder) -> Iterator[None]:
+def trial_lock(folder: TrialFolder) -> Iterator[None]:
     """Hold the trial's folder: of two workers that were given the same trial, one waits for the other.
 
     Raises:

@@ -36,7 +36,7 @@ from dmray.trial.watchdog import Watchdog
 _LOOK_EVERY_S = 1.0
 
 
-class OpenEvaluations:
+class PendingEvaluations:
     """`latest` is the headline score recorded last in this attempt, `scores` those of whole evaluations by step.
 
     Evaluations at the trial's rungs and after its last step are whole, and never left out.
@@ -47,7 +47,7 @@ class OpenEvaluations:
     ) -> None:
         self._job, self._service, self._request, self._origin, self._watchdog = job, service, request, origin, watchdog
         self._ledger, self._log = Ledger(job.folder.ledger), TrialLog(job.folder.log)
-        self._open: dict[int, _OpenEvaluation] = {}
+        self._open: dict[int, _PendingEvaluation] = {}
         records = read_ledger(job.folder.ledger)
         self._settled = {record.step for record in records if isinstance(record, EvaluationDone | EvaluationSkipped)}
         self._rungs = rungs_of(job.early_stopping, job.trial)
@@ -113,12 +113,12 @@ class OpenEvaluations:
                 request = replace(request, episodes=self._job.trial.evaluation.quick_episodes or request.episodes)
             submitted = time.perf_counter()
             future = self._service.submit(weights, request)
-            self._open[step] = _OpenEvaluation(weights, request, future, submitted)
+            self._open[step] = _PendingEvaluation(weights, request, future, submitted)
 
     def _record(
         self,
         step: int,
-        evaluation: _OpenEvaluation,
+        evaluation: _PendingEvaluation,
         episodes: tuple[EpisodeRecord, ...],
         results: list[TargetResult],
     ) -> None:
@@ -144,7 +144,7 @@ class OpenEvaluations:
         self._log.write(f"evaluation after step {step:,}: {score:.2f} normalized, {done.wall_s:.1f} s")
 
 
-class _OpenEvaluation(NamedTuple):
+class _PendingEvaluation(NamedTuple):
     """A snapshot that is being evaluated."""
 
     weights: PolicySnapshot

@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
-import time
 from collections.abc import Callable, Iterator
 
-from dmray.coordination.commands import Left
-from dmray.coordination.store_commands import StoreOrders
-from dmray.coordination.sweep_lock import lease, store_lease
-from dmray.errors import StorageError, StoreUnavailableError
-from dmray.periodic_thread import MirrorThread
-from dmray.planning.plan import Plan
-from dmray.records import SweepFolder, write_atomic
+from dmray.coordination.commands import TrialPaused
+from dmray.coordination.store_commands import StoreCommands
+from dmray.errors import StorageError
+from dmray.periodic_thread import PeriodicThread
+from dmray.records import write_atomic
 from dmray.sources.recordings import recorded_file, recording_path
-from dmray.specs import NO_MLFLOW, Generation, SweepSpec
+from dmray.specs import Generation
+from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, store_of
 from dmray.storage.outages import RETRY_FOR_S, SkipDuringOutage, retry_while_unavailable
-from dmray.storage import Publisher, Store, SweepCopy, bring_trial, clear_trial, is_url, store_of
 from dmray.tasks import task_of
 from dmray.trial.job import TrialJob
 
 Report = Callable[[int, float | None], None]
 _log = logging.getLogger(__name__)
-_ORDERS_EVERY_S = 5.0
+_COMMANDS_EVERY_S = 5.0
 _PATIENCE_AFTER_FAILURE_S = 20.0
 
 
-def bring_order(job: TrialJob) -> None:
+def fetch_command(job: TrialJob) -> None:
     """Make the order in the worker's folder the one that stands in the store."""
     if is_url(job.storage):
         store = store_of(job.storage, job.sweep_name)
-        retry_while_unavailable(lambda: StoreOrders(store).take(job.sweep_folder))
+        retry_while_unavailable(lambda: StoreCommands(store).take(job.sweep_folder))
 
 
 @contextlib.contextmanager
-def published(job: TrialJob, report: Report) -> Iterator[Report]:
+def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
     """Bring the trial here, publish it while the block runs, and return when all of it is in the store.
 
     Yields what to report progress to. The caller holds the trial's folder.
@@ -49,7 +45,7 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
         yield report
         return
     store = store_of(job.storage, job.sweep_name)
-    retry_while_unavailable(lambda: bring_trial(store, job.sweep_folder, job.folder))
+    retry_while_unavailable(lambda: download_trial(store, job.sweep_folder, job.folder))
     publisher = Publisher(store, job.sweep_folder, job.folder)
 
     def wake_and_report(step: int, score: float | None) -> None:
@@ -57,10 +53,10 @@ def published(job: TrialJob, report: Report) -> Iterator[Report]:
         report(step, score)
 
     try:
-        orders = StoreOrders(store)
-        with MirrorThread(SkipDuringOutage(lambda: orders.take(job.sweep_folder)), _ORDERS_EVERY_S):
+        commands = StoreCommands(store)
+        with PeriodicThread(SkipDuringOutage(lambda: commands.take(job.sweep_folder)), _COMMANDS_EVERY_S):
             yield wake_and_report
-    except Left:
+    except TrialPaused:
         publisher.close(RETRY_FOR_S)
         raise
     except Exception:
@@ -97,5 +93,3 @@ def _share(job: TrialJob, generation: Generation, datasets: Store) -> None:
         theirs = None if datasets.create(path.name, path.read_bytes()) else datasets.read(path.name)
     if theirs is not None and not (path.exists() and path.read_bytes() == theirs):
         write_atomic(path, theirs)
-
-

@@ -16,16 +16,16 @@ from typing import Literal, NoReturn
 
 import torch
 
-from dmray.coordination.commands import Left, StandingOrder
+from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.planning.disk_space import require_space
 from dmray.planning.successive_halving import is_stopped
 from dmray.policies import snapshot
 from dmray.records import (
     AttemptFailed,
-    AttemptLeft,
+    AttemptPaused,
     AttemptStarted,
     Ledger,
-    RungJudged,
+    RungDecision,
     TrainProgress,
     TrialDone,
     TrialStopped,
@@ -41,11 +41,11 @@ from dmray.trial.checkpoints import resume_checkpoint, save_checkpoint, to_tenso
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
 from dmray.trial.job import TrialJob
-from dmray.trial.lock import claimed
+from dmray.trial.lock import trial_lock
 from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
-from dmray.trial.pending_evaluations import OpenEvaluations
-from dmray.trial.publish import bring_order, published, share_recording
+from dmray.trial.pending_evaluations import PendingEvaluations
+from dmray.trial.publish import fetch_command, share_recording, sync_trial
 from dmray.trial.watchdog import Watchdog, note_hang
 
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
@@ -66,11 +66,11 @@ def run_trial(
         TeamError: another worker of the team is gone.
         Left: the order that the job was made under stands no longer; all is saved.
     """
-    bring_order(job)
-    if not StandingOrder(job.sweep_folder, job.order_number).stands():
-        raise Left
+    fetch_command(job)
+    if not CommandWatcher(job.sweep_folder, job.command_number).still_holds():
+        raise TrialPaused
     log = TrialLog(job.folder.log)
-    with claimed(job.folder), published(job, report) as report:
+    with trial_lock(job.folder), sync_trial(job, report) as report:
         if job.folder.done.exists():
             return TrialDone.model_validate_json(job.folder.done.read_bytes())
         note_hang(job.folder)
@@ -86,8 +86,8 @@ def run_trial(
             with log.listening():
                 run = _Attempt(job, service, report, ledger, attempt, team)
                 with run.watchdog.watching():
-                    return run.to_the_end()
-        except Left:
+                    return run.run()
+        except TrialPaused:
             raise
         except Exception as cause:
             step = run.trainer.steps_done if run else 0
@@ -114,7 +114,7 @@ class _Attempt:
     ) -> None:
         self.job, self.report, self.ledger, self.attempt = job, report, ledger, attempt
         self.log = TrialLog(job.folder.log)
-        self.order = StandingOrder(job.sweep_folder, job.order_number)
+        self.order = CommandWatcher(job.sweep_folder, job.command_number)
         self.device = job.device
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)
@@ -126,7 +126,7 @@ class _Attempt:
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
         self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
-        self.evaluations = OpenEvaluations(job, service, request, self.origin, self.watchdog)
+        self.evaluations = PendingEvaluations(job, service, request, self.origin, self.watchdog)
         self.train_s, self.started = 0.0, time.perf_counter()
         records = read_ledger(job.folder.ledger)
         self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
@@ -137,7 +137,7 @@ class _Attempt:
         self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")
 
-    def to_the_end(self) -> TrialDone | TrialStopped:
+    def run(self) -> TrialDone | TrialStopped:
         spec = self.job.trial
         self.started = time.perf_counter()
         while self.trainer.steps_done < spec.training.steps:
@@ -171,7 +171,7 @@ class _Attempt:
 
     def _train_until(self, step: int) -> None:
         while self.trainer.steps_done < step:
-            self._leave_if_told()  # here nothing is due at the step that is done
+            self._pause_if_commanded()  # here nothing is due at the step that is done
             self.meter.add(self.trainer.step())
             self.watchdog.step()
 
@@ -183,20 +183,20 @@ class _Attempt:
 
     def _collect(self, most_open: int) -> None:
         """Where nothing but these evaluations is due at the step that is done."""
-        self.evaluations.collect(most_open, meanwhile=self._leave_if_told)
+        self.evaluations.collect(most_open, meanwhile=self._pause_if_commanded)
 
-    def _leave_if_told(self) -> None:
-        if not self.order.stands():
-            self._leave()
+    def _pause_if_commanded(self) -> None:
+        if not self.order.still_holds():
+            self._pause()
 
-    def _leave(self) -> NoReturn:
+    def _pause(self) -> NoReturn:
         step = self.trainer.steps_done
         self._save()
-        self.ledger.append(AttemptLeft(time_s=time.time(), attempt=self.attempt, step=step))
+        self.ledger.append(AttemptPaused(time_s=time.time(), attempt=self.attempt, step=step))
         self.log.write(f"saved and left at step {step:,}: the sweep is paused or stopped")
-        raise Left
+        raise TrialPaused
 
-    def _stop(self, verdict: RungJudged) -> TrialStopped:
+    def _stop(self, verdict: RungDecision) -> TrialStopped:
         step = self.trainer.steps_done
         self._save()
         stopped = TrialStopped(time_s=time.time(), attempt=self.attempt, step=step, rung=verdict)

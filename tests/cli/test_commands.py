@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from dmray.__main__ import COMMANDS
 from dmray.cli import logs, pause, resume, status, stop, submit
-from dmray.coordination.commands import give_order, read_order
-from dmray.coordination.sweep_lock import lease
+from dmray.coordination.commands import read_command, send_command
+from dmray.coordination.sweep_lock import folder_lock
 from dmray.on_ray.submission import Submission
 from dmray.records import SweepFolder
 from dmray.trial.evaluation import InlineEvaluation
@@ -77,7 +77,7 @@ def test_status_by_file_and_by_folder(folder: SweepFolder, tmp_path: Path) -> No
 def test_exit_statuses_of_status(tmp_path: Path) -> None:
     _, folder = begun(tmp_path / "open", [started()])
     assert runner.invoke(status.app, [str(folder.path)]).exit_code == 3
-    with lease(folder):
+    with folder_lock(folder):
         assert runner.invoke(status.app, [str(folder.path)]).exit_code == 0
     _, ended = begun(tmp_path / "failed", [started(), failed(3)], [done(40)])
     assert runner.invoke(status.app, [str(ended.path)]).exit_code == 4
@@ -90,7 +90,7 @@ def test_exit_statuses_of_status(tmp_path: Path) -> None:
 
 def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
     command = [sys.executable, "-m", "dmray", "status", str(folder.path), "--watch", "--every", "0.1"]
-    with lease(folder):
+    with folder_lock(folder):
         watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert watcher.stdout is not None
         while ", 1 running" not in watcher.stdout.readline():
@@ -100,30 +100,30 @@ def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
 
 
 def test_without_a_driver_each_command_says_so_and_how_to_go_on(folder: SweepFolder) -> None:
-    give_order(folder, "run", "python -m dmray.sweep some.yaml -o a=1 --resume")
-    before = read_order(folder)
+    send_command(folder, "run", "python -m dmray.sweep some.yaml -o a=1 --resume")
+    before = read_command(folder)
     stopped, paused, resumed = (runner.invoke(each.app, [str(folder.path)]) for each in (stop, pause, resume))
     assert (stopped.exit_code, paused.exit_code, resumed.exit_code) == (0, 1, 1)
     assert "nothing to stop" in stopped.output
     assert "no driver is at work" in paused.output
     assert "some.yaml -o a=1 --resume" in resumed.output
-    assert read_order(folder) == before
+    assert read_command(folder) == before
 
 
 def test_with_a_driver_orders_are_given_once(folder: SweepFolder) -> None:
-    give_order(folder, "run", "again")
-    with lease(folder):
+    send_command(folder, "run", "again")
+    with folder_lock(folder):
         assert runner.invoke(resume.app, [str(folder.path)]).stdout == "it is not paused\n"
         for _ in range(2):
             assert runner.invoke(pause.app, [str(folder.path)]).exit_code == 0
-        assert (read_order(folder).kind, read_order(folder).number) == ("pause", 2)
+        assert (read_command(folder).kind, read_command(folder).number) == ("pause", 2)
         assert runner.invoke(resume.app, [str(folder.path)]).exit_code == 0
-        assert (read_order(folder).kind, read_order(folder).number) == ("run", 3)
+        assert (read_command(folder).kind, read_command(folder).number) == ("run", 3)
         assert str(os.getpid()) in runner.invoke(stop.app, [str(folder.path)]).stdout
-        assert read_order(folder).kind == "stop"
+        assert read_command(folder).kind == "stop"
         assert runner.invoke(pause.app, [str(folder.path)]).exit_code == 1
         runner.invoke(stop.app, [str(folder.path), "--now"])
-        assert read_order(folder).kind == "kill"
+        assert read_command(folder).kind == "kill"
 
 
 def test_a_trials_log_by_its_key(tmp_path: Path) -> None:

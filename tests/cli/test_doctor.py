@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dmray.driver.diagnosis import examine
+from dmray.driver.diagnosis import diagnose
 
 
 def test_the_doctor_finds_what_is_here_and_names_the_cure_of_what_is_not(tmp_path: Path) -> None:
-    findings = {finding.name: finding for finding in examine(tmp_path, "http://127.0.0.1:9")}
+    findings = {finding.name: finding for finding in diagnose(tmp_path, "http://127.0.0.1:9")}
     assert {name for name, finding in findings.items() if finding.verdict == "missing"} <= {"MLflow", "GPU", "disk"}
     for name in ("processor", "torch", "ray", "scan numba", "scan reference", "simulator envpool", "simulator kitchen"):
         assert findings[name].verdict == "ok", findings[name]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dmray.coordination.commands import Left, StandingOrder, give_order, read_order, wait_for_run
+from dmray.coordination.commands import CommandWatcher, TrialPaused, read_command, send_command, wait_for_resume
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import Runner, run_sweep
 from dmray.on_ray import RayRunner
 from dmray.planning.plan import Plan
 from dmray.progress.trial_states import DONE, TrialState
-from dmray.records import AttemptFailed, AttemptLeft, AttemptStarted, SweepFolder, TrainProgress, read_ledger
+from dmray.records import AttemptFailed, AttemptPaused, AttemptStarted, SweepFolder, TrainProgress, read_ledger
 from dmray.training import Trainer
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
@@ -66,20 +66,20 @@ def test_a_trial_that_leaves_goes_on_with_the_same_numbers(
 
     def pause_after(self: Trainer) -> object:
         losses = train(self)
-        if self.steps_done == at and not records(folder, AttemptLeft):
-            give_order(folder, "pause")
+        if self.steps_done == at and not records(folder, AttemptPaused):
+            send_command(folder, "pause")
         return losses
 
     run_trial(job(tmp_path / "undisturbed"), InlineEvaluation())
     monkeypatch.setattr(Trainer, "step", pause_after)
-    with pytest.raises(Left):
+    with pytest.raises(TrialPaused):
         run_trial(job(tmp_path / "left"), InlineEvaluation())
-    with pytest.raises(Left):  # paused still: not even begun
+    with pytest.raises(TrialPaused):  # paused still: not even begun
         run_trial(job(tmp_path / "left"), InlineEvaluation())
-    give_order(folder, "run")
+    send_command(folder, "run")
     run_trial(job(tmp_path / "left"), InlineEvaluation())
     assert science(job(tmp_path / "left")) == science(job(tmp_path / "undisturbed"))
-    assert [record.step for record in records(folder, AttemptLeft)] == [at]
+    assert [record.step for record in records(folder, AttemptPaused)] == [at]
     assert len(records(folder, AttemptStarted)) == 2
     assert not records(folder, AttemptFailed)
 
@@ -90,15 +90,15 @@ def test_a_sweep_that_was_paused_and_stopped_ends_with_the_undisturbed_results(t
     planned, folder = tiny_plan(tmp_path / "b", **LONG), SweepFolder(tmp_path / "b", "tiny")
 
     def pause_and_resume() -> None:
-        give_order(folder, "pause")
-        when(lambda: records(folder, AttemptLeft), lambda: give_order(folder, "run"))
+        send_command(folder, "pause")
+        when(lambda: records(folder, AttemptPaused), lambda: send_command(folder, "run"))
 
     when(lambda: records(folder, TrainProgress), pause_and_resume)
-    stopper = when(lambda: len(records(folder, AttemptStarted)) == 2, lambda: give_order(folder, "stop"))
+    stopper = when(lambda: len(records(folder, AttemptStarted)) == 2, lambda: send_command(folder, "stop"))
     states = run(planned, folder, LocalRunner())
     stopper.join()
     assert not DONE.issuperset(states.values())
-    assert len(records(folder, AttemptLeft)) == 2
+    assert len(records(folder, AttemptPaused)) == 2
     assert DONE.issuperset(run(planned, folder, LocalRunner(), resume=True).values())
     assert science_of(folder, planned.trial_ids) == science_of(SweepFolder(tmp_path / "quiet", "tiny"), quiet.trial_ids)
     assert not records(folder, AttemptFailed)
@@ -107,35 +107,35 @@ def test_a_sweep_that_was_paused_and_stopped_ends_with_the_undisturbed_results(t
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit an open file
 def test_kill_interrupts_the_driver_as_ctrl_c_does(tmp_path: Path, impatient: None) -> None:
     planned, folder = tiny_plan(tmp_path, **LONG), SweepFolder(tmp_path, "tiny")
-    when(lambda: records(folder, AttemptStarted), lambda: give_order(folder, "kill"))
+    when(lambda: records(folder, AttemptStarted), lambda: send_command(folder, "kill"))
     with pytest.raises(KeyboardInterrupt):
         run(planned, folder, LocalRunner())
 
 
 def test_trials_that_see_a_kill_before_the_driver_does_end_it_all_the_same(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "tiny")
-    give_order(folder, "kill")
+    send_command(folder, "kill")
     with pytest.raises(KeyboardInterrupt):
-        wait_for_run(folder)
+        wait_for_resume(folder)
 
 
 def test_orders_are_numbered_and_the_command_is_kept(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "tiny")
-    assert read_order(folder) is None
-    assert StandingOrder(folder, 0).stands(), "without a driver, nobody gives orders"
-    first = give_order(folder, "run", "dmray sweep x")
-    second = give_order(folder, "pause")
+    assert read_command(folder) is None
+    assert CommandWatcher(folder, 0).still_holds(), "without a driver, nobody gives orders"
+    first = send_command(folder, "run", "dmray sweep x")
+    second = send_command(folder, "pause")
     assert (first.number, second.number, second.again) == (1, 2, "dmray sweep x")
-    assert read_order(folder) == second
+    assert read_command(folder) == second
 
 
 @pytest.mark.parametrize(("kinds", "stands"), [((), True), (("pause",), False), (("pause", "run"), False)])
 def test_a_worker_that_missed_a_pause_leaves_all_the_same(tmp_path: Path, kinds: Sequence[str], stands: bool) -> None:
     folder = SweepFolder(tmp_path, "tiny")
-    number = give_order(folder, "run", "").number
+    number = send_command(folder, "run", "").number
     for kind in kinds:
-        give_order(folder, kind)  # type: ignore[arg-type]
-    assert StandingOrder(folder, number).stands() is stands
+        send_command(folder, kind)  # type: ignore[arg-type]
+    assert CommandWatcher(folder, number).still_holds() is stands
 
 
 @pytest.mark.ray
@@ -154,11 +154,11 @@ def test_a_sweep_on_ray_that_was_paused_ends_with_the_undisturbed_results(ray_se
     run(quiet, SweepFolder(tmp_path / "quiet", "tiny"), LocalRunner())
 
     def pause_and_resume() -> None:
-        give_order(folder, "pause")
-        when(lambda: records(folder, AttemptLeft), lambda: give_order(folder, "run"))
+        send_command(folder, "pause")
+        when(lambda: records(folder, AttemptPaused), lambda: send_command(folder, "run"))
 
     when(lambda: records(folder, AttemptStarted), pause_and_resume)
     assert DONE.issuperset(run(planned, folder, RayRunner()).values())
-    assert records(folder, AttemptLeft)
+    assert records(folder, AttemptPaused)
     assert science_of(folder, planned.trial_ids) == science_of(SweepFolder(tmp_path / "quiet", "tiny"), quiet.trial_ids)
     assert not records(folder, AttemptFailed)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dmray.coordination.sweep_lock import Beat, Pace, lease, needs_watching
+from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, needs_watching
 from dmray.errors import StorageError
 from dmray.records import SweepFolder
 from dmray.records.folders import write_atomic
 
-FAST = Pace(beat_s=0.1, stale_s=1.0)
+FAST = LockTiming(heartbeat_s=0.1, stale_s=1.0)
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -34,22 +34,27 @@ def folder(tmp_path: Path) -> SweepFolder:
     return folder
 
 
-def leave_beat(folder: SweepFolder, host: str, count: int = 0) -> None:
-    beat = Beat(host=host, pid=os.getpid(), holder="theirs", count=count, time_s=0.0)
-    write_atomic(folder.path / ".driver.json", beat.model_dump_json().encode())
+def leave_heartbeat(folder: SweepFolder, host: str, count: int = 0) -> None:
+    heartbeat = Heartbeat(host=host, pid=os.getpid(), holder="theirs", count=count, time_s=0.0)
+    write_atomic(folder.path / ".driver.json", heartbeat.model_dump_json().encode())
 
 
 def test_a_second_driver_is_refused_until_the_first_is_killed(folder: SweepFolder, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(StorageError, match=f"process {first.pid} on .* runs this sweep already"), lease(folder):
+        with (
+            pytest.raises(StorageError, match=f"process {first.pid} on .* runs this sweep already"),
+            folder_lock(folder),
+        ):
             pass
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert (folder.path / ".driver.json").exists(), "a killed driver leaves its beat"
     started = time.monotonic()
-    with lease(folder, Pace(stale_s=3600.0)):  # its process is gone from this machine, so nothing is waited for
+    with folder_lock(
+        folder, LockTiming(stale_s=3600.0)
+    ):  # its process is gone from this machine, so nothing is waited for
         pass
     assert time.monotonic() - started < 3600
 
@@ -57,24 +62,25 @@ def test_a_second_driver_is_refused_until_the_first_is_killed(folder: SweepFolde
 def test_a_beat_of_another_machine_that_stands_still_is_taken_over_aloud(
     folder: SweepFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    leave_beat(folder, host="elsewhere")
-    with caplog.at_level(logging.WARNING), lease(folder, FAST):
+    leave_heartbeat(folder, host="elsewhere")
+    with caplog.at_level(logging.WARNING), folder_lock(folder, FAST):
         pass
     assert "elsewhere" in caplog.text
     assert "taking the sweep over" in caplog.text
 
 
 def test_a_beat_of_another_machine_that_goes_on_is_respected_whatever_its_clock_says(folder: SweepFolder) -> None:
-    leave_beat(folder, host="elsewhere")
+    leave_heartbeat(folder, host="elsewhere")
     code = (
-        "import sys, time; from tests.coordination.test_sweep_lock import leave_beat; from dmray.records import SweepFolder\n"
+        "import sys, time; from tests.coordination.test_sweep_lock import leave_heartbeat\n"
+        "from dmray.records import SweepFolder\n"
         "from pathlib import Path\n"
-        "for count in range(6000): leave_beat(SweepFolder(Path(sys.argv[1]), 'tiny'), 'elsewhere', count + 1);"
+        "for count in range(6000): leave_heartbeat(SweepFolder(Path(sys.argv[1]), 'tiny'), 'elsewhere', count + 1);"
         " time.sleep(0.1)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(folder.storage)]) as other:
         try:
-            with pytest.raises(StorageError, match="on elsewhere"), lease(folder, Pace(0.1, 120.0)):
+            with pytest.raises(StorageError, match="on elsewhere"), folder_lock(folder, LockTiming(0.1, 120.0)):
                 pass
         finally:
             other.kill()
@@ -82,9 +88,9 @@ def test_a_beat_of_another_machine_that_goes_on_is_respected_whatever_its_clock_
 
 def test_a_driver_that_ends_leaves_no_beat_and_renews_it_meanwhile(folder: SweepFolder) -> None:
     file = folder.path / ".driver.json"
-    with lease(folder, Pace(beat_s=0.01)):
-        first = Beat.model_validate_json(file.read_bytes())
-        while (now := Beat.model_validate_json(file.read_bytes())).count == first.count:
+    with folder_lock(folder, LockTiming(heartbeat_s=0.01)):
+        first = Heartbeat.model_validate_json(file.read_bytes())
+        while (now := Heartbeat.model_validate_json(file.read_bytes())).count == first.count:
             time.sleep(0.01)
         assert now.holder == first.holder
     assert not file.exists()
@@ -92,8 +98,8 @@ def test_a_driver_that_ends_leaves_no_beat_and_renews_it_meanwhile(folder: Sweep
 
 def test_a_driver_whose_sweep_was_taken_over_stops(folder: SweepFolder) -> None:
     def drive() -> None:
-        with lease(folder, Pace(beat_s=0.05)):
-            leave_beat(folder, host="elsewhere")
+        with folder_lock(folder, LockTiming(heartbeat_s=0.05)):
+            leave_heartbeat(folder, host="elsewhere")
             time.sleep(600)
 
     with pytest.raises(KeyboardInterrupt):
@@ -105,6 +111,6 @@ def test_a_driver_whose_sweep_was_taken_over_stops(folder: SweepFolder) -> None:
     ("host", "alive", "expected"), [("here", False, False), ("here", True, True), ("there", False, True)]
 )
 def test_what_is_watched(host: str, alive: bool, expected: bool) -> None:
-    beat = Beat(host=host, pid=1, holder="x", count=0, time_s=0.0)
-    assert needs_watching(beat, "here", alive) is expected
+    heartbeat = Heartbeat(host=host, pid=1, holder="x", count=0, time_s=0.0)
+    assert needs_watching(heartbeat, "here", alive) is expected
     assert not needs_watching(None, "here", alive)

@@ -69,7 +69,7 @@ def test_each_subtask_is_paid_once_an_episode(shown: tuple[str, ...], rewards: l
 
 
 def test_where_evaluation_ends_with_the_first_reward_no_later_one_is_still_to_come(tmp_path: Path) -> None:
-    rules = FileRules(observation_dim=3, action_dim=1, horizon=4, split_on_terminals=False, ends_when_paid=True)
+    rules = FileRules(observation_dim=3, action_dim=1, horizon=4, split_on_terminals=False, ends_at_first_reward=True)
     paid = [0, 1, 1, 1, 0, 0, 0, 0, 1, 0, 1, 0]
     episodes = read(tmp_path / "a.hdf5", observations(*[""] * 12), paid, ends=(3, 7, 11), rules=rules)
     assert episodes.rewards.tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]

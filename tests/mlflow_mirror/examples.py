@@ -12,7 +12,7 @@ from dmray.records import (
     EvaluationDone,
     Ledger,
     LedgerRecord,
-    RungJudged,
+    RungDecision,
     SweepFolder,
     TargetResult,
     TrainProgress,
@@ -106,11 +106,11 @@ def failed(step: int, attempt: int = 1) -> AttemptFailed:
     return AttemptFailed(time_s=T0 + step, attempt=attempt, step=step, error="OSError: disk full", traceback=trace)
 
 
-def judged(step: int, score: float, *peers: float) -> RungJudged:
+def judged(step: int, score: float, *peers: float) -> RungDecision:
     """The verdict of a rule by which the best half goes on."""
     places = (len(peers) + 1) // 2
     better = sum(peer > score for peer in peers)
-    return RungJudged(
+    return RungDecision(
         time_s=T0 + step + 0.6,
         step=step,
         score=score,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.periodic_thread import MirrorThread
+from dmray.periodic_thread import PeriodicThread
 from dmray.records import LedgerRecord, SweepFolder
 from dmray.specs import TrialSpec
 from tests.mlflow_mirror.examples import done, evaluated, example_sweep, started, trained, trials_of, write_ledger
@@ -44,7 +44,7 @@ class Sweeps:
             for spec in self._specs
             for trial in trials_of(spec)
         ]
-        followers = [MirrorThread(mirror, every_s=0.02) for mirror in self._mirrors]
+        followers = [PeriodicThread(mirror, every_s=0.02) for mirror in self._mirrors]
         for thread in [*growing, *followers]:
             thread.start()
         meanwhile()

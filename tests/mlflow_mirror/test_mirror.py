@@ -66,11 +66,11 @@ def assert_complete(store: FakeStore) -> None:
     assert sorted(dt.history("train/loss")) == [(20, 0.5), (40, 0.5)]
     assert dt.history("best/step") == [(40, 20.0)]
     assert dt.artifacts["error.txt"] == failed(30).traceback
-    cell = store.by(**{"dmray.level": "cell", "model": "DM"}).latest()
-    assert cell["agg/n_seeds"] == 2
-    assert cell["agg/normalized_score_last_mean"] == pytest.approx(62.0)
-    assert cell["agg/normalized_score_last_std"] == pytest.approx(8**0.5)
-    assert cell["agg/normalized_score_best_mean"] == pytest.approx(65.0)
+    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"}).latest()
+    assert seed_group["agg/n_seeds"] == 2
+    assert seed_group["agg/normalized_score_last_mean"] == pytest.approx(62.0)
+    assert seed_group["agg/normalized_score_last_std"] == pytest.approx(8**0.5)
+    assert seed_group["agg/normalized_score_best_mean"] == pytest.approx(65.0)
     statuses = [store.by(**{"dmray.trial_key": trial.trial_id}).status for trial in TRIALS]
     assert statuses == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
     assert {run.name: run.status for run in store.level("cell")} == {
@@ -86,12 +86,12 @@ def test_runs_are_nested_sweep_cell_trial(folder: SweepFolder) -> None:
     mirror(store, folder).advance()
     ids = {id(run): run_id for run_id, run in store.runs.items()}
     sweep = store.level("sweep")[0]
-    for cell in store.level("cell"):
-        assert cell.tags["mlflow.parentRunId"] == ids[id(sweep)]
+    for seed_group in store.level("cell"):
+        assert seed_group.tags["mlflow.parentRunId"] == ids[id(sweep)]
     for trial in store.level("trial"):
-        cell = store.by(**{"dmray.level": "cell", "dmray.cell": trial.tags["dmray.cell"]})
-        assert trial.tags["mlflow.parentRunId"] == ids[id(cell)]
-        assert trial.tags["model"] == cell.tags["model"]
+        seed_group = store.by(**{"dmray.level": "cell", "dmray.cell": trial.tags["dmray.cell"]})
+        assert trial.tags["mlflow.parentRunId"] == ids[id(seed_group)]
+        assert trial.tags["model"] == seed_group.tags["model"]
 
 
 def test_a_sweep_is_mirrored_and_closed(folder: SweepFolder) -> None:
@@ -253,9 +253,9 @@ def test_more_seeds_later_continue_the_same_runs(folder: SweepFolder) -> None:
     new = next(trial for trial in trials_of(more) if trial.seed == 2 and trial.method == "dm")
     write_ledger(folder, new, whole_trial(10, 92))
     mirror(store, folder, more).close()
-    cell = store.by(**{"dmray.level": "cell", "model": "DM"})
-    assert cell.history("agg/n_seeds") == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    assert cell.latest()["agg/normalized_score_last_mean"] == pytest.approx(72.0)
+    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"})
+    assert seed_group.history("agg/n_seeds") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert seed_group.latest()["agg/normalized_score_last_mean"] == pytest.approx(72.0)
     assert len(store.level("sweep")) == 1
 
 

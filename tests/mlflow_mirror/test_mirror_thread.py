@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from dmray.periodic_thread import MirrorThread
+from dmray.periodic_thread import PeriodicThread
 
 
 class Counting:
@@ -19,7 +19,7 @@ class Counting:
 
 def test_it_advances_until_it_is_stopped() -> None:
     mirror = Counting()
-    with MirrorThread(mirror, every_s=0.001):
+    with PeriodicThread(mirror, every_s=0.001):
         assert mirror.third.wait(timeout=5.0)
     after = mirror.calls
     assert not any(thread.name == "mlflow-mirror" for thread in threading.enumerate())
@@ -27,7 +27,7 @@ def test_it_advances_until_it_is_stopped() -> None:
 
 
 def test_stopping_does_not_wait_for_the_interval() -> None:
-    thread = MirrorThread(Counting(), every_s=3600.0)
+    thread = PeriodicThread(Counting(), every_s=3600.0)
     thread.start()
     thread.stop()
     assert not any(each.name == "mlflow-mirror" for each in threading.enumerate())

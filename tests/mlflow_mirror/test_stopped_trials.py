@@ -71,8 +71,8 @@ def test_its_cell_has_no_aggregate_and_no_champion_whoever_ended_first(folder: S
     mirrored(store, folder)  # the other seed may yet be stopped
     write_ledger(folder, SECOND, stopped_trial(10, 50))
     mirror = mirrored(store, folder)
-    cell = store.by(**{"dmray.level": "cell", "model": "DM"})
-    assert not [point for point in cell.points if point.key.startswith("agg/")]
+    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"})
+    assert not [point for point in seed_group.points if point.key.startswith("agg/")]
     assert mirror.register() == []
 
 
@@ -85,8 +85,8 @@ def test_a_trial_that_goes_on_after_all_is_finished_and_counts(folder: SweepFold
     mirrored(store, folder, SWEEP.model_copy(update={"early_stopping": None}))
     run = store.by(**{"dmray.trial_key": SECOND.trial_id})
     assert (run.status, run.tags["dmray.status"]) == ("FINISHED", "finished")
-    cell = store.by(**{"dmray.level": "cell", "model": "DM"})
-    assert cell.latest()["agg/normalized_score_last_mean"] == 45.0
+    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"})
+    assert seed_group.latest()["agg/normalized_score_last_mean"] == 45.0
 
 
 def test_a_ledger_that_ends_with_it_is_summed_up_so(folder: SweepFolder) -> None:

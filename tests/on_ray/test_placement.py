@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dmray.errors import ClusterError
-from dmray.on_ray.placement import lay_out
+from dmray.on_ray.placement import place_trials
 from dmray.on_ray.resources import Machines
 from dmray.specs import ResourcesSpec
 
@@ -27,20 +27,20 @@ def test_a_sweep_that_does_not_fit_is_told_the_nearest_values_that_do(
     resources: dict[str, float], machines: tuple[float, float], cure: str
 ) -> None:
     with pytest.raises(ClusterError) as refused:
-        lay_out(ResourcesSpec.model_validate(resources), Machines(*machines, drivers=9), 5)
+        place_trials(ResourcesSpec.model_validate(resources), Machines(*machines, drivers=9), 5)
     assert str(refused.value).endswith(cure)
 
 
 def test_the_cure_does_fit() -> None:
     machines = Machines(8, 2, 9)
-    assert lay_out(ResourcesSpec(gpus_per_trial=2), machines, 5).concurrent_trials == 1
+    assert place_trials(ResourcesSpec(gpus_per_trial=2), machines, 5).concurrent_trials == 1
 
 
 def test_a_trial_is_never_spread_over_two_machines() -> None:
     small_ones = Machines(16, 4, 9, nodes=((4, 1),) * 4)
     with pytest.raises(ClusterError, match=r"no single machine has 8 CPUs .* the largest has 4 CPUs and 1 GPUs"):
-        lay_out(ResourcesSpec(cpus_per_trial=8), small_ones, 5)
+        place_trials(ResourcesSpec(cpus_per_trial=8), small_ones, 5)
     with pytest.raises(ClusterError, match=r"-o resources.gpus_per_trial=1$"):
-        lay_out(ResourcesSpec(gpus_per_trial=2), small_ones, 5)
-    assert lay_out(ResourcesSpec(cpus_per_trial=3), small_ones, 9).concurrent_trials == 4
-    assert lay_out(ResourcesSpec(gpus_per_trial=0.5), small_ones, 99).concurrent_trials == 8
+        place_trials(ResourcesSpec(gpus_per_trial=2), small_ones, 5)
+    assert place_trials(ResourcesSpec(cpus_per_trial=3), small_ones, 9).concurrent_trials == 4
+    assert place_trials(ResourcesSpec(gpus_per_trial=0.5), small_ones, 99).concurrent_trials == 8

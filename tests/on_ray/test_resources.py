@@ -80,13 +80,13 @@ def test_only_what_came_from_outside_is_tried_again() -> None:
     from ray.exceptions import ActorDiedError, RayTaskError
 
     from dmray.errors import DatasetError
-    from dmray.on_ray.trainable import is_the_worlds
+    from dmray.on_ray.trainable import is_transient
 
-    assert is_the_worlds(ActorDiedError())
-    assert is_the_worlds(OSError("No space left on device"))
-    assert not is_the_worlds(DatasetError("a broken file"))
-    assert not is_the_worlds(ValueError("a bug"))
+    assert is_transient(ActorDiedError())
+    assert is_transient(OSError("No space left on device"))
+    assert not is_transient(DatasetError("a broken file"))
+    assert not is_transient(ValueError("a bug"))
     in_an_actor = RayTaskError("rollout", "a traceback", ValueError("a bug in an actor"))
-    assert not is_the_worlds(in_an_actor)
-    assert not is_the_worlds(RayTaskError("evaluate", "a traceback", in_an_actor))
-    assert is_the_worlds(RayTaskError("evaluate", "a traceback", ActorDiedError()))
+    assert not is_transient(in_an_actor)
+    assert not is_transient(RayTaskError("evaluate", "a traceback", in_an_actor))
+    assert is_transient(RayTaskError("evaluate", "a traceback", ActorDiedError()))

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dmray.cli.plan_view import render_plan
 from dmray.errors import SpecError
 from dmray.planning.cost import num_parameters, trial_cost, trial_flops
 from dmray.planning.plan import load_plan, plan
-from dmray.cli.plan_view import render_plan
 from dmray.progress.trial_states import TrialState
 from dmray.specs import MethodName, load_sweep
 from dmray.tasks import task_of
@@ -101,8 +101,7 @@ def test_an_unknown_data_set_is_named_with_file_place_and_the_nearest_right_one(
 def test_the_planned_number_of_parameters_is_that_of_the_built_network(
     tmp_path: Path, method: MethodName, width: int
 ) -> None:
-    from dmray.policies import PolicyShape, SequencePolicy
-    from dmray.policies import policy_recipe
+    from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 
     grid = [{"methods": [method], "models": [{"d_model": width, "n_layer": 2, "context_length": 4}]}]
     trial = tiny_plan(tmp_path, grid=grid).trials[0]

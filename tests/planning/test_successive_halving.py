@@ -100,13 +100,13 @@ def test_who_was_not_told_to_stop_is_not_stopped() -> None:
 def test_sizes_of_a_method_compete_or_of_all_methods_and_seeds_never() -> None:
     grid = [{"methods": ["dm", "dt"], "models": [{"d_model": 64}, {"d_model": 128}]}]
     trials = trials_of(long_sweep(grid=grid, datasets=["hopper-medium-v2", "hopper-expert-v2"]))
-    by_method = {trial.trial_id: RULE.group_of(trial) for trial in trials}
+    by_method = {trial.trial_id: RULE.competitors_of(trial) for trial in trials}
     assert len(set(by_method.values())) == 4 * 3
     assert all(
         by_method[trial.trial_id].startswith(f"{trial.dataset.name}-{trial.method}-s{trial.seed}-") for trial in trials
     )
     by_dataset = EarlyStoppingSpec(grace_steps=10, within="dataset")
-    assert len({by_dataset.group_of(trial) for trial in trials}) == 2 * 3
+    assert len({by_dataset.competitors_of(trial) for trial in trials}) == 2 * 3
 
 
 def test_scores_of_another_training_or_protocol_never_compete() -> None:
@@ -115,7 +115,7 @@ def test_scores_of_another_training_or_protocol_never_compete() -> None:
         long_sweep(evaluation={"every_steps": 10, "decode": "recurrent"}),
         long_sweep(evaluation={"every_steps": 10, "seed": 1}),
     )
-    groups = {RULE.group_of(trials_of(sweep)[0]) for sweep in (long_sweep(), *others)}
+    groups = {RULE.competitors_of(trials_of(sweep)[0]) for sweep in (long_sweep(), *others)}
     assert len(groups) == 4
 
 

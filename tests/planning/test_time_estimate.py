@@ -15,7 +15,7 @@ from dmray.planning.calibration import (
     seconds_of,
 )
 from dmray.planning.cost import Work, forward_work, num_parameters, training_work
-from dmray.planning.time_estimate import bill
+from dmray.planning.time_estimate import estimate_time
 from dmray.specs import ResourcesSpec
 from dmray.tasks import task_of
 from tests.sweeps import tiny_plan
@@ -61,7 +61,7 @@ def test_the_bill_is_cost_times_rates(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials  # 40 steps, 2 evaluations of 4 episodes of 150 steps, DM and DT
     training_s = sum(40 * seconds_of(calibration().training["cpu"]["mamba"], training_work(t)) for t in trials)
     evaluation_s = 2 * 2 * 4 * 150 * 1e-3
-    alone = bill(trials, ResourcesSpec(), calibration(), concurrent=0)
+    alone = estimate_time(trials, ResourcesSpec(), calibration(), concurrent=0)
     assert alone.trial_hours * 3600 == pytest.approx(training_s)
     assert alone.evaluation_core_hours * 3600 == pytest.approx(evaluation_s, rel=1e-3)
     assert alone.wall_hours == pytest.approx(alone.trial_hours + alone.evaluation_core_hours)
@@ -70,29 +70,29 @@ def test_the_bill_is_cost_times_rates(tmp_path: Path) -> None:
 
 def test_wall_time_is_the_longer_of_training_and_evaluation_beside_each_other(tmp_path: Path) -> None:
     trials, rates = tiny_plan(tmp_path, seeds=[0, 1]).trials, calibration()
-    by_actors = [bill(trials, ResourcesSpec(evaluation_actors=n), rates, 2) for n in (1, 1000)]
+    by_actors = [estimate_time(trials, ResourcesSpec(evaluation_actors=n), rates, 2) for n in (1, 1000)]
     assert by_actors[0].wall_hours == pytest.approx(
         max(by_actors[0].evaluation_core_hours, by_actors[0].trial_hours / 2)
     )
     assert by_actors[1].wall_hours == pytest.approx(by_actors[1].trial_hours / 2)
-    one = bill(trials, ResourcesSpec(evaluation_actors=1000), rates, 4)
-    more = bill(trials, ResourcesSpec(evaluation_actors=1000), rates, 400)
+    one = estimate_time(trials, ResourcesSpec(evaluation_actors=1000), rates, 4)
+    more = estimate_time(trials, ResourcesSpec(evaluation_actors=1000), rates, 400)
     assert more.wall_hours == one.wall_hours, "no sweep is faster than its longest trial"
 
 
 def test_gpu_hours_are_the_trials_shares(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials
     rates = calibration(training={"cuda": calibration().training["cpu"]})
-    made = bill(trials, ResourcesSpec(gpus_per_trial=0.25), rates, 4)
+    made = estimate_time(trials, ResourcesSpec(gpus_per_trial=0.25), rates, 4)
     assert made.gpu_hours == pytest.approx(made.trial_hours / 4)
 
 
 def test_a_rate_that_was_not_measured_is_not_invented(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials
     with pytest.raises(SpecError, match=r"no rates of training on cuda .*doctor --calibrate"):
-        bill(trials, ResourcesSpec(gpus_per_trial=1), calibration(), 1)
+        estimate_time(trials, ResourcesSpec(gpus_per_trial=1), calibration(), 1)
     with pytest.raises(SpecError, match="no rates of maze2d"):
-        bill(trials, ResourcesSpec(), calibration(env_step_s={}), 1)
+        estimate_time(trials, ResourcesSpec(), calibration(env_step_s={}), 1)
 
 
 def test_a_calibration_is_found_again_by_its_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

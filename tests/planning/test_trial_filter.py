@@ -6,7 +6,7 @@ import pytest
 
 from dmray.errors import SpecError, StorageError
 from dmray.planning.plan import Plan, plan
-from dmray.planning.trial_filter import Choice, chosen, shard_of
+from dmray.planning.trial_filter import TrialFilter, select_trials, shard_of
 from dmray.progress.trial_states import TrialState, to_run
 from dmray.specs import load_sweep
 from tests.sweeps import tiny_plan
@@ -27,11 +27,11 @@ FULL = plan(load_sweep(Path(__file__).parents[2] / "sweeps" / "full_benchmark.ya
     ],
 )
 def test_an_expression_names_trials(only: str, count: int) -> None:
-    assert len(chosen(FULL, Choice(only))) == count
+    assert len(select_trials(FULL, TrialFilter(only))) == count
 
 
 def test_chosen_trials_keep_the_plans_order() -> None:
-    assert chosen(FULL, Choice("seed=0|2")) == tuple(trial for trial in FULL.trials if trial.seed in {0, 2})
+    assert select_trials(FULL, TrialFilter("seed=0|2")) == tuple(trial for trial in FULL.trials if trial.seed in {0, 2})
 
 
 @pytest.mark.parametrize(
@@ -49,41 +49,45 @@ def test_chosen_trials_keep_the_plans_order() -> None:
 )
 def test_a_wrong_expression_is_told_with_the_nearest_right_word(only: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        chosen(FULL, Choice(only))
+        select_trials(FULL, TrialFilter(only))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_shards_are_disjoint_and_complete(count: int) -> None:
-    parts = [{trial.trial_id for trial in chosen(FULL, Choice(shard=f"{i + 1}/{count}"))} for i in range(count)]
+    parts = [
+        {trial.trial_id for trial in select_trials(FULL, TrialFilter(shard=f"{i + 1}/{count}"))} for i in range(count)
+    ]
     assert sum(map(len, parts)) == 540
     assert set().union(*parts) == set(FULL.trial_ids)
 
 
 def test_shards_are_even_and_do_not_depend_on_the_other_trials() -> None:
-    sizes = [len(chosen(FULL, Choice(shard=f"{i}/4"))) for i in (1, 2, 3, 4)]
+    sizes = [len(select_trials(FULL, TrialFilter(shard=f"{i}/4"))) for i in (1, 2, 3, 4)]
     assert min(sizes) > 100
     part = Plan(FULL.sweep, FULL.trials[:50])
-    assert set(chosen(part, Choice(shard="2/4"))) == {t for t in part.trials if shard_of(t.trial_id, 4) == 2}
+    assert set(select_trials(part, TrialFilter(shard="2/4"))) == {
+        t for t in part.trials if shard_of(t.trial_id, 4) == 2
+    }
 
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3"])
 def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
     with pytest.raises(SpecError, match="i from 1 to n"):
-        chosen(FULL, Choice(shard=shard))
+        select_trials(FULL, TrialFilter(shard=shard))
 
 
 @pytest.mark.parametrize(
     ("choice", "resume", "expected"),
     [
-        (Choice(), True, ["failed", "started", "new"]),
-        (Choice(retry_failed=True), False, ["failed"]),
-        (Choice(retry_failed=True), True, ["failed"]),
-        (Choice("seed=4"), False, ["new"]),  # nothing of it was begun, so nothing is to be resumed
-        (Choice("seed=0|1"), False, []),
-        (Choice("seed=0|2", retry_failed=True), False, ["failed"]),
+        (TrialFilter(), True, ["failed", "started", "new"]),
+        (TrialFilter(retry_failed=True), False, ["failed"]),
+        (TrialFilter(retry_failed=True), True, ["failed"]),
+        (TrialFilter("seed=4"), False, ["new"]),  # nothing of it was begun, so nothing is to be resumed
+        (TrialFilter("seed=0|1"), False, []),
+        (TrialFilter("seed=0|2", retry_failed=True), False, ["failed"]),
     ],
 )
-def test_what_a_start_takes_up(tmp_path: Path, choice: Choice, resume: bool, expected: list[str]) -> None:
+def test_what_a_start_takes_up(tmp_path: Path, choice: TrialFilter, resume: bool, expected: list[str]) -> None:
     planned = tiny_plan(tmp_path, seeds=[0, 1, 2, 3, 4], grid=[{"methods": ["dm"]}])
     states = dict(
         zip(planned.trial_ids, map(TrialState, ["finished", "diverged", "failed", "started", "new"]), strict=True)

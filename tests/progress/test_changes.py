@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dmray.progress.changes import changes
 from dmray.planning.manifest import write_manifest
+from dmray.progress.changes import changes
 from dmray.progress.trial_states import TrialState
 from dmray.records import SweepFolder
 from dmray.specs import IDENTITY_VERSION

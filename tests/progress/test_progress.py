@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dmray.coordination.commands import give_order
-from dmray.coordination.sweep_lock import lease
+from dmray.coordination.commands import send_command
+from dmray.coordination.sweep_lock import folder_lock
 from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.progress.progress import RATE_WINDOW_S, Follower, SweepProgress
@@ -19,7 +19,7 @@ from dmray.progress.summary import Summary, follower_of, summarize
 from dmray.progress.summary_view import ProgressView, line, text, with_driver
 from dmray.records import (
     AttemptFailed,
-    AttemptLeft,
+    AttemptPaused,
     AttemptStarted,
     EvaluationDone,
     Ledger,
@@ -68,7 +68,7 @@ def begun(storage: Path, *ledgers: list[LedgerRecord]) -> tuple[Plan, SweepFolde
 
 def driven(folder: SweepFolder) -> Summary:
     """What is seen while a driver is at work."""
-    with lease(folder):
+    with folder_lock(folder):
         return summarize(follower_of(folder))
 
 
@@ -114,15 +114,15 @@ def test_open_evaluations_are_those_due_and_not_recorded(tmp_path: Path) -> None
     now = time.time()
     _, folder = begun(tmp_path, [started(0, now - 10), trained(40, now), evaluated(20, now)])
     summary = driven(folder)
-    assert summary.open_evaluations == 1
+    assert summary.pending_evaluations == 1
     assert summary.evaluations_per_h == pytest.approx(360, rel=0.5)
     assert summary.eta_s is not None
 
 
 def test_a_paused_sweep_says_so_and_by_whom(tmp_path: Path) -> None:
-    _, folder = begun(tmp_path, [started(), AttemptLeft(time_s=0.0, attempt=1, step=17)])
-    order = give_order(folder, "pause")
-    with lease(folder):
+    _, folder = begun(tmp_path, [started(), AttemptPaused(time_s=0.0, attempt=1, step=17)])
+    order = send_command(folder, "pause")
+    with folder_lock(folder):
         summary = summarize(follower_of(folder))
         shown = text(summary)
     assert f"process {os.getpid()}" in shown

@@ -9,12 +9,12 @@ import pytest
 
 from dmray.records import SweepFolder
 from dmray.reporting import collect
-from dmray.reporting.across import Group, aggregate_table, cost_table, groups_of, improvement_table
+from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
 from dmray.reporting.document import Table
 from dmray.reporting.latex import to_latex
 from dmray.reporting.paper import paper_table
 from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger, write_manifest
-from tests.reporting.test_tables import cells, write
+from tests.reporting.test_tables import seed_groups, write
 
 TWO = ["hopper-medium-v2", "hopper-expert-v2"]
 LEDGERS: dict[str, list[Any]] = {
@@ -34,14 +34,14 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path, "example")
 
 
-def group(*folders: SweepFolder) -> Group:
-    (only,) = groups_of(collect(*folders).comparisons)
+def group(*folders: SweepFolder) -> ProtocolResults:
+    (only,) = results_by_protocol(collect(*folders).comparisons)
     return only
 
 
 def test_aggregates_are_over_all_runs_of_all_data_sets(folder: SweepFolder) -> None:
     write(folder, LEDGERS, datasets=TWO)
-    found = cells(aggregate_table(group(folder)))
+    found = seed_groups(aggregate_table(group(folder)))
     assert found["DM"]["runs"] == "4"
     assert found["DM"]["mean"].startswith("85.0 [")
     assert found["DM"]["IQM"].startswith("85.0 [")  # of 60, 70, 100, 110 the middle two
@@ -53,7 +53,7 @@ def test_who_improves_on_the_baseline(folder: SweepFolder) -> None:
     write(folder, LEDGERS, datasets=TWO)
     table = improvement_table(group(folder), None)
     assert table is not None
-    found = cells(table)["DM over DT"]
+    found = seed_groups(table)["DM over DT"]
     assert found["probability"] == "0.88"  # 3 of 4 pairs on medium, all on expert
     assert improvement_table(group(folder), "hdt") is None
 
@@ -62,13 +62,13 @@ def test_one_seed_settles_nothing(folder: SweepFolder) -> None:
     write(folder, {key: value for key, value in LEDGERS.items() if " 0 " in key}, datasets=TWO, seeds=[0])
     table = improvement_table(group(folder), None)
     assert table is not None
-    found = cells(table)["DM over DT"]
+    found = seed_groups(table)["DM over DT"]
     assert (found["probability"], found["95 % interval"], found["by that interval"]) == (
         "1.00",
         "-",
         "one seed tells nothing",
     )
-    assert cells(aggregate_table(group(folder)))["DM"]["mean"] == "85.0"
+    assert seed_groups(aggregate_table(group(folder)))["DM"]["mean"] == "85.0"
 
 
 def test_only_data_sets_that_all_methods_have_are_summed_up(folder: SweepFolder) -> None:
@@ -76,7 +76,7 @@ def test_only_data_sets_that_all_methods_have_are_summed_up(folder: SweepFolder)
     write(folder, ledgers, datasets=TWO)
     table = aggregate_table(group(folder))
     assert "1 data set of 2, those that all methods have" in table.title
-    assert cells(table)["DM"]["mean"].startswith("65.0 [")
+    assert seed_groups(table)["DM"]["mean"].startswith("65.0 [")
 
 
 def test_methods_are_held_against_the_same_sizes(folder: SweepFolder) -> None:
@@ -84,7 +84,7 @@ def test_methods_are_held_against_the_same_sizes(folder: SweepFolder) -> None:
     write(folder, {f"{method} 0": [1, 60] for method in ("dm", "dt", "hdm")}, grid=grid, seeds=[0])
     table = improvement_table(group(folder), None)
     assert table is not None
-    assert set(cells(table)) == {
+    assert set(seed_groups(table)) == {
         "DM (n_layer 3) over DT (n_layer 3)",
         "DM (n_layer 6) over DT (n_layer 6)",
         "HDM (n_layer 3) over DT (n_layer 3)",
@@ -97,7 +97,7 @@ def test_protocols_are_never_summed_up_together(folder: SweepFolder, tmp_path: P
     evaluation = {"episodes": 2, "every_steps": 20, "target_returns": [3600.0], "decode": "stream:2"}
     write(folder, LEDGERS, datasets=TWO)
     write(other, LEDGERS, datasets=TWO, evaluation=evaluation)
-    decodes = [each.protocol.decode for each in groups_of(collect(folder, other).comparisons)]
+    decodes = [each.protocol.decode for each in results_by_protocol(collect(folder, other).comparisons)]
     assert decodes == ["stream:2", "window"]
 
 
@@ -118,7 +118,7 @@ def test_a_trial_of_two_sweeps_counts_once_where_it_got_furthest(folder: SweepFo
 
 def test_costs_are_those_of_finished_trials(folder: SweepFolder) -> None:
     write(folder, LEDGERS, datasets=TWO)
-    found = cells(cost_table(group(folder)))["DM"]
+    found = seed_groups(cost_table(group(folder)))["DM"]
     assert found["trials"] == "4"
     assert found["evaluations"] == "8"
 
@@ -145,9 +145,11 @@ def test_the_papers_numbers_stand_only_beside_the_same_protocol(folder: SweepFol
 
 
 def test_latex_escapes_what_it_must_and_marks_the_best() -> None:
-    from dmray.reporting.document import Cell
+    from dmray.reporting.document import TableCell
 
-    made = to_latex([Table("100 % & more", ("method", "a_b"), ((Cell("DM"), Cell("1.0 ± 0.5", strong=True)),))])
+    made = to_latex(
+        [Table("100 % & more", ("method", "a_b"), ((TableCell("DM"), TableCell("1.0 ± 0.5", strong=True)),))]
+    )
     assert r"\caption{100 \% \& more}" in made
     assert r"method & a\_b \\" in made
     assert r"DM & \textbf{1.0 $\pm$ 0.5} \\" in made

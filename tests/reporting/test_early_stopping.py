@@ -9,11 +9,11 @@ import pytest
 
 from dmray.records import SweepFolder
 from dmray.reporting import collect, write_report
-from dmray.reporting.across import aggregate_table, groups_of, improvement_table
+from dmray.reporting.across import aggregate_table, improvement_table, results_by_protocol
 from dmray.reporting.figures import curve_of
 from dmray.reporting.tables import overview_table, score_table, verdict
 from tests.mlflow_mirror.examples import evaluated, judged, started, stopped_trial, whole_trial
-from tests.reporting.test_tables import cells, comparison, strong, write
+from tests.reporting.test_tables import comparison, seed_groups, strong, write
 
 RULE = {"grace_steps": 20, "reduction_factor": 2, "within": "dataset"}
 LEDGERS: dict[str, list[Any]] = {
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 def test_a_cell_with_a_stopped_seed_has_no_mean_and_is_not_compared(folder: SweepFolder) -> None:
     write(folder, LEDGERS, early_stopping=RULE)
     table = score_table(comparison(folder))
-    found = cells(table)
+    found = seed_groups(table)
     assert set(list(found["DM"].values())[2:-1]) == {"-"}
     assert (found["DM"]["seeds"], found["DM"]["without a score"]) == ("1 of 2", "1 stopped")
     assert found["DT"]["last, normalized"] == "55.0 ± 7.1"
@@ -45,18 +45,18 @@ def test_it_is_not_summed_up_over_data_sets_either(folder: SweepFolder) -> None:
     names = ["hopper-medium-v2", "hopper-expert-v2"]
     ledgers = {key: [80, 95] if key == "dm 1" else value for key, value in LEDGERS.items()}
     write(folder, ledgers | {"dm 1 hopper-expert-v2": LEDGERS["dm 1"]}, datasets=names, early_stopping=RULE)
-    (group,) = groups_of(collect(folder).comparisons)
-    overview = cells(overview_table(group))
+    (group,) = results_by_protocol(collect(folder).comparisons)
+    overview = seed_groups(overview_table(group))
     assert (overview["hopper-medium-v2"]["DM"], overview["hopper-expert-v2"]["DM"]) == ("92.5 ± 3.5", "stopped")
     mean = overview["mean of the 2 data sets that all have"]
     assert (mean["DM"], mean["DT"]) == ("-", "55.0")
-    assert set(cells(aggregate_table(group))) == {"DT"}
+    assert set(seed_groups(aggregate_table(group))) == {"DT"}
     assert improvement_table(group, None) is None
 
 
 def test_its_curve_is_that_of_all_seeds_as_far_as_all_came(folder: SweepFolder) -> None:
     write(folder, LEDGERS, early_stopping=RULE)
-    curve = curve_of(comparison(folder).cells[0])
+    curve = curve_of(comparison(folder).seed_groups[0])
     assert curve is not None
     assert (curve.steps, curve.mean, curve.seeds, curve.end) == ([20], [40.0], 2, ", stopped early")
 
@@ -64,13 +64,13 @@ def test_its_curve_is_that_of_all_seeds_as_far_as_all_came(folder: SweepFolder) 
 def test_seeds_that_may_yet_be_stopped_are_waited_for(folder: SweepFolder) -> None:
     through = [*whole_trial(70, 90)[:3], judged(20, 70), *whole_trial(70, 90)[3:]]
     write(folder, {"dm 0": through, "dm 1": [started(), evaluated(20, 10, 5)]}, early_stopping=RULE)
-    assert cells(score_table(comparison(folder)))["DM"]["last, normalized"] == "-"
+    assert seed_groups(score_table(comparison(folder)))["DM"]["last, normalized"] == "-"
 
 
 def test_a_trial_that_went_on_after_all_counts_as_any_other(folder: SweepFolder) -> None:
     went_on = [*stopped_trial(10, 70), started(2, 20), *whole_trial(10, 30)[3:]]
     write(folder, LEDGERS | {"dm 1": went_on})
-    assert cells(score_table(comparison(folder)))["DM"]["last, normalized"] == "60.0 ± 42.4"
+    assert seed_groups(score_table(comparison(folder)))["DM"]["last, normalized"] == "60.0 ± 42.4"
 
 
 def test_the_report_says_in_one_place_what_it_did(folder: SweepFolder) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from dmray.cli.report import app
 from dmray.records import SweepFolder
 from dmray.reporting import collect, write_report
-from dmray.reporting.document import Bullets, Cell, Heading, Paragraph, Table, to_html, to_markdown
+from dmray.reporting.document import Bullets, Heading, Paragraph, Table, TableCell, to_html, to_markdown
 from dmray.reporting.figures import curve_of
 from tests.mlflow_mirror.examples import (
     evaluated,
@@ -101,7 +101,7 @@ def test_a_report_made_twice_is_the_same(folder: SweepFolder) -> None:
 
 
 def test_a_curve_is_over_the_finished_seeds_with_their_range(folder: SweepFolder) -> None:
-    dm, dt = collect(folder).comparisons[0].cells
+    dm, dt = collect(folder).comparisons[0].seed_groups
     curve = curve_of(dm)
     assert curve is not None
     assert (curve.steps, curve.mean, curve.low, curve.high) == ([20, 40], [60, 62], [50, 60], [70, 64])
@@ -112,7 +112,7 @@ def test_a_curve_is_over_the_finished_seeds_with_their_range(folder: SweepFolder
 
 
 def test_text_cannot_break_the_page_or_the_table() -> None:
-    table = Table("<t>", ("a|b", "n"), ((Cell("x|y\nz"), Cell("<1>", strong=True)),))
+    table = Table("<t>", ("a|b", "n"), ((TableCell("x|y\nz"), TableCell("<1>", strong=True)),))
     assert "| x\\|y z | **<1>** |" in to_markdown([table], Path())
     html = to_html([Heading("<h>", 1), Paragraph("a & b"), Bullets(("<i>",)), table], "<title>")
     assert "<strong>&lt;1&gt;</strong>" in html

@@ -92,13 +92,16 @@ def test_a_step_that_was_redone_counts_once_and_first(folder: SweepFolder) -> No
 
 def test_seeds_of_a_setting_make_a_cell_and_methods_a_comparison(folder: SweepFolder) -> None:
     (comparison,) = results_of(folder, example_sweep(seeds=[0, 1, 2])).comparisons
-    assert [(cell.label, len(cell.trials)) for cell in comparison.cells] == [("DM", 3), ("DT", 3)]
+    assert [(seed_group.label, len(seed_group.trials)) for seed_group in comparison.seed_groups] == [
+        ("DM", 3),
+        ("DT", 3),
+    ]
 
 
 def test_models_of_one_method_are_told_apart_by_what_differs(folder: SweepFolder) -> None:
     grid = [{"methods": ["dm"], "models": [{"d_model": 64}, {"d_model": 128}]}]
     (comparison,) = results_of(folder, example_sweep(grid=grid)).comparisons
-    assert [cell.label for cell in comparison.cells] == ["DM (d_model 64)", "DM (d_model 128)"]
+    assert [seed_group.label for seed_group in comparison.seed_groups] == ["DM (d_model 64)", "DM (d_model 128)"]
 
 
 def test_data_sets_are_compared_apart(folder: SweepFolder) -> None:
@@ -113,7 +116,7 @@ def test_protocols_are_never_mixed(folder: SweepFolder) -> None:
     manifest.write_manifest(Plan(ten, (*trials_of(ten), *trials_of(hundred))), folder)
     results = collect(folder)
     assert sorted(comparison.protocol.episodes for comparison in results.comparisons) == [10, 100]
-    assert all(len(comparison.cells) == 2 for comparison in results.comparisons)
+    assert all(len(comparison.seed_groups) == 2 for comparison in results.comparisons)
 
 
 def test_a_folder_without_a_sweep_is_named(folder: SweepFolder) -> None:

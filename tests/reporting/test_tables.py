@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dmray.records import SweepFolder
 from dmray.reporting import Comparison, collect, render_results
-from dmray.reporting.across import groups_of
+from dmray.reporting.across import results_by_protocol
 from dmray.reporting.columns import trial_columns
 from dmray.reporting.document import Table
 from dmray.reporting.tables import overview_table, score_table, verdict
@@ -48,18 +48,21 @@ def comparison(folder: SweepFolder) -> Comparison:
     return collect(folder).comparisons[0]
 
 
-def cells(table: Table) -> dict[str, dict[str, str]]:
-    return {row[0].text: dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows}
+def seed_groups(table: Table) -> dict[str, dict[str, str]]:
+    return {
+        row[0].text: dict(zip(table.columns, (seed_group.text for seed_group in row), strict=True))
+        for row in table.rows
+    }
 
 
 def strong(table: Table) -> set[tuple[str, str]]:
     named = ((row[0].text, zip(table.columns, row, strict=True)) for row in table.rows)
-    return {(name, column) for name, row in named for column, cell in row if cell.strong}
+    return {(name, column) for name, row in named for column, seed_group in row if seed_group.strong}
 
 
 def test_means_and_sample_deviations_over_seeds(folder: SweepFolder) -> None:
     write(folder, {"dm 0": [80, 50], "dm 1": [56, 56], "dt 0": [10, 20], "dt 1": [40, 30]})
-    table = cells(score_table(comparison(folder)))
+    table = seed_groups(score_table(comparison(folder)))
     assert table["DM"] == {
         "method": "DM",
         "seeds": "2 of 2",
@@ -92,7 +95,7 @@ def test_what_has_no_score_is_counted_beside_the_mean(folder: SweepFolder) -> No
     diverged: list[Any] = [started(), trained(20), done(20, "diverged", None)]
     ledgers = {"dm 0": [50, 60], "dm 1": diverged, "dm 2": [started(), failed(1)], "dm 3": [started()], "dt 0": [1, 2]}
     write(folder, ledgers, seeds=[0, 1, 2, 3])
-    table = cells(score_table(comparison(folder)))
+    table = seed_groups(score_table(comparison(folder)))
     assert table["DM"]["seeds"] == "1 of 4"
     assert table["DM"]["last, normalized"] == "60.0"
     assert table["DM"]["without a score"] == "1 diverged, 1 failed, 1 unfinished"
@@ -101,7 +104,7 @@ def test_what_has_no_score_is_counted_beside_the_mean(folder: SweepFolder) -> No
 
 def test_the_headline_of_the_first_target_is_reported(folder: SweepFolder) -> None:
     write(folder, {"dm 0": [50, 60]}, seeds=[0])  # the second target scores 5 less at each step
-    assert cells(score_table(comparison(folder)))["DM"]["last, normalized"] == "60.0"
+    assert seed_groups(score_table(comparison(folder)))["DM"]["last, normalized"] == "60.0"
 
 
 def test_the_title_names_the_protocol(folder: SweepFolder) -> None:
@@ -152,9 +155,9 @@ def test_the_overview_averages_only_data_sets_that_all_methods_have(folder: Swee
     }
     names = ["hopper-medium-v2", "hopper-expert-v2", "hopper-medium-expert-v2"]
     write(folder, ledgers, seeds=[0], datasets=names)
-    (group,) = groups_of(collect(folder).comparisons)
+    (group,) = results_by_protocol(collect(folder).comparisons)
     table = overview_table(group)
-    found = cells(table)
+    found = seed_groups(table)
     assert (found["hopper-medium-v2"]["DM"], found["hopper-medium-v2"]["DT"]) == ("60.0", "50.0")
     assert found["hopper-medium-expert-v2"]["DT"] == "-"
     assert (found["mean of the 2 data sets that all have"]["DM"], strong(table)) == (

@@ -49,8 +49,8 @@ def test_moving_a_data_set_keeps_the_id() -> None:
 
 
 def test_seeds_share_a_cell_and_methods_do_not() -> None:
-    assert trial(seed=3).cell_id == trial().cell_id
-    assert trial(method="dt").cell_id != trial().cell_id
+    assert trial(seed=3).seed_group_id == trial().seed_group_id
+    assert trial(method="dt").seed_group_id != trial().seed_group_id
 
 
 def test_the_id_is_a_safe_file_name() -> None:

@@ -19,12 +19,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dmray.cli import logs, pause, report, resume, status, stop, track
-from dmray.coordination.heartbeat import Beat, StoreBeats
-from dmray.coordination.store_commands import StoreOrders
+from dmray.coordination.heartbeat import Heartbeat, StoreHeartbeats
+from dmray.coordination.store_commands import StoreCommands
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
-from dmray.progress.sweep_handle import SweepInStore, found_sweep
+from dmray.progress.sweep_handle import StoreSweepHandle, find_sweep
 from dmray.progress.trial_states import TrialState
 from dmray.records import Ledger, LedgerRecord, SweepFolder, write_json
 from dmray.storage import Store, sweep_folder
@@ -106,7 +106,7 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
         stopped = runner.invoke(stop.app, [f"{s3_url}/tiny"])
         assert "continue with: again" in stopped.output
     finally:
-        StoreOrders(Store(f"{s3_url}/tiny")).add(stop_order(s3_url))
+        StoreCommands(Store(f"{s3_url}/tiny")).add(stop_order(s3_url))
         driver.join(60)
     assert list(states.values()) == [TrialState.STARTED]
     seen = look(s3_url)
@@ -120,7 +120,7 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
 
 def stop_order(url: str) -> Any:
     """So that a test that fails ends."""
-    before = StoreOrders(Store(f"{url}/tiny")).latest()
+    before = StoreCommands(Store(f"{url}/tiny")).latest()
     assert before is not None
     return before.model_copy(update={"kind": "stop", "number": before.number + 1})
 
@@ -142,7 +142,7 @@ def test_a_look_fetches_what_is_new_and_no_weights(url: str, tmp_path: Path, mon
         return content
 
     monkeypatch.setattr(Store, "read", noted)
-    with found_sweep(f"{url}/tiny") as found:
+    with find_sweep(f"{url}/tiny") as found:
         view = status._View(found)
         assert view.look().steps == 100 + 40
         told, names = dict(fetched), {name.rpartition("/")[2] for name, _ in fetched}
@@ -171,28 +171,28 @@ def test_the_beat_in_the_store_says_whether_a_driver_lives(
     url: str, tmp_path: Path, age_s: float, exit_status: int, words: str
 ) -> None:
     store, _ = in_store(url, tmp_path, [started()])
-    StoreBeats(store).write(Beat(host="far", pid=7, holder="x", count=3, time_s=time.time() - age_s))
+    StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time() - age_s))
     told = runner.invoke(status.app, [f"{url}/tiny"])
     assert (told.exit_code, words in told.output) == (exit_status, True)
     paused = runner.invoke(pause.app, [f"{url}/tiny"])
     assert paused.exit_code == (0 if exit_status == 0 else 1)
-    assert (StoreOrders(store).latest() is not None) is (exit_status == 0)
+    assert (StoreCommands(store).latest() is not None) is (exit_status == 0)
     assert runner.invoke(stop.app, [f"{url}/tiny"]).exit_code == 0
-    latest = StoreOrders(store).latest()
+    latest = StoreCommands(store).latest()
     assert latest is not None
     assert latest.kind == "stop", "the clocks of two machines may differ"
 
 
 def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: str, tmp_path: Path) -> None:
     store, _ = in_store(url, tmp_path, [started()])
-    first, second = (SweepInStore(store, SweepFolder(tmp_path / name, "tiny")) for name in ("first", "second"))
-    assert [each.driver_and_order() for each in (first, second)] == [(None, None)] * 2
-    first.give_order("stop")
+    first, second = (StoreSweepHandle(store, SweepFolder(tmp_path / name, "tiny")) for name in ("first", "second"))
+    assert [each.driver_and_command() for each in (first, second)] == [(None, None)] * 2
+    first.send_command("stop")
     with pytest.raises(StorageError, match=r"another order came first \(stop, by "):
-        second.give_order("pause")
-    second.driver_and_order()
-    second.give_order("run")
-    latest = StoreOrders(store).latest()
+        second.send_command("pause")
+    second.driver_and_command()
+    second.send_command("run")
+    latest = StoreCommands(store).latest()
     assert latest is not None
     assert (latest.kind, latest.number) == ("run", 2)
 
@@ -201,7 +201,7 @@ def test_a_log_is_followed_to_its_trials_end(url: str, tmp_path: Path, monkeypat
     store, origin = in_store(url, tmp_path, [started()])
     (trial,) = (origin.path / "trials").iterdir()
     store.write(f"trials/{trial.name}/log.txt", b"one\n")
-    monkeypatch.setattr(SweepInStore, "look_every_s", 0.01)
+    monkeypatch.setattr(StoreSweepHandle, "look_every_s", 0.01)
 
     def go_on() -> None:
         time.sleep(0.2)
@@ -239,7 +239,7 @@ def test_what_is_not_there_is_told(s3_url: str, tmp_path: Path, command: Any, mo
 
 def test_a_store_that_is_away_is_told_and_watched_on(s3: S3, s3_url: str, tmp_path: Path) -> None:
     in_store(s3_url, tmp_path, [started(), trained(20)])
-    with found_sweep(f"{s3_url}/tiny") as found:
+    with find_sweep(f"{s3_url}/tiny") as found:
         view = status._View(found)
         before = view.look()
         s3.stop()
@@ -271,7 +271,7 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
     assert sorted(run.data.tags["dmray.level"] for run in runs) == ["cell", "sweep", "trial"]
     (top,) = [run for run in runs if run.data.tags["dmray.level"] == "sweep"]
     assert [each.path for each in client.list_artifacts(top.info.run_id, "report")] == ["report/report.md"]
-    assert StoreBeats(store).read() is None
-    StoreBeats(store).write(Beat(host="far", pid=7, holder="x", count=3, time_s=time.time()))
-    threading.Timer(1.5, lambda: StoreBeats(store).write(Beat.now("x", 4))).start()
+    assert StoreHeartbeats(store).read() is None
+    StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time()))
+    threading.Timer(1.5, lambda: StoreHeartbeats(store).write(Heartbeat.now("x", 4))).start()
     assert "runs this sweep already" in invoked(track, "replay", f"{s3_url}/tiny", "--mlflow-uri", uri).output

@@ -6,21 +6,21 @@ from uuid import uuid4
 
 import pytest
 
-from dmray.coordination.heartbeat import Beat
-from dmray.coordination.sweep_lock import Pace, store_lease
+from dmray.coordination.heartbeat import Heartbeat
+from dmray.coordination.sweep_lock import LockTiming, store_lock
 from dmray.errors import StorageError
 from dmray.storage import Store
 
-PACE = Pace(beat_s=0.05, stale_s=0.5, settle_s=0.01)
-THEIRS = Beat(host="elsewhere", pid=os.getpid(), holder="theirs", count=0, time_s=0.0).model_dump_json().encode()
+PACE = LockTiming(heartbeat_s=0.05, stale_s=0.5, settle_s=0.01)
+THEIRS = Heartbeat(host="elsewhere", pid=os.getpid(), holder="theirs", count=0, time_s=0.0).model_dump_json().encode()
 
 
 def test_two_drivers_on_two_machines_cannot_hold_one_sweep(url: str) -> None:
-    store, patient = Store(url), Pace(beat_s=0.05, stale_s=600.0, settle_s=0.01)
+    store, patient = Store(url), LockTiming(heartbeat_s=0.05, stale_s=600.0, settle_s=0.01)
     already = pytest.raises(StorageError, match="runs this sweep already")
-    with store_lease(store, patient), already, store_lease(store, patient):
+    with store_lock(store, patient), already, store_lock(store, patient):
         pass
-    with store_lease(store, patient):
+    with store_lock(store, patient):
         assert store.read(".driver.json")
     assert store.read(".driver.json") is None
 
@@ -28,7 +28,7 @@ def test_two_drivers_on_two_machines_cannot_hold_one_sweep(url: str) -> None:
 def test_a_dead_driver_of_another_machine_is_taken_over_aloud(url: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(url)
     store.write(".driver.json", THEIRS)
-    with caplog.at_level(logging.WARNING), store_lease(store, PACE):
+    with caplog.at_level(logging.WARNING), store_lock(store, PACE):
         assert store.read(".driver.json") != THEIRS
     assert "taking the sweep over" in caplog.text
 
@@ -51,5 +51,5 @@ def test_of_two_that_come_at_the_same_moment_the_last_writer_has_it(
     store = Contested(f"memory://{uuid4().hex[:8]}/runs")
     if left_behind:
         Store.write(store, ".driver.json", left_behind)
-    with pytest.raises(StorageError, match="on elsewhere runs this sweep already"), store_lease(store, PACE):
+    with pytest.raises(StorageError, match="on elsewhere runs this sweep already"), store_lock(store, PACE):
         pass

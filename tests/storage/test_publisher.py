@@ -9,11 +9,11 @@ import pytest
 from dmray.errors import StorageError, StoreUnavailableError
 from dmray.records import SweepFolder, TrialFolder, write_atomic
 from dmray.storage import Publisher, Store
-from dmray.storage.publisher import PublishPace
+from dmray.storage.publisher import PublishTiming
 from tests.storage.conftest import S3
 
-FAST = PublishPace(every_s=0.01, shortest_pause_s=0.01, longest_pause_s=0.05)
-NEVER = PublishPace(every_s=3600.0)
+FAST = PublishTiming(every_s=0.01, shortest_pause_s=0.01, longest_pause_s=0.05)
+NEVER = PublishTiming(every_s=3600.0)
 
 
 @pytest.fixture

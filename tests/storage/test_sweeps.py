@@ -15,14 +15,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dmray.cli import evaluate, report, sweep
-from dmray.coordination.commands import Left, give_order, next_order, read_order
-from dmray.coordination.store_commands import StoreOrders
+from dmray.coordination.commands import TrialPaused, next_command, read_command, send_command
+from dmray.coordination.store_commands import StoreCommands
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
+from dmray.driver.store_session import Refresh
 from dmray.errors import CheckpointError, StorageError
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import TrialState, survey
-from dmray.records import AttemptFailed, AttemptLeft, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
+from dmray.progress.trial_states import TrialState, trial_states
+from dmray.records import AttemptFailed, AttemptPaused, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
 from dmray.records.records import ledger_line
 from dmray.reporting import write_report
 from dmray.specs import TrialSpec
@@ -30,7 +31,6 @@ from dmray.storage import Store, SweepCopy, sweep_folder
 from dmray.trial import publish as remote
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.job import TrialJob
-from dmray.driver.store_session import Refresh
 from dmray.trial.publish import share_recording
 from dmray.trial.run import run_trial
 from tests.storage.conftest import S3
@@ -182,7 +182,7 @@ def test_a_killed_trial_goes_on_from_the_store_on_another_machine(
     run_trial(job(plan), InlineEvaluation())
     assert from_steps(job(plan)) == [0, 30]
     folder = read(plan)
-    assert list(survey(plan, folder).values()) == [TrialState.FINISHED, TrialState.NEW]
+    assert list(trial_states(plan, folder).values()) == [TrialState.FINISHED, TrialState.NEW]
     first = science_of(folder, plan.trial_ids[:1])
     assert first == undisturbed[: len(first)]
 
@@ -252,40 +252,40 @@ def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
     plan = tiny_plan(url, training={"steps": 1_000_000, "batch_size": 8})
     folder = sweep_folder(url, "tiny", "driver")
     store = Store(f"{url}/tiny")
-    orders = StoreOrders(store)
-    orders.add(give_order(folder, "run"))
+    orders = StoreCommands(store)
+    orders.add(send_command(folder, "run"))
 
     def pause(step: int, score: float | None) -> None:
         if step == 10:
-            orders.add(give_order(folder, "pause"))
+            orders.add(send_command(folder, "pause"))
 
     work = job(plan)
-    with pytest.raises(Left):
+    with pytest.raises(TrialPaused):
         run_trial(work, InlineEvaluation(), pause)
-    assert isinstance(ledger_in_store(work)[-1], AttemptLeft)
+    assert isinstance(ledger_in_store(work)[-1], AttemptPaused)
     assert store.read(f"trials/{work.trial.trial_id}/checkpoints/last.pt") == work.folder.last_checkpoint.read_bytes()
     monkeypatch.setenv("DMRAY_CACHE", str(folder.path / "another"))
-    with pytest.raises(Left):  # another machine's worker learns of it before it begins
+    with pytest.raises(TrialPaused):  # another machine's worker learns of it before it begins
         run_trial(work, InlineEvaluation())
 
 
 def test_the_newer_order_holds_on_both_sides(url: str) -> None:
-    folder, orders = sweep_folder(url, "tiny", "driver"), StoreOrders(Store(f"{url}/tiny"))
+    folder, orders = sweep_folder(url, "tiny", "driver"), StoreCommands(Store(f"{url}/tiny"))
     orders.exchange(folder)
     assert orders.latest() is None
-    mine = give_order(folder, "run")
+    mine = send_command(folder, "run")
     orders.exchange(folder)
     assert orders.latest() == mine
     theirs = mine.model_copy(update={"kind": "pause", "number": 7})
     assert orders.add(theirs)
     orders.exchange(folder)
-    assert read_order(folder) == theirs
-    later = next_order(theirs, "stop")
+    assert read_command(folder) == theirs
+    later = next_command(theirs, "stop")
     assert orders.add(later)
-    give_order(folder, "run")  # of the same number
-    assert not orders.add(read_order(folder))
+    send_command(folder, "run")  # of the same number
+    assert not orders.add(read_command(folder))
     orders.exchange(folder)
-    assert read_order(folder) == orders.latest() == later
+    assert read_command(folder) == orders.latest() == later
 
 
 def test_the_first_recording_of_a_data_set_is_everybodys(url: str, other_machine: None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dmray.records import AttemptFailed, AttemptStarted, Ledger, SweepFolder, TrialFolder, write_atomic
-from dmray.storage import Store, bring_trial, clear_trial
+from dmray.storage import Store, clear_trial, download_trial
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def publish(store: Store, trial: TrialFolder) -> None:
 
 def test_a_trial_that_no_store_has_seen_is_left_alone(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
-    bring_trial(Store(url), folder, trial)
+    download_trial(Store(url), folder, trial)
     assert trial.last_checkpoint.read_bytes() == b"10"
 
 
@@ -46,7 +46,7 @@ def test_a_machine_that_has_nothing_gets_all(folder: SweepFolder, trial: TrialFo
     ledger = trial.ledger.read_bytes()
     publish(Store(url), trial)
     clear_trial(trial)
-    bring_trial(Store(url), folder, trial)
+    download_trial(Store(url), folder, trial)
     assert trial.ledger.read_bytes() == ledger
     assert trial.last_checkpoint.read_bytes() == b"10"
     assert (trial.path / ".worker.lock").exists(), "who brings it holds it"
@@ -58,7 +58,7 @@ def test_what_is_here_and_goes_on_from_the_store_is_kept(folder: SweepFolder, tr
     begin(trial, 2, 30)
     with trial.ledger.open("ab") as torn:
         torn.write(b'{"half')
-    bring_trial(Store(url), folder, trial)
+    download_trial(Store(url), folder, trial)
     assert trial.last_checkpoint.read_bytes() == b"30"
     assert b"half" not in trial.ledger.read_bytes()
 
@@ -70,7 +70,7 @@ def test_what_another_machine_went_on_with_is_taken_up(folder: SweepFolder, tria
     publish(Store(url), trial)
     write_atomic(trial.ledger, before)
     write_atomic(trial.last_checkpoint, b"10")
-    bring_trial(Store(url), folder, trial)
+    download_trial(Store(url), folder, trial)
     assert trial.last_checkpoint.read_bytes() == b"30"
     assert [path.name for path in trial.path.parent.iterdir()] == ["one"], "nothing is lost, so nothing is set aside"
 
@@ -86,7 +86,7 @@ def test_what_went_another_way_is_set_aside_aloud(
     write_atomic(trial.ledger, common)
     begin(trial, 3, 50)
     with caplog.at_level(logging.WARNING):
-        bring_trial(Store(url), folder, trial)
+        download_trial(Store(url), folder, trial)
     assert trial.ledger.read_bytes() == theirs
     (aside,) = trial.path.parent.glob("one.aside-*")
     assert TrialFolder(aside).last_checkpoint.read_bytes() == b"50"
@@ -97,5 +97,5 @@ def test_a_trial_that_is_done_in_the_store_is_done_here(folder: SweepFolder, tri
     begin(trial, 1, 10)
     publish(Store(url), trial)
     Store(url).write("trials/one/DONE.json", b"{}")
-    bring_trial(Store(url), folder, trial)
+    download_trial(Store(url), folder, trial)
     assert trial.done.exists()

@@ -17,8 +17,8 @@ from dmray.errors import StoreUnavailableError
 from dmray.on_ray import RayRunner
 from dmray.planning.plan import Plan
 from dmray.progress.summary import follower_of, summarize
-from dmray.progress.trial_states import TrialState, survey
-from dmray.records import AttemptStarted, EvaluationDone, EvaluationSkipped, RungJudged, SweepFolder, TrialStopped
+from dmray.progress.trial_states import TrialState, trial_states
+from dmray.records import AttemptStarted, EvaluationDone, EvaluationSkipped, RungDecision, SweepFolder, TrialStopped
 from dmray.reporting import collect, write_report
 from dmray.trial.checkpoints import load_checkpoint
 from dmray.trial.evaluation import InlineEvaluation
@@ -43,7 +43,7 @@ def post(work: TrialJob, *scores: float, step: int = 20) -> None:
     """Scores of others."""
     assert work.early_stopping is not None
     for number, score in enumerate(scores):
-        RungBoard(work).post(work.early_stopping.group_of(work.trial), step, f"other-{number}", score)
+        RungBoard(work).post(work.early_stopping.competitors_of(work.trial), step, f"other-{number}", score)
 
 
 def run(plan: Plan, resume: bool = False) -> dict[str, TrialState]:
@@ -75,10 +75,10 @@ def test_a_trial_among_the_best_goes_on_and_its_score_is_there_for_others(tmp_pa
     post(work, -1e6)
     done = run_trial(work, InlineEvaluation())
     assert done.kind == "done"
-    (judged,) = records_of(work, RungJudged)
+    (judged,) = records_of(work, RungDecision)
     assert (judged.verdict, judged.cutoff) == ("go on", judged.score)
     assert work.early_stopping is not None
-    posted = RungBoard(work).scores(work.early_stopping.group_of(work.trial), 20)
+    posted = RungBoard(work).scores(work.early_stopping.competitors_of(work.trial), 20)
     assert posted == {"other-0": -1e6, work.trial.trial_id: judged.score}
 
 
@@ -110,9 +110,9 @@ def test_a_trial_that_came_to_its_end_first_is_done_and_not_judged(tmp_path: Pat
             return future
 
     assert run_trial(work, ReadyAtTheEnd([1.0, 1.0], at_once=False)).kind == "done"
-    assert records_of(work, RungJudged) == []
+    assert records_of(work, RungDecision) == []
     assert work.early_stopping is not None
-    assert work.trial.trial_id in RungBoard(work).scores(work.early_stopping.group_of(work.trial), 20)
+    assert work.trial.trial_id in RungBoard(work).scores(work.early_stopping.competitors_of(work.trial), 20)
 
 
 def test_a_verdict_is_given_once_whatever_happens_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,13 +126,13 @@ def test_a_verdict_is_given_once_whatever_happens_after_it(tmp_path: Path, monke
         patch.setattr(_Attempt, "_stop", killed)
         with pytest.raises(Killed):
             run_trial(work, InlineEvaluation())
-    assert len(records_of(work, RungJudged)) == 1
+    assert len(records_of(work, RungDecision)) == 1
     assert records_of(work, TrialStopped) == []
     post(work, -1e6)  # it would go on now
     stopped = run_trial(work, ScriptedService([]))
     assert isinstance(stopped, TrialStopped)
     assert stopped.step == 15, "nothing is trained again only to be stopped"
-    assert len(records_of(work, RungJudged)) == 1
+    assert len(records_of(work, RungDecision)) == 1
 
 
 def test_a_trial_that_died_before_its_verdict_is_judged_by_its_recorded_score(
@@ -143,7 +143,7 @@ def test_a_trial_that_died_before_its_verdict_is_judged_by_its_recorded_score(
     with pytest.raises(Killed):
         run_trial(work, InlineEvaluation(), StopAt(20))
     assert len(records_of(work, EvaluationDone)) == 1
-    assert records_of(work, RungJudged) == []
+    assert records_of(work, RungDecision) == []
     assert isinstance(run_trial(work, ScriptedService([])), TrialStopped)
 
 
@@ -200,7 +200,7 @@ def test_an_evaluation_that_decides_is_whole_and_never_left_out(tmp_path: Path) 
         (30, False),
         (40, False),
     ]
-    assert [record.step for record in records_of(work, RungJudged)] == [10, 30]
+    assert [record.step for record in records_of(work, RungDecision)] == [10, 30]
 
 
 def test_a_sweep_whose_trials_were_stopped_has_ended_and_is_not_run_again(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_sweep_whose_trials_were_stopped_has_ended_and_is_not_run_again(tmp_pa
     assert "| DM (n_layer 3) | 0 of 1 | - | - | - | - | - | 1 stopped |" in report
 
     free = tiny_plan(tmp_path, **ONE_METHOD | {"early_stopping": None})
-    assert list(survey(free, folder).values()) == [TrialState.FINISHED, TrialState.FINISHED, TrialState.STARTED]
+    assert list(trial_states(free, folder).values()) == [TrialState.FINISHED, TrialState.FINISHED, TrialState.STARTED]
     assert set(run(free, resume=True).values()) == {TrialState.FINISHED}
     assert "| DM (n_layer 3) | 1 of 1 |" in (folder.report / "report.md").read_text()
 
@@ -236,4 +236,4 @@ def test_a_stopped_trial_has_ended_on_ray(ray_session: None, tmp_path: Path) -> 
     folder = SweepFolder(tmp_path, "tiny")
     post(TrialJob.of(plan.trials[0], plan.sweep, folder), 1e6)
     assert RayRunner().run(plan, plan.trials[:1], folder) == [], "it has not left"
-    assert survey(plan, folder)[plan.trial_ids[0]] is TrialState.STOPPED
+    assert trial_states(plan, folder)[plan.trial_ids[0]] is TrialState.STOPPED
