@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from timing import in_turns, medians_ms, write_record
 
+from dmray.methods import METHODS as METHODS_BY_NAME
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy, make_decoder
-from dmray.specs import MethodName, ModelSpec
+from dmray.specs import MethodName
 
 METHODS: tuple[MethodName, ...] = ("dm", "dt")
 MODES = ("window", "stream:2", "recurrent")
@@ -38,7 +39,9 @@ def decision(method: MethodName, mode: str, context: int, episodes: int) -> Call
     """One more decision of a decoder that has acted for `context` timesteps."""
     torch.manual_seed(0)
     shape = PolicyShape(OBSERVATIONS, ACTIONS, action_limit=1.0, max_timesteps=2000)
-    recipe = PolicyRecipe(method, ModelSpec(context_length=context), "paper", shape, return_scale=1000.0)
+    recipe = PolicyRecipe(
+        method, METHODS_BY_NAME[method].config(context_length=context), "paper", shape, return_scale=1000.0
+    )
     decoder = make_decoder(SequencePolicy(recipe).eval(), mode, episodes)
     observations = np.random.default_rng(0).normal(size=(episodes, OBSERVATIONS)).astype(np.float32)
     decide = partial(decoder.decide, observations, np.full(episodes, 3600.0))

@@ -41,15 +41,17 @@ from rich.console import Console
 from rich.table import Table
 from timing import in_turns, write_record
 
+from dmray.methods import METHODS as METHODS_BY_NAME
+from dmray.models import BackboneConfig
 from dmray.policies import PolicyRecipe, PolicyShape, PolicySnapshot, SequencePolicy, make_decoder, snapshot
 from dmray.rollout import EvaluationRequest, cohorts, make_engine, roll_out
 from dmray.rollout.envpool_engine import EnvpoolEngine, EpisodePool
-from dmray.specs import MethodName, ModelSpec
+from dmray.specs import MethodName
 from dmray.tasks import TASKS, Task
 from dmray.testing.one_env_loop import one_env_loop
 
 EPISODES, COHORT = 100, 50
-MODEL = ModelSpec()
+MODEL = BackboneConfig()  # sizes that every method has
 PROMISED = {"window": 20.0, "stream:2": 100.0, "recurrent": 200.0}  # times faster, HDM and DM, two actors
 TRAIN_STEPS, TRAIN_ROUNDS = 200, 3
 
@@ -131,7 +133,9 @@ class Timed:
 def policy_of(task: Task, method: MethodName) -> SequencePolicy:
     torch.manual_seed(0)
     shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
-    return SequencePolicy(PolicyRecipe(method, MODEL, "paper", shape, task.return_scale)).eval()
+    return SequencePolicy(
+        PolicyRecipe(method, METHODS_BY_NAME[method].config(), "paper", shape, task.return_scale)
+    ).eval()
 
 
 def engine_of(task: Task, rows: int) -> Any:

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from dmray.models.selective_scan import Scan
+from dmray.models.scan_reference import Scan
 
 
 def transformers_scan() -> Scan:

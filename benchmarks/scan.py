@@ -24,8 +24,8 @@ from timing import in_turns, medians_ms, write_record
 from torch import Tensor
 
 from dmray.errors import DmrayError
-from dmray.models import SCAN_BACKENDS
-from dmray.models.selective_scan import Scan
+from dmray.models.scan_reference import Scan
+from dmray.models.selective_scan import SCAN_BACKENDS
 from dmray.testing.scan_contract import scan_inputs
 
 # windows, tokens, channels, states. First the layer of the paper's main setting: 20 timesteps of state and action.

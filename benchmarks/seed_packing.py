@@ -27,26 +27,27 @@ from training_step import ACTIONS, OBSERVATIONS, random_episodes
 
 from dmray.datasets import Windows, WindowSampler
 from dmray.fields import Token
-from dmray.models import selective_scan
+from dmray.methods import METHODS as METHODS_BY_NAME
 from dmray.models.causal_conv import causal_conv_silu
+from dmray.models.selective_scan import selective_scan
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.policies.sequence_model import SequenceModel
-from dmray.specs import MethodName, ModelSpec, TrainingSpec
+from dmray.specs import MethodName, TrainingSpec
 from dmray.training import Trainer
 
 SEEDS = 4
 SIZES = {
-    "64 x 2, K 5, B 32": (ModelSpec(d_model=64, n_layer=2, context_length=5), 32),
-    "128 x 6, K 20, B 16": (ModelSpec(), 16),
+    "64 x 2, K 5, B 32": ({"d_model": 64, "n_layer": 2, "context_length": 5}, 32),
+    "128 x 6, K 20, B 16": ({}, 16),
 }
 METHODS: tuple[MethodName, ...] = ("dm", "dt")
 Weights = dict[str, Tensor]  # each (S, ...)
 
 
-def policy_of(method: MethodName, model: ModelSpec, seed: int) -> SequencePolicy:
+def policy_of(method: MethodName, model: dict[str, int], seed: int) -> SequencePolicy:
     torch.manual_seed(seed)
     shape = PolicyShape(OBSERVATIONS, ACTIONS, 1.0, 1000)
-    return SequencePolicy(PolicyRecipe(method, model, "paper", shape, 1000.0)).train()
+    return SequencePolicy(PolicyRecipe(method, METHODS_BY_NAME[method].config(**model), "paper", shape, 1000.0)).train()
 
 
 def sampler_of(policy: SequencePolicy, batch_size: int) -> WindowSampler:
@@ -54,7 +55,7 @@ def sampler_of(policy: SequencePolicy, batch_size: int) -> WindowSampler:
     return WindowSampler(random_episodes(), policy.tokens, context_length=context, batch_size=batch_size)
 
 
-def trainer_of(method: MethodName, model: ModelSpec, batch_size: int, seed: int) -> Trainer:
+def trainer_of(method: MethodName, model: dict[str, int], batch_size: int, seed: int) -> Trainer:
     policy = policy_of(method, model, seed)
     return Trainer(policy, sampler_of(policy, batch_size), TrainingSpec(batch_size=batch_size), seed)
 
@@ -62,7 +63,7 @@ def trainer_of(method: MethodName, model: ModelSpec, batch_size: int, seed: int)
 class PackedTrainer:
     """`SEEDS` policies of one stage as one network. S seeds, B windows each, T timesteps, K tokens, D width."""
 
-    def __init__(self, method: MethodName, model: ModelSpec, batch_size: int) -> None:
+    def __init__(self, method: MethodName, model: dict[str, int], batch_size: int) -> None:
         self.policies = [policy_of(method, model, seed) for seed in range(SEEDS)]
         self.policy, self.model = self.policies[0], model
         self.stage: SequenceModel = self.policy.stages[0]  # type: ignore[assignment]
@@ -190,18 +191,18 @@ class PackedTrainer:
         return F.dropout(x, self.model.dropout, self.policy.training)
 
 
-def one_after_the_other(method: MethodName, model: ModelSpec, batch_size: int) -> Callable[[], object]:
+def one_after_the_other(method: MethodName, model: dict[str, int], batch_size: int) -> Callable[[], object]:
     trainers = [trainer_of(method, model, batch_size, seed) for seed in range(SEEDS)]
     return lambda: [trainer.step() for trainer in trainers]
 
 
-def packed(method: MethodName, model: ModelSpec, batch_size: int) -> Callable[[], object]:
+def packed(method: MethodName, model: dict[str, int], batch_size: int) -> Callable[[], object]:
     trainer = PackedTrainer(method, model, batch_size)
     trainer.check()
     return trainer.step
 
 
-def in_processes(method: MethodName, model: ModelSpec, batch_size: int, steps: int) -> float:
+def in_processes(method: MethodName, model: dict[str, int], batch_size: int, steps: int) -> float:
     """Milliseconds a seed and step of `SEEDS` processes beside each other, one thread each, on all of the machine."""
     context = multiprocessing.get_context("spawn")
     barrier, times = context.Barrier(SEEDS), context.Queue()
@@ -216,7 +217,7 @@ def in_processes(method: MethodName, model: ModelSpec, batch_size: int, steps: i
 
 
 def _steps_of_a_process(
-    seed: int, method: MethodName, model: ModelSpec, batch_size: int, steps: int, barrier: Any, times: Any
+    seed: int, method: MethodName, model: dict[str, int], batch_size: int, steps: int, barrier: Any, times: Any
 ) -> None:
     torch.set_num_threads(1)
     trainer = trainer_of(method, model, batch_size, seed)

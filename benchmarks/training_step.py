@@ -33,9 +33,10 @@ from timing import in_turns, medians_ms, write_record
 from torch import Tensor, nn
 
 from dmray.datasets import Episodes, WindowSampler
-from dmray.models import mamba
+from dmray.methods import METHODS as METHODS_BY_NAME
+from dmray.models import BackboneConfig, mamba
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
-from dmray.specs import MethodName, ModelSpec, TrainingSpec
+from dmray.specs import MethodName, TrainingSpec
 from dmray.training import Trainer, be_deterministic
 
 BATCH, OBSERVATIONS, ACTIONS, EPISODES, LENGTH = 16, 11, 3, 20, 1000
@@ -64,7 +65,7 @@ def main() -> None:
     rounds = 3 if options.quick else options.rounds
     contexts = [20] if options.quick else [int(part) for part in options.contexts.split(",")]
     console, results = Console(), []
-    model = ModelSpec().model_dump(exclude={"context_length"})
+    model = BackboneConfig().model_dump(exclude={"context_length"})
     table = Table(title=f"one training step, {options.device}, 1 thread, ms, medians of {rounds}", box=None)
     for heading in ("K", "network", "ms", "x ours", "sampling of ours"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
@@ -135,7 +136,7 @@ class Ours:
     ) -> None:
         torch.manual_seed(0)
         shape = PolicyShape(OBSERVATIONS, ACTIONS, 1.0, LENGTH)
-        recipe = PolicyRecipe(method, ModelSpec(context_length=context), "paper", shape, 1000.0)
+        recipe = PolicyRecipe(method, METHODS_BY_NAME[method].config(context_length=context), "paper", shape, 1000.0)
         policy = SequencePolicy(recipe).to(device)
         self.sampler = WindowSampler(
             random_episodes(), policy.tokens, context_length=context, batch_size=BATCH, device=device

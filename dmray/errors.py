@@ -56,3 +56,7 @@ class TeamDismissedError(TeamError):
 
 class MissingPackageError(DmrayError):
     """What was asked for needs a package that is not installed, or is broken here."""
+
+
+class PluginError(DmrayError):
+    """A package that extends dmray cannot be used: package, entry point and reason are named."""

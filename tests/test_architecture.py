@@ -20,21 +20,23 @@ COMMANDS = (
     "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "submit",
 )  # fmt: skip
 FLOORS = {
-    "errors": 0, "fields": 0, "periodic_thread": 0,
+    "errors": 0, "fields": 0, "frozen": 0, "periodic_thread": 0,
     "registry": 1,
-    "specs": 3,
-    "tasks": 4, "datasets": 4, "models": 4, "downloads": 4, "records": 4,
-    "policies": 5, "storage": 5,
-    "training": 6, "rollout": 6,
-    "sources": 7, "planning": 7, "coordination": 7,
-    "progress": 8,
-    "trial": 9,
-    "inference": 10,
-    "mlflow_mirror": 11, "reporting": 12,
-    "driver": 13, "on_ray": 14,
-    "cli": 15,
-    "execution": 16,
-    **dict.fromkeys(COMMANDS, 16), "__main__": 16,
+    "models": 2,
+    "methods": 3,
+    "specs": 4,
+    "tasks": 5, "datasets": 5, "downloads": 5, "records": 5,
+    "policies": 6, "storage": 6,
+    "training": 7, "rollout": 7,
+    "sources": 8, "planning": 8, "coordination": 8,
+    "progress": 9,
+    "trial": 10,
+    "inference": 11,
+    "mlflow_mirror": 12, "reporting": 13,
+    "driver": 14, "on_ray": 15,
+    "cli": 16,
+    "execution": 17,
+    **dict.fromkeys(COMMANDS, 17), "__main__": 17,
 }  # fmt: skip
 SIMULATORS = ("mujoco", "gymnasium", "envpool", "gym", "d4rl", "pybullet")
 RIM = {"ray": "on_ray", "mlflow": "mlflow_mirror", "minari": "datasets", **dict.fromkeys(SIMULATORS, "rollout")}
@@ -64,7 +66,9 @@ def imports_of(module: Path) -> Iterator[str]:
                 yield inner if inner in NAMES else str(node.module)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             named = re.fullmatch(r"(dmray(?:\.\w+)+)(?::\w+)?", node.value)
-            if named and named[1] in NAMES and named[1].removeprefix("dmray.") not in COMMANDS:  # `python -m dmray.sweep`
+            if (
+                named and named[1] in NAMES and named[1].removeprefix("dmray.") not in COMMANDS
+            ):  # `python -m dmray.sweep`
                 yield named[1]
 
 

@@ -9,10 +9,11 @@ import typer
 
 from dmray.cli.shared import new_app, out, report_errors
 from dmray.errors import SpecError
+from dmray.methods import METHODS
 from dmray.progress.sweep_handle import locate
 from dmray.records import SweepFolder
 from dmray.registry import lookup
-from dmray.reporting import METHODS, SweepResults, collect, render_results, write_results
+from dmray.reporting import SweepResults, collect, render_results, write_results
 from dmray.storage import SweepCopy, is_url
 from dmray.tasks import PROTOCOLS
 
@@ -26,7 +27,7 @@ def main(
         typer.Argument(help="sweeps: their files, or where they are: runs/quickstart, s3://bucket/prefix/quickstart"),
     ],
     baseline: Annotated[
-        str | None, typer.Option(help=f"what Mamba methods are held against ({', '.join(METHODS)}); else dt, and hdt")
+        str | None, typer.Option(help="The method to compare all others with; else each method's own baselines.")
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="only this one, for example d4rl-mujoco")] = None,
     into: Annotated[Path | None, typer.Option(help="where to write; else SWEEP/report of the first")] = None,

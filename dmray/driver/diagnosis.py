@@ -77,7 +77,7 @@ def _scans() -> Iterator[Finding]:
     """Each backend computes a scan of ones where it belongs."""
     import torch
 
-    from dmray.models import SCAN_BACKENDS
+    from dmray.models.selective_scan import SCAN_BACKENDS
 
     for name, load in SCAN_BACKENDS.items():
         device = "cpu" if name in {"reference", "numba"} else "cuda"

@@ -1,17 +1,20 @@
-"""Causal backbones over embedded tokens: `(B, L, d_model) -> (B, L, d_model)`, output i sees inputs 0..i only."""
+"""Causal backbones over embedded tokens: `(B, L, d_model) -> (B, L, d_model)`, output i sees inputs 0..i only.
 
-from dmray.models.backbone import Backbone, BackboneState
-from dmray.models.causal_transformer import CausalTransformer
-from dmray.models.mamba import Mamba, MambaMixer
-from dmray.models.selective_scan import SCAN_BACKENDS, scan_backend, selective_scan
+Light to import: `configs` and `backbones` need no torch, the networks load when they are built.
+"""
+
+from dmray.models.backbones import BACKBONES, Backbone
+from dmray.models.configs import BackboneConfig, LSTMConfig, MambaConfig, MLPConfig, TransformerConfig
+from dmray.models.network import BackboneNetwork, BackboneState
 
 __all__ = [
-    "SCAN_BACKENDS",
+    "BACKBONES",
     "Backbone",
+    "BackboneConfig",
+    "BackboneNetwork",
     "BackboneState",
-    "CausalTransformer",
-    "Mamba",
-    "MambaMixer",
-    "scan_backend",
-    "selective_scan",
+    "LSTMConfig",
+    "MLPConfig",
+    "MambaConfig",
+    "TransformerConfig",
 ]

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmray.models.configs import TransformerConfig
 from dmray.models.key_value_cache import GroupCache, KeyValueCache
-from dmray.specs import ModelSpec
 
 _INIT_STD = 0.02
 
@@ -27,7 +27,7 @@ _INIT_STD = 0.02
 class CausalTransformer(nn.Module):
     """GPT-2 blocks over `(B, L, d_model)`. Dropout draws from torch's global RNG, in training mode only."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(spec.dropout)
         self.layers = nn.ModuleList(_Block(spec) for _ in range(spec.n_layer))
@@ -42,7 +42,7 @@ class CausalTransformer(nn.Module):
         return normed
 
     def last(self, tokens: Tensor) -> Tensor:
-        """See `dmray.models.backbone.Backbone`."""
+        """See `dmray.models.network.BackboneNetwork`."""
         hidden = tokens
         for layer in self.layers[:-1]:
             hidden = layer(hidden)
@@ -50,13 +50,13 @@ class CausalTransformer(nn.Module):
         return normed
 
     def begin(self, num_rows: int, num_groups: int = 1) -> KeyValueCache:
-        """See `dmray.models.backbone.Backbone`."""
+        """See `dmray.models.network.BackboneNetwork`."""
         first = cast(_Block, self.layers[0]).attention
         shape = (len(self.layers), 2, num_rows, first.n_head, 0, first.head_width)
         return KeyValueCache([GroupCache(self.ln_f.weight.new_zeros(shape)) for _ in range(num_groups)])
 
     def advance(self, tokens: Tensor, state: KeyValueCache) -> Tensor:
-        """See `dmray.models.backbone.Backbone`; a token's work grows with those before it."""
+        """See `dmray.models.network.BackboneNetwork`; a token's work grows with those before it."""
         hidden = tokens
         state.grow(tokens.shape[1])
         for number, layer in enumerate(self.layers):
@@ -66,7 +66,7 @@ class CausalTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(spec.d_model)
         self.attention = _Attention(spec)
@@ -90,7 +90,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
         self.n_head, self.head_width, self.dropout = spec.n_head, spec.d_model // spec.n_head, spec.dropout
         self.c_attn = nn.Linear(spec.d_model, 3 * spec.d_model)
@@ -126,7 +126,7 @@ class _Attention(nn.Module):
 
 
 class _Mlp(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
         self.c_fc = nn.Linear(spec.d_model, 4 * spec.d_model)
         self.c_proj = nn.Linear(4 * spec.d_model, spec.d_model)

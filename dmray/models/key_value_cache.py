@@ -40,7 +40,7 @@ class GroupCache:
 
 
 class KeyValueCache:
-    """See `dmray.models.backbone.BackboneState`."""
+    """See `dmray.models.network.BackboneState`."""
 
     def __init__(self, groups: list[GroupCache]) -> None:
         self.groups = groups

@@ -1,18 +1,4 @@
-"""The Mamba backbone of Decision Mamba (arXiv 2405.07943): Mamba-1 blocks (arXiv 2312.00752) with a gated MLP each.
-
-Glossary (shapes: B windows, L tokens, D width, I inner width = expand * D, N state size, R = ceil(D / 16)):
-    in_proj   D -> 2 I        the scanned branch x and the gate z
-    conv1d    over L          causal depthwise convolution of d_conv taps on x
-    x_proj    I -> R + 2 N    per token: the step size (low rank), B (what enters the state), C (what is read)
-    dt_proj   R -> I          step size per channel; softplus after its bias
-    A_log     (I, N)          A = -exp(A_log), the decay rates
-    D         (I,)            skip from x to the output
-    out_proj  I -> D          back onto the residual path
-    fc1, fc2  D -> 2 hidden -> D   gated MLP, hidden = D rounded up to a multiple of 128
-
-Names of the mixer's parameters, shapes and initialisation are those of `mamba_ssm.Mamba`, so weights interchange.
-A block is residual + mixer(norm(.)), then residual + mlp(norm2(.)); the residual keeps the input's dtype, which is
-float32 under autocast.
+"""The Mamba backbone of Decision Mamba (arXiv 2405.07943): the blocks of `dmray.models.mamba_block`, one after another.
 
 Deliberate difference from the authors' code: projections onto the residual path are drawn smaller by
 1/sqrt(2 n_layer), two of them a layer, as their backbone does; their outer module then draws them once more, smaller
@@ -25,28 +11,21 @@ import math
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmray.models.causal_conv import causal_conv_silu
-from dmray.models.mamba_state import Absent, MambaState, MixerState
-from dmray.models.selective_scan import scan_backend, selective_scan
-from dmray.models.selective_steps import selective_steps
-from dmray.specs import ModelSpec
-
-_NORM_EPSILON = 1e-5
-_MLP_MULTIPLE = 128
-# mamba_ssm's range of step sizes at the start, log-uniform, and its floor
-_DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
+from dmray.models.configs import MambaConfig
+from dmray.models.mamba_block import NORM_EPSILON, Block
+from dmray.models.mamba_state import MambaState
+from dmray.models.selective_scan import scan_backend
 
 
 class Mamba(nn.Module):
     """Mamba blocks and a final RMSNorm over `(B, L, d_model)`; no positions, no dropout."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: MambaConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(spec) for _ in range(spec.n_layer))
-        self.norm_f = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
+        self.norm_f = nn.RMSNorm(spec.d_model, eps=NORM_EPSILON)
         _shrink_residual_projections(self, spec.n_layer)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -57,7 +36,7 @@ class Mamba(nn.Module):
         return normed
 
     def last(self, tokens: Tensor) -> Tensor:
-        """See `dmray.models.backbone.Backbone`."""
+        """See `dmray.models.network.BackboneNetwork`."""
         residual = tokens
         for layer in self.layers[:-1]:
             residual = layer(residual)
@@ -65,130 +44,24 @@ class Mamba(nn.Module):
         return normed
 
     def begin(self, num_rows: int, num_groups: int = 1) -> MambaState:
-        """See `dmray.models.backbone.Backbone`."""
+        """See `dmray.models.network.BackboneNetwork`."""
         rows, weight = num_rows * num_groups, self.norm_f.weight
         if scan_backend(weight.device, weight.dtype) == "numba":
             from dmray.models.steps_numba import CompiledSteps
 
-            steps = CompiledSteps(self)
+            steps = CompiledSteps([cast(Block, layer) for layer in self.layers], self.norm_f)
             return MambaState(steps.begin(rows), num_groups, steps)
         return MambaState([cast(Block, layer).mixer.begin(rows) for layer in self.layers], num_groups)
 
     def advance(self, tokens: Tensor, state: MambaState) -> Tensor:
-        """See `dmray.models.backbone.Backbone`; the same work for every token, however many there were."""
-        residual, absent = tokens, state.take_absent()
+        """See `dmray.models.network.BackboneNetwork`; the same work for every token, however many there were."""
+        residual, absent = tokens, state.groups.take_absent()
         if state.compiled is not None:
             return state.compiled.advance(tokens, state.layers, absent)
         for layer, mixer_state in zip(self.layers, state.layers, strict=True):
             residual = cast(Block, layer).advance(residual, mixer_state, absent)
         normed: Tensor = self.norm_f(residual)
         return normed
-
-
-class Block(nn.Module):
-    """residual + mixer(norm(.)), then residual + mlp(norm2(.))."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
-        self.mixer = MambaMixer(spec)
-        self.norm2 = nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
-        self.mlp = _GatedMlp(spec.d_model)
-
-    def forward(self, residual: Tensor) -> Tensor:
-        return self._finish(residual, self.mixer(self.norm(residual)))
-
-    def last(self, residual: Tensor) -> Tensor:
-        """The output for the last token alone, (B, D)."""
-        scanned = self.mixer.scanned(self.norm(residual))
-        return self._finish(residual[:, -1], self.mixer.out_proj(scanned[:, -1]))
-
-    def advance(self, residual: Tensor, state: MixerState, absent: Absent | None) -> Tensor:
-        return self._finish(residual, self.mixer.advance(self.norm(residual), state, absent))
-
-    def _finish(self, residual: Tensor, mixed: Tensor) -> Tensor:
-        residual = residual + mixed
-        out: Tensor = residual + self.mlp(self.norm2(residual))
-        return out
-
-
-class MambaMixer(nn.Module):
-    """The selective state space layer, `(B, L, D) -> (B, L, D)`; parameters named as in `mamba_ssm.Mamba`."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        inner, rank = spec.expand * spec.d_model, math.ceil(spec.d_model / 16)
-        self.splits = (rank, spec.d_state, spec.d_state)
-        self.in_proj = nn.Linear(spec.d_model, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, spec.d_conv, groups=inner, padding=spec.d_conv - 1)
-        self.x_proj = nn.Linear(inner, sum(self.splits), bias=False)
-        self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, spec.d_state + 1).log().repeat(inner, 1))
-        self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, spec.d_model, bias=False)
-        _initialise_dt(self.dt_proj)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.out_proj(self.scanned(hidden))
-        return out
-
-    def scanned(self, hidden: Tensor) -> Tensor:
-        """What the output projection is given, (B, L, I)."""
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.get_parameter("bias"))
-        dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
-        return selective_scan(x, delta, -self.A_log.exp(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
-
-    def begin(self, num_rows: int) -> MixerState:
-        """The state before the first token."""
-        inner, d_state = self.A_log.shape
-        taps = self.A_log.new_zeros(num_rows, self.conv1d.kernel_size[0] - 1, inner)
-        return MixerState(taps, self.A_log.new_zeros(num_rows, d_state, inner))
-
-    def advance(self, hidden: Tensor, state: MixerState, absent: Absent | None = None) -> Tensor:
-        """The outputs for the next tokens (B, n, D); moves `state` on."""
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        if absent is not None:
-            x[absent] = 0.0
-        x = F.silu(self._convolve(x, state), inplace=True)
-        if absent is not None:  # the convolution has a bias
-            x[absent] = 0.0
-        dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
-        y = selective_steps(x, F.softplus(self.dt_proj(dt)), -self.A_log.exp(), B, C, state.hidden)
-        out: Tensor = self.out_proj(torch.addcmul(y, x, self.D).mul_(F.silu(z)))
-        return out
-
-    def _convolve(self, x: Tensor, state: MixerState) -> Tensor:
-        inputs, tokens = torch.cat([state.taps, x], dim=1), x.shape[1]
-        state.taps = inputs[:, tokens:]
-        filters = self.conv1d.weight.squeeze(1).t().contiguous()
-        out = torch.addcmul(self.conv1d.get_parameter("bias"), inputs[:, :tokens], filters[0])
-        for tap in range(1, len(filters)):
-            out.addcmul_(inputs[:, tap : tap + tokens], filters[tap])
-        return out
-
-
-class _GatedMlp(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        hidden = math.ceil(width / _MLP_MULTIPLE) * _MLP_MULTIPLE
-        self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        value, gate = self.fc1(hidden).chunk(2, dim=-1)
-        out: Tensor = self.fc2(value * F.silu(gate))
-        return out
-
-
-def _initialise_dt(dt_proj: nn.Linear) -> None:
-    bound = dt_proj.in_features**-0.5
-    nn.init.uniform_(dt_proj.weight, -bound, bound)
-    span = math.log(_DT_MAX) - math.log(_DT_MIN)
-    dt = (torch.rand(dt_proj.out_features) * span + math.log(_DT_MIN)).exp().clamp(min=_DT_FLOOR)
-    with torch.no_grad():
-        dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # the inverse of softplus
 
 
 def _shrink_residual_projections(model: nn.Module, n_layer: int) -> None:

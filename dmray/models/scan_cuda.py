@@ -11,11 +11,11 @@ from importlib import import_module
 from torch import Tensor
 
 from dmray.errors import MissingPackageError
-from dmray.models.selective_scan import Scan
+from dmray.models.scan_reference import Scan
 
 
 def mamba_ssm_scan() -> Scan:
-    """See `dmray.models.selective_scan.Scan`. CUDA and float32 only; differentiable once; its gradients of B and C add
+    """See `dmray.models.scan_reference.Scan`. CUDA and float32 only; differentiable once; its gradients of B and C add
     up in no fixed order.
 
     Raises:

@@ -5,9 +5,32 @@ Shapes: B windows, L tokens, D channels, N state size.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Scan(Protocol):
+    """An implementation of the scan. Shapes: B windows, L tokens, D channels, N state size.
+
+    u, delta, z, result (B, L, D); A (D, N); B, C (B, L, N); D, delta_bias (D,). One dtype and device, L at least 1, any
+    strides. With `delta_softplus` the step size is softplus(delta + delta_bias).
+    """
+
+    def __call__(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        delta_bias: Tensor,
+        delta_softplus: bool,
+    ) -> Tensor: ...
 
 
 def reference_scan(

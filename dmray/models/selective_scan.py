@@ -13,35 +13,14 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dmray.errors import MissingPackageError
+from dmray.models.scan_reference import Scan
 
 _log = logging.getLogger(__name__)
-
-
-class Scan(Protocol):
-    """An implementation of the scan. Shapes: B windows, L tokens, D channels, N state size.
-
-    u, delta, z, result (B, L, D); A (D, N); B, C (B, L, N); D, delta_bias (D,). One dtype and device, L at least 1, any
-    strides. With `delta_softplus` the step size is softplus(delta + delta_bias).
-    """
-
-    def __call__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        z: Tensor,
-        delta_bias: Tensor,
-        delta_softplus: bool,
-    ) -> Tensor: ...
 
 
 def _reference() -> Scan:

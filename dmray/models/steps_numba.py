@@ -12,20 +12,19 @@ hidden width of the MLP.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numba import njit
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmray.models.flat_rows import flat
+from dmray.models.group_rows import Absent
 from dmray.models.lanes import FAST, LANES, LOG2_E, exp2, load, sigmoid, softplus, spread, store
-from dmray.models.mamba_state import Absent, MixerState
-
-if TYPE_CHECKING:
-    from dmray.models.mamba import Block, Mamba
+from dmray.models.mamba_block import Block
+from dmray.models.mamba_state import MixerState
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _NOBODY = (0, 0, 0)  # rows from, to; tokens
@@ -34,11 +33,10 @@ _NOBODY = (0, 0, 0)  # rows from, to; tokens
 class CompiledSteps:
     """`Mamba.advance` in float32 without gradients, for weights that stay as they are while it is in use."""
 
-    def __init__(self, network: Mamba) -> None:
-        blocks = [cast("Block", block) for block in network.layers]
+    def __init__(self, blocks: Sequence[Block], final_norm: nn.RMSNorm) -> None:
         self._sizes = blocks[0].mixer.splits
         self._layers = [_weights(block) for block in blocks]
-        self._norm, self._epsilon = flat(network.norm_f.weight), np.float32(network.norm_f.eps or 0.0)
+        self._norm, self._epsilon = flat(final_norm.weight), np.float32(final_norm.eps or 0.0)
         self._buffers: _Buffers | None = None
 
     def begin(self, num_rows: int) -> list[MixerState]:

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from dmray.planning.cost import TRANSFORMERS, Work
+from dmray.methods import METHODS
+from dmray.planning.cost import Work
 from dmray.records import provenance
 from dmray.records.folders import write_json
 from dmray.specs import Spec, TrialSpec
 
-Backbone = Literal["mamba", "transformer"]
 Device = Literal["cpu", "cuda"]
 VERSION = 1
 
@@ -44,13 +44,14 @@ class Calibration(Spec):
     version: Literal[1] = 1
     hardware: str
     made: str
-    training: Mapping[Device, Mapping[Backbone, tuple[Point, ...]]]
-    decisions: Mapping[Backbone, tuple[Point, ...]]
+    training: Mapping[Device, Mapping[str, tuple[Point, ...]]]
+    decisions: Mapping[str, tuple[Point, ...]]
     env_step_s: Mapping[str, float]
 
 
-def backbone_of(trial: TrialSpec) -> Backbone:
-    return "transformer" if trial.method in TRANSFORMERS else "mamba"
+def backbone_of(trial: TrialSpec) -> str:
+    """The name of the backbone, by which rates are measured and found."""
+    return METHODS[trial.method].backbone.name
 
 
 def seconds_of(points: tuple[Point, ...], work: Work) -> float:

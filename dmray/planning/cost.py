@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from dmray.specs import MethodName, ModelSpec, TrialSpec
+from dmray.methods import METHODS, PolicyShape
+from dmray.specs import TrialSpec
 from dmray.tasks import Task, task_of
 
-RETURN_CONDITIONED = frozenset({"dt", "dm+r"})
-TRANSFORMERS = frozenset({"dt", "hdt"})
 _FLOAT_BYTES = 4
-_Stage = tuple[tuple[int, ...], int]  # sizes of the tokens that it embeds, size of what it predicts
 _EPISODE_BYTES = 24  # one return and one length as JSON
 _TRAIN_RECORD_BYTES = 260
 
@@ -66,16 +64,9 @@ def training_work(trial: TrialSpec) -> Work:
 
 
 def forward_work(trial: TrialSpec, rows: int) -> Work:
-    """One forward pass over `rows` windows; in mode `window` that is one decision of `rows` episodes."""
-    model, transformer = trial.model, trial.method in TRANSFORMERS
-    weights = _transformer(model) if transformer else _mamba(model)
-    flops = 0.0
-    for inputs, _ in _stages(trial, task_of(trial.dataset)):
-        tokens = model.context_length * len(inputs)
-        pairs = 4 * model.n_layer * model.d_model * tokens if transformer else 0  # of attention, for each token
-        scan = 0 if transformer else 9 * model.n_layer * model.expand * model.d_model * model.d_state
-        flops += rows * tokens * (2 * weights + pairs + scan)
-    return Work(flops, model.n_layer * len(_stages(trial, task_of(trial.dataset))))
+    """One forward pass over `rows` windows; in mode `window` that is one decision for `rows` episodes."""
+    method = METHODS[trial.method]
+    return Work(rows * method.forward_flops(trial.model), trial.model.n_layer * len(method.stages))
 
 
 def trial_flops(trial: TrialSpec) -> float:
@@ -92,53 +83,10 @@ def num_evaluations(trial: TrialSpec) -> int:
 def num_targets(trial: TrialSpec) -> int:
     """Target returns that the method is evaluated under (1, none, for methods without a return-to-go)."""
     targets = trial.evaluation.target_returns or task_of(trial.dataset).target_returns
-    return len(targets) if trial.method in RETURN_CONDITIONED else 1
+    return len(targets) if METHODS[trial.method].takes_target else 1
 
 
 def num_parameters(trial: TrialSpec, task: Task) -> int:
     """Trainable parameters of all stages (timestep table of the horizon's length; a longer trajectory adds rows)."""
-    model = trial.model
-    transformer = trial.method in TRANSFORMERS
-    backbone = _transformer(model) if transformer else _mamba(model)
-    timesteps = task.horizon * model.d_model if transformer else 0
-    return sum(
-        backbone + timesteps + sum(_linear(size, model.d_model) for size in inputs) + 2 * model.d_model
-        + _linear(model.d_model, target)
-        for inputs, target in _stages(trial, task)
-    )  # fmt: skip
-
-
-def _stages(trial: TrialSpec, task: Task) -> list[_Stage]:
-    observation, action = task.observation_dim, task.action_dim
-    low: _Stage = ((observation, observation, action), action)
-    inputs_and_target: dict[MethodName, list[_Stage]] = {
-        "dt": [((1, observation, action), action)],
-        "dm": [((observation, action), action)],
-        "dm+r": [((1, observation, action), action)],
-        "hdt": [((observation, observation), observation), low],
-        "hdm": [((observation, observation), observation), low],
-    }
-    return inputs_and_target[trial.method]
-
-
-def _linear(size_in: int, size_out: int, bias: bool = True) -> int:
-    return size_in * size_out + (size_out if bias else 0)
-
-
-def _transformer(model: ModelSpec) -> int:
-    width = model.d_model
-    attention = _linear(width, 3 * width) + _linear(width, width)
-    mlp = _linear(width, 4 * width) + _linear(4 * width, width)
-    return model.n_layer * (attention + mlp + 4 * width) + 2 * width
-
-
-def _mamba(model: ModelSpec) -> int:
-    width, inner, rank = model.d_model, model.expand * model.d_model, ceil(model.d_model / 16)
-    hidden = ceil(width / 128) * 128
-    mixer = (
-        _linear(width, 2 * inner, bias=False) + inner * (model.d_conv + 1)
-        + _linear(inner, rank + 2 * model.d_state, bias=False) + _linear(rank, inner)
-        + inner * (model.d_state + 1) + _linear(inner, width, bias=False)
-    )  # fmt: skip
-    mlp = _linear(width, 2 * hidden, bias=False) + _linear(hidden, width, bias=False)
-    return model.n_layer * (mixer + mlp + 2 * width) + width
+    shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
+    return METHODS[trial.method].num_parameters(trial.model, shape)

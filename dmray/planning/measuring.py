@@ -11,16 +11,16 @@ import torch
 
 from dmray.datasets import Episodes, WindowSampler
 from dmray.errors import EngineError, MissingPackageError
-from dmray.planning.calibration import Backbone, Calibration, Device, Point, hardware_name
+from dmray.methods import METHODS
+from dmray.planning.calibration import Calibration, Device, Point, hardware_name
 from dmray.planning.cost import forward_work, training_work
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.rollout import EvaluationRequest, cohorts, make_engine, run_cohort
-from dmray.specs import DatasetSpec, EvaluationSpec, MethodName, ModelSpec, TrainingSpec, TrialSpec
+from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
 from dmray.tasks import TASKS, Task
 from dmray.training import Trainer
 
-SHAPES = (ModelSpec(d_model=64, n_layer=2, context_length=5), ModelSpec())
-_METHODS: dict[Backbone, MethodName] = {"mamba": "dm", "transformer": "dt"}
+SHAPES: tuple[dict[str, int], ...] = ({"d_model": 64, "n_layer": 2, "context_length": 5}, {})  # {}: the defaults
 _TASK, _ROWS, _EPISODE_STEPS = "hopper", 20, 1000
 Say = Callable[[str], None]
 
@@ -28,14 +28,15 @@ Say = Callable[[str], None]
 def calibrate(say: Say, budget_s: float = 3.0) -> Calibration:
     """Measure this machine, each figure within about `budget_s`; what a simulator lacks is said and left out."""
     threads = torch.get_num_threads()
+    backbones = list(dict.fromkeys(METHODS[name].backbone.name for name in METHODS))
     torch.set_num_threads(1)  # as in trials and actors
     devices: tuple[Device, ...] = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     try:
         training = {
-            device: {backbone: _training(backbone, device, budget_s, say) for backbone in _METHODS}
+            device: {backbone: _training(backbone, device, budget_s, say) for backbone in backbones}
             for device in devices
         }
-        decisions = {backbone: _decisions(backbone, budget_s, say) for backbone in _METHODS}
+        decisions = {backbone: _decisions(backbone, budget_s, say) for backbone in backbones}
         env_step_s = _engines(budget_s, say)
     finally:
         torch.set_num_threads(threads)
@@ -60,22 +61,24 @@ def seconds_each(action: Callable[[], object], device: Device, budget_s: float) 
     return min(times)
 
 
-def reference_trial(backbone: Backbone, model: ModelSpec) -> TrialSpec:
-    """Hopper's sizes, the paper's batch."""
+def reference_trial(backbone: str, size: dict[str, int]) -> TrialSpec:
+    """The first method on the backbone, at Hopper's sizes with the paper's batch."""
+    method = next(name for name in METHODS if METHODS[name].backbone.name == backbone)
     return TrialSpec(
         dataset=DatasetSpec(name="hopper-medium-v2"),
-        method=_METHODS[backbone],
-        model=model,
+        method=method,
+        model=METHODS[method].config.model_validate(size),
         seed=0,
         training=TrainingSpec(),
         evaluation=EvaluationSpec(return_scale=1000.0, target_returns=(3600.0,), cohort_size=_ROWS),
     )
 
 
-def _training(backbone: Backbone, device: Device, budget_s: float, say: Say) -> tuple[Point, ...]:
+def _training(backbone: str, device: Device, budget_s: float, say: Say) -> tuple[Point, ...]:
     points = []
-    for model in SHAPES:
-        trial = reference_trial(backbone, model)
+    for size in SHAPES:
+        trial = reference_trial(backbone, size)
+        model = trial.model
         trainer, work = _trainer(trial, device), training_work(trial)
         seconds = seconds_each(trainer.step, device, budget_s)
         what = f"{trial.method} {model.d_model}x{model.n_layer} K{model.context_length} batch 16 on {device}"
@@ -108,12 +111,13 @@ def _policy(trial: TrialSpec, task: Task) -> SequencePolicy:
     return SequencePolicy(policy_recipe(trial, shape))
 
 
-def _decisions(backbone: Backbone, budget_s: float, say: Say) -> tuple[Point, ...]:
+def _decisions(backbone: str, budget_s: float, say: Say) -> tuple[Point, ...]:
     """Window decoding as an evaluation does it, less the simulator, in maze2d-open: its episodes never end early."""
     task = TASKS["maze2d-open"]
     physics, points = _env_step_s(task, budget_s / 4), []
-    for model in SHAPES:
-        trial = reference_trial(backbone, model)
+    for size in SHAPES:
+        trial = reference_trial(backbone, size)
+        model = trial.model
         policy, work = _policy(trial, task).eval(), forward_work(trial, _ROWS)
         targets = (50.0,) if policy.takes_target else (None,)
         request = EvaluationRequest(task, _ROWS, 0, "window", targets, _ROWS)

@@ -82,8 +82,7 @@ def _comparison(sweep: SweepSpec, dataset: DatasetSpec, evaluation: EvaluationSp
             dataset=dataset, method=method, model=model, seed=seed, training=sweep.training, evaluation=evaluation
         )
         for block in sweep.grid
-        for model in block.models
-        for method in block.methods
+        for method, model in block.configurations
     )
 
 

@@ -48,6 +48,9 @@ def _check(trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: C
     lacking = sorted(engines - set(calibration.env_step_s))
     if resources.trial_device not in calibration.training:
         lacking.append(f"training on {resources.trial_device}")
+    else:
+        measured = set(calibration.training[resources.trial_device]) & set(calibration.decisions)
+        lacking += sorted(f"backbone {name}" for name in {backbone_of(trial) for trial in trials} - measured)
     if lacking:
         raise SpecError(
             f"no rates of {', '.join(lacking)} in the calibration of {calibration.hardware}; "

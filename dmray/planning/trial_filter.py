@@ -17,10 +17,10 @@ from fnmatch import fnmatchcase
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan
 from dmray.registry import nearest, unknown
-from dmray.specs import ModelSpec, TrialSpec
+from dmray.specs import TrialSpec
 from dmray.tasks import task_of
 
-_KEYS = ("dataset", "task", "method", "seed", "trial", *ModelSpec.model_fields)
+_KEYS = ("dataset", "task", "method", "seed", "trial")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def select_trials(plan: Plan, choice: TrialFilter) -> tuple[TrialSpec, ...]:
         SpecError: the expression or the shard is not well formed, or a term matches no trial at all.
     """
     trials = plan.trials
-    for key, patterns in _terms(choice.only).items():
+    for key, patterns in _terms(choice.only, _keys(plan)).items():
         trials = tuple(trial for trial in trials if _matches(_value(trial, key), patterns))
         if not trials:
             raise SpecError(f"--only {choice.only}: {_no_trial(plan, key, patterns)}")
@@ -57,14 +57,19 @@ def shard_of(trial_id: str, count: int) -> int:
     return int(trial_id[-10:], 16) % count + 1
 
 
-def _terms(expression: str | None) -> Mapping[str, Sequence[str]]:
+def _keys(plan: Plan) -> tuple[str, ...]:
+    """What a term may name: `_KEYS` and every field of a config in the plan."""
+    return (*_KEYS, *dict.fromkeys(field for trial in plan.trials for field in type(trial.model).model_fields))
+
+
+def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence[str]]:
     terms: dict[str, Sequence[str]] = {}
     for term in expression.split(",") if expression is not None else ():
         key, equals, patterns = (part.strip() for part in term.partition("="))
         if not equals or not patterns:
             raise SpecError(f"--only {expression}: '{term}': write it as key=pattern, for example method=dm|dt,seed=0")
-        if key not in _KEYS:
-            raise SpecError(f"--only {expression}: {unknown('key', key, _KEYS)}")
+        if key not in keys:
+            raise SpecError(f"--only {expression}: {unknown('key', key, keys)}")
         if key in terms:
             raise SpecError(f"--only {expression}: '{key}' is named twice; write {key}={terms[key][0]}|{patterns}")
         terms[key] = [pattern.strip() for pattern in patterns.split("|")]
@@ -72,8 +77,8 @@ def _terms(expression: str | None) -> Mapping[str, Sequence[str]]:
 
 
 def _value(trial: TrialSpec, key: str) -> str:
-    if key in ModelSpec.model_fields:
-        return str(trial.model.model_dump()[key])
+    if key not in _KEYS:
+        return str(getattr(trial.model, key, ""))  # a method without the field has no value that matches
     values = {
         "dataset": trial.dataset.name,
         "task": task_of(trial.dataset).name,

@@ -1,18 +1,15 @@
-"""DT, HDT, DM, DM+R and HDM as rows of one table: the policy, its snapshots and how it acts."""
+"""The policy of any method: its networks, its snapshots and how it acts."""
 
-from dmray.policies.algorithms import ALGORITHMS, Algorithm, algorithm
+from dmray.methods import Layout, PolicyShape
 from dmray.policies.authors import from_authors
 from dmray.policies.decoding import Decoder, make_decoder, predicted_subgoals
-from dmray.policies.layout import Layout
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
-from dmray.policies.recipe import PolicyRecipe, PolicyShape, policy_recipe
+from dmray.policies.recipe import PolicyRecipe, policy_recipe
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder
 from dmray.policies.window_decoder import WindowDecoder
 
 __all__ = [
-    "ALGORITHMS",
-    "Algorithm",
     "Decoder",
     "Layout",
     "PolicyRecipe",
@@ -22,7 +19,6 @@ __all__ = [
     "SequencePolicy",
     "StateDecoder",
     "WindowDecoder",
-    "algorithm",
     "from_authors",
     "make_decoder",
     "policy_recipe",

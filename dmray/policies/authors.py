@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 from dmray.errors import CheckpointError
-from dmray.policies.algorithms import ALGORITHMS, ActionInput, algorithm
+from dmray.methods import METHODS, ActionInput, PolicyShape
 from dmray.policies.policy import SequencePolicy
-from dmray.policies.recipe import PolicyRecipe, PolicyShape
+from dmray.policies.recipe import PolicyRecipe
 from dmray.registry import nearest, unknown
-from dmray.specs import MethodName, ModelSpec
 
 StateDict = Mapping[str, Tensor]
 
@@ -68,7 +67,7 @@ _TRANSFORMER = {
 _ACTION, _SUBGOAL = {r"head\.": "predict_action.0."}, {r"head\.": "predict_subgoal.0."}
 _HDT_HIGH = {r"head\.": "predict_state.", r"embeddings\.subgoal\.": "embed_sub_goal."}
 _GPT2 = r"transformer\.wte\.weight|transformer\.h\.\d+\.attn\.(bias|masked_bias)"
-_NAMES: Mapping[tuple[MethodName, str], _Names] = {
+_NAMES: Mapping[tuple[str, str], _Names] = {
     ("dt", "action"): _Names(_ACTION | _TRANSFORMER, rf"{_GPT2}|predict_(state|return)\.(weight|bias)"),
     ("dm", "action"): _Names(_ACTION | _MAMBA),
     ("dm+r", "action"): _Names(_ACTION | _MAMBA),
@@ -81,7 +80,7 @@ _TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_(attn|proj|fc)\.we
 
 
 def from_authors(
-    method: MethodName,
+    method: str,
     networks: Mapping[str, StateDict],
     *,
     n_head: int = 1,
@@ -98,19 +97,18 @@ def from_authors(
 
     Raises:
         CheckpointError: a stage, weight or shape is unknown, missing or wrong: named, with the nearest right one. Also
-            when two stages differ in size, which one ModelSpec cannot say.
+            when two stages differ in size, which one config cannot say.
     """
-    if method not in ALGORITHMS:
-        raise CheckpointError(unknown("method", method, ALGORITHMS))
-    stages = tuple(stage.target.value for stage in algorithm(method, action_input).stages)
+    published = {name for name, _ in _NAMES}
+    if method not in published:
+        raise CheckpointError(unknown("published method", method, published))
+    stages = tuple(stage.target.value for stage in METHODS[method].stages)
     _check_names(method, networks, stages)
     found = [_Network(f"{method}, {stage}", networks[stage], _NAMES[method, stage]) for stage in stages]
     sizes = _shared_sizes(found)
-    model = ModelSpec(
-        **{name: size for name, size in sizes.items() if name in ModelSpec.model_fields},
-        n_head=n_head,
-        context_length=context_length,
-    )
+    config = METHODS[method].config
+    given = {**sizes, "n_head": n_head, "context_length": context_length}
+    model = config.model_validate({name: size for name, size in given.items() if name in config.model_fields})
     action_dim = found[-1].size("embed_action.weight", 1)
     shape = PolicyShape(sizes["observation_dim"], action_dim, action_limit, sizes["max_timesteps"])
     with torch.random.fork_rng(devices=[]):
@@ -129,7 +127,7 @@ class _Network:
     names: _Names
 
     def sizes(self) -> dict[str, int]:
-        """What the weights say, by the names of ModelSpec and PolicyShape."""
+        """What the weights say, by the names of the method's config and of PolicyShape."""
         width = self.size("embed_ln.weight", 0)
         sizes = {"d_model": width, "observation_dim": self.size("embed_state.weight", 1)}
         if self.names.theirs("backbone.layers.").startswith("transformer"):

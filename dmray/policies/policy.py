@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from dmray.fields import Field, Token
-from dmray.models import scan_backend
-from dmray.policies.algorithms import algorithm
+from dmray.models.selective_scan import scan_backend
 from dmray.policies.recipe import PolicyRecipe
 from dmray.policies.sequence_model import SequenceModel
 
@@ -37,12 +36,11 @@ class SequencePolicy(nn.Module):
     def __init__(self, recipe: PolicyRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.algorithm = algorithm(recipe.method, recipe.action_input)
+        self.method = recipe.resolved_method()
         self.register_buffer("state_mean", torch.zeros(recipe.shape.observation_dim))
         self.register_buffer("state_std", torch.ones(recipe.shape.observation_dim))
         self.stages: nn.ModuleList = nn.ModuleList(
-            SequenceModel(layout, self.algorithm.backbone, recipe.model, recipe.shape)
-            for layout in self.algorithm.stages
+            SequenceModel(layout, self.method.backbone, recipe.model, recipe.shape) for layout in self.method.stages
         )
 
     def set_statistics(self, mean: np.ndarray | Tensor, std: np.ndarray | Tensor) -> None:
@@ -55,23 +53,23 @@ class SequencePolicy(nn.Module):
     @property
     def tokens(self) -> frozenset[Token]:
         """What training windows must hold: every stage's inputs and labels."""
-        inputs = {token for stage in self.algorithm.stages for token in stage.tokens}
-        return frozenset(inputs | {Token(stage.target) for stage in self.algorithm.stages})
+        inputs = {token for stage in self.method.stages for token in stage.tokens}
+        return frozenset(inputs | {Token(stage.target) for stage in self.method.stages})
 
     @property
     def takes_target(self) -> bool:
         """Whether the policy is told which return to reach."""
-        return any(token.field is Field.RETURN_TO_GO for token in self.tokens)
+        return self.method.takes_target
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         """What each stage predicts."""
-        return tuple(stage.target.value for stage in self.algorithm.stages)
+        return tuple(stage.target.value for stage in self.method.stages)
 
     @property
     def scan_backend(self) -> str | None:
         """What computes the selective scan on the policy's device; None for a policy that has none."""
-        if self.algorithm.backbone != "mamba":
+        if not self.method.backbone.uses_selective_scan:
             return None
         return scan_backend(self.state_mean.device, self.state_mean.dtype)
 
@@ -95,7 +93,7 @@ class SequencePolicy(nn.Module):
         predictions = self._predict(values, windows.timesteps)
         valid = windows.valid[:, :, None].float()
         losses = []
-        for layout, prediction in zip(self.algorithm.stages, predictions, strict=True):
+        for layout, prediction in zip(self.method.stages, predictions, strict=True):
             errors = (prediction.float() - values[Token(layout.target)]).square() * valid
             losses.append(errors.sum() / (valid.sum() * prediction.shape[-1]))
         return torch.stack(losses)

@@ -5,51 +5,31 @@ Shapes: B windows, T timesteps, K tokens per timestep, W width (d_model).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from dmray.fields import Field, Token
-from dmray.models import Backbone, CausalTransformer, Mamba
-from dmray.policies.algorithms import BackboneName
-from dmray.policies.layout import Layout
-from dmray.policies.recipe import PolicyShape
-from dmray.specs import ModelSpec
-
-
-@dataclass(frozen=True)
-class BackboneKind:
-    """A causal network, whether its tokens carry a timestep embedding, and whether biases around it start at zero."""
-
-    build: Callable[[ModelSpec], nn.Module]
-    timestep_embedding: bool
-    zero_biases: bool
-
-
-BACKBONES: Mapping[BackboneName, BackboneKind] = {
-    "transformer": BackboneKind(CausalTransformer, timestep_embedding=True, zero_biases=False),
-    "mamba": BackboneKind(Mamba, timestep_embedding=False, zero_biases=True),
-}
+from dmray.methods import Layout, PolicyShape
+from dmray.models import Backbone, BackboneConfig, BackboneNetwork
 
 
 class SequenceModel(nn.Module):
     """A layout over a backbone. Takes encoded values and gives predictions in the target's encoded units."""
 
-    def __init__(self, layout: Layout, backbone: BackboneName, spec: ModelSpec, shape: PolicyShape) -> None:
+    def __init__(self, layout: Layout, backbone: Backbone, config: BackboneConfig, shape: PolicyShape) -> None:
         super().__init__()
-        row = BACKBONES[backbone]
         self.layout = layout
         fields = dict.fromkeys(token.field for token in layout.tokens)
-        self.embeddings = nn.ModuleDict({field: nn.Linear(shape.dim(field), spec.d_model) for field in fields})
-        self.timesteps = nn.Embedding(shape.max_timesteps, spec.d_model) if row.timestep_embedding else None
-        self.norm = nn.LayerNorm(spec.d_model)
-        self.backbone = row.build(spec)
-        self.head = nn.Linear(spec.d_model, shape.dim(layout.target))
+        self.embeddings = nn.ModuleDict({field: nn.Linear(shape.dim(field), config.d_model) for field in fields})
+        self.timesteps = nn.Embedding(shape.max_timesteps, config.d_model) if backbone.timestep_embedding else None
+        self.norm = nn.LayerNorm(config.d_model)
+        self.backbone = backbone.build(config)
+        self.head = nn.Linear(config.d_model, shape.dim(layout.target))
         self.output_scale = shape.action_limit if layout.target is Field.ACTION else 1.0
-        if row.zero_biases:
+        if backbone.zero_biases:
             for name, parameter in (*self.embeddings.named_parameters(), *self.head.named_parameters()):
                 if name.endswith("bias"):
                     nn.init.zeros_(parameter)
@@ -70,9 +50,9 @@ class SequenceModel(nn.Module):
         return normed
 
     @property
-    def causal(self) -> Backbone:
+    def causal(self) -> BackboneNetwork:
         """The backbone as decoders use it."""
-        return cast(Backbone, self.backbone)
+        return cast(BackboneNetwork, self.backbone)
 
     def predict_last(self, embedded: Tensor) -> Tensor:
         """The prediction (B, target dim) for the last of the embedded timesteps (B, T, K, W).

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from dmray.specs.base import Spec
+from dmray.frozen import Spec
 from dmray.specs.early_stopping import Within
 
 

@@ -1,12 +1,10 @@
 """Tables, figures and the report of sweeps, from their records alone: no Ray and no MLflow needed."""
 
-from dmray.reporting.across import METHODS
 from dmray.reporting.render import ReportPaths, write_report, write_results
 from dmray.reporting.results import Comparison, Protocol, SeedGroup, SweepResults, TrialResult, collect
 from dmray.reporting.terminal import render_results, render_summary
 
 __all__ = [
-    "METHODS",
     "Comparison",
     "Protocol",
     "ReportPaths",

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from statistics import fmean
-from typing import get_args
 
 import numpy as np
 
-from dmray.mlflow_mirror.labels import method_label
+from dmray.methods import METHODS
 from dmray.reporting.aggregates import (
     Statistic,
     estimate,
@@ -24,10 +23,7 @@ from dmray.reporting.aggregates import (
 )
 from dmray.reporting.document import Table, TableCell
 from dmray.reporting.results import Comparison, Protocol, SeedGroup
-from dmray.specs import MethodName
 
-METHODS: tuple[str, ...] = get_args(MethodName)
-_MAMBA = ("dm", "dm+r", "hdm")
 _STATISTICS: tuple[tuple[str, Statistic], ...] = (
     ("mean", mean),
     ("median", median),
@@ -107,7 +103,7 @@ def aggregate_table(group: ProtocolResults) -> Table:
 
 
 def improvement_table(group: ProtocolResults, baseline: str | None) -> Table | None:
-    """Each Mamba method against `baseline` (else DT, and HDM against HDT too) of the same sizes; None: nothing to."""
+    """Each method against its baselines (or against `baseline` alone) at the same sizes; None: there are no pairs."""
     rows = []
     for ours, theirs in _pairs(group, baseline):
         found = probability_of_improvement(group.scores(ours), group.scores(theirs))
@@ -158,16 +154,24 @@ def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np
 
 
 def _pairs(group: ProtocolResults, baseline: str | None) -> Iterable[tuple[str, str]]:
-    methods = {label: group.seed_groups(label)[0].method for label in group.ranked}
-    sizes = {label: label.removeprefix(method_label(method)) for label, method in methods.items()}
-    for ours, method in methods.items():
-        for other in [baseline] if baseline else ["dt", "hdt"] if method == "hdm" else ["dt"]:
-            if method in _MAMBA and method != other:
+    """Each label with the labels of its method's baselines (or of `baseline` alone) that have the same sizes."""
+    if not group.complete:
+        return
+    rows = {label: group.seed_groups(label)[0] for label in group.ranked}
+    for ours, row in rows.items():
+        for wanted in [baseline] if baseline else METHODS[row.method].baselines:
+            if row.method != wanted:
                 yield from (
                     (ours, theirs)
-                    for theirs, its in methods.items()
-                    if its == other and sizes[theirs] == sizes[ours] and group.complete
+                    for theirs, other in rows.items()
+                    if other.method == wanted and _same_size(row, other)
                 )
+
+
+def _same_size(one: SeedGroup, other: SeedGroup) -> bool:
+    """Whether two configs agree in all fields that both have."""
+    ours, theirs = (each.trials[0].trial.model.model_dump() for each in (one, other))
+    return all(ours[field] == theirs[field] for field in ours.keys() & theirs.keys())
 
 
 def _data_sets(group: ProtocolResults) -> str:

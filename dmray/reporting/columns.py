@@ -22,7 +22,9 @@ def write_csv(path: Path, table: pa.Table) -> None:
 
 def trial_columns(results: SweepResults) -> pa.Table:
     """One row a trial."""
-    return pa.Table.from_pylist([_trial_row(result) for result in results.trials])
+    rows = [_trial_row(result) for result in results.trials]
+    columns = dict.fromkeys(name for row in rows for name in row)  # configs of different methods have different fields
+    return pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
 
 
 def curve_columns(results: SweepResults) -> pa.Table:

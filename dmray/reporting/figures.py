@@ -9,18 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dmray.methods import METHODS
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
 from dmray.reporting.results import Comparison, SeedGroup, TrialResult
 
-# Okabe and Ito's palette, which stays distinct for the colour-blind; markers tell methods apart without any colour.
-_LOOKS = {
-    "dt": ("#0072B2", "o"),
-    "dm": ("#D55E00", "s"),
-    "dm+r": ("#E69F00", "^"),
-    "hdt": ("#56B4E9", "D"),
-    "hdm": ("#009E73", "v"),
-}
 _LINES = ("-", "--", ":", "-.")  # several models of one method
 _MOST_MARKERS, _MOST_POINTS = 12, 200
 
@@ -86,7 +79,7 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     thresholds = np.linspace(0, max(100.0, highest) * 1.02, 200)
     for label, method in methods.items():
         share, low, high = performance_profile(group.scores(label), thresholds)
-        colour, _ = _LOOKS[method]
+        colour = METHODS[method].colour
         axes.plot(thresholds, share, color=colour, linestyle=next(lines[method]), linewidth=2.0, label=label)
         axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
     _dress(axes, "Performance profiles", "normalized score", "share of runs above")
@@ -116,21 +109,21 @@ def _by_step(trial: TrialResult) -> dict[int, float]:
 
 
 def _draw_curve(axes: Any, seed_group: SeedGroup, curve: Curve, line: str) -> None:
-    colour, marker = _LOOKS[seed_group.method]
+    method = METHODS[seed_group.method]
     seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}{curve.end}"
     axes.plot(
         curve.steps,
         curve.mean,
-        color=colour,
+        color=method.colour,
         linestyle=line,
-        marker=marker,
+        marker=method.marker,
         markersize=5,
         markevery=max(1, len(curve.steps) // _MOST_MARKERS),
         linewidth=2.0,
         label=f"{seed_group.label} ({seeds})",
     )
     if curve.seeds > 1:
-        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(curve.steps, curve.low, curve.high, color=method.colour, alpha=0.15, linewidth=0)
 
 
 def _draw_references(axes: Any, comparison: Comparison) -> None:

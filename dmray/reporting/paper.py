@@ -12,11 +12,11 @@ from functools import cache
 from importlib.resources import files
 
 from dmray.mlflow_mirror.labels import method_label
+from dmray.models import BackboneConfig
 from dmray.records import Score
 from dmray.reporting.document import Table, TableCell
 from dmray.reporting.results import Comparison, SeedGroup
 from dmray.reporting.tables import NOTHING, spread_text
-from dmray.specs import ModelSpec
 
 DIFFERENCES = (
     "The paper gives one number without a spread and does not say whether it is the last or the best score, nor how "
@@ -57,7 +57,7 @@ def _same_protocol(comparison: Comparison) -> bool:
 
 
 def _same_size(seed_group: SeedGroup) -> bool:
-    ours, theirs = seed_group.trials[0].trial.model, ModelSpec()
+    ours, theirs = seed_group.trials[0].trial.model, BackboneConfig()
     sizes = ("d_model", "n_layer", "context_length")
     return all(getattr(ours, size) == getattr(theirs, size) for size in sizes)
 

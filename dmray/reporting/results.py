@@ -210,7 +210,8 @@ def _cells(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
     for result in trials:
         by_cell.setdefault(result.trial.seed_group_id, []).append(result)
     settings = {seed_group_id: _setting(members[0].trial) for seed_group_id, members in by_cell.items()}
-    differing = [key for key in next(iter(settings.values())) if len({s[key] for s in settings.values()}) > 1]
+    keys = dict.fromkeys(key for setting in settings.values() for key in setting)
+    differing = [key for key in keys if len({s[key] for s in settings.values() if key in s}) > 1]
     return tuple(
         SeedGroup(_label(members[0].trial, settings[seed_group_id], differing), members[0].trial.method, tuple(members))
         for seed_group_id, members in by_cell.items()
@@ -223,5 +224,5 @@ def _setting(trial: TrialSpec) -> dict[str, Any]:
 
 
 def _label(trial: TrialSpec, setting: dict[str, Any], differing: list[str]) -> str:
-    details = ", ".join(f"{key} {setting[key]}" for key in differing)
+    details = ", ".join(f"{key} {setting[key]}" for key in differing if key in setting)
     return f"{method_label(trial.method)} ({details})" if details else method_label(trial.method)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from dmray.methods import METHODS
 from dmray.records import Spread
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
@@ -75,7 +76,10 @@ def overview_table(group: ProtocolResults) -> Table:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Who is ahead on the last normalized score and whether the seeds settle it; DM against DT where both are there."""
+    """Who is ahead on the last normalized score and whether the seeds settle it.
+
+    Also the first method of the registry beside its baseline, where each has one row: the question of the sweep.
+    """
     scored = [
         (seed_group, spread)
         for seed_group in comparison.seed_groups
@@ -84,11 +88,20 @@ def verdict(comparison: Comparison) -> str:
     if len(scored) < 2:
         return " ".join(["Too few methods have finished to compare.", *_left_out(comparison)])
     ranked = sorted(scored, key=lambda item: -item[1].mean)
-    question = [item for item in ranked if item[0].method in ("dm", "dt")]
-    asked = {seed_group.method for seed_group, _ in question} == {"dm", "dt"} and len(question) == 2
-    pairs = [ranked[:2], question] if asked and question != ranked[:2] else [ranked[:2]]
+    question = _question(ranked)
+    pairs = [ranked[:2], question] if question and question != ranked[:2] else [ranked[:2]]
     leads = [_lead((first.label, ahead), (second.label, behind)) for (first, ahead), (second, behind) in pairs]
     return " ".join([*leads, *_left_out(comparison)])
+
+
+def _question(ranked: list[tuple[SeedGroup, Spread]]) -> list[tuple[SeedGroup, Spread]]:
+    """The rows of a method and one of its baselines, the better first; none where no such pair has one row each."""
+    for name in METHODS:
+        for baseline in METHODS[name].baselines:
+            rows = [item for item in ranked if item[0].method in (name, baseline)]
+            if len(rows) == 2 and rows[0][0].method != rows[1][0].method:
+                return rows
+    return []
 
 
 def _left_out(comparison: Comparison) -> Iterable[str]:

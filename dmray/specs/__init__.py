@@ -1,6 +1,6 @@
 """Sweeps and trials as frozen, validated values. No numpy, no torch: planning is instant."""
 
-from dmray.specs.base import Spec, canonical_json, content_hash
+from dmray.frozen import Spec, canonical_json, content_hash
 from dmray.specs.decode import DecodeMode, parse_decode
 from dmray.specs.early_stopping import EarlyStoppingSpec, Within
 from dmray.specs.loading import apply_overrides, load_sweep
@@ -11,7 +11,6 @@ from dmray.specs.trial import (
     EvaluationSpec,
     Generation,
     MethodName,
-    ModelSpec,
     TrainingSpec,
     TrialSpec,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "Generation",
     "GridBlock",
     "MethodName",
-    "ModelSpec",
     "ResourcesSpec",
     "Spec",
     "SweepSpec",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from dmray.specs.base import Spec
+from dmray.frozen import Spec
 from dmray.specs.trial import EvaluationSpec, TrainingSpec, TrialSpec
 
 Within = Literal["method", "dataset"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from dmray.errors import SpecError
 from dmray.registry import nearest
+from dmray.specs.mistakes import mistakes_of
 from dmray.specs.sweep import SweepSpec
 
 
@@ -111,60 +111,5 @@ def _validate(content: dict[str, Any], source: str) -> SweepSpec:
     try:
         return SweepSpec.model_validate(content)
     except ValidationError as invalid:
-        raise SpecError("\n".join(f"{source}: {_sentence(error)}" for error in _causes(invalid))) from None
-
-
-def _causes(invalid: ValidationError) -> list[ErrorDetails]:
-    """The errors without those that only follow from a wrong item inside (a tuple left too short)."""
-    errors = invalid.errors()
-    places = [error["loc"] for error in errors]
-    return [e for e in errors if not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] for p in places)]
-
-
-# pydantic's kinds of error that it words for those who read Python.
-_WANTED = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
-    "string_type": "text",
-    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', and begin with a letter or a digit",
-    "tuple_type": "a list",
-    "too_short": "a list with at least one item",
-    "model_type": "a mapping of fields",
-}
-
-
-def _sentence(error: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        field = str(error["loc"][-1])
-        best = nearest(field, _fields_at(error["loc"][:-1]))
-        return f"{place}: unknown field, " + (
-            f"did you mean '{best}'?" if best else f"known: {', '.join(sorted(_fields_at(error['loc'][:-1])))}"
-        )
-    if kind == "missing":
-        return f"{place}: missing"
-    if kind == "literal_error":
-        choices = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        best = nearest(str(value), choices)
-        cure = f"did you mean '{best}'?" if best else f"one of {', '.join(choices)}"
-        return f"{place}: unknown value {value!r}, {cure}"
-    if kind == "value_error":
-        return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    wanted = f"Input should be {_WANTED[kind]}" if kind in _WANTED else error["msg"]
-    return f"{place}: {wanted}, not {list(value) if isinstance(value, tuple) else value!r}"
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = SweepSpec
-    for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
+        lines = [f"{source}: {mistake}" for mistake in mistakes_of(invalid, SweepSpec)]
+        raise SpecError("\n".join(lines)) from None

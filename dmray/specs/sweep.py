@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from dmray.specs.base import Spec
+from dmray.frozen import Spec
+from dmray.methods import METHODS
+from dmray.models import BackboneConfig
 from dmray.specs.decode import parse_decode
 from dmray.specs.early_stopping import EarlyStoppingSpec
+from dmray.specs.mistakes import Mistake, mistakes_of, nested_mistakes
 from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
     MethodName,
-    ModelSpec,
     Seed,
     Slug,
     TrainingSpec,
@@ -24,10 +26,49 @@ NO_MLFLOW = "off"
 
 
 class GridBlock(Spec):
-    """Methods x models; a sweep may have several blocks (trials that two blocks share are run once)."""
+    """Methods x models; a sweep may have several blocks (trials that two blocks share are run once).
+
+    Each entry of `models` gives fields of the methods' configs, and must be right for every method of the block.
+    """
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
-    models: Annotated[tuple[ModelSpec, ...], Field(min_length=1)] = (ModelSpec(),)
+    models: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = ({},)
+
+    @model_validator(mode="after")
+    def _models_fit_the_methods(self) -> GridBlock:
+        mistakes = [mistake for place in range(len(self.models)) for mistake in self._mistakes_in(place)]
+        if mistakes:
+            raise nested_mistakes(mistakes)
+        return self
+
+    @property
+    def configurations(self) -> tuple[tuple[str, BackboneConfig], ...]:
+        """Each method with each of its configs, model by model."""
+        return tuple(
+            (method, METHODS[method].config.model_validate(model)) for model in self.models for method in self.methods
+        )
+
+    def _mistakes_in(self, place: int) -> list[Mistake]:
+        found: dict[Mistake, None] = {}
+        for method in self.methods:
+            config = METHODS[method].config
+            try:
+                config.model_validate(self.models[place])
+            except ValidationError as invalid:
+                for mistake in mistakes_of(invalid, config):
+                    users = self._users_of(mistake.field) if mistake.unknown_field else []
+                    said = mistake.said
+                    if users:
+                        said = (
+                            f"method '{method}' has no '{mistake.field}' ({', '.join(users)} of this block "
+                            f"{'has' if len(users) == 1 else 'have'}); give '{method}' a block of its own in 'grid'"
+                        )
+                    where = f"models.{place}.{mistake.place}".removesuffix(".")
+                    found[Mistake(where, said)] = None
+        return list(found)
+
+    def _users_of(self, field: str) -> list[str]:
+        return [method for method in self.methods if field in METHODS[method].config.model_fields]
 
 
 class ResourcesSpec(Spec):
@@ -147,7 +188,7 @@ class SweepSpec(Spec):
     @model_validator(mode="after")
     def _streams_take_turns(self) -> SweepSpec:
         streams = parse_decode(self.evaluation.decode).streams or 1
-        shortest = min(model.context_length for block in self.grid for model in block.models)
+        shortest = min(model.context_length for block in self.grid for _, model in block.configurations)
         if streams > shortest:
             raise ValueError(f"evaluation.decode {self.evaluation.decode}: more states than context_length {shortest}")
         return self
@@ -182,7 +223,7 @@ class SweepSpec(Spec):
 
     def _most_competing(self, rule: EarlyStoppingSpec) -> int:
         """Trials of a data set and seed in the largest group."""
-        configurations = {(method, model) for block in self.grid for method in block.methods for model in block.models}
+        configurations = {configuration for block in self.grid for configuration in block.configurations}
         by_method = Counter(method for method, _ in configurations)
         return max(by_method.values()) if rule.within == "method" else len(configurations)
 

@@ -7,17 +7,36 @@ compared on resume.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
-from dmray.specs.base import Spec, content_hash
+from dmray.frozen import Spec, content_hash
+from dmray.methods import METHODS, ActionInput, Method
+from dmray.models import BackboneConfig
+from dmray.registry import unknown
 from dmray.specs.decode import parse_decode
 
-IDENTITY_VERSION = 3  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
+IDENTITY_VERSION = 4  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
 
-MethodName = Literal["dt", "dm", "dm+r", "hdt", "hdm"]
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(unknown("method", name, METHODS))
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known_method)]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -47,25 +66,6 @@ class DatasetSpec(Spec):
         return self
 
 
-class ModelSpec(Spec):
-    """Size of the sequence model; the defaults are the paper's main setting (section 5, d 128, 6 layers, K 20)."""
-
-    d_model: PositiveInt = 128
-    n_layer: PositiveInt = 6
-    context_length: PositiveInt = 20
-    n_head: PositiveInt = 1
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    d_state: PositiveInt = 16
-    d_conv: PositiveInt = 4
-    expand: PositiveInt = 2
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> ModelSpec:
-        if self.d_model % self.n_head:
-            raise ValueError(f"n_head {self.n_head} does not divide d_model {self.d_model}")
-        return self
-
-
 class TrainingSpec(Spec):
     """Behaviour cloning: AdamW, linear warm-up, clipping per stage. Defaults: the paper's, else its code's."""
 
@@ -76,7 +76,7 @@ class TrainingSpec(Spec):
     warmup_steps: Annotated[int, Field(ge=0)] = 10_000
     grad_clip: PositiveFloat = 0.25
     episode_weighting: Literal["uniform", "length"] = "uniform"
-    action_input: Literal["paper", "dt"] = "paper"
+    action_input: ActionInput = "paper"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -116,39 +116,81 @@ class EvaluationSpec(Spec):
 
 
 class TrialSpec(Spec):
-    """One training run: a data set, a method, a model size and a seed, trained and evaluated as said."""
+    """One training run: a data set, a method with its config, and a seed, trained and evaluated as said."""
 
     dataset: DatasetSpec
     method: MethodName
-    model: ModelSpec
+    model: SerializeAsAny[BackboneConfig]
     seed: Seed
     training: TrainingSpec
     evaluation: EvaluationSpec
 
-    def _identity(self) -> dict[str, object]:
-        content = self.model_dump(mode="json")
-        del content["dataset"]["path"]
-        return {"version": IDENTITY_VERSION, **content}
+    @model_validator(mode="before")
+    @classmethod
+    def _config_of_the_method(cls, content: Any) -> Any:
+        """A trial read from JSON: its model is an instance of its method's config class."""
+        if isinstance(content, dict) and content.get("method") in METHODS and isinstance(content.get("model"), dict):
+            config = METHODS[content["method"]].config
+            return {**content, "model": config.model_validate(content["model"])}
+        return content
+
+    @model_validator(mode="after")
+    def _model_fits_the_method(self) -> TrialSpec:
+        wanted = METHODS[self.method].config
+        if not isinstance(self.model, wanted):
+            raise ValueError(f"method '{self.method}' takes a {wanted.__name__}, not a {type(self.model).__name__}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the trial's ids are hashes of: only what its method uses, and of that only what is no default.
+
+        So a field that a later version adds renames no trial (`dmray.frozen.Spec.identity`).
+        """
+        method = METHODS[self.method]
+        return {
+            "version": IDENTITY_VERSION,
+            "dataset": _without(self.dataset.identity(), "path"),
+            "method": self.method,
+            "model": self.model.identity(),
+            "seed": self.seed,
+            "training": _without(self.training.identity(), *(() if method.sees_actions else ("action_input",))),
+            "evaluation": _without(self.evaluation.identity(), *_unused_in_evaluation(method)),
+        }
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> TrialSpec:
+        """As pydantic's, but ids that were computed for the original are computed anew for the copy."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("trial_id", "seed_group_id"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     @cached_property
     def trial_id(self) -> str:
         """Content id, the trial's name everywhere: `<dataset>-<method>-s<seed>-<ten hex digits>`."""
-        digest = content_hash(self._identity())[:10]
+        digest = content_hash(self.identity())[:10]
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-s{self.seed}-{digest}"
 
     @cached_property
     def seed_group_id(self) -> str:
-        """The id of what all seeds of this trial share."""
-        content = self._identity()
-        del content["seed"]
-        digest = content_hash(content)[:10]
+        """The id that all seeds of this trial share."""
+        digest = content_hash(_without(self.identity(), "seed"))[:10]
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-{digest}"
 
     def competitors_id(self, across_methods: bool) -> str:
-        """The id of what all sizes of this method share under this seed; with `across_methods`, all methods too."""
-        content = self._identity()
-        for part in ("model", "method") if across_methods else ("model",):
-            del content[part]
+        """The id that all sizes of this method share under this seed; with `across_methods`, all methods too."""
+        content = _without(self.identity(), "model")
+        if across_methods:  # methods differ in which settings they use, so those are left out
+            evaluation = _without(self.evaluation.identity(), "target_returns", "return_scale")
+            training = _without(self.training.identity(), "action_input")
+            content = {**_without(content, "method"), "evaluation": evaluation, "training": training}
         digest = content_hash(content)[:10]
         method = [] if across_methods else [self.method.replace("+", "_")]
         return "-".join([self.dataset.name, *method, f"s{self.seed}", digest])
+
+
+def _unused_in_evaluation(method: Method) -> tuple[str, ...]:
+    return () if method.takes_target else ("target_returns", "return_scale")
+
+
+def _without(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in names}

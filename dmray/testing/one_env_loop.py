@@ -41,7 +41,7 @@ def one_env_loop(
         fields[Field.RETURN_TO_GO][t] = policy.encode(Field.RETURN_TO_GO, torch.tensor([to_go], dtype=torch.float32))
         begin = max(0, t + 1 - context)
         timesteps = torch.arange(begin, begin + context).clamp(max=shape.max_timesteps - 1)[None]
-        for layout, stage in zip(policy.algorithm.stages, policy.stages, strict=True):
+        for layout, stage in zip(policy.method.stages, policy.stages, strict=True):
             values = {token: _window(fields, before, token, begin, context) for token in layout.tokens}
             fields[layout.target][t] = stage(values, timesteps)[0, t - begin].detach()
         action = fields[Field.ACTION][t].numpy().copy()

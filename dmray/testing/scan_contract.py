@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmray.models import SCAN_BACKENDS, selective_scan
-from dmray.models.selective_scan import Scan
+from dmray.models.scan_reference import Scan
+from dmray.models.selective_scan import SCAN_BACKENDS, selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 # windows, tokens, channels, states: a layer's own, one of everything, odd ones, more than one block of each kind

@@ -10,9 +10,9 @@ from dmray.fields import Field
 from dmray.inference.served_policy import ServedPolicy
 from dmray.policies import make_decoder
 from dmray.specs import MethodName
-from tests.policies.windows import METHODS, SHAPE, TINY, random_fields, tiny_policy
+from tests.policies.windows import METHODS, SHAPE, config_of, random_fields, tiny_policy
 
-STEPS = 3 * TINY.context_length
+STEPS = 3 * config_of("dm").context_length
 
 
 @pytest.mark.parametrize("method", METHODS)

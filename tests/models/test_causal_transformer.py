@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmray.models import CausalTransformer
-from dmray.specs import ModelSpec
+from dmray.models import TransformerConfig
+from dmray.models.causal_transformer import CausalTransformer
 
-TINY = ModelSpec(d_model=8, n_layer=2, n_head=2)
+TINY = TransformerConfig(d_model=8, n_layer=2, n_head=2)
 
 
 @given(st.integers(1, 12), st.data())
@@ -29,7 +29,7 @@ def test_an_output_sees_no_later_token_and_all_before(length: int, data: st.Data
 
 def test_without_positions_the_last_output_forgets_the_order_of_the_others() -> None:
     torch.manual_seed(0)
-    model = CausalTransformer(ModelSpec(d_model=8, n_layer=1)).eval()  # one block: later ones see causal sums
+    model = CausalTransformer(TransformerConfig(d_model=8, n_layer=1)).eval()  # one block: later ones see causal sums
     tokens = torch.randn(1, 4, 8)
     shuffled = tokens[:, [2, 0, 1, 3]]
     torch.testing.assert_close(model(tokens)[:, -1], model(shuffled)[:, -1], rtol=0, atol=1e-6)
@@ -38,7 +38,7 @@ def test_without_positions_the_last_output_forgets_the_order_of_the_others() -> 
 
 def test_weights_start_as_gpt2s_with_smaller_residual_projections() -> None:
     torch.manual_seed(0)
-    model = CausalTransformer(ModelSpec(d_model=128, n_layer=3))
+    model = CausalTransformer(TransformerConfig(d_model=128, n_layer=3))
     for name, parameter in model.named_parameters():
         if name.endswith("c_proj.weight"):
             assert float(parameter.detach().std()) == pytest.approx(0.02 / math.sqrt(6), rel=0.03)
@@ -49,7 +49,7 @@ def test_weights_start_as_gpt2s_with_smaller_residual_projections() -> None:
 
 
 def test_dropout_follows_torchs_seed_in_training_and_is_off_in_evaluation() -> None:
-    model, tokens = CausalTransformer(ModelSpec(d_model=8, n_layer=1, dropout=0.5)), torch.randn(2, 5, 8)
+    model, tokens = CausalTransformer(TransformerConfig(d_model=8, n_layer=1, dropout=0.5)), torch.randn(2, 5, 8)
     outputs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -62,7 +62,7 @@ def test_dropout_follows_torchs_seed_in_training_and_is_off_in_evaluation() -> N
 @pytest.mark.parametrize("part", ["dropout", "attention", "attention.residual_dropout", "mlp.residual_dropout"])
 def test_embeddings_attention_and_both_residual_branches_drop(part: str) -> None:
     torch.manual_seed(0)
-    model, tokens = CausalTransformer(ModelSpec(d_model=8, n_layer=1, dropout=0.5)).eval(), torch.randn(2, 5, 8)
+    model, tokens = CausalTransformer(TransformerConfig(d_model=8, n_layer=1, dropout=0.5)).eval(), torch.randn(2, 5, 8)
     settled = model(tokens)
     owner = model if part == "dropout" else model.layers[0]
     owner.get_submodule(part).training = True

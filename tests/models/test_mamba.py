@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dmray.models import Mamba, MambaMixer
-from dmray.specs import ModelSpec
+from dmray.models import MambaConfig
+from dmray.models.mamba import Mamba
+from dmray.models.mamba_block import MambaMixer
 
-TINY = ModelSpec(d_model=8, n_layer=2, d_state=3)
+TINY = MambaConfig(d_model=8, n_layer=2, d_state=3)
 
 
 def test_the_mixers_parameters_are_named_and_shaped_as_in_mamba_ssm() -> None:
-    shapes = {name: tuple(value.shape) for name, value in MambaMixer(ModelSpec(d_model=128)).state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in MambaMixer(MambaConfig(d_model=128)).state_dict().items()}
     assert shapes == {
         "A_log": (256, 16),
         "D": (256,),
@@ -33,14 +34,14 @@ def test_the_mixers_parameters_are_named_and_shaped_as_in_mamba_ssm() -> None:
 
 
 SIZES = [
-    ModelSpec(d_model=8, d_state=3),
-    ModelSpec(d_model=40, d_state=2, d_conv=3, expand=1),  # the step size has rank 3
-    ModelSpec(d_model=17, d_state=16, d_conv=1, expand=3),
+    MambaConfig(d_model=8, d_state=3),
+    MambaConfig(d_model=40, d_state=2, d_conv=3, expand=1),  # the step size has rank 3
+    MambaConfig(d_model=17, d_state=16, d_conv=1, expand=3),
 ]
 
 
 @pytest.mark.parametrize("spec", SIZES)
-def test_with_weights_of_mamba_ssm_the_mixer_is_the_step_by_step_recurrence(spec: ModelSpec) -> None:
+def test_with_weights_of_mamba_ssm_the_mixer_is_the_step_by_step_recurrence(spec: MambaConfig) -> None:
     weights = mamba_ssm_weights(spec)
     hidden = torch.randn(2, 7, spec.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     mixer = MambaMixer(spec).double()
@@ -53,7 +54,7 @@ def test_with_weights_of_mamba_ssm_the_mixer_is_the_step_by_step_recurrence(spec
         torch.testing.assert_close(ours[name], value, rtol=1e-10, atol=1e-10)
 
 
-def mamba_ssm_weights(spec: ModelSpec) -> dict[str, Tensor]:
+def mamba_ssm_weights(spec: MambaConfig) -> dict[str, Tensor]:
     """Random weights under the names and in the shapes of `mamba_ssm.Mamba`."""
     draw = torch.Generator().manual_seed(0)
     inner, rank, states = spec.expand * spec.d_model, -(-spec.d_model // 16), spec.d_state
@@ -106,7 +107,7 @@ def output_and_gradients(
 
 def test_step_sizes_start_between_a_thousandth_and_a_tenth() -> None:
     torch.manual_seed(0)
-    mixer = MambaMixer(ModelSpec(d_model=256))
+    mixer = MambaMixer(MambaConfig(d_model=256))
     steps = F.softplus(mixer.dt_proj.bias.detach())
     assert 1e-3 * 0.999 < float(steps.min()) < 2e-3
     assert 5e-2 < float(steps.max()) < 1e-1 * 1.001
@@ -123,7 +124,7 @@ def test_decay_rates_start_at_minus_one_to_minus_n_and_skips_at_one() -> None:
 @pytest.mark.parametrize("name", ["mixer.out_proj.weight", "mlp.fc2.weight"])
 def test_residual_projections_start_smaller_by_the_root_of_their_number(name: str) -> None:
     torch.manual_seed(0)
-    spec = ModelSpec(d_model=64, n_layer=3)
+    spec = MambaConfig(d_model=64, n_layer=3)
     weight = dict(Mamba(spec).layers[0].named_parameters())[name]
     bound = 1 / math.sqrt(weight.shape[1]) / math.sqrt(2 * 3)  # of PyTorch's own initialisation, scaled
     assert 0.98 * bound < float(weight.detach().abs().max()) <= bound
@@ -131,7 +132,7 @@ def test_residual_projections_start_smaller_by_the_root_of_their_number(name: st
 
 @pytest.mark.parametrize(("width", "hidden"), [(8, 128), (128, 128), (129, 256)])
 def test_the_gated_mlp_is_as_wide_as_the_model_in_whole_128s(width: int, hidden: int) -> None:
-    model = Mamba(ModelSpec(d_model=width, n_layer=1))
+    model = Mamba(MambaConfig(d_model=width, n_layer=1))
     assert tuple(model.get_parameter("layers.0.mlp.fc1.weight").shape) == (2 * hidden, width)
     assert tuple(model.get_parameter("layers.0.mlp.fc2.weight").shape) == (width, hidden)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dmray.errors import MissingPackageError
-from dmray.models import SCAN_BACKENDS, scan_backend, selective_scan
-from dmray.models import selective_scan as seam_function
 from dmray.models.scan_reference import reference_scan
+from dmray.models.selective_scan import SCAN_BACKENDS, scan_backend, selective_scan
+from dmray.models.selective_scan import selective_scan as seam_function
 from dmray.testing.scan_contract import ScanContract, scan_inputs
 
 seam = sys.modules[seam_function.__module__]

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from dmray.cli.plan_view import render_plan
 from dmray.errors import SpecError
-from dmray.planning.cost import num_parameters, trial_cost, trial_flops
+from dmray.methods import METHODS
+from dmray.planning.cost import trial_cost, trial_flops
 from dmray.planning.plan import load_plan, plan
 from dmray.progress.trial_states import TrialState
-from dmray.specs import MethodName, load_sweep
+from dmray.specs import load_sweep
 from dmray.tasks import task_of
 from tests.sweeps import sweep_file, tiny_plan
 
@@ -96,33 +97,11 @@ def test_an_unknown_data_set_is_named_with_file_place_and_the_nearest_right_one(
     assert str(error.value).startswith(told)
 
 
-@pytest.mark.parametrize("method", ["dt", "dm", "dm+r", "hdt", "hdm"])
-@pytest.mark.parametrize("width", [64, 160])
-def test_the_planned_number_of_parameters_is_that_of_the_built_network(
-    tmp_path: Path, method: MethodName, width: int
-) -> None:
-    from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
-
-    grid = [{"methods": [method], "models": [{"d_model": width, "n_layer": 2, "context_length": 4}]}]
-    trial = tiny_plan(tmp_path, grid=grid).trials[0]
-    task = task_of(trial.dataset)
-    shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
-    policy = SequencePolicy(policy_recipe(trial, shape))
-    assert num_parameters(trial, task) == sum(parameter.numel() for parameter in policy.parameters())
-
-
-def test_methods_with_a_return_to_go_are_those_that_pay_for_several_targets(tmp_path: Path) -> None:
-    from dmray.fields import Field
-    from dmray.planning.cost import RETURN_CONDITIONED, TRANSFORMERS
-    from dmray.policies import ALGORITHMS
-
-    conditioned = {
-        name
-        for name, algorithm in ALGORITHMS.items()
-        if any(token.field is Field.RETURN_TO_GO for stage in algorithm.stages for token in stage.tokens)
-    }
-    assert conditioned == RETURN_CONDITIONED
-    assert {name for name, row in ALGORITHMS.items() if row.backbone == "transformer"} == TRANSFORMERS
+def test_only_methods_that_take_a_target_pay_for_several_targets(tmp_path: Path) -> None:
+    grid = [{"methods": list(METHODS), "models": [{"d_model": 16}]}]
+    trials = tiny_plan(tmp_path, grid=grid, evaluation={"episodes": 4, "every_steps": 40, "target_returns": [1.0, 2.0]})
+    several = {trial.method for trial in trials.trials if trial_cost(trial, 10).env_steps == 2 * 4 * 150}
+    assert several == {"dt", "dm+r"}
 
 
 def test_cost_counts_every_evaluation_target_and_the_whole_horizon(tmp_path: Path) -> None:

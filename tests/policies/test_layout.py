@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmray.fields import Field, Token
-from dmray.policies import ALGORITHMS, Algorithm, Layout, PolicyShape, SequenceModel, algorithm
-from dmray.specs import MethodName, ModelSpec
-from tests.policies.windows import METHODS, SHAPE
+from dmray.models import BACKBONES, MambaConfig
+from dmray.policies import Layout, PolicyShape, SequenceModel
+from tests.policies.windows import SHAPE
 
 STATE, ACTION, SUBGOAL = Token(Field.STATE), Token(Field.ACTION), Token(Field.SUBGOAL)
 BEFORE = Token(Field.ACTION, lag=1)
@@ -40,46 +40,6 @@ def test_a_token_named_twice_is_refused() -> None:
         Layout((STATE, STATE), Field.ACTION, read_at=0)
 
 
-def test_a_stage_cannot_need_what_a_later_stage_decides() -> None:
-    low = Layout((SUBGOAL, STATE), Field.ACTION, read_at=1)
-    high = Layout((STATE,), Field.SUBGOAL, read_at=0)
-    assert Algorithm("mamba", (high, low)).stages == (high, low)
-    with pytest.raises(ValueError, match="not known yet"):
-        Algorithm("mamba", (low, high))
-
-
-def test_an_algorithm_must_predict_the_action() -> None:
-    with pytest.raises(ValueError, match="no stage predicts the action"):
-        Algorithm("mamba", (Layout((STATE,), Field.SUBGOAL, read_at=0),))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_action_input_changes_the_action_token_and_nothing_else(method: MethodName) -> None:
-    paper, dt = algorithm(method, "paper"), algorithm(method, "dt")
-    assert paper == ALGORITHMS[method]
-    for ours, theirs in zip(paper.stages, dt.stages, strict=True):
-        assert tuple(ACTION if token == BEFORE else token for token in ours.tokens) == theirs.tokens
-        assert ACTION not in ours.tokens
-        assert (ours.target, ours.read_at, ours.squash) == (theirs.target, theirs.read_at, theirs.squash)
-
-
-def test_the_table_has_the_papers_rows() -> None:
-    letters = {Field.RETURN_TO_GO: "R", Field.STATE: "S", Field.ACTION: "A", Field.SUBGOAL: "G"}
-
-    def words(stage: Layout) -> tuple[str, str, int, bool]:
-        names = " ".join(f"{letters[token.field]}{token.lag or ''}" for token in stage.tokens)
-        return names, letters[stage.target], stage.read_at, stage.squash
-
-    assert {method: [words(stage) for stage in row.stages] for method, row in ALGORITHMS.items()} == {
-        "dt": [("R S A1", "A", 1, True)],
-        "dm": [("S A1", "A", 0, True)],
-        "dm+r": [("R S A1", "A", 1, True)],
-        "hdt": [("S G1", "G", 1, False), ("G S A1", "A", 1, True)],
-        "hdm": [("G1 S", "G", 1, True), ("G S A1", "A", 1, True)],
-    }
-    assert {method for method, row in ALGORITHMS.items() if row.backbone == "transformer"} == {"dt", "hdt"}
-
-
 tokens = st.builds(Token, st.sampled_from(Field), st.integers(0, 2))
 layouts = st.tuples(st.lists(tokens, min_size=1, max_size=4), st.sampled_from(Field), st.integers(0, 3))
 
@@ -92,7 +52,7 @@ def test_no_accepted_layout_lets_a_prediction_see_its_answer(drawn: tuple[list[T
         layout = Layout(tuple(names), target, read_at)
     except ValueError:
         return
-    model = SequenceModel(layout, "mamba", ModelSpec(d_model=8, n_layer=1, d_state=2), SHAPE)
+    model = SequenceModel(layout, BACKBONES["mamba"], MambaConfig(d_model=8, n_layer=1, d_state=2), SHAPE)
     answers = torch.randn(1, 5, SHAPE.dim(target), requires_grad=True)
     values = {
         token: torch.cat([torch.zeros(1, token.lag, answers.shape[2]), answers[:, : 5 - token.lag]], dim=1)

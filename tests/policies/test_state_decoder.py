@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dmray.fields import Field
 from dmray.policies import SequencePolicy, make_decoder
 from dmray.policies.state_decoder import Stagger
-from dmray.specs import MethodName, ModelSpec
+from dmray.specs import MethodName
 from tests.policies.windows import METHODS, SHAPE, Fields, random_fields, tiny_policy, windows_of
 
 STEPS = SHAPE.max_timesteps
@@ -47,7 +47,7 @@ def act_by_predict(policy: SequencePolicy, mode: str, given: Fields, steps: int 
     fields = {name: values.clone().to(policy.state_mean.dtype) for name, values in given.items()}
     for t in range(steps):
         first = first_seen(mode, policy.recipe.model.context_length, t)
-        for stage, layout in enumerate(policy.algorithm.stages):
+        for stage, layout in enumerate(policy.method.stages):
             windows = windows_of(fields, policy.tokens, first, STEPS, t - first + 1)
             decided = policy.predict(windows)[stage][:, t - first]
             if layout.target is Field.SUBGOAL:
@@ -62,10 +62,9 @@ def test_in_double_precision_they_agree_to_the_actions_single_precision(
     method: MethodName, context: int, data: st.DataObject
 ) -> None:
     mode = data.draw(st.sampled_from(["recurrent", *(f"stream:{m}" for m in range(1, context + 1))]))
-    model = ModelSpec(
-        d_model=8, n_layer=data.draw(st.integers(1, 2)), n_head=2, context_length=context, d_state=2, d_conv=3
-    )
-    policy = tiny_policy(method, data.draw(st.sampled_from(["paper", "dt"])), model).double()
+    sizes = {"d_model": 8, "n_head": 2, "context_length": context, "d_state": 2, "d_conv": 3}
+    layers, action_input = data.draw(st.integers(1, 2)), data.draw(st.sampled_from(["paper", "dt"]))
+    policy = tiny_policy(method, action_input, n_layer=layers, **sizes).double()
     fields = random_fields(2, STEPS, seed=data.draw(st.integers(0, 99)))
     np.testing.assert_allclose(act(policy, mode, fields), act_by_predict(policy, mode, fields), rtol=0, atol=1e-7)
 

@@ -9,20 +9,29 @@ from torch import Tensor
 
 from dmray.datasets import Windows
 from dmray.fields import Field, Token
+from dmray.methods import METHODS as REGISTRY
+from dmray.methods import ActionInput
+from dmray.models import BackboneConfig
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
-from dmray.policies.algorithms import ActionInput
-from dmray.specs import MethodName, ModelSpec
+from dmray.specs import MethodName
 
-METHODS: tuple[MethodName, ...] = ("dt", "dm", "dm+r", "hdt", "hdm")
+METHODS: tuple[MethodName, ...] = ("dt", "dm", "dm+r", "hdt", "hdm", "dt-r", "bc", "dlstm")
+PAPER: tuple[MethodName, ...] = METHODS[:5]
 SHAPE = PolicyShape(observation_dim=3, action_dim=2, action_limit=0.5, max_timesteps=16)
-TINY = ModelSpec(d_model=16, n_layer=2, context_length=4, d_state=4, dropout=0.0)
 Fields = dict[Field, Tensor]
 
 
-def tiny_policy(method: MethodName, action_input: ActionInput = "paper", model: ModelSpec = TINY) -> SequencePolicy:
+def config_of(method: MethodName, **fields: float) -> BackboneConfig:
+    """The method's config with those of `fields` that it has; tiny unless they say otherwise."""
+    tiny = {"d_model": 16, "n_layer": 2, "context_length": 4, "d_state": 4, "dropout": 0.0}
+    config = REGISTRY[method].config
+    return config.model_validate({k: v for k, v in (tiny | fields).items() if k in config.model_fields})
+
+
+def tiny_policy(method: MethodName, action_input: ActionInput = "paper", **fields: float) -> SequencePolicy:
     """A policy with far from initial weights, so that every input matters, in evaluation mode."""
     torch.manual_seed(0)
-    recipe = PolicyRecipe(method, model, action_input, SHAPE, return_scale=10.0)
+    recipe = PolicyRecipe(method, config_of(method, **fields), action_input, SHAPE, return_scale=10.0)
     policy = SequencePolicy(recipe)
     with torch.no_grad():
         for parameter in policy.parameters():

@@ -15,9 +15,10 @@ import torch
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.rollout import EpisodeRecord, EvaluationRequest, Step, cohorts, episode_seed, make_engine, run_cohort
 from dmray.rollout.envpool_engine import EpisodePool
-from dmray.specs import MethodName, ModelSpec
+from dmray.specs import MethodName
 from dmray.tasks import TASKS, Task
 from dmray.testing.one_env_loop import Environment, one_env_loop
+from tests.policies.windows import config_of
 
 MAZE = TASKS["maze2d-open"]
 HOPPER = replace(TASKS["hopper"], horizon=50)
@@ -29,7 +30,7 @@ def policy_for(task: Task, method: MethodName) -> SequencePolicy:
     """A small policy whose weights are far from where they start, so that its actions depend on what it sees."""
     torch.manual_seed(1)
     shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
-    model = ModelSpec(d_model=32, n_layer=1, context_length=6, d_state=4)
+    model = config_of(method, d_model=32, n_layer=1, context_length=6, d_state=4, dropout=0.1)
     policy = SequencePolicy(PolicyRecipe(method, model, "paper", shape, task.return_scale))
     with torch.no_grad():
         for parameter in policy.parameters():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dmray.errors import EngineError
+from dmray.models import TransformerConfig
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.rollout import (
     Cohort,
@@ -22,7 +23,6 @@ from dmray.rollout import (
     roll_out,
     run_cohort,
 )
-from dmray.specs import ModelSpec
 from dmray.tasks import TASKS
 
 TASK = replace(TASKS["maze2d-umaze"], horizon=6)
@@ -162,7 +162,7 @@ def tiny_policy() -> SequencePolicy:
 
     torch.manual_seed(0)
     shape = PolicyShape(observation_dim=4, action_dim=2, action_limit=1.0, max_timesteps=TASK.horizon)
-    model = ModelSpec(d_model=8, n_layer=1, context_length=3)
+    model = TransformerConfig(d_model=8, n_layer=1, context_length=3)
     return SequencePolicy(PolicyRecipe("dt", model, "paper", shape, return_scale=1.0)).eval()
 
 

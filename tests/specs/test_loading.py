@@ -24,8 +24,8 @@ def sweep_file(tmp_path: Path) -> Path:
 
 def test_a_minimal_file_gets_the_papers_settings(sweep_file: Path) -> None:
     sweep = load_sweep(sweep_file)
-    model = sweep.grid[0].models[0]
-    assert (model.d_model, model.n_layer, model.context_length) == (128, 6, 20)
+    for _, model in sweep.grid[0].configurations:
+        assert (model.d_model, model.n_layer, model.context_length) == (128, 6, 20)
     assert (sweep.training.steps, sweep.training.batch_size, sweep.training.learning_rate) == (1_000_000, 16, 1e-4)
     assert (sweep.evaluation.episodes, sweep.evaluation.every_steps, sweep.evaluation.decode) == (100, 1000, "window")
 
@@ -47,7 +47,7 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
             "grid.0.models=[{contex_length: 4}]",
             "grid.0.models.0.contex_length: unknown field, did you mean 'context_length'?",
         ),
-        ("grid.0.methods=[dmm]", "grid.0.methods.0: unknown value 'dmm', did you mean 'dm'?"),
+        ("grid.0.methods=[dmm]", "grid.0.methods.0: unknown method 'dmm', did you mean 'dm'?"),
         ("evaluation.decode=windw", "evaluation.decode: unknown decoding mode 'windw', did you mean 'window'?"),
         ("training.steps=0", "training.steps: Input should be greater than 0, not 0"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number"),
@@ -61,7 +61,21 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
         ("resources.gpus_per_trial=1.5", "a fraction of a GPU is below 1"),
         ("resources.workers_per_trial=999", "resources.workers_per_trial 999 is more than training.batch_size"),
         ("resources={executor: tune, workers_per_trial: 2}", "workers_per_trial 2 needs executor: train"),
-        ("grid.0.models=[{d_model: 65, n_head: 2}]", "n_head 2 does not divide d_model 65"),
+        (
+            "grid.0={methods: [dt], models: [{d_model: 65, n_head: 2}]}",
+            "models.0: n_head 2 does not divide d_model 65",
+        ),
+        (
+            "grid.0={methods: [dm], models: [{d_stat: 8}]}",
+            "grid.0.models.0.d_stat: unknown field, did you mean",
+        ),
+        (
+            "grid.0={methods: [dm, dt], models: [{d_state: 8}]}",
+            "models.0.d_state: method 'dt' has no 'd_state' (dm",
+        ),
+        ("grid.0={methods: [bc], models: [{n_head: 2}]}", "grid.0.models.0.n_head: unknown field"),
+        ("grid.0={methods: [dm], models: [{d_state: x}]}", "grid.0.models.0.d_state: Input should be a whole number"),
+        ("grid.0={methods: [dm], models: [3]}", "grid.0.models.0: Input should be a mapping of fields, not 3"),
         ("datasets=[{name: a, generate: {behaviour: expert}}]", "'generate' needs 'task'"),
         ("datasets=[{name: a/b}]", "datasets.0.name: Input should be letters, digits, '.', '_' and '-', and begin"),
         ("datasets=null", "datasets: Input should be a list, not None"),

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dmray.methods import METHODS
 from dmray.specs import SweepSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
@@ -23,6 +24,10 @@ def documented() -> list[tuple[str, str]]:
 def in_the_spec(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
         yield before + name, default_of(field)
+        if before + name == "grid.*.models":  # every field of every method's config
+            configs = [METHODS[method].config.model_fields for method in METHODS]
+            fields = {f"{before}{name}.*.{key}": each for config in configs for key, each in config.items()}
+            yield from ((place, default_of(each)) for place, each in fields.items())
         inner = model_in(field.annotation)
         if inner is not None:
             item = ".*" if "tuple" in str(field.annotation) else ""
@@ -32,7 +37,7 @@ def in_the_spec(model: type[BaseModel], before: str = "") -> Iterator[tuple[str,
 def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if isinstance(field.default, BaseModel | tuple):
+    if isinstance(field.default, BaseModel | tuple | dict):
         return ""
     return f"`{json.dumps(field.default).strip(chr(34))}`"
 
@@ -41,6 +46,11 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for inner in get_args(annotation) if (model := model_in(inner))), None)
+
+
+def test_every_method_is_named() -> None:
+    row = next(line for line in PAGE.read_text().splitlines() if line.startswith("| `grid.*.methods`"))
+    assert set(METHODS) <= set(re.findall(r"`([a-z+-]+)`", row))
 
 
 def test_every_field_of_a_sweep_file_is_documented_with_its_default() -> None:

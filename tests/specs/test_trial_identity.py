@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field, create_model
 
-from dmray.specs import DatasetSpec, EvaluationSpec, ModelSpec, TrainingSpec, TrialSpec
+from dmray.methods import METHODS
+from dmray.models import MambaConfig
+from dmray.specs import DatasetSpec, EvaluationSpec, Spec, TrainingSpec, TrialSpec
 
 
 def trial(**changes: Any) -> TrialSpec:
     given: dict[str, Any] = {
         "dataset": DatasetSpec(name="maze2d-umaze-v1"),
         "method": "dm",
-        "model": ModelSpec(),
+        "model": METHODS[changes.get("method", "dm")].config(),
         "seed": 0,
         "training": TrainingSpec(),
         "evaluation": EvaluationSpec(),
@@ -19,9 +25,62 @@ def trial(**changes: Any) -> TrialSpec:
     return TrialSpec(**(given | changes))
 
 
-def test_the_id_is_the_same_in_every_process_and_release() -> None:
-    # A changed value here orphans every result that users have: raise IDENTITY_VERSION on purpose, never by accident.
-    assert trial().trial_id == "maze2d-umaze-v1-dm-s0-411eba17de"
+# Ids that people have results under. A test that fails here says that all of those would be run again: change what
+# hashes only on purpose, and raise IDENTITY_VERSION then.
+RECORDED = json.loads((Path(__file__).parent / "recorded_trials.json").read_text())
+recorded = pytest.mark.parametrize("spec", RECORDED.values(), ids=list(RECORDED))
+
+
+@recorded
+def test_recorded_trials_keep_their_ids(spec: dict[str, Any]) -> None:
+    assert RECORDED[TrialSpec.model_validate(spec).trial_id] == spec
+
+
+@recorded
+def test_a_field_that_is_added_later_renames_no_trial(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more field in the method's config, in the training and in the evaluation, each with a default."""
+    before, method = TrialSpec.model_validate(spec), METHODS[spec["method"]]
+    config = create_model("Config", __base__=method.config, later=(int, 3))
+    changed = replace(method, backbone=replace(method.backbone, config=config))
+    monkeypatch.setitem(METHODS._loaded, method.name, changed)
+    training = create_model("Training", __base__=TrainingSpec, later=(str, "no"))(**spec["training"])
+    evaluation = create_model("Evaluation", __base__=EvaluationSpec, later=(float, 0.5))(**spec["evaluation"])
+    after = TrialSpec.model_validate(spec).model_copy(update={"training": training, "evaluation": evaluation})
+    assert type(after.model).__name__ == "Config"
+    assert (after.trial_id, after.seed_group_id) == (before.trial_id, before.seed_group_id)
+    other = after.model_copy(update={"model": after.model.model_copy(update={"later": 4})})
+    assert other.trial_id != before.trial_id
+
+
+def test_a_default_that_changes_later_renames_no_trial_that_names_its_value() -> None:
+    now = Field(default=7, json_schema_extra={"identity_default": 3})
+    old, new = create_model("Old", __base__=Spec, size=(int, 3)), create_model("New", __base__=Spec, size=(int, now))
+    assert old().identity() == new(size=3).identity() == {}
+    assert old(size=7).identity() == new().identity() == {"size": 7}
+
+
+def test_a_copy_that_differs_has_an_id_of_its_own() -> None:
+    original = trial()
+    copied = original.model_copy(update={"seed": 5}) if original.trial_id and original.seed_group_id else original
+    assert copied.trial_id == trial(seed=5).trial_id != original.trial_id
+
+
+@pytest.mark.parametrize("method", ["dm", "hdm", "hdt", "dt-r", "bc", "dlstm"])
+def test_targets_are_no_part_of_a_method_that_takes_none(method: str) -> None:
+    asked = EvaluationSpec(target_returns=(1.0, 2.0), return_scale=10.0)
+    assert trial(method=method, evaluation=asked).trial_id == trial(method=method).trial_id
+    assert trial(method="dt", evaluation=asked).trial_id != trial(method="dt").trial_id
+
+
+def test_the_action_token_is_no_part_of_a_method_without_one() -> None:
+    own = TrainingSpec(action_input="dt")
+    assert trial(method="bc", training=own).trial_id == trial(method="bc").trial_id
+    assert trial(method="dm", training=own).trial_id != trial(method="dm").trial_id
+
+
+def test_a_config_of_another_method_is_refused() -> None:
+    with pytest.raises(ValueError, match="method 'dt' takes a TransformerConfig, not a MambaConfig"):
+        trial(method="dt", model=MambaConfig())
 
 
 def test_the_id_survives_json() -> None:
@@ -33,7 +92,7 @@ def test_the_id_survives_json() -> None:
     [
         {"seed": 1},
         {"method": "dm+r"},
-        {"model": ModelSpec(context_length=10)},
+        {"model": MambaConfig(context_length=10)},
         {"training": TrainingSpec(steps=7)},
         {"evaluation": EvaluationSpec(episodes=7)},
         {"dataset": DatasetSpec(name="maze2d-large-v1")},
@@ -48,7 +107,7 @@ def test_moving_a_data_set_keeps_the_id() -> None:
     assert trial(dataset=here).trial_id == trial(dataset=there).trial_id
 
 
-def test_seeds_share_a_cell_and_methods_do_not() -> None:
+def test_seeds_share_a_group_and_methods_do_not() -> None:
     assert trial(seed=3).seed_group_id == trial().seed_group_id
     assert trial(method="dt").seed_group_id != trial().seed_group_id
 

@@ -18,7 +18,7 @@ from dmray.specs import MethodName, TrainingSpec
 from dmray.training import Trainer
 from dmray.training.captured_step import CapturedStep
 from tests.datasets.examples import episodes_of
-from tests.policies.windows import TINY, tiny_policy
+from tests.policies.windows import tiny_policy
 
 METHODS: tuple[MethodName, ...] = ("dt", "dm", "dm+r", "hdt", "hdm")
 SPEC = TrainingSpec(steps=10, batch_size=3, learning_rate=1e-2, warmup_steps=4)
@@ -31,7 +31,7 @@ def trainer_of(
     device: str = "cpu",
     capture: Literal["auto", "off"] = "auto",
 ) -> Trainer:
-    policy = tiny_policy(method, model=TINY.model_copy(update={"dropout": 0.3})).to(device)
+    policy = tiny_policy(method, dropout=0.3).to(device)
     sampler = WindowSampler(
         episodes_of([5, 9, 3], seed=0),
         policy.tokens,

@@ -13,7 +13,7 @@ from dmray.policies import SequencePolicy
 from dmray.specs import MethodName, TrainingSpec
 from dmray.training import StepMetrics, Team, Trainer
 from dmray.training.trainer import warm_up
-from tests.policies.windows import TINY, random_fields, tiny_policy, windows_of
+from tests.policies.windows import random_fields, tiny_policy, windows_of
 
 SPEC = TrainingSpec(steps=10, batch_size=3, learning_rate=1e-2, warmup_steps=4)
 
@@ -32,7 +32,7 @@ class RandomCuts:
 def trainer_of(
     method: MethodName, spec: TrainingSpec = SPEC, seed: int = 0, dropout: float = 0.0, team: Team | None = None
 ) -> Trainer:
-    policy = tiny_policy(method, model=TINY.model_copy(update={"dropout": dropout}))
+    policy = tiny_policy(method, dropout=dropout)
     return Trainer(policy, RandomCuts(policy), spec, seed, team=team)
 
 
@@ -87,7 +87,7 @@ def test_each_part_of_the_state_is_needed_to_continue(left_out: str) -> None:
 def test_the_seed_decides_batches_and_dropout() -> None:
     runs = []
     for run, seed in enumerate((0, 0, 1)):
-        policy = tiny_policy("dt", model=TINY.model_copy(update={"dropout": 0.3}))
+        policy = tiny_policy("dt", dropout=0.3)
         torch.manual_seed(100 + run)
         trainer = Trainer(policy, RandomCuts(policy), SPEC, seed)
         runs.append([numbers(trainer.step()) for _ in range(3)])

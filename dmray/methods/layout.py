@@ -48,3 +48,8 @@ class Layout:
     def waits(self) -> bool:
         """Whether a token of the timestep is known only after its decision."""
         return any(token.lag == 0 for token in self.tokens[self.read_at + 1 :])
+
+
+# The tokens of the published methods: return-to-go, state, the action and the subgoal one timestep earlier, subgoal.
+R, S, A1 = Token(Field.RETURN_TO_GO), Token(Field.STATE), Token(Field.ACTION, lag=1)
+G, G1 = Token(Field.SUBGOAL), Token(Field.SUBGOAL, lag=1)

@@ -1,0 +1,17 @@
+"""Decision Transformer, as the paper's authors trained it."""
+
+from dmray.fields import Field
+from dmray.methods.layout import A1, Layout, R, S
+from dmray.methods.method import Method
+from dmray.models.backbones import TRANSFORMER
+
+DT = Method(
+    name="dt",
+    label="DT",
+    summary="Decision Transformer: return-to-go, state and previous action on a causal transformer.",
+    source="arXiv 2106.01345; tokens of the code published with arXiv 2405.07943",
+    backbone=TRANSFORMER,
+    stages=(Layout((R, S, A1), Field.ACTION, read_at=1),),
+    colour="#0072B2",
+    marker="o",
+)

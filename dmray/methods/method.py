@@ -1,0 +1,112 @@
+"""What a method is, as one value that everything else asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from dmray.fields import Field, Token
+from dmray.methods.layout import Layout
+from dmray.models.backbones import Backbone, linear_parameters
+from dmray.models.configs import BackboneConfig
+
+ActionInput = Literal["paper", "dt"]
+_OBSERVED = (Field.STATE, Field.RETURN_TO_GO)
+_ACTION, _PREVIOUS_ACTION = Token(Field.ACTION), Token(Field.ACTION, lag=1)
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """Sizes that the task and the data set impose.
+
+    Actions lie in [-action_limit, action_limit]; timesteps in [0, max_timesteps).
+    """
+
+    observation_dim: int
+    action_dim: int
+    action_limit: float
+    max_timesteps: int
+
+    def dim(self, field: Field) -> int:
+        """Numbers per timestep of a field."""
+        if field is Field.RETURN_TO_GO:
+            return 1
+        return self.action_dim if field is Field.ACTION else self.observation_dim
+
+
+@dataclass(frozen=True)
+class Method:
+    """A backbone (one network per stage) and the stages, in the order in which they decide a timestep's fields.
+
+    `name` is the word in sweep files, `label` the name in reports. `colour` (hex) and `marker` (matplotlib's) are its
+    looks in figures. `baselines` are the names of the methods that it is compared with. `source` says where it is
+    published, `summary` what it is, in one sentence.
+
+    Raises:
+        ValueError: a stage sees a field of its timestep before a stage has decided it, or no stage predicts the action.
+    """
+
+    name: str
+    label: str
+    summary: str
+    source: str
+    backbone: Backbone
+    stages: tuple[Layout, ...]
+    colour: str
+    marker: str
+    baselines: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = set(_OBSERVED)
+        for stage in self.stages:
+            for token in stage.visible:
+                if token.lag == 0 and token.field not in known:
+                    raise ValueError(f"{stage.target} needs {token.field} of the same timestep, which is not known yet")
+            known.add(stage.target)
+        if Field.ACTION not in known:
+            raise ValueError("no stage predicts the action")
+
+    @property
+    def config(self) -> type[BackboneConfig]:
+        """The class of its entries under `models:` in a sweep file."""
+        return self.backbone.config
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether the policy is given a target return."""
+        return self._has(Field.RETURN_TO_GO)
+
+    @property
+    def sees_actions(self) -> bool:
+        """Whether past actions are among the tokens."""
+        return self._has(Field.ACTION)
+
+    def with_action_input(self, action_input: ActionInput) -> Method:
+        """This method with the action token as published (`paper`: the action one timestep earlier), or as in Chen et
+        al. (arXiv 2106.01345; `dt`: the timestep's own action, after the token that it is predicted from)."""
+        if action_input == "paper":
+            return self
+        return replace(self, stages=tuple(_with_own_action(stage) for stage in self.stages))
+
+    def num_parameters(self, config: Any, shape: PolicyShape) -> int:
+        """Trainable parameters of all stages."""
+        return sum(self._stage_parameters(stage, config, shape) for stage in self.stages)
+
+    def forward_flops(self, config: Any) -> float:
+        """FLOPs of the backbones' forward passes over one window of `context_length` timesteps."""
+        return sum(self.backbone.flops(config, config.context_length * len(stage.tokens)) for stage in self.stages)
+
+    def _stage_parameters(self, stage: Layout, config: BackboneConfig, shape: PolicyShape) -> int:
+        width = config.d_model
+        fields = dict.fromkeys(token.field for token in stage.tokens)
+        embeddings = sum(linear_parameters(shape.dim(field), width) for field in fields)
+        timesteps = shape.max_timesteps * width if self.backbone.timestep_embedding else 0
+        head = linear_parameters(width, shape.dim(stage.target))
+        return self.backbone.num_parameters(config) + embeddings + timesteps + 2 * width + head
+
+    def _has(self, field: Field) -> bool:
+        return any(token.field is field for stage in self.stages for token in stage.tokens)
+
+
+def _with_own_action(stage: Layout) -> Layout:
+    return replace(stage, tokens=tuple(_ACTION if token == _PREVIOUS_ACTION else token for token in stage.tokens))

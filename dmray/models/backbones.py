@@ -1,0 +1,151 @@
+"""The registry of backbones: a config, the network that it builds, and what the network costs. Light: no torch.
+
+To add one: its config and its row here, its network in a file beside, or a package with an entry point
+`dmray.backbones` (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from dmray.models.configs import (
+    MAMBA_MLP_MULTIPLE,
+    BackboneConfig,
+    LSTMConfig,
+    MambaConfig,
+    MLPConfig,
+    TransformerConfig,
+)
+from dmray.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SCAN_FLOPS = 9  # for each token, channel and state: exp(dt A), the update of the state, the product with C
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A causal network over embedded tokens (B, L, d_model), described without building it.
+
+    `build(config)` gives a `torch.nn.Module` that fulfils `dmray.models.BackboneNetwork` (forward, `last`, `begin`,
+    `advance`); `dmray.testing.backbone_contract` tests that it does. It imports torch when it is called, so that
+    planning stays instant. `num_parameters(config)` counts trainable parameters. `flops(config, tokens)` counts the
+    forward pass over one sequence of so many tokens, a multiply-add as two.
+
+    `timestep_embedding`: tokens carry a learned embedding of their timestep. `zero_biases`: the embeddings' and the
+    head's biases start at zero. `uses_selective_scan`: it runs the scan of `dmray.models.selective_scan`, whose
+    implementation is recorded with a run.
+    """
+
+    name: str
+    config: type[BackboneConfig]
+    build: Callable[[Any], nn.Module]
+    num_parameters: Callable[[Any], int]
+    flops: Callable[[Any, int], float]
+    timestep_embedding: bool = False
+    zero_biases: bool = False
+    uses_selective_scan: bool = False
+
+
+def linear_parameters(size_in: int, size_out: int, bias: bool = True) -> int:
+    """Parameters of a linear layer."""
+    return size_in * size_out + (size_out if bias else 0)
+
+
+def _build_transformer(config: TransformerConfig) -> nn.Module:
+    from dmray.models.causal_transformer import CausalTransformer
+
+    return CausalTransformer(config)
+
+
+def _transformer_parameters(config: TransformerConfig) -> int:
+    width = config.d_model
+    attention = linear_parameters(width, 3 * width) + linear_parameters(width, width)
+    mlp = linear_parameters(width, 4 * width) + linear_parameters(4 * width, width)
+    return config.n_layer * (attention + mlp + 4 * width) + 2 * width
+
+
+def _transformer_flops(config: TransformerConfig, tokens: int) -> float:
+    attention = 4 * config.n_layer * config.d_model * tokens  # to all tokens: masked products are computed
+    return float(tokens * (2 * _transformer_parameters(config) + attention))
+
+
+def _build_mamba(config: MambaConfig) -> nn.Module:
+    from dmray.models.mamba import Mamba
+
+    return Mamba(config)
+
+
+def _mamba_parameters(config: MambaConfig) -> int:
+    width, inner, rank = config.d_model, config.expand * config.d_model, ceil(config.d_model / 16)
+    hidden = ceil(width / MAMBA_MLP_MULTIPLE) * MAMBA_MLP_MULTIPLE
+    mixer = (
+        linear_parameters(width, 2 * inner, bias=False) + inner * (config.d_conv + 1)
+        + linear_parameters(inner, rank + 2 * config.d_state, bias=False) + linear_parameters(rank, inner)
+        + inner * (config.d_state + 1) + linear_parameters(inner, width, bias=False)
+    )  # fmt: skip
+    mlp = linear_parameters(width, 2 * hidden, bias=False) + linear_parameters(hidden, width, bias=False)
+    return config.n_layer * (mixer + mlp + 2 * width) + width
+
+
+def _mamba_flops(config: MambaConfig, tokens: int) -> float:
+    scan = _SCAN_FLOPS * config.n_layer * config.expand * config.d_model * config.d_state
+    return float(tokens * (2 * _mamba_parameters(config) + scan))
+
+
+def _build_lstm(config: LSTMConfig) -> nn.Module:
+    from dmray.models.lstm import ResidualLSTM
+
+    return ResidualLSTM(config)
+
+
+def _lstm_parameters(config: LSTMConfig) -> int:
+    width = config.d_model
+    gates = 4 * (2 * width * width + 2 * width)  # torch's LSTM has two bias vectors
+    return config.n_layer * (gates + 2 * width) + 2 * width
+
+
+def _lstm_flops(config: LSTMConfig, tokens: int) -> float:
+    return 2.0 * tokens * _lstm_parameters(config)
+
+
+def _build_mlp(config: MLPConfig) -> nn.Module:
+    from dmray.models.mlp import ResidualMLP
+
+    return ResidualMLP(config)
+
+
+def _mlp_parameters(config: MLPConfig) -> int:
+    width = config.d_model
+    block = linear_parameters(width, 4 * width) + linear_parameters(4 * width, width) + 2 * width
+    return config.n_layer * block + 2 * width
+
+
+def _mlp_flops(config: MLPConfig, tokens: int) -> float:
+    return 2.0 * tokens * _mlp_parameters(config)
+
+
+TRANSFORMER = Backbone(
+    "transformer",
+    TransformerConfig,
+    _build_transformer,
+    _transformer_parameters,
+    _transformer_flops,
+    timestep_embedding=True,
+)
+MAMBA = Backbone(
+    "mamba", MambaConfig, _build_mamba, _mamba_parameters, _mamba_flops, zero_biases=True, uses_selective_scan=True
+)
+LSTM = Backbone("lstm", LSTMConfig, _build_lstm, _lstm_parameters, _lstm_flops)
+MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops)
+
+BACKBONES: Registry[Backbone] = Registry(
+    "backbone",
+    "dmray.backbones",
+    Backbone,
+    {backbone.name: backbone for backbone in (TRANSFORMER, MAMBA, LSTM, MLP)},
+)

@@ -1,0 +1,56 @@
+"""The config of each backbone: the fields that a sweep file may give under `models:`. Light: no torch.
+
+The defaults are the paper's main setting (arXiv 2405.07943, section 5: width 128, 6 layers, context length 20).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from dmray.frozen import Spec
+
+MAMBA_MLP_MULTIPLE = 128  # Mamba's gated MLP is as wide as d_model rounded up to a multiple of this
+
+
+class BackboneConfig(Spec):
+    """What every backbone has.
+
+    `context_length` K is the number of timesteps in a training window and in the window that mode `window` acts from.
+    """
+
+    d_model: PositiveInt = 128
+    n_layer: PositiveInt = 6
+    context_length: PositiveInt = 20
+
+
+class TransformerConfig(BackboneConfig):
+    """`dropout` is the probability for embeddings, attention weights and residual branches."""
+
+    n_head: PositiveInt = 1
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TransformerConfig:
+        if self.d_model % self.n_head:
+            raise ValueError(f"n_head {self.n_head} does not divide d_model {self.d_model}")
+        return self
+
+
+class MambaConfig(BackboneConfig):
+    """`d_state` numbers of state per channel, `d_conv` taps of the convolution, `expand` x `d_model` channels."""
+
+    d_state: PositiveInt = 16
+    d_conv: PositiveInt = 4
+    expand: PositiveInt = 2
+
+
+class LSTMConfig(BackboneConfig):
+    """`n_layer` layers of `d_model` units."""
+
+
+class MLPConfig(BackboneConfig):
+    """`n_layer` blocks with a hidden layer of 4 x `d_model`. `context_length` only sets the timesteps of a batch."""
+
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

@@ -1,0 +1,26 @@
+"""Every registered backbone fulfils the contract of `dmray.testing.backbone_contract`, installed plugins included."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmray.models import BACKBONES, MambaConfig, TransformerConfig
+from dmray.testing.backbone_contract import BackboneContract
+
+globals().update(
+    {f"Test_{name}": type(f"Test_{name}", (BackboneContract,), {"backbone": BACKBONES[name]}) for name in BACKBONES}
+)
+
+
+def test_a_backbone_is_found_by_its_own_name() -> None:
+    assert {BACKBONES[name].name for name in BACKBONES} == set(BACKBONES)
+
+
+def test_the_configs_have_the_fields_of_their_networks_and_no_others() -> None:
+    assert set(TransformerConfig.model_fields) == {"d_model", "n_layer", "context_length", "n_head", "dropout"}
+    assert set(MambaConfig.model_fields) == {"d_model", "n_layer", "context_length", "d_state", "d_conv", "expand"}
+
+
+def test_heads_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="n_head 3 does not divide d_model 16"):
+        TransformerConfig(d_model=16, n_head=3)
