@@ -20,7 +20,7 @@ from dmray.training import Trainer
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from tests.sweeps import science_of, tiny_plan
-from tests.trial.test_run import job, science
+from tests.trial.jobs import job, science
 
 QUIET = Console(quiet=True)
 LONG: dict[str, Any] = {

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, needs_watching
 from dmray.errors import StorageError
 from dmray.records import SweepFolder
-from dmray.records.folders import write_atomic
+from tests.coordination.heartbeats import leave_heartbeat
 
 FAST = LockTiming(heartbeat_s=0.1, stale_s=1.0)
 HOLD = """
@@ -32,11 +31,6 @@ def folder(tmp_path: Path) -> SweepFolder:
     folder = SweepFolder(tmp_path, "tiny")
     folder.make_writable()
     return folder
-
-
-def leave_heartbeat(folder: SweepFolder, host: str, count: int = 0) -> None:
-    heartbeat = Heartbeat(host=host, pid=os.getpid(), holder="theirs", count=count, time_s=0.0)
-    write_atomic(folder.path / ".driver.json", heartbeat.model_dump_json().encode())
 
 
 def test_a_second_driver_is_refused_until_the_first_is_killed(folder: SweepFolder, tmp_path: Path) -> None:
@@ -72,7 +66,7 @@ def test_a_beat_of_another_machine_that_stands_still_is_taken_over_aloud(
 def test_a_beat_of_another_machine_that_goes_on_is_respected_whatever_its_clock_says(folder: SweepFolder) -> None:
     leave_heartbeat(folder, host="elsewhere")
     code = (
-        "import sys, time; from tests.coordination.test_sweep_lock import leave_heartbeat\n"
+        "import sys, time; from tests.coordination.heartbeats import leave_heartbeat\n"
         "from dmray.records import SweepFolder\n"
         "from pathlib import Path\n"
         "for count in range(6000): leave_heartbeat(SweepFolder(Path(sys.argv[1]), 'tiny'), 'elsewhere', count + 1);"

@@ -21,7 +21,7 @@ from dmray.on_ray.evaluation_pool import EvaluationPool, RemoteEvaluation
 from dmray.records import SweepFolder, read_episode_table
 from dmray.specs import ResourcesSpec
 from dmray.trial.evaluation import InlineEvaluation
-from tests.on_ray.test_on_ray import policy_and_request
+from tests.on_ray.evaluations import policy_and_request
 from tests.sweeps import science_of, tiny_plan
 
 pytestmark = pytest.mark.ray

@@ -29,7 +29,7 @@ from dmray.progress.trial_states import TrialState
 from dmray.records import Ledger, LedgerRecord, SweepFolder, write_json
 from dmray.storage import Store, sweep_folder
 from dmray.trial import publish as remote
-from tests.progress.test_progress import begun, done, evaluated, failed, started, trained
+from tests.progress.ledgers import begun, done, evaluated, failed, started, trained
 from tests.storage.conftest import S3
 from tests.sweeps import sweep_file, tiny_plan
 
