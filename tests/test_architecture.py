@@ -125,3 +125,16 @@ def test_every_module_has_a_floor() -> None:
 def test_importing_dmray_and_planning_load_neither_torch_nor_ray() -> None:
     code = "import sys, dmray.cli.sweep; print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_no_test_module_imports_another_test_module() -> None:
+    """What tests share is in modules without `test_` in their names; code in strings, for subprocesses, included."""
+    tests = Path(__file__).parent
+    imported = re.compile(r"(?:from|import) tests(?:\.\w+)*(?:\.| import )test_\w+")
+    found = {
+        f"{path.relative_to(tests)}: {line.strip()}"
+        for path in tests.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if imported.search(line)
+    }
+    assert found == set()

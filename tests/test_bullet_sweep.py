@@ -17,7 +17,7 @@ from dmray.planning.plan import Plan
 from dmray.progress.trial_states import TrialState
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.reporting import write_report
-from tests.rollout.test_bullet_engine import needs_bullet
+from tests.rollout.bullet import needs_bullet
 from tests.sweeps import science_of, tiny_plan
 
 CHANGES: dict[str, Any] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from dmray.progress.trial_states import TrialState, trial_states
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from tests.sweeps import science_of, sweep_file, tiny_plan
+from tests.waiting import wait_until
 
 CHANGES = {
     "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
@@ -44,7 +44,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     folder = SweepFolder(tmp_path / "broken", "tiny")
     plan = tiny_plan(tmp_path / "broken", **CHANGES)
     with subprocess.Popen(command(broken), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
-        _wait_until(lambda: folder.trial(plan.trial_ids[0]).last_checkpoint.exists())
+        wait_until(folder.trial(plan.trial_ids[0]).last_checkpoint.exists, timeout_s=200.0)
         driver.send_signal(signal.SIGKILL)
 
     resumed = run(broken, "--resume")
@@ -72,7 +72,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     driver = subprocess.Popen(command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         trial = SweepFolder(tmp_path, "tiny").trial(tiny_plan(tmp_path, **long).trial_ids[0])
-        _wait_until(lambda: trial.last_checkpoint.exists())
+        wait_until(trial.last_checkpoint.exists, timeout_s=200.0)
         driver.send_signal(signal.SIGINT)
         _, errors = driver.communicate(timeout=60)
     finally:
@@ -123,10 +123,3 @@ def test_a_failed_trial_is_told_and_fails_the_command(tmp_path: Path) -> None:
     done = run(file, "--local")
     assert done.returncode == 1
     assert str(broken) in done.stderr
-
-
-def _wait_until(condition: object, timeout_s: float = 300.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)

@@ -19,9 +19,9 @@ from dmray.on_ray.submission import Submission
 from dmray.records import SweepFolder
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
-from tests.progress.test_progress import begun, done, failed, started, trained
+from tests.progress.ledgers import begun, done, failed, started, trained
 from tests.sweeps import sweep_file
-from tests.trial.test_run import job
+from tests.trial.jobs import job
 
 runner = CliRunner()
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,10 @@ from dmray.training import Trainer
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from tests.sweeps import science_of, tiny_plan
-from tests.trial.test_run import job, science
+from tests.trial.jobs import job, science
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)  # a sweep that stays paused waits for ever
 
 QUIET = Console(quiet=True)
 LONG: dict[str, Any] = {
@@ -36,11 +38,10 @@ def records(folder: SweepFolder, kind: type[Any]) -> list[Any]:
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Do `act` beside the test as soon as `condition` holds."""
+    """Do `act` in a thread as soon as `condition` holds."""
 
     def run() -> None:
-        while not condition():
-            time.sleep(0.01)
+        wait_until(condition)
         act()
 
     thread = threading.Thread(target=run, daemon=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -60,6 +62,20 @@ class TestTriton(ScanContract):
     backend = "triton"
     sizes = ((2, 12, 40, 16), (1, 1, 1, 1), (3, 7, 5, 3))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.skipif(
+    find_spec("triton") is None or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1",
+    reason="needs Triton, and TestTriton must not run here already",
+)
+def test_the_triton_kernels_keep_the_contract_in_tritons_interpreter() -> None:
+    """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
+    command = [sys.executable, "-m", "pytest", f"{__file__}::TestTriton", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert re.search(r"\d+ passed", ended.stdout), ended.stdout
+    assert "skipped" not in ended.stdout
 
 
 def tokens_last(

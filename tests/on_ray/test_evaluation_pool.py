@@ -21,19 +21,13 @@ from dmray.on_ray.evaluation_pool import EvaluationPool, RemoteEvaluation
 from dmray.records import SweepFolder, read_episode_table
 from dmray.specs import ResourcesSpec
 from dmray.trial.evaluation import InlineEvaluation
-from tests.on_ray.test_on_ray import policy_and_request
+from tests.on_ray.evaluations import policy_and_request
 from tests.sweeps import science_of, tiny_plan
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 TWO = ResourcesSpec(evaluation_actors=2, cpus_per_evaluation_actor=0.5)
 VICTIMS = ["actor", "dispatcher", "actor"]
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_idle_actors_are_let_go_and_come_back_for_work(ray_session: None, tmp_path: Path) -> None:

@@ -11,29 +11,16 @@ from pathlib import Path
 import pytest
 
 from dmray.driver.local_runner import LocalRunner
-from dmray.models import MambaConfig
 from dmray.on_ray import RayRunner
 from dmray.on_ray.evaluation_pool import EvaluationPool, RemoteEvaluation
-from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy, snapshot
 from dmray.progress.trial_states import TrialState, failures, trial_states
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.specs import ResourcesSpec
-from dmray.tasks import task_of
-from dmray.trial.evaluation import InlineEvaluation, request_for
+from dmray.trial.evaluation import InlineEvaluation
+from tests.on_ray.evaluations import policy_and_request
 from tests.sweeps import science_of, tiny_plan
 
 pytestmark = pytest.mark.ray
-
-
-def policy_and_request(storage: Path, episodes: int = 12):  # type: ignore[no-untyped-def]
-    evaluation = {"episodes": episodes, "every_steps": 20, "cohort_size": 3}
-    trial = tiny_plan(storage, evaluation=evaluation).trials[0]
-    task = task_of(trial.dataset)
-    shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
-    policy = SequencePolicy(
-        PolicyRecipe("dm", MambaConfig(d_model=16, n_layer=1, context_length=4), "paper", shape, 1.0)
-    )
-    return snapshot(policy), request_for(trial, task, takes_target=False)
 
 
 @pytest.mark.parametrize("actors", [1, 2])

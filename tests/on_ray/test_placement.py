@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dmray.errors import ClusterError
@@ -31,9 +33,25 @@ def test_a_sweep_that_does_not_fit_is_told_the_nearest_values_that_do(
     assert str(refused.value).endswith(cure)
 
 
-def test_the_cure_does_fit() -> None:
-    machines = Machines(8, 2, 9)
-    assert place_trials(ResourcesSpec(gpus_per_trial=2), machines, 5).concurrent_trials == 1
+@pytest.mark.parametrize(
+    ("resources", "machines"),
+    [
+        ({"evaluation_actors": 4}, Machines(4, 0, 9)),
+        ({"gpus_per_trial": 4}, Machines(8, 2, 9)),
+        ({"cpus_per_trial": 8}, Machines(8, 0, 9)),
+        ({"evaluation_actors": 32, "gpus_per_trial": 0.25}, Machines(4, 0, 9)),
+        ({"gpus_per_trial": 2}, Machines(16, 4, 9, nodes=((4, 1),) * 4)),
+        ({"cpus_per_trial": 8, "evaluation_actors": 20}, Machines(16, 4, 9, nodes=((4, 1),) * 4)),
+    ],
+)
+def test_a_sweep_fits_with_the_options_that_its_refusal_names(resources: dict[str, float], machines: Machines) -> None:
+    spec = ResourcesSpec.model_validate(resources)
+    with pytest.raises(ClusterError) as refused:
+        place_trials(spec, machines, 5)
+    named = dict(re.findall(r"-o resources\.(\w+)=(\S+)", str(refused.value)))
+    assert named, refused.value
+    changed = ResourcesSpec.model_validate({**resources, **named})
+    assert place_trials(changed, machines, 5).concurrent_trials >= 1
 
 
 def test_a_trial_is_never_spread_over_two_machines() -> None:

@@ -16,7 +16,7 @@ from dmray.trial.checkpoints import load_checkpoint
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from tests.sweeps import tiny_plan
-from tests.trial.test_run import job
+from tests.trial.jobs import job
 
 MORE_THAN_THERE_IS_GIB = 1e9
 

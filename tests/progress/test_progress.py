@@ -5,65 +5,23 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from dmray.coordination.commands import send_command
 from dmray.coordination.sweep_lock import folder_lock
-from dmray.planning.manifest import write_manifest
-from dmray.planning.plan import Plan
 from dmray.progress.progress import RATE_WINDOW_S, Follower, SweepProgress
 from dmray.progress.summary import Summary, follower_of, summarize
 from dmray.progress.summary_view import ProgressView, line, text, with_driver
 from dmray.records import (
-    AttemptFailed,
     AttemptPaused,
-    AttemptStarted,
-    EvaluationDone,
     Ledger,
-    LedgerRecord,
     SweepFolder,
-    TrainProgress,
-    TrialDone,
     write_json,
 )
+from tests.progress.ledgers import begun, done, evaluated, failed, started, trained
 from tests.sweeps import tiny_plan
-
-
-def started(step: int = 0, time_s: float = 0.0) -> AttemptStarted:
-    return AttemptStarted(time_s=time_s, attempt=1, from_step=step, trial_id="x", spec={}, provenance={})
-
-
-def trained(step: int, time_s: float = 0.0) -> TrainProgress:
-    return TrainProgress(
-        time_s=time_s, step=step, loss=0.5, stage_losses={}, grad_norm=1.0, learning_rate=1e-3, steps_per_s=10.0
-    )
-
-
-def evaluated(step: int, time_s: float = 0.0) -> EvaluationDone:
-    values = dict.fromkeys(("return_mean", "return_std", "normalized_mean", "normalized_std", "length_mean"), 1.0)
-    target: dict[str, Any] = {"target_return": None, "returns": [1.0], "lengths": [1], **values}
-    return EvaluationDone(time_s=time_s, step=step, decode="window", seed=0, targets=[target], wall_s=1.0)
-
-
-def failed(step: int) -> AttemptFailed:
-    return AttemptFailed(time_s=0.0, attempt=1, step=step, error="OSError: disk [full]", traceback="")
-
-
-def done(step: int, time_s: float = 0.0) -> TrialDone:
-    return TrialDone(time_s=time_s, status="finished", step=step, best_step=None, train_s=1.0)
-
-
-def begun(storage: Path, *ledgers: list[LedgerRecord]) -> tuple[Plan, SweepFolder]:
-    """A sweep's folder whose trials have these records."""
-    plan, folder = tiny_plan(storage), SweepFolder(storage, "tiny")
-    write_manifest(plan, folder)
-    for trial_id, records in zip(plan.trial_ids, ledgers, strict=False):
-        for record in records:
-            Ledger(folder.trial(trial_id).ledger).append(record)
-    return plan, folder
 
 
 def driven(folder: SweepFolder) -> Summary:

@@ -14,7 +14,7 @@ from dmray.reporting.document import Table
 from dmray.reporting.latex import to_latex
 from dmray.reporting.paper import paper_table
 from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger, write_manifest
-from tests.reporting.test_tables import seed_groups, write
+from tests.reporting.examples import seed_groups, write
 
 TWO = ["hopper-medium-v2", "hopper-expert-v2"]
 LEDGERS: dict[str, list[Any]] = {

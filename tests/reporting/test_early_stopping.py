@@ -13,7 +13,7 @@ from dmray.reporting.across import aggregate_table, improvement_table, results_b
 from dmray.reporting.figures import curve_of
 from dmray.reporting.tables import overview_table, score_table, verdict
 from tests.mlflow_mirror.examples import evaluated, judged, started, stopped_trial, whole_trial
-from tests.reporting.test_tables import comparison, seed_groups, strong, write
+from tests.reporting.examples import comparison, seed_groups, strong, write
 
 RULE = {"grace_steps": 20, "reduction_factor": 2, "within": "dataset"}
 LEDGERS: dict[str, list[Any]] = {

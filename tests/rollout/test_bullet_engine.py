@@ -5,7 +5,6 @@ import sys
 import warnings
 from contextlib import closing
 from dataclasses import replace
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,17 +14,11 @@ import pytest
 from dmray.errors import EngineError
 from dmray.rollout import VectorEngine, make_engine
 from dmray.rollout.bullet_engine import BulletEngine, bullet_environment
-from dmray.tasks import TASKS, Task
+from dmray.tasks import Task
 from dmray.testing.engine_contract import EngineContract
+from tests.rollout.bullet import bullet, needs_bullet
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d", "ant")
-needs_bullet = pytest.mark.skipif(
-    any(find_spec(package) is None for package in ("gym", "d4rl", "pybullet")), reason="needs `make bullet`"
-)
-
-
-def bullet(robot: str) -> Task:
-    return TASKS[f"bullet-{robot}"]
 
 
 def test_a_missing_package_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +219,8 @@ def test_an_unknown_environment_is_refused_with_its_task() -> None:
 def test_old_packages_neither_warn_nor_change_where_modules_are_found() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from tests.rollout.test_bullet_engine import bullet, make_engine\n"
+        "from dmray.rollout import make_engine\n"
+        "from tests.rollout.bullet import bullet\n"
         "path, engine = list(sys.path), make_engine(bullet('hopper'), 1)\n"
         "engine.reset([0]); engine.step(np.zeros((1, 3)), np.array([0])); engine.close()\n"
         "assert sys.path == path\n"

@@ -11,9 +11,9 @@ from dmray.storage import Store, sweep_folder
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.job import TrialJob
 from dmray.trial.run import run_trial
-from tests.storage.test_sweeps import from_steps, ledger_in_store, read
+from tests.storage.contents import from_steps, ledger_in_store, read
 from tests.sweeps import science_of, tiny_plan
-from tests.trial.test_early_stopping import ONE_METHOD
+from tests.trial.jobs import ONE_METHOD
 
 
 def test_trials_on_s3_stop_by_each_others_scores_and_go_on_on_another_machine(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,10 @@ from dmray.progress.trial_states import TrialState
 from dmray.records import Ledger, LedgerRecord, SweepFolder, write_json
 from dmray.storage import Store, sweep_folder
 from dmray.trial import publish as remote
-from tests.progress.test_progress import begun, done, evaluated, failed, started, trained
+from tests.progress.ledgers import begun, done, evaluated, failed, started, trained
 from tests.storage.conftest import S3
 from tests.sweeps import sweep_file, tiny_plan
+from tests.waiting import wait_until
 
 runner = CliRunner()
 ENDLESS: dict[str, Any] = {
@@ -53,13 +53,6 @@ def send(store: Store, folder: SweepFolder) -> None:
     for path in folder.path.rglob("*"):
         if path.is_file():
             store.write(str(path.relative_to(folder.path)), path.read_bytes())
-
-
-def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def look(url: str) -> dict[str, Any]:
@@ -86,8 +79,8 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
     driver = threading.Thread(target=drive)
     driver.start()
     try:
-        until(lambda: Store(f"{s3_url}/tiny").version("sweep.json"))
-        until(lambda: look(s3_url)["steps"] > 0)
+        wait_until(lambda: Store(f"{s3_url}/tiny").version("sweep.json"))
+        wait_until(lambda: look(s3_url)["steps"] > 0)
         elsewhere = subprocess.run(
             [sys.executable, "-m", "dmray", "status", str(sweep_file(tmp_path)), "--storage", s3_url],
             env={**os.environ, "DMRAY_CACHE": str(tmp_path / "another")},
@@ -100,9 +93,9 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
         assert not (tmp_path / "another").exists()
 
         assert runner.invoke(pause.app, [f"{s3_url}/tiny"]).exit_code == 0
-        until(lambda: (seen := look(s3_url))["states"]["left"] == 1 and seen["order"] == "pause")
+        wait_until(lambda: (seen := look(s3_url))["states"]["left"] == 1 and seen["order"] == "pause")
         assert "it goes on" in runner.invoke(resume.app, [f"{s3_url}/tiny"]).output
-        until(lambda: look(s3_url)["states"]["running"] == 1)
+        wait_until(lambda: look(s3_url)["states"]["running"] == 1)
         stopped = runner.invoke(stop.app, [f"{s3_url}/tiny"])
         assert "continue with: again" in stopped.output
     finally:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,6 +10,7 @@ from dmray.records import SweepFolder, TrialFolder, write_atomic
 from dmray.storage import Publisher, Store
 from dmray.storage.publisher import PublishTiming
 from tests.storage.conftest import S3
+from tests.waiting import wait_until
 
 FAST = PublishTiming(every_s=0.01, shortest_pause_s=0.01, longest_pause_s=0.05)
 NEVER = PublishTiming(every_s=3600.0)
@@ -48,14 +48,11 @@ def write_all(trial: TrialFolder, ledger: bytes) -> None:
 
 
 def wait_until_sent(store: Store, name: str, content: bytes) -> None:
-    while store.read(name) != content:
-        time.sleep(0.005)
+    wait_until(lambda: store.read(name) == content)
 
 
 def wake_until_it_refuses(publisher: Publisher) -> None:
-    while True:
-        publisher.wake()
-        time.sleep(0.005)
+    wait_until(publisher.wake)  # it returns nothing, so this ends with its error
 
 
 def test_what_a_line_speaks_of_is_sent_before_it_and_the_marker_last(folder: SweepFolder, trial: TrialFolder) -> None:

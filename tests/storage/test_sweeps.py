@@ -23,7 +23,7 @@ from dmray.driver.store_session import Refresh
 from dmray.errors import CheckpointError, StorageError
 from dmray.planning.plan import Plan
 from dmray.progress.trial_states import TrialState, trial_states
-from dmray.records import AttemptFailed, AttemptPaused, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
+from dmray.records import AttemptFailed, AttemptPaused, AttemptStarted, SweepFolder, TrialDone
 from dmray.records.records import ledger_line
 from dmray.reporting import write_report
 from dmray.specs import TrialSpec
@@ -34,8 +34,9 @@ from dmray.trial.job import TrialJob
 from dmray.trial.publish import share_recording
 from dmray.trial.run import run_trial
 from tests.storage.conftest import S3
+from tests.storage.contents import from_steps, ledger_in_store, read
 from tests.sweeps import science_of, sweep_file, tiny_plan
-from tests.trial.test_run import Killed, StopAt
+from tests.trial.jobs import Killed, StopAt
 
 
 def run(plan: Plan) -> dict[str, TrialState]:
@@ -50,23 +51,8 @@ def job(plan: Plan) -> TrialJob:
     return TrialJob.of(plan.trials[0], plan.sweep, sweep_folder(plan.sweep.storage, plan.sweep.name, "driver"))
 
 
-def read(plan: Plan) -> SweepFolder:
-    copy = SweepCopy.to_read(plan.sweep.storage, plan.sweep.name)
-    copy.open()
-    return copy.folder
-
-
 def science_in(plan: Plan) -> list[object]:
     return science_of(read(plan), plan.trial_ids)
-
-
-def ledger_in_store(work: TrialJob) -> list[LedgerRecord]:
-    content = Store(f"{work.storage}/tiny").read(f"trials/{work.trial.trial_id}/ledger.jsonl") or b""
-    return [ledger_line.validate_json(line) for line in content.splitlines()]
-
-
-def from_steps(work: TrialJob) -> list[int]:
-    return [record.from_step for record in ledger_in_store(work) if isinstance(record, AttemptStarted)]
 
 
 @pytest.fixture(scope="module")

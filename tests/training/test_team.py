@@ -12,7 +12,7 @@ import torch.multiprocessing
 
 from dmray.errors import TeamError
 from dmray.training import Team
-from tests.training.test_trainer import numbers, trainer_of, weights
+from tests.training.trainers import numbers, trainer_of, weights
 
 STEPS = 4
 

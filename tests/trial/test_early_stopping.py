@@ -26,13 +26,7 @@ from dmray.trial.job import TrialJob
 from dmray.trial.run import _Attempt, run_trial
 from dmray.trial.rung_board import RungBoard
 from tests.sweeps import science_of, tiny_plan
-from tests.trial.test_run import Killed, ScriptedService, StopAt, job, records_of
-
-RULE = {"grace_steps": 20, "reduction_factor": 2}
-ONE_METHOD = {
-    "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": n, "context_length": 4} for n in (1, 2, 3)]}],
-    "early_stopping": RULE,
-}
+from tests.trial.jobs import ONE_METHOD, RULE, Killed, ScriptedService, StopAt, job, records_of
 
 
 def work_on(storage: Path, **changes: Any) -> TrialJob:

@@ -13,7 +13,7 @@ from dmray.training import Team
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.following import follow_trial
 from dmray.trial.run import run_trial
-from tests.trial.test_run import job
+from tests.trial.jobs import job
 
 PLAIN = {"grid": [{"methods": ["hdm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4, "dropout": 0.0}]}]}
 

@@ -12,7 +12,7 @@ from dmray.records import AttemptFailed, read_ledger
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from dmray.trial.watchdog import Watchdog, note_hang
-from tests.trial.test_run import job
+from tests.trial.jobs import job
 
 HANGS = """
 import ctypes, sys
@@ -21,7 +21,7 @@ from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from dmray.trial.watchdog import Watchdog
 from dmray.training import Trainer
-from tests.trial.test_run import job
+from tests.trial.jobs import job
 
 train, arm, steps = Trainer.step, Watchdog.step, []
 def hang_at_25(self):
