@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.specs import FaultSpec, ResourcesSpec, Spec
@@ -17,10 +17,6 @@ from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
 from dmray.trial.publish import fetch_command
 
-if TYPE_CHECKING:
-    from dmray.training import Team
-
-_LONGEST_EVALUATION_S = 86_400  # for which workers wait that only train
 _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
 
 
@@ -40,7 +36,7 @@ class TrainableConfig(Spec):
 
 
 def run_through_train(config: dict[str, Any]) -> None:
-    """Tune's function trainable for executor "train": one TorchTrainer, its workers on one machine."""
+    """Tune's function trainable for executor "train": one TorchTrainer with one worker."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -51,20 +47,17 @@ def run_through_train(config: dict[str, Any]) -> None:
     fetch_command(given.job)
     if not CommandWatcher(given.job.sweep_folder, given.job.command_number).still_holds():
         return  # a worker would take seconds to say the same
-    workers = given.resources.workers_per_trial
-    resources = {"CPU": given.resources.cpus_per_trial / workers}
+    resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
-        resources["GPU"] = given.resources.gpus_per_trial / workers
+        resources["GPU"] = given.resources.gpus_per_trial
     TorchTrainer(
         run_in_worker,
         train_loop_config={"trainable": config["trainable"]},
-        # small sums on one machine: NCCL is not needed, and its failures leak GPUs
-        torch_config=TorchConfig(backend="gloo", timeout_s=_LONGEST_EVALUATION_S),
+        torch_config=TorchConfig(backend="gloo"),  # NCCL is not needed, and a failed start of it leaks the GPU
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
+            num_workers=1,
             use_gpu=given.resources.gpus_per_trial > 0,
             resources_per_worker=resources,
-            placement_strategy="STRICT_PACK",
         ),
         run_config=ray.train.RunConfig(
             name=given.job.trial.trial_id,
@@ -76,23 +69,10 @@ def run_through_train(config: dict[str, Any]) -> None:
 
 
 def run_in_worker(config: dict[str, Any]) -> None:
-    """Ray Train's loop function: the trial, or beside its leader a share of its batches."""
+    """Ray Train's loop function: the trial."""
     import ray.train
 
-    if ray.train.get_context().get_world_size() == 1:
-        _run(config, ray.train.report)
-        return
-    from dmray.training import Team
-    from dmray.trial.following import follow_trial
-
-    team = Team()
-    if team.leads:
-        try:
-            _run(config, lambda report: None, team)  # a report to Ray waits for all workers
-        finally:
-            team.dismiss()
-    else:
-        follow_trial(TrainableConfig.model_validate_json(config["trainable"]).job, team)
+    _run(config, ray.train.report)
 
 
 def run_in_tune(config: dict[str, Any]) -> None:
@@ -105,13 +85,13 @@ def run_in_tune(config: dict[str, Any]) -> None:
 TUNE_TRAINABLES = {"train": run_through_train, "tune": run_in_tune}
 
 
-def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None], team: Team | None = None) -> None:
+def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
     from dmray.on_ray.evaluation_pool import RemoteEvaluation
     from dmray.trial.run import run_trial
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
-        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report), team)
+        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report))
     except TrialPaused:
         return
     except Exception as cause:

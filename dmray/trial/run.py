@@ -35,7 +35,7 @@ from dmray.records import (
 from dmray.records.system_usage import SystemUsage
 from dmray.sources import open_dataset
 from dmray.tasks import task_of
-from dmray.training import Team, be_deterministic
+from dmray.training import be_deterministic
 from dmray.trial.build import attempt_started, build_trainer
 from dmray.trial.checkpoints import resume_checkpoint, save_checkpoint, to_tensors
 from dmray.trial.early_stopping import EarlyStopping
@@ -55,15 +55,13 @@ def run_trial(
     job: TrialJob,
     service: EvaluationService,
     report: Report = lambda step, score: None,
-    team: Team | None = None,
 ) -> TrialDone | TrialStopped:
-    """Run `job` to its end, or continue it there where its last attempt was saved; as the leader of `team` if given.
+    """Run `job` to its end, or continue it there where its last attempt was saved.
 
     The end is a result, or for now the verdict of early stopping.
 
     Raises:
         DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
-        TeamError: another worker of the team is gone.
         Left: the order that the job was made under stands no longer; all is saved.
     """
     fetch_command(job)
@@ -84,7 +82,7 @@ def run_trial(
         run: _Attempt | None = None
         try:
             with log.listening():
-                run = _Attempt(job, service, report, ledger, attempt, team)
+                run = _Attempt(job, service, report, ledger, attempt)
                 with run.watchdog.watching():
                     return run.run()
         except TrialPaused:
@@ -110,7 +108,6 @@ class _Attempt:
         report: Report,
         ledger: Ledger,
         attempt: int,
-        team: Team | None,
     ) -> None:
         self.job, self.report, self.ledger, self.attempt = job, report, ledger, attempt
         self.log = TrialLog(job.folder.log)
@@ -121,7 +118,7 @@ class _Attempt:
         dataset = job.trial.dataset
         share_recording(job)
         self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
-        self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes, team)
+        self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
         request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
@@ -131,8 +128,6 @@ class _Attempt:
         records = read_ledger(job.folder.ledger)
         self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
         self.early_stopping = EarlyStopping(job, records)
-        if team is not None:
-            team.meet()  # the trial's folder is ours: the others may read the checkpoint
         self._restore()
         self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")

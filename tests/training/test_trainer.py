@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from dmray.datasets import Windows
 from dmray.policies import SequencePolicy
 from dmray.specs import MethodName, TrainingSpec
-from dmray.training import StepMetrics, Team, Trainer
+from dmray.training import StepMetrics, Trainer
 from dmray.training.trainer import warm_up
 from tests.policies.windows import TINY, random_fields, tiny_policy, windows_of
 
@@ -29,11 +29,9 @@ class RandomCuts:
         return windows_of(self._fields, self._tokens, first, 5, self._num_valid)
 
 
-def trainer_of(
-    method: MethodName, spec: TrainingSpec = SPEC, seed: int = 0, dropout: float = 0.0, team: Team | None = None
-) -> Trainer:
+def trainer_of(method: MethodName, spec: TrainingSpec = SPEC, seed: int = 0, dropout: float = 0.0) -> Trainer:
     policy = tiny_policy(method, model=TINY.model_copy(update={"dropout": dropout}))
-    return Trainer(policy, RandomCuts(policy), spec, seed, team=team)
+    return Trainer(policy, RandomCuts(policy), spec, seed)
 
 
 def numbers(metrics: StepMetrics) -> list[float]:
