@@ -18,8 +18,7 @@ from dmray.errors import ClusterError
 from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
 from dmray.on_ray.failure_callbacks import TuneFailureCallback
 from dmray.on_ray.pause_stopper import PauseStopper
-from dmray.on_ray.placement import place_trials
-from dmray.on_ray.resources import DRIVER_RESOURCE, Machines, Placement, machines_for_one_node
+from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, Placement, machines_for_one_node, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
 from dmray.planning.plan import Plan
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
@@ -58,11 +57,11 @@ class RayRunner:
         records_before = {trial.trial_id: len(read_ledger(folder.trial(trial.trial_id).ledger)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
-            layout = place_trials(plan.sweep.resources, machines, len(todo))
+            placement = place_trials(plan.sweep.resources, machines, len(todo))
             _log.info(
                 "%d trials to run, %d at a time beside %d evaluation actors, on %g CPUs and %g GPUs",
                 len(todo),
-                layout.concurrent_trials,
+                placement.concurrent_trials,
                 plan.sweep.resources.evaluation_actors,
                 machines.cpus,
                 machines.gpus,
@@ -79,7 +78,7 @@ class RayRunner:
                 )
                 for trial in todo
             ]
-            given_up = _tune(trainables, layout, ray_storage, folder)
+            given_up = _tune(trainables, placement, ray_storage, folder)
         refresh()
         for trial in todo:
             note_hang(folder.trial(trial.trial_id))  # of those that hung until their budget was spent
@@ -96,16 +95,16 @@ def _left(folder: TrialFolder, records_before: int) -> bool:
     return len(records) == records_before or not isinstance(records[-1], AttemptFailed | TrialStopped)
 
 
-def _tune(trainables: list[TrainableConfig], layout: Placement, ray_storage: str, folder: SweepFolder) -> set[str]:
+def _tune(trainables: list[TrainableConfig], placement: Placement, ray_storage: str, folder: SweepFolder) -> set[str]:
     """Run them; the ids of those whose workers died more often than the fault budget allows."""
     names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
     leaving = PauseStopper(folder, trainables[0].job.command_number)
     trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
-        tune.with_resources(trainable, layout.tune_trial),
+        tune.with_resources(trainable, placement.tune_resources),
         param_space={"trainable": tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=layout.concurrent_trials,
+            max_concurrent_trials=placement.concurrent_trials,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: names[trial.config["trainable"]],
         ),
