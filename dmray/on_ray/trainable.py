@@ -1,8 +1,8 @@
-"""One Tune trial: a driver without work of its own, which runs the trial in a Ray Train worker, or the trial itself.
+"""What a Tune trial runs: the trial itself, or a driver without work of its own that runs it in a Ray Train worker.
 
-Ray Train restarts a worker that died (its machine was taken, it was killed) and Tune restarts its own actors; the trial
-continues from dmray's own checkpoint in all cases, so Ray's state on disk is disposable. A mistake of the user or a bug
-would fail the same way again: it ends the trial at once, recorded in its ledger, and the sweep goes on.
+Ray Train restarts a worker that died (its machine was taken away, it was killed) and Tune restarts its own actors. The
+trial continues from dmray's own checkpoint in all cases, so Ray's state on disk is disposable. A mistake of the user or
+a bug would fail the same way again: it ends the trial at once, the ledger has it, and the sweep goes on.
 """
 
 from __future__ import annotations
@@ -12,27 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
-from dmray.specs import FaultSpec, ResourcesSpec, Spec
-from dmray.trial.job import TrialJob
+from dmray.on_ray.trainable_config import TrainableConfig
 from dmray.trial.log import TrialLog
 from dmray.trial.publish import fetch_command
 
 _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
-
-
-class TrainableConfig(Spec):
-    """What a Tune trial is given, as JSON."""
-
-    job: TrialJob
-    resources: ResourcesSpec
-    faults: FaultSpec
-    dispatcher_name: str
-    ray_storage: str  # a path or a URL that every machine sees
-
-    @property
-    def tune_restarts(self) -> int:
-        """How often Tune starts an actor of its own again."""
-        return self.faults.driver_restarts if self.resources.executor == "train" else self.faults.worker_restarts
 
 
 def run_through_train(config: dict[str, Any]) -> None:
@@ -41,12 +25,12 @@ def run_through_train(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from dmray.on_ray.failure_callbacks import TrainFailureCallback
+    from dmray.on_ray.callbacks import TrainFailureCallback
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     fetch_command(given.job)
     if not CommandWatcher(given.job.sweep_folder, given.job.command_number).still_holds():
-        return  # a worker would take seconds to say the same
+        return  # starting a worker to find this out would take seconds
     resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
         resources["GPU"] = given.resources.gpus_per_trial
@@ -96,14 +80,14 @@ def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> No
         return
     except Exception as cause:
         if is_transient(cause):
-            raise  # tried again within the fault budget
-        return  # recorded by run_trial; trying again would fail the same way
+            raise  # Ray tries again within the fault budget
+        return  # run_trial has recorded it; another attempt would fail the same way
 
 
 def is_transient(cause: Exception) -> bool:
-    """Whether a failure came from outside (a lost actor or node, a full disk), so that another attempt may do better.
+    """Whether a failure came from outside (a lost actor or node, a full disk), so that another attempt may succeed.
 
-    What an evaluation actor raised comes wrapped as Ray's; it is judged by what is inside.
+    Ray wraps what an evaluation actor raised; the exception inside decides.
     """
     from ray.exceptions import RayError, RayTaskError
 
@@ -114,7 +98,7 @@ def is_transient(cause: Exception) -> bool:
 
 
 class _Reporter:
-    """Tells Ray how far the trial is."""
+    """Reports the trial's progress to Ray."""
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
         self._report = report
