@@ -20,7 +20,7 @@ COMMANDS = (
     "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "submit",
 )  # fmt: skip
 FLOORS = {
-    "errors": 0, "fields": 0, "periodic_thread": 0,
+    "errors": 0, "fields": 0, "files": 0, "periodic_thread": 0,
     "registry": 1,
     "specs": 3,
     "tasks": 4, "datasets": 4, "models": 4, "downloads": 4, "records": 4,

@@ -25,6 +25,7 @@ from dmray.downloads.manifest import Manifest, ManifestEntry, locked, now, sha25
 from dmray.downloads.progress import Progress, silent
 from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts, UnavailableError
 from dmray.errors import DatasetError
+from dmray.files import replace_durably
 
 _BLOCK_BYTES = 8 * 2**20
 _LONGEST_PAUSE_S = 30.0
@@ -96,7 +97,7 @@ def fetch(
             except (UnavailableError, InterruptedDownloadError, DatasetError) as problem:
                 problems.append(f"  {address}: {problem}")
             else:
-                part.replace(path)
+                replace_durably(part, path)
                 _part_facts(path).unlink()
                 return path
     raise DatasetError(
@@ -173,7 +174,6 @@ def _fill(source: Remote, facts: RemoteFacts, part: Path, progress: Callable[[in
             progress(done)
             if facts.size is None:
                 break
-        os.fsync(stream.fileno())
 
 
 def _show(progress: Progress, name: str, total: int | None, done: int) -> None:

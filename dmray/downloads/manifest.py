@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dmray.errors import DatasetError
+from dmray.files import write_json
 
 MANIFEST_NAME = "dmray-manifest.json"
 SHIPPED: Mapping[str, str] = {}  # SHA-256 that are known beforehand; D4RL publishes none
@@ -58,12 +58,7 @@ class Manifest:
     def put(self, name: str, entry: ManifestEntry) -> None:
         with locked(self.path):
             entries = self._read() | {name: asdict(entry)}
-            part = self.path.with_name(f".{self.path.name}.part")
-            with part.open("w") as stream:
-                json.dump(dict(sorted(entries.items())), stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self.path)
+            write_json(self.path, dict(sorted(entries.items())))
 
     def check(self, name: str, sha256: str) -> None:
         """Hold a hash against what is pinned.

@@ -28,7 +28,7 @@ class SystemUsage:
         self._process.cpu_percent()
 
     def sample(self) -> dict[str, float]:
-        """Usage now; processor times are means since the last sample. `gpu_*` is left out if the GPU does not answer."""
+        """Usage now; CPU times are means since the last sample. `gpu_*` is left out if the GPU does not answer."""
         memory = psutil.virtual_memory()
         return {
             "cpu_utilization_percentage": psutil.cpu_percent(),

@@ -10,7 +10,8 @@ import logging
 import shutil
 from datetime import datetime
 
-from dmray.records import AttemptStarted, TrialFolder, read_ledger, write_atomic
+from dmray.files import write_atomic
+from dmray.records import AttemptStarted, TrialFolder, read_ledger
 from dmray.records.folders import SweepFolder
 from dmray.records.ledger import Ledger
 from dmray.storage.place import object_name

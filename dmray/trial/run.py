@@ -17,6 +17,7 @@ from typing import Literal, NoReturn
 import torch
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
+from dmray.files import write_json
 from dmray.planning.disk_space import require_space
 from dmray.planning.successive_halving import is_stopped
 from dmray.policies import snapshot
@@ -30,7 +31,6 @@ from dmray.records import (
     TrialDone,
     TrialStopped,
     read_ledger,
-    write_json,
 )
 from dmray.records.system_usage import SystemUsage
 from dmray.sources import open_dataset

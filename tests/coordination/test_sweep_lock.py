@@ -12,16 +12,16 @@ import pytest
 
 from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, needs_watching
 from dmray.errors import StorageError
+from dmray.files import write_atomic
 from dmray.records import SweepFolder
-from dmray.records.folders import write_atomic
 
 FAST = LockTiming(heartbeat_s=0.1, stale_s=1.0)
 HOLD = """
 import sys, time
 from pathlib import Path
-from dmray.coordination.sweep_lock import Pace, lease
+from dmray.coordination.sweep_lock import LockTiming, folder_lock
 from dmray.records import SweepFolder
-with lease(SweepFolder(Path(sys.argv[1]), "tiny"), Pace(0.1, 1.0)):
+with folder_lock(SweepFolder(Path(sys.argv[1]), "tiny"), LockTiming(0.1, 1.0)):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dmray.coordination.commands import send_command
 from dmray.coordination.sweep_lock import folder_lock
+from dmray.files import write_json
 from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.progress.progress import RATE_WINDOW_S, Follower, SweepProgress
@@ -27,7 +28,6 @@ from dmray.records import (
     SweepFolder,
     TrainProgress,
     TrialDone,
-    write_json,
 )
 from tests.sweeps import tiny_plan
 
