@@ -55,6 +55,11 @@ class TrialFolder:
         return self.evaluations / f"step_{step:09d}.parquet"
 
     @property
+    def lock(self) -> Path:
+        """Held by the worker that runs the trial."""
+        return self.path / ".worker.lock"
+
+    @property
     def hang(self) -> Path:
         """The stacks of an attempt that hung, until the ledger has them."""
         return self.path / "hang.txt"
@@ -103,6 +108,11 @@ class SweepFolder:
     def control(self) -> Path:
         """The order that holds: run, pause, stop."""
         return self.path / ".control.json"
+
+    @property
+    def driver_lock(self) -> Path:
+        """Held by the driver of the sweep."""
+        return self.path / ".driver.lock"
 
     @property
     def report(self) -> Path:

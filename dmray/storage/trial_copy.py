@@ -18,7 +18,6 @@ from dmray.storage.place import object_name
 from dmray.storage.store import Store
 
 _log = logging.getLogger(__name__)
-_LOCK = ".worker.lock"  # held by whoever calls
 
 
 def download_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> None:
@@ -55,7 +54,7 @@ def clear_trial(trial: TrialFolder) -> None:
     for path in trial.path.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != _LOCK:
+        elif path != trial.lock:
             path.unlink()
 
 
@@ -72,7 +71,7 @@ def _set_aside(trial: TrialFolder) -> None:
     aside = trial.path.with_name(f"{trial.path.name}.aside-{datetime.now():%Y%m%d-%H%M%S-%f}")
     aside.mkdir()
     for path in trial.path.iterdir():
-        if path.name != _LOCK:
+        if path != trial.lock:
             path.rename(aside / path.name)
     _log.warning(
         "%s: %d attempts up to step %d here never reached the store, and another machine has gone on without them; "

@@ -17,6 +17,7 @@ from typing import Literal, NoReturn
 import torch
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
+from dmray.file_lock import file_lock
 from dmray.files import write_json
 from dmray.planning.disk_space import require_space
 from dmray.planning.successive_halving import is_stopped
@@ -41,13 +42,13 @@ from dmray.trial.checkpoints import resume_checkpoint, save_checkpoint, to_tenso
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
 from dmray.trial.job import TrialJob
-from dmray.trial.lock import trial_lock
 from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
 from dmray.trial.pending_evaluations import PendingEvaluations
 from dmray.trial.publish import fetch_command, share_recording, sync_trial
 from dmray.trial.watchdog import Watchdog, note_hang
 
+_LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
 
 
@@ -68,7 +69,8 @@ def run_trial(
     if not CommandWatcher(job.sweep_folder, job.command_number).still_holds():
         raise TrialPaused
     log = TrialLog(job.folder.log)
-    with trial_lock(job.folder), sync_trial(job, report) as report:
+    lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
+    with lock, sync_trial(job, report) as report:
         if job.folder.done.exists():
             return TrialDone.model_validate_json(job.folder.done.read_bytes())
         note_hang(job.folder)
