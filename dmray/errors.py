@@ -46,14 +46,6 @@ class CaptureError(DmrayError):
     """A GPU's work cannot be recorded for replay."""
 
 
-class TeamError(DmrayError, OSError):
-    """Another process of the same trial is gone: the trial goes on from its checkpoint with new ones."""
-
-
-class TeamDismissedError(TeamError):
-    """The process that leads the trial has ended its part, well or not; the others end too."""
-
-
 class MissingPackageError(DmrayError):
     """What was asked for needs a package that is not installed, or is broken here."""
 

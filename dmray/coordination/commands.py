@@ -18,7 +18,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from dmray.records.folders import SweepFolder, write_atomic
+from dmray.files import write_atomic
+from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from dmray.records.folders import SweepFolder, write_atomic
+from dmray.files import write_atomic
+from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
 from dmray.storage import Store
 

@@ -12,7 +12,6 @@ takeover, and in stores that know no such put, the last writer has it: whoever w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ from uuid import uuid4
 
 from dmray.coordination.heartbeat import FileHeartbeats, Heartbeat, Heartbeats, StoreHeartbeats
 from dmray.errors import StorageError
+from dmray.file_lock import file_lock
 from dmray.records.folders import SweepFolder
 from dmray.storage import Store
 
@@ -90,13 +90,12 @@ def folder_lock(folder: SweepFolder, timing: LockTiming = LOCK_TIMING) -> Iterat
         StorageError: another driver holds it.
     """
     heartbeats = FileHeartbeats(folder)
-    with (folder.path / ".driver.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _refusal(str(folder.path), heartbeats.read()) from None
-        with _held(str(folder.path), heartbeats, timing, settle_s=0.0):
-            yield
+    busy = f"{_holder(heartbeats.read())} runs this sweep already; wait for it or stop it"
+    with (
+        file_lock(folder.driver_lock, timeout_s=0.0, busy=busy),
+        _held(str(folder.path), heartbeats, timing, settle_s=0.0),
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -198,5 +197,8 @@ def _alive(pid: int) -> bool:
 
 
 def _refusal(where: str, heartbeat: Heartbeat | None) -> StorageError:
-    who = f"process {heartbeat.pid} on {heartbeat.host}" if heartbeat else "another process"
-    return StorageError(f"{where}: {who} runs this sweep already; wait for it or stop it")
+    return StorageError(f"{where}: {_holder(heartbeat)} runs this sweep already; wait for it or stop it")
+
+
+def _holder(heartbeat: Heartbeat | None) -> str:
+    return f"process {heartbeat.pid} on {heartbeat.host}" if heartbeat else "another process"

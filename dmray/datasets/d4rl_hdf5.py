@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from dmray.datasets.episodes import Episodes
 from dmray.datasets.subtask_rewards import Subtask, first_reward_only, has_per_step_subtask_rewards, reward_arrivals
 from dmray.errors import DatasetError
+from dmray.files import partial
 
 _ARRAYS = ("observations", "actions", "rewards", "terminals")
 _BLOCK_ROWS = 65_536  # what is looked at in one piece, so that a check needs no second array of the file's size
@@ -114,16 +114,10 @@ def episode_starts(terminals: np.ndarray, timeouts: np.ndarray | None, rules: Fi
 
 def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> None:
     """Write `arrays` (names may be paths, such as `infos/goal`); the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        with h5py.File(part, "w") as file:
-            file.attrs.update(attributes)
-            for name, array in arrays.items():
-                file.create_dataset(name, data=array, compression="gzip", compression_opts=1)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with partial(path) as part, h5py.File(part, "w") as file:
+        file.attrs.update(attributes)
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip", compression_opts=1)
 
 
 def check_is_d4rl(path: Path) -> None:

@@ -9,16 +9,15 @@ process that opens it costs no memory. Pages are copied for a process only where
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from dmray.datasets.d4rl_hdf5 import Allocate
 from dmray.datasets.episodes import Episodes
+from dmray.files import partial
 
 _ARRAYS = ("observations", "actions", "rewards")
 
@@ -29,13 +28,9 @@ def mapped(folder: Path, read: Callable[[Allocate], Episodes]) -> Episodes:
     `folder` is there whole or not at all, however the writer ends. The caller sees to it that one process writes.
     """
     if not folder.is_dir():
-        part = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
-        part.mkdir(parents=True)
-        try:
+        with partial(folder) as part:
+            part.mkdir()
             _write(part, read)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     starts = np.load(folder / "starts.npy")
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c")[: starts[-1]] for name in _ARRAYS}
     return Episodes(**arrays, starts=starts, notes=tuple(json.loads((folder / "notes.json").read_text())))

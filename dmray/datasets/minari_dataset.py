@@ -8,7 +8,7 @@ Shapes: N transitions, S observation_dim, A action_dim, T steps of an episode.
 
 from __future__ import annotations
 
-import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ import numpy as np
 from dmray.datasets.d4rl_hdf5 import Allocate, FileRules, episode_starts, in_memory
 from dmray.datasets.episodes import Episodes
 from dmray.errors import DatasetError
+from dmray.file_lock import file_lock
 from dmray.registry import nearest
 
+_LOCK_TIMEOUT_S = 3600.0
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, AssertionError)  # what minari and h5py raise for a broken data set
 
 
@@ -108,12 +110,17 @@ def download_minari(dataset_id: str) -> None:
 
     Raises:
         DatasetError: minari is missing, the server does not answer or does not have it, or what is there is damaged.
+        StorageError: the folder cannot be written, or another process does not finish its download.
     """
     minari = _minari()
     root, folder = _root(), _root() / dataset_id
-    with (root / ".dmray-download.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # what another process is still fetching looks damaged
-        if folder.exists():
+    lock = root / ".dmray-download.lock"
+    if folder.exists() and not os.access(lock, os.W_OK):  # no process of dmray has downloaded here, or none can now
+        _opened(dataset_id)
+        return
+    busy = "another process has been downloading for an hour: wait for it, or end it and try again"
+    with file_lock(lock, _LOCK_TIMEOUT_S, busy, unwritable="name a folder that can be written in MINARI_DATASETS_PATH"):
+        if folder.exists():  # looked at under the lock: what another process is still downloading looks damaged
             _opened(dataset_id)
             return
         try:

@@ -21,13 +21,16 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dmray.downloads.manifest import Manifest, ManifestEntry, locked, now, sha256_of
+from dmray.downloads.manifest import Manifest, ManifestEntry, now, sha256_of
 from dmray.downloads.progress import Progress, silent
 from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts, UnavailableError
 from dmray.errors import DatasetError
+from dmray.file_lock import file_lock
+from dmray.files import replace_durably
 
 _BLOCK_BYTES = 8 * 2**20
 _LONGEST_PAUSE_S = 30.0
+_LOCK_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,16 @@ def fetch(
             is too small, or it is not here and `settings.offline`.
     """
     path, manifest = folder / remote.name, Manifest(folder)
-    with locked(path):
+    if path.is_file():  # it is whole and pinned
+        _check_size(path, manifest)
+        return path
+    if settings.offline:
+        raise DatasetError(f"{remote.name}: not in {folder}, and DMRAY_OFFLINE forbids a download of {remote.url}")
+    busy = "another process has been downloading this file for an hour: wait for it, or end it and try again"
+    with file_lock(folder / f".{remote.name}.lock", _LOCK_TIMEOUT_S, busy):
         if path.is_file():
             _check_size(path, manifest)
             return path
-        if settings.offline:
-            raise DatasetError(f"{remote.name}: not in {folder}, and DMRAY_OFFLINE forbids a download of {remote.url}")
         problems = []
         for address in settings.addresses(remote):
             try:
@@ -96,7 +103,7 @@ def fetch(
             except (UnavailableError, InterruptedDownloadError, DatasetError) as problem:
                 problems.append(f"  {address}: {problem}")
             else:
-                part.replace(path)
+                replace_durably(part, path)
                 _part_facts(path).unlink()
                 return path
     raise DatasetError(
@@ -173,7 +180,6 @@ def _fill(source: Remote, facts: RemoteFacts, part: Path, progress: Callable[[in
             progress(done)
             if facts.size is None:
                 break
-        os.fsync(stream.fileno())
 
 
 def _show(progress: Progress, name: str, total: int | None, done: int) -> None:

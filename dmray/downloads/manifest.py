@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dmray.errors import DatasetError
+from dmray.file_lock import file_lock
+from dmray.files import write_json
 
 MANIFEST_NAME = "dmray-manifest.json"
-SHIPPED: Mapping[str, str] = {}  # SHA-256 that are known beforehand; D4RL publishes none
 _BLOCK_BYTES = 2**20
+_LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,11 @@ class Manifest:
         return None if entry is None else ManifestEntry(**entry)
 
     def put(self, name: str, entry: ManifestEntry) -> None:
-        with locked(self.path):
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        busy = "another process has been writing the manifest for a minute: end it and try again"
+        with file_lock(lock, _LOCK_TIMEOUT_S, busy):
             entries = self._read() | {name: asdict(entry)}
-            part = self.path.with_name(f".{self.path.name}.part")
-            with part.open("w") as stream:
-                json.dump(dict(sorted(entries.items())), stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self.path)
+            write_json(self.path, dict(sorted(entries.items())))
 
     def check(self, name: str, sha256: str) -> None:
         """Hold a hash against what is pinned.
@@ -71,12 +66,11 @@ class Manifest:
         Raises:
             DatasetError: another one is.
         """
-        entry = self.get(name)
-        pinned = SHIPPED.get(name) or (entry.sha256 if entry else None)
-        if pinned not in (None, sha256):
+        pinned = self.get(name)
+        if pinned is not None and pinned.sha256 != sha256:
             raise DatasetError(
-                f"{name}: sha256 is {sha256}, but {pinned} is pinned in {self.path}; if the new content is the right "
-                "one, remove the entry there and fetch again"
+                f"{name}: sha256 is {sha256}, but {pinned.sha256} is pinned in {self.path}; if the new content is the "
+                "right one, remove the entry there and fetch again"
             )
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -116,12 +110,3 @@ def sha256_of(path: Path) -> str:
 
 def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold `path` against other processes (of this machine, or of a network file system that has locks)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

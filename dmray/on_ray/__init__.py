@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dmray.on_ray.placement import place_trials
-from dmray.on_ray.resources import machine_here
+from dmray.on_ray.placement import machine_here, place_trials
 
 if TYPE_CHECKING:
     from dmray.on_ray.runner import RayRunner, machines_at

@@ -1,9 +1,9 @@
 """Evaluation actors that all trials of a sweep share, behind one dispatcher.
 
-A cohort (a fixed set of episodes) is the unit of work, so the answer does not depend on how many actors serve, which
-one serves, or how often one dies: the work is a pure function of weights, request and cohort, done at least once.
-The dispatcher belongs to the sweep's driver process and the actors to the dispatcher; each ends with its owner. Weights
-lie in the object store, which ships them to a node once.
+A cohort (a fixed set of episodes) is the unit of work, and its result is a pure function of weights, request and
+cohort. So the answer does not depend on how many actors serve, which one serves, or how often one dies. The driver
+process of the sweep owns the dispatcher and the dispatcher owns the actors; each ends with its owner. Weights are in
+Ray's object store, which sends them to a node once.
 """
 
 from __future__ import annotations
@@ -11,23 +11,58 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dmray.on_ray.fair_queue import FairQueue
 from dmray.policies import PolicySnapshot
 from dmray.rollout import Cohort, EpisodeRecord, EvaluationRequest, cohorts, run_cohort
 from dmray.specs import ResourcesSpec
 from dmray.trial.evaluation import EvaluationFuture
 
+T = TypeVar("T")
 NAMESPACE = "dmray"
-_AGAIN_AFTER_S = 0.5
-_IDLE_S = 120.0  # starting an actor again takes seconds, a node that an autoscaler took away minutes
-_MOST_ACTORS_LOST = 5  # by one cohort: it may be what kills them
+_RETRY_AFTER_S = 0.5
+_IDLE_S = 120.0  # starting an actor again takes seconds, starting a node that an autoscaler removed takes minutes
+_MOST_ACTORS_LOST = 5  # by one cohort, which may be what kills them
+
+
+class FairQueue(Generic[T]):
+    """A queue for asyncio in which the n-th item of an owner never waits for the (n+1)-th of another.
+
+    An owner that comes later begins where the others are: turns that it did not use before are lost. An item
+    that is put back keeps its turn.
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.PriorityQueue[tuple[int, int, T]] = asyncio.PriorityQueue()
+        self._last_turn: dict[str, int] = {}
+        self._turn, self._arrivals = 0, 0
+
+    def put(self, owner: str, item: T) -> None:
+        turn = max(self._last_turn.get(owner, 0), self._turn) + 1
+        self._last_turn[owner] = turn
+        self._insert(turn, item)
+
+    def put_back(self, item: T) -> None:
+        """Queue `item`, which was handed out, before all that wait."""
+        self._insert(self._turn, item)
+
+    async def get(self) -> T:
+        self._turn, _, item = await self._queue.get()
+        return item
+
+    async def wait_until_filled(self, poll_s: float) -> None:
+        """Wait until something is queued, without taking it."""
+        while self._queue.empty():
+            await asyncio.sleep(poll_s)
+
+    def _insert(self, turn: int, item: T) -> None:
+        self._arrivals += 1
+        self._queue.put_nowait((turn, self._arrivals, item))
 
 
 class RolloutActor:
@@ -62,10 +97,10 @@ class _Work:
 
 
 class Dispatcher:
-    """Cohorts of all trials in fair turns for all actors; what a dead actor left is given to another.
+    """Gives the cohorts of all trials to all actors in fair turns; the cohort of an actor that died goes to another.
 
-    An actor that died is replaced. All but one that found nothing to do for `idle_s` are let go, so that a cluster can
-    shrink, and come back when there is work.
+    An actor that died is replaced. An actor without work for `idle_s` is ended, so that a cluster can shrink, and
+    started again when there is work; one actor always stays.
     """
 
     def __init__(self, resources: ResourcesSpec, idle_s: float) -> None:
@@ -101,8 +136,8 @@ class Dispatcher:
             actor = await self._started(place)
             await self._feed(actor, idle_s)
             del self._actors[place]
-            ray.kill(actor)  # rests, or is not heard of: its CPU is wanted back in both cases
-            await self._queue.wait_until_filled(_AGAIN_AFTER_S)
+            ray.kill(actor)  # it is idle or does not answer: its CPU is freed in both cases
+            await self._queue.wait_until_filled(_RETRY_AFTER_S)
 
     async def _started(self, place: int) -> Any:
         resources = self._resources
@@ -116,7 +151,7 @@ class Dispatcher:
             try:
                 self._actors[place] = (actor, await actor.process_id.remote())
             except RayActorError:
-                await asyncio.sleep(_AGAIN_AFTER_S)
+                await asyncio.sleep(_RETRY_AFTER_S)
             else:
                 self._filled[place].set()
                 return actor
@@ -133,11 +168,11 @@ class Dispatcher:
             except RayActorError as lost:
                 self._lost(work, lost)
                 return
-            except Exception as cause:  # noqa: BLE001 - it belongs to the trial that asked, which raises it
+            except Exception as cause:  # noqa: BLE001 - the trial that asked raises it
                 if not work.answer.done():
                     work.answer.set_exception(cause)
             else:
-                if not work.answer.done():  # who asked may be gone
+                if not work.answer.done():  # the trial that asked may be gone
                     work.answer.set_result(answer)
 
     def _lost(self, work: _Work, cause: RayActorError) -> None:
@@ -150,7 +185,7 @@ class Dispatcher:
 
 @dataclass(frozen=True)
 class EvaluationPool:
-    """The handle that keeps the pool alive in the driver process; workers find it by `dispatcher_name`."""
+    """The handle that keeps the pool alive in the driver process; workers find the pool by `dispatcher_name`."""
 
     dispatcher: Any
     dispatcher_name: str
@@ -184,7 +219,7 @@ class RemoteEvaluation:
 
     def __init__(self, dispatcher_name: str) -> None:
         self._dispatcher = ray.get_actor(dispatcher_name, namespace=NAMESPACE)
-        self._trial = uuid4().hex  # whose turn it is
+        self._trial = uuid4().hex  # the owner in the fair queue
 
     def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
         reference = self._dispatcher.evaluate.remote(self._trial, [ray.put(snapshot)], request)

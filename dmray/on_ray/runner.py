@@ -15,12 +15,11 @@ from ray import tune
 
 from dmray.driver.store_session import Refresh, clear_ray_files, ray_storage_path
 from dmray.errors import ClusterError
+from dmray.on_ray.callbacks import PauseStopper, TuneFailureCallback
 from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
-from dmray.on_ray.failure_callbacks import TuneFailureCallback
-from dmray.on_ray.pause_stopper import PauseStopper
-from dmray.on_ray.placement import place_trials
-from dmray.on_ray.resources import DRIVER_RESOURCE, Machines, Placement, machines_for_one_node
-from dmray.on_ray.trainable import TUNE_TRAINABLES, TrainableConfig
+from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, Placement, machines_for_one_node, place_trials
+from dmray.on_ray.trainable import TUNE_TRAINABLES
+from dmray.on_ray.trainable_config import TrainableConfig
 from dmray.planning.plan import Plan
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
 from dmray.specs import TrialSpec
@@ -28,11 +27,11 @@ from dmray.trial.job import TrialJob
 from dmray.trial.watchdog import note_hang
 
 ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait as long
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it stops the sweep and says how to resume
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait that long
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # dmray handles Ctrl-C: it stops the sweep and says how to resume
     "RAY_AIR_NEW_OUTPUT": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads their files, and those of stopped trials stay open
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # tens of lines for a worker that is started again; see deaths.py
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads their files, and they leave some open
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # tens of lines for a worker that is restarted; see callbacks.py
 }
 
 
@@ -49,20 +48,20 @@ class RayRunner:
     def run(
         self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh = lambda: None
     ) -> list[TrialSpec]:
-        """Run `todo`; returns when each has ended, well or not (its folder tells), with those that left on order.
+        """Run `todo` until each trial has ended, well or not (its ledger says which); the trials that were paused.
 
         Raises:
-            ClusterError: no cluster answers, or not one trial fits it.
+            ClusterError: no cluster answers, or not one trial fits on it.
         """
         clear_ray_files(plan.sweep, folder)  # of attempts that were killed; nothing resumes from them
         records_before = {trial.trial_id: len(read_ledger(folder.trial(trial.trial_id).ledger)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
-            layout = place_trials(plan.sweep.resources, machines, len(todo))
+            placement = place_trials(plan.sweep.resources, machines, len(todo))
             _log.info(
                 "%d trials to run, %d at a time beside %d evaluation actors, on %g CPUs and %g GPUs",
                 len(todo),
-                layout.concurrent_trials,
+                placement.concurrent_trials,
                 plan.sweep.resources.evaluation_actors,
                 machines.cpus,
                 machines.gpus,
@@ -79,33 +78,33 @@ class RayRunner:
                 )
                 for trial in todo
             ]
-            given_up = _tune(trainables, layout, ray_storage, folder)
+            out_of_attempts = _tune(trainables, placement, ray_storage, folder)
         refresh()
         for trial in todo:
             note_hang(folder.trial(trial.trial_id))  # of those that hung until their budget was spent
         clear_ray_files(plan.sweep, folder)
-        ended = [trial for trial in todo if trial.trial_id not in given_up]
-        return [trial for trial in ended if _left(folder.trial(trial.trial_id), records_before[trial.trial_id])]
+        ended = [trial for trial in todo if trial.trial_id not in out_of_attempts]
+        return [trial for trial in ended if _is_paused(folder.trial(trial.trial_id), records_before[trial.trial_id])]
 
 
-def _left(folder: TrialFolder, records_before: int) -> bool:
-    """Whether a trial that Ray did not give up has come to no end beyond its first `records_before`."""
+def _is_paused(folder: TrialFolder, records_before: int) -> bool:
+    """Whether a trial, whose attempts are not spent, has recorded no end after its first `records_before` records."""
     if folder.done.exists():
         return False
     records = read_ledger(folder.ledger)
     return len(records) == records_before or not isinstance(records[-1], AttemptFailed | TrialStopped)
 
 
-def _tune(trainables: list[TrainableConfig], layout: Placement, ray_storage: str, folder: SweepFolder) -> set[str]:
-    """Run them; the ids of those whose workers died more often than the fault budget allows."""
+def _tune(trainables: list[TrainableConfig], placement: Placement, ray_storage: str, folder: SweepFolder) -> set[str]:
+    """Run the trials; the ids of those whose workers died more often than the fault budget allows."""
     names = {config.model_dump_json(): config.job.trial.trial_id for config in trainables}
-    leaving = PauseStopper(folder, trainables[0].job.command_number)
+    stopper = PauseStopper(folder, trainables[0].job.command_number)
     trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
-        tune.with_resources(trainable, layout.tune_trial),
+        tune.with_resources(trainable, placement.tune_resources),
         param_space={"trainable": tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=layout.concurrent_trials,
+            max_concurrent_trials=placement.concurrent_trials,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: names[trial.config["trainable"]],
         ),
@@ -113,12 +112,12 @@ def _tune(trainables: list[TrainableConfig], layout: Placement, ray_storage: str
             name="tune",
             storage_path=ray_storage,
             failure_config=tune.FailureConfig(max_failures=restarts),
-            stop=leaving,
-            callbacks=[leaving, TuneFailureCallback()],
+            stop=stopper,
+            callbacks=[stopper, TuneFailureCallback()],
             verbose=0,
         ),
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # even verbose=0 prints boxes; the ledgers tell the progress
+    with contextlib.redirect_stdout(io.StringIO()):  # even verbose=0 prints boxes; dmray shows the progress itself
         results = tuner.fit()
     return {names[result.config["trainable"]] for result in results if result.error is not None}
 
@@ -129,7 +128,7 @@ def _connected(address: str | None, plan: Plan) -> Iterator[Machines]:
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    if ray.is_initialized():  # the process brought its own
+    if ray.is_initialized():  # by the caller
         yield _machines()
         return
     try:

@@ -1,70 +1,47 @@
-"""One Tune trial: a driver without work of its own, which runs the trial in a Ray Train worker, or the trial itself.
+"""What a Tune trial runs: the trial itself, or a driver without work of its own that runs it in a Ray Train worker.
 
-Ray Train restarts a worker that died (its machine was taken, it was killed) and Tune restarts its own actors; the trial
-continues from dmray's own checkpoint in all cases, so Ray's state on disk is disposable. A mistake of the user or a bug
-would fail the same way again: it ends the trial at once, recorded in its ledger, and the sweep goes on.
+Ray Train restarts a worker that died (its machine was taken away, it was killed) and Tune restarts its own actors. The
+trial continues from dmray's own checkpoint in all cases, so Ray's state on disk is disposable. A mistake of the user or
+a bug would fail the same way again: it ends the trial at once, the ledger has it, and the sweep goes on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
-from dmray.specs import FaultSpec, ResourcesSpec, Spec
-from dmray.trial.job import TrialJob
+from dmray.on_ray.trainable_config import TrainableConfig
 from dmray.trial.log import TrialLog
 from dmray.trial.publish import fetch_command
 
-if TYPE_CHECKING:
-    from dmray.training import Team
-
-_LONGEST_EVALUATION_S = 86_400  # for which workers wait that only train
 _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it must stay rare
 
 
-class TrainableConfig(Spec):
-    """What a Tune trial is given, as JSON."""
-
-    job: TrialJob
-    resources: ResourcesSpec
-    faults: FaultSpec
-    dispatcher_name: str
-    ray_storage: str  # a path or a URL that every machine sees
-
-    @property
-    def tune_restarts(self) -> int:
-        """How often Tune starts an actor of its own again."""
-        return self.faults.driver_restarts if self.resources.executor == "train" else self.faults.worker_restarts
-
-
 def run_through_train(config: dict[str, Any]) -> None:
-    """Tune's function trainable for executor "train": one TorchTrainer, its workers on one machine."""
+    """Tune's function trainable for executor "train": one TorchTrainer with one worker."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from dmray.on_ray.failure_callbacks import TrainFailureCallback
+    from dmray.on_ray.callbacks import TrainFailureCallback
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     fetch_command(given.job)
     if not CommandWatcher(given.job.sweep_folder, given.job.command_number).still_holds():
-        return  # a worker would take seconds to say the same
-    workers = given.resources.workers_per_trial
-    resources = {"CPU": given.resources.cpus_per_trial / workers}
+        return  # starting a worker to find this out would take seconds
+    resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
-        resources["GPU"] = given.resources.gpus_per_trial / workers
+        resources["GPU"] = given.resources.gpus_per_trial
     TorchTrainer(
         run_in_worker,
         train_loop_config={"trainable": config["trainable"]},
-        # small sums on one machine: NCCL is not needed, and its failures leak GPUs
-        torch_config=TorchConfig(backend="gloo", timeout_s=_LONGEST_EVALUATION_S),
+        torch_config=TorchConfig(backend="gloo"),  # NCCL is not needed, and a failed start of it leaks the GPU
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
+            num_workers=1,
             use_gpu=given.resources.gpus_per_trial > 0,
             resources_per_worker=resources,
-            placement_strategy="STRICT_PACK",
         ),
         run_config=ray.train.RunConfig(
             name=given.job.trial.trial_id,
@@ -76,23 +53,10 @@ def run_through_train(config: dict[str, Any]) -> None:
 
 
 def run_in_worker(config: dict[str, Any]) -> None:
-    """Ray Train's loop function: the trial, or beside its leader a share of its batches."""
+    """Ray Train's loop function: the trial."""
     import ray.train
 
-    if ray.train.get_context().get_world_size() == 1:
-        _run(config, ray.train.report)
-        return
-    from dmray.training import Team
-    from dmray.trial.following import follow_trial
-
-    team = Team()
-    if team.leads:
-        try:
-            _run(config, lambda report: None, team)  # a report to Ray waits for all workers
-        finally:
-            team.dismiss()
-    else:
-        follow_trial(TrainableConfig.model_validate_json(config["trainable"]).job, team)
+    _run(config, ray.train.report)
 
 
 def run_in_tune(config: dict[str, Any]) -> None:
@@ -105,25 +69,25 @@ def run_in_tune(config: dict[str, Any]) -> None:
 TUNE_TRAINABLES = {"train": run_through_train, "tune": run_in_tune}
 
 
-def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None], team: Team | None = None) -> None:
+def _run(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
     from dmray.on_ray.evaluation_pool import RemoteEvaluation
     from dmray.trial.run import run_trial
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     try:
-        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report), team)
+        run_trial(given.job, RemoteEvaluation(given.dispatcher_name), _Reporter(report))
     except TrialPaused:
         return
     except Exception as cause:
         if is_transient(cause):
-            raise  # tried again within the fault budget
-        return  # recorded by run_trial; trying again would fail the same way
+            raise  # Ray tries again within the fault budget
+        return  # run_trial has recorded it; another attempt would fail the same way
 
 
 def is_transient(cause: Exception) -> bool:
-    """Whether a failure came from outside (a lost actor or node, a full disk), so that another attempt may do better.
+    """Whether a failure came from outside (a lost actor or node, a full disk), so that another attempt may succeed.
 
-    What an evaluation actor raised comes wrapped as Ray's; it is judged by what is inside.
+    Ray wraps what an evaluation actor raised; the exception inside decides.
     """
     from ray.exceptions import RayError, RayTaskError
 
@@ -134,7 +98,7 @@ def is_transient(cause: Exception) -> bool:
 
 
 class _Reporter:
-    """Tells Ray how far the trial is."""
+    """Reports the trial's progress to Ray."""
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
         self._report = report

@@ -10,7 +10,6 @@ several trials of one GPU, and that kernels differ in how well they use it.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from dmray.files import cache_folder, write_json
 from dmray.methods import METHODS
 from dmray.planning.cost import Work
 from dmray.records import provenance
-from dmray.records.folders import write_json
 from dmray.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
@@ -79,9 +78,8 @@ def hardware_name(hardware: Mapping[str, Any] | None = None) -> str:
 
 
 def calibration_file(hardware: str) -> Path:
-    """In $DMRAY_CACHE (else ~/.cache/dmray), one file for each hardware."""
-    cache = Path(os.environ.get("DMRAY_CACHE") or "~/.cache/dmray").expanduser()
-    return cache / "calibration" / f"{re.sub(r'[^A-Za-z0-9]+', '-', hardware).strip('-').lower()}.json"
+    """In `dmray.files.cache_folder`, one file for each hardware."""
+    return cache_folder() / "calibration" / f"{re.sub(r'[^A-Za-z0-9]+', '-', hardware).strip('-').lower()}.json"
 
 
 def load_calibration(hardware: str) -> Calibration | None:

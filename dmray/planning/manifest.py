@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
+from dmray.files import write_json
 from dmray.planning.plan import Plan
-from dmray.records.folders import SweepFolder, write_json
+from dmray.records.folders import SweepFolder
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 
 IDENTITY_BEFORE_IT_WAS_NOTED = 2

@@ -1,7 +1,7 @@
 """What happened: each trial's ledger (the truth), MLflow as its mirror, provenance. Light: MLflow loads when opened."""
 
 from dmray.records.episode_table import read_episode_table, write_episode_table
-from dmray.records.folders import SweepFolder, TrialFolder, write_atomic, write_json
+from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.records.ledger import Ledger, LedgerTail, distinct, read_ledger
 from dmray.records.ledger_summary import LedgerSummary, ScoreSeries, summarize_ledger, summarize_ledgers
 from dmray.records.provenance import provenance
@@ -48,7 +48,5 @@ __all__ = [
     "read_ledger",
     "summarize_ledger",
     "summarize_ledgers",
-    "write_atomic",
     "write_episode_table",
-    "write_json",
 ]

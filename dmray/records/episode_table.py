@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmray.records.folders import write_atomic
+from dmray.files import write_atomic
 
 
 def write_episode_table(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> None:

@@ -12,30 +12,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from dmray.errors import StorageError
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that a reader, or a kill at any moment, sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    with part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of indented JSON."""
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+from dmray.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -71,6 +53,11 @@ class TrialFolder:
 
     def episode_table(self, step: int) -> Path:
         return self.evaluations / f"step_{step:09d}.parquet"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the worker that runs the trial."""
+        return self.path / ".worker.lock"
 
     @property
     def hang(self) -> Path:
@@ -121,6 +108,11 @@ class SweepFolder:
     def control(self) -> Path:
         """The order that holds: run, pause, stop."""
         return self.path / ".control.json"
+
+    @property
+    def driver_lock(self) -> Path:
+        """Held by the driver of the sweep."""
+        return self.path / ".driver.lock"
 
     @property
     def report(self) -> Path:

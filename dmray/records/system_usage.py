@@ -1,4 +1,4 @@
-"""What a worker and its machine are busy with, read in microseconds when a record is due: no thread, no subprocess.
+"""How busy a worker and its machine are, read when a training record is due.
 
 Names are those of MLflow's own system metrics, which its UI shows on a page of their own, and `process_*` for the
 worker's share. Percentages of `cpu_utilization` are of the whole machine, those of `process_cpu` of one core.
@@ -6,26 +6,29 @@ worker's share. Percentages of `cpu_utilization` are of the whole machine, those
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import threading
+from typing import Any
 
 import psutil
+import pynvml
 
 _MEGABYTE = 1e6
+_GPU_TIMEOUT_S = 1.0
 _log = logging.getLogger(__name__)
 
 
 class SystemUsage:
-    """`gpu_uuid`: the GPU to watch, as CUDA names it (without `GPU-`); None for none."""
+    """`gpu_uuid` is the GPU to watch, as CUDA names it (without `GPU-`); None for none."""
 
     def __init__(self, gpu_uuid: str | None = None) -> None:
         self._process = psutil.Process()
-        self._gpu = None if gpu_uuid is None else _Gpu.find(gpu_uuid)
+        self._gpu = None if gpu_uuid is None else _Gpu(gpu_uuid)
         psutil.cpu_percent()  # usage is measured from call to call; this is the first
         self._process.cpu_percent()
 
     def sample(self) -> dict[str, float]:
-        """Now; processor times are means since the last sample."""
+        """Usage now; CPU times are means since the last sample. `gpu_*` is left out if the GPU does not answer."""
         memory = psutil.virtual_memory()
         return {
             "cpu_utilization_percentage": psutil.cpu_percent(),
@@ -37,47 +40,41 @@ class SystemUsage:
         }
 
 
-class _Utilization(ctypes.Structure):
-    _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
-
-
-class _Memory(ctypes.Structure):
-    _fields_ = [
-        ("total", ctypes.c_ulonglong),
-        ("free", ctypes.c_ulonglong),
-        ("used", ctypes.c_ulonglong),
-    ]
-
-
 class _Gpu:
-    """One GPU through NVIDIA's management library, which comes with the driver."""
+    """One GPU, queried through NVIDIA's management library (NVML), which comes with the driver.
 
-    def __init__(self, library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
-        self._library, self._handle = library, handle
+    Each query runs in a daemon thread, because a call into a driver that hangs never returns. Training waits for it at
+    most `_GPU_TIMEOUT_S`, and no other query is made until it returns.
+    """
 
-    @classmethod
-    def find(cls, uuid: str, library: str = "libnvidia-ml.so.1") -> _Gpu | None:
-        """None where the library or the GPU is not there (a container may hide either)."""
-        try:
-            nvml = ctypes.CDLL(library)
-        except OSError as cause:
-            _log.info("no GPU usage is recorded: %s", cause)
-            return None
-        handle = ctypes.c_void_p()
-        name = f"GPU-{uuid}".encode()
-        if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)):
-            _log.info("no GPU usage is recorded: NVIDIA's management library does not know GPU %s", uuid)
-            return None
-        return cls(nvml, handle)
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
+        self._handle: Any = None
+        self._query: threading.Thread | None = None
+        self._failed_before = False
 
     def sample(self) -> dict[str, float]:
-        """Empty when the library refuses, as it does for parts of a divided GPU."""
-        busy, memory = _Utilization(), _Memory()
-        refused = self._library.nvmlDeviceGetUtilizationRates(self._handle, ctypes.byref(busy))
-        if refused or self._library.nvmlDeviceGetMemoryInfo(self._handle, ctypes.byref(memory)):
+        """Empty without a driver, for a GPU that NVML does not know or refuses (a MIG slice), or without an answer."""
+        if self._query is not None and self._query.is_alive():
             return {}
-        return {
-            "gpu_0_utilization_percentage": float(busy.gpu),
-            "gpu_0_memory_usage_megabytes": memory.used / _MEGABYTE,
-            "gpu_0_memory_usage_percentage": 100.0 * memory.used / memory.total,
-        }
+        answer: dict[str, float] = {}
+        self._query = threading.Thread(target=self._ask, args=(answer,), name="dmray-gpu-usage", daemon=True)
+        self._query.start()
+        self._query.join(_GPU_TIMEOUT_S)
+        return {} if self._query.is_alive() else answer
+
+    def _ask(self, answer: dict[str, float]) -> None:
+        try:
+            if self._handle is None:
+                pynvml.nvmlInit()
+                self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{self._uuid}")
+            utilization = pynvml.nvmlDeviceGetUtilizationRates(self._handle)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
+        except pynvml.NVMLError as cause:
+            if not self._failed_before:
+                _log.info("no usage of GPU %s is recorded: %s", self._uuid, cause)
+            self._failed_before = True
+            return
+        answer["gpu_0_utilization_percentage"] = float(utilization.gpu)
+        answer["gpu_0_memory_usage_megabytes"] = memory.used / _MEGABYTE
+        answer["gpu_0_memory_usage_percentage"] = 100.0 * memory.used / memory.total

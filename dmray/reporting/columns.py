@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from dmray.records import Score, write_atomic
+from dmray.files import write_atomic
+from dmray.records import Score
 from dmray.reporting.results import SweepResults, TrialResult
 from dmray.tasks import task_of
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmray.records import SweepFolder, write_atomic
+from dmray.files import write_atomic
+from dmray.records import SweepFolder
 from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
 from dmray.reporting.document import Block, Bullets, Heading, Image, Paragraph, Table, TableCell, to_html, to_markdown

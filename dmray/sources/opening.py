@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,13 +20,16 @@ from dmray.datasets import (
     read_d4rl_hdf5,
     read_minari,
 )
-from dmray.errors import DatasetError, StorageError
+from dmray.errors import DatasetError
+from dmray.file_lock import file_lock
+from dmray.files import cache_folder
 from dmray.rollout import kitchen_subtasks
 from dmray.sources.locate import fetch_minari, locate
 from dmray.specs import DatasetSpec, content_hash
 from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
 
 _ROUNDING = 1e-3
+_LOCK_TIMEOUT_S = 3600.0
 READER_VERSION = 1  # raised when reading the same file gives other episodes, so that no kept array is taken for new
 
 
@@ -117,16 +118,16 @@ def _reference(facts: MinariFacts) -> ReferenceScores | None:
 
 @contextmanager
 def _arrays_folder(stem: str, content: list[Any]) -> Iterator[Path]:
-    """Where the arrays of a source of that content are kept on this machine; held by one process at a time."""
-    cache = Path(os.environ.get("DMRAY_CACHE") or "~/.cache/dmray").expanduser() / "arrays"
-    folder = cache / f"{stem}-{content_hash(content)[:12]}"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / f".{folder.name}.lock").open("w")
-    except OSError as cause:
-        raise StorageError(
-            f"{cache}: cannot be written ({cause}); set DMRAY_CACHE to a folder on this machine"
-        ) from cause
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Where the arrays of a source of that content are kept on this machine; while they are missing, held for writing.
+
+    Raises:
+        StorageError: the arrays are missing and the folder cannot be written, or another process does not finish them.
+    """
+    folder = cache_folder() / "arrays" / f"{stem}-{content_hash(content)[:12]}"
+    if folder.is_dir():
+        yield folder
+        return
+    busy = f"another process has been reading {stem} for an hour: wait for it, or end it and try again"
+    lock = folder.with_name(f".{folder.name}.lock")
+    with file_lock(lock, _LOCK_TIMEOUT_S, busy, unwritable="set DMRAY_CACHE to a folder that can be written"):
         yield folder

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 
 from dmray.datasets import write_d4rl_hdf5
+from dmray.file_lock import file_lock
 from dmray.rollout import RecordedTransitions, record_maze, record_random
 from dmray.specs import Generation, content_hash
 from dmray.tasks import Task
 
+_LOCK_TIMEOUT_S = 3600.0
 RECORDING_VERSION = 1  # raised when a recorder changes what it records
 
 
@@ -31,11 +32,17 @@ def recording_path(generation: Generation, task: Task, folder: Path) -> Path:
 
 
 def recorded_file(generation: Generation, task: Task, folder: Path) -> Path:
-    """The file in `folder` that holds the recording, made first if it is not there; once, whoever asks together."""
+    """The file in `folder` that holds the recording; made first if it is not there, by one process.
+
+    Raises:
+        EngineError: the task has no simulator here, or no such behaviour.
+        StorageError: `folder` cannot be written, or another process does not finish the recording.
+    """
     path = recording_path(generation, task, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if path.exists():
+        return path
+    busy = "another process has been recording for an hour: wait for it, or end it and try again"
+    with file_lock(folder / f".{path.name}.lock", _LOCK_TIMEOUT_S, busy):
         if not path.exists():
             write_recording(path, record(generation, task), task, generation.model_dump_json())
     return path

@@ -89,14 +89,9 @@ class ResourcesSpec(Spec):
     `executor` "train" gives each trial a Ray Train worker beside a driver, which takes some ten seconds and eight
     processes to start: nothing against hours of training. "tune" runs the trial in Tune's own actor, one process that
     takes trial after trial: for trials of seconds or minutes. The records are the same.
-
-    `workers_per_trial` Ray Train workers on one machine take each step of a trial together, each with its part of the
-    trial's CPUs and GPUs and of every batch. The step is that of one worker up to rounding (and to which units dropout
-    drops), so it pays only where a batch is too much for one device. `--local` and "tune" have one.
     """
 
     executor: Literal["train", "tune"] = "train"
-    workers_per_trial: PositiveInt = 1
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     device: Literal["auto", "cpu"] = "auto"
@@ -117,12 +112,6 @@ class ResourcesSpec(Spec):
     @property
     def evaluation_device(self) -> Literal["cpu", "cuda"]:
         return "cuda" if self.gpus_per_evaluation_actor > 0 and self.device == "auto" else "cpu"
-
-    @model_validator(mode="after")
-    def _teams_are_trains(self) -> ResourcesSpec:
-        if self.workers_per_trial > 1 and self.executor != "train":
-            raise ValueError(f"workers_per_trial {self.workers_per_trial} needs executor: train")
-        return self
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -191,15 +180,6 @@ class SweepSpec(Spec):
         shortest = min(model.context_length for block in self.grid for _, model in block.configurations)
         if streams > shortest:
             raise ValueError(f"evaluation.decode {self.evaluation.decode}: more states than context_length {shortest}")
-        return self
-
-    @model_validator(mode="after")
-    def _rows_for_all_workers(self) -> SweepSpec:
-        if self.resources.workers_per_trial > self.training.batch_size:
-            raise ValueError(
-                f"resources.workers_per_trial {self.resources.workers_per_trial} is more than "
-                f"training.batch_size {self.training.batch_size}"
-            )
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """Where a sweep is: a folder that every machine sees, or an object store with working folders on each machine.
 
-$DMRAY_CACHE/storage/<digest of the URL>/<role>/<sweep>/      (else ~/.cache/dmray)
+$DMRAY_CACHE/storage/<digest of the URL>/<role>/<sweep>/      (`dmray.files.cache_folder`)
 
     worker   one trial's files are written here by its worker, and published from here
     driver   what the driver has pulled of all trials, and what it writes itself
@@ -12,11 +12,11 @@ Each file has one writer, so no role ever has to guess what another one of the s
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
 from dmray.errors import StorageError
+from dmray.files import cache_folder
 from dmray.records.folders import SweepFolder
 from dmray.storage.store import Store
 
@@ -32,9 +32,8 @@ def sweep_folder(storage: str, name: str, role: Role) -> SweepFolder:
     """Where the sweep's files are on this machine: the storage itself if it is a folder."""
     if not is_url(storage):
         return SweepFolder(Path(storage).expanduser().resolve(), name)
-    cache = Path(os.environ.get("DMRAY_CACHE") or "~/.cache/dmray").expanduser()
     digest = hashlib.sha256(storage.rstrip("/").encode()).hexdigest()[:12]
-    return SweepFolder(cache / "storage" / digest / role, name)
+    return SweepFolder(cache_folder() / "storage" / digest / role, name)
 
 
 def store_of(storage: str, name: str) -> Store:

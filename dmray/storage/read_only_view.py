@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from dmray.records.folders import SweepFolder, TrialFolder, write_atomic
+from dmray.files import write_atomic
+from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.storage.place import object_name
 from dmray.storage.store import Store
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from dmray.errors import MissingPackageError, StorageError, StoreUnavailableError
-from dmray.records.folders import write_atomic
+from dmray.files import write_atomic
 from dmray.registry import nearest
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.records import SweepFolder, TrialDone, TrialFolder, write_atomic, write_json
+from dmray.files import write_atomic, write_json
+from dmray.records import SweepFolder, TrialDone, TrialFolder
 from dmray.records.records import ledger_line
 from dmray.storage.place import begun_sweep, object_name, split_url, store_of, sweep_folder
 from dmray.storage.store import Store

@@ -10,14 +10,14 @@ import logging
 import shutil
 from datetime import datetime
 
-from dmray.records import AttemptStarted, TrialFolder, read_ledger, write_atomic
+from dmray.files import write_atomic
+from dmray.records import AttemptStarted, TrialFolder, read_ledger
 from dmray.records.folders import SweepFolder
 from dmray.records.ledger import Ledger
 from dmray.storage.place import object_name
 from dmray.storage.store import Store
 
 _log = logging.getLogger(__name__)
-_LOCK = ".worker.lock"  # held by whoever calls
 
 
 def download_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> None:
@@ -54,7 +54,7 @@ def clear_trial(trial: TrialFolder) -> None:
     for path in trial.path.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != _LOCK:
+        elif path != trial.lock:
             path.unlink()
 
 
@@ -71,7 +71,7 @@ def _set_aside(trial: TrialFolder) -> None:
     aside = trial.path.with_name(f"{trial.path.name}.aside-{datetime.now():%Y%m%d-%H%M%S-%f}")
     aside.mkdir()
     for path in trial.path.iterdir():
-        if path.name != _LOCK:
+        if path != trial.lock:
             path.rename(aside / path.name)
     _log.warning(
         "%s: %d attempts up to step %d here never reached the store, and another machine has gone on without them; "

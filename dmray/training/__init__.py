@@ -1,7 +1,6 @@
 """Behaviour cloning of a sequence policy: one optimizer step at a time, resumable exactly."""
 
 from dmray.training.determinism import be_deterministic
-from dmray.training.team import Team
 from dmray.training.trainer import Sampler, StepMetrics, Trainer
 
-__all__ = ["Sampler", "StepMetrics", "Team", "Trainer", "be_deterministic"]
+__all__ = ["Sampler", "StepMetrics", "Trainer", "be_deterministic"]

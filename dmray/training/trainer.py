@@ -20,7 +20,6 @@ from torch.nn.utils import clip_grad_norm_
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
-from dmray.training.team import Team
 
 if TYPE_CHECKING:
     from dmray.datasets import Windows
@@ -51,8 +50,7 @@ class Trainer:
 
     It seeds torch's global RNG, which dropout draws from, and its own generator, which batches are drawn by. On a CPU
     two trainers with the same policy, spec and seed take the same steps bit for bit. With `capture` "auto" a GPU's step
-    is a CUDA graph; batches and state are those of "off". With a `team`, each of its processes has such a trainer of
-    the same policy and seed, and steps with the others, uncaptured.
+    is a CUDA graph; batches and state are those of "off".
     """
 
     def __init__(
@@ -63,9 +61,8 @@ class Trainer:
         seed: int,
         device: str = "cpu",
         capture: Literal["auto", "off"] = "auto",
-        team: Team | None = None,
     ) -> None:
-        self.policy, self._team = policy.train(), team
+        self.policy = policy.train()
         self._sampler, self._spec, self._device = sampler, spec, torch.device(device)
         torch.manual_seed(seed)
         self._generator = torch.Generator(self._device).manual_seed(seed)
@@ -74,18 +71,13 @@ class Trainer:
         rate = torch.zeros((), device=self._device)
         self._optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=spec.weight_decay, fused=True)
         self._steps_done = 0
-        self.captured = capture == "auto" and self._device.type == "cuda" and team is None
+        self.captured = capture == "auto" and self._device.type == "cuda"
         self._advance = self._begin()
 
     @property
     def steps_done(self) -> int:
         """Optimizer steps taken so far, over all attempts."""
         return self._steps_done
-
-    @property
-    def workers(self) -> int:
-        """Processes that take each step together."""
-        return self._team.size if self._team else 1
 
     @property
     def learning_rate(self) -> float:
@@ -105,14 +97,10 @@ class Trainer:
     def _plain_step(self) -> Tensor:
         """Its stages' losses and gradient norms, (2, stages)."""
         windows = self._sampler.sample(self._generator)
-        if self._team is not None:
-            windows = self._team.rows(windows)
         with self._precision():
             losses = self.policy.stage_losses(windows)
         self._optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
-        if self._team is not None:
-            losses = self._team.share(tuple(self.policy.parameters()), losses, windows.valid.sum().float())
         norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]
         if self.captured:  # it wants to be told, and warns when told without need
             self._optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()

@@ -14,13 +14,13 @@ from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.records import AttemptStarted, provenance
 from dmray.sources import OpenedDataset
 from dmray.tasks import Task
-from dmray.training import Team, Trainer
+from dmray.training import Trainer
 from dmray.trial.checkpoints import Origin
 from dmray.trial.facts import describe_data, describe_policy
 from dmray.trial.job import TrialJob
 
 
-def build_trainer(job: TrialJob, task: Task, episodes: Episodes, team: Team | None = None) -> tuple[Trainer, Origin]:
+def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Trainer, Origin]:
     """A trainer before its first step on the job's device, and what its checkpoints say of where they are from."""
     trial, device = job.trial, job.device
     shape = PolicyShape(
@@ -43,7 +43,7 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes, team: Team | No
         device=device,
     )
     policy = policy.to(device)
-    trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture, team)
+    trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture)
     return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
 
 
@@ -62,7 +62,6 @@ def attempt_started(
             "pid": os.getpid(),
             "device": job.device,
             "captured": trainer.captured,
-            "workers": trainer.workers,
             "dataset_fingerprint": origin.dataset_fingerprint,
             "dataset_notes": list(opened.episodes.notes),
             "dataset": describe_data(opened.episodes),

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from dmray.errors import CheckpointError
+from dmray.files import write_atomic
 from dmray.policies import PolicyRecipe, PolicyShape, PolicySnapshot, policy_recipe
-from dmray.records.folders import write_atomic
 from dmray.specs import TrialSpec
 from dmray.tasks import ReferenceScores
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dmray.coordination.commands import TrialPaused
 from dmray.coordination.store_commands import StoreCommands
 from dmray.errors import StorageError
+from dmray.files import write_atomic
 from dmray.periodic_thread import PeriodicThread
-from dmray.records import write_atomic
 from dmray.sources.recordings import recorded_file, recording_path
 from dmray.specs import Generation
 from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, store_of

@@ -17,6 +17,8 @@ from typing import Literal, NoReturn
 import torch
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
+from dmray.file_lock import file_lock
+from dmray.files import write_json
 from dmray.planning.disk_space import require_space
 from dmray.planning.successive_halving import is_stopped
 from dmray.policies import snapshot
@@ -30,24 +32,23 @@ from dmray.records import (
     TrialDone,
     TrialStopped,
     read_ledger,
-    write_json,
 )
 from dmray.records.system_usage import SystemUsage
 from dmray.sources import open_dataset
 from dmray.tasks import task_of
-from dmray.training import Team, be_deterministic
+from dmray.training import be_deterministic
 from dmray.trial.build import attempt_started, build_trainer
 from dmray.trial.checkpoints import resume_checkpoint, save_checkpoint, to_tensors
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
 from dmray.trial.job import TrialJob
-from dmray.trial.lock import trial_lock
 from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
 from dmray.trial.pending_evaluations import PendingEvaluations
 from dmray.trial.publish import fetch_command, share_recording, sync_trial
 from dmray.trial.watchdog import Watchdog, note_hang
 
+_LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
 Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
 
 
@@ -55,22 +56,21 @@ def run_trial(
     job: TrialJob,
     service: EvaluationService,
     report: Report = lambda step, score: None,
-    team: Team | None = None,
 ) -> TrialDone | TrialStopped:
-    """Run `job` to its end, or continue it there where its last attempt was saved; as the leader of `team` if given.
+    """Run `job` to its end, or continue it there where its last attempt was saved.
 
     The end is a result, or for now the verdict of early stopping.
 
     Raises:
         DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
-        TeamError: another worker of the team is gone.
         Left: the order that the job was made under stands no longer; all is saved.
     """
     fetch_command(job)
     if not CommandWatcher(job.sweep_folder, job.command_number).still_holds():
         raise TrialPaused
     log = TrialLog(job.folder.log)
-    with trial_lock(job.folder), sync_trial(job, report) as report:
+    lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
+    with lock, sync_trial(job, report) as report:
         if job.folder.done.exists():
             return TrialDone.model_validate_json(job.folder.done.read_bytes())
         note_hang(job.folder)
@@ -84,7 +84,7 @@ def run_trial(
         run: _Attempt | None = None
         try:
             with log.listening():
-                run = _Attempt(job, service, report, ledger, attempt, team)
+                run = _Attempt(job, service, report, ledger, attempt)
                 with run.watchdog.watching():
                     return run.run()
         except TrialPaused:
@@ -110,7 +110,6 @@ class _Attempt:
         report: Report,
         ledger: Ledger,
         attempt: int,
-        team: Team | None,
     ) -> None:
         self.job, self.report, self.ledger, self.attempt = job, report, ledger, attempt
         self.log = TrialLog(job.folder.log)
@@ -121,7 +120,7 @@ class _Attempt:
         dataset = job.trial.dataset
         share_recording(job)
         self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
-        self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes, team)
+        self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
         request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
@@ -131,8 +130,6 @@ class _Attempt:
         records = read_ledger(job.folder.ledger)
         self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
         self.early_stopping = EarlyStopping(job, records)
-        if team is not None:
-            team.meet()  # the trial's folder is ours: the others may read the checkpoint
         self._restore()
         self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dmray.records.folders import write_atomic
+from dmray.files import write_atomic
 from dmray.storage import is_url, object_name, store_of
 from dmray.trial.job import TrialJob
 

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from dmray.on_ray.resources import DRIVER_RESOURCE
+from dmray.on_ray.placement import DRIVER_RESOURCE
 from tests.cluster.conftest import REPOSITORY
 
 LAUNCHED = ("gpu", "local")  # by `ray up`

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dmray.on_ray.resources import DRIVER_RESOURCE
+from dmray.on_ray.placement import DRIVER_RESOURCE
 from tests.cluster.conftest import REPOSITORY
 from tests.cluster.install_lines import installs
 

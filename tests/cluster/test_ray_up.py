@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from cluster import prepare_aws
-from dmray.on_ray.resources import DRIVER_RESOURCE, Machines, fit
+from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, place_trials
 from dmray.specs import load_sweep
 from tests.cluster.conftest import REGION, REPOSITORY, MockedAws
 
@@ -200,7 +200,7 @@ def test_the_full_benchmark_fills_the_fleet(launch: Launch) -> None:
         for kind in ("CPU", "GPU", DRIVER_RESOURCE)
     }
     resources = load_sweep(REPOSITORY / "sweeps/full_benchmark.yaml").resources
-    layout = fit(resources, Machines(total["CPU"], total["GPU"], total[DRIVER_RESOURCE]), num_trials=540)
+    layout = place_trials(resources, Machines(total["CPU"], total["GPU"], total[DRIVER_RESOURCE]), num_trials=540)
     assert layout.concurrent_trials == 32 == total[DRIVER_RESOURCE]
     assert total["CPU"] == 32 * resources.cpus_per_trial + resources.evaluation_actors
 

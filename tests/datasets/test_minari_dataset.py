@@ -280,6 +280,23 @@ def test_a_data_set_that_is_there_is_not_downloaded_again() -> None:
     download_minari(NAME)  # the network is a failing test here
 
 
+def test_reading_a_data_set_that_is_there_writes_nothing_beside_it(root: Path) -> None:
+    store([small_episode(4)])
+    before = sorted(path.name for path in root.iterdir())
+    download_minari(NAME)
+    assert sorted(path.name for path in root.iterdir()) == before
+
+
+def test_a_data_set_whose_lock_cannot_be_written_is_read_without_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store([small_episode(4)])
+    (root / ".dmray-download.lock").touch()
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith(".lock"))  # a read-only file system
+    monkeypatch.setattr("dmray.datasets.minari_dataset.file_lock", None)
+    download_minari(NAME)
+
+
 def test_a_download_that_broke_off_is_told_with_its_folder(root: Path) -> None:
     stored(3)
     (root / NAME / "data" / "main_data.hdf5").unlink()

@@ -14,7 +14,7 @@ import pytest
 
 from dmray.downloads import MANIFEST_NAME, FetchSettings, Manifest, RemoteFile, fetch, verify
 from dmray.downloads import fetching as fetching_module
-from dmray.errors import DatasetError
+from dmray.errors import DatasetError, StorageError
 from tests.downloads.server import Server, cut_after, properly, refused, serving, short_by
 
 NAME = "hopper_medium-v2.hdf5"
@@ -62,6 +62,17 @@ def test_a_file_that_is_there_is_not_asked_for(server: Server, tmp_path: Path) -
     asked = len(server.ranges)
     fetch(remote(server), tmp_path, settings())
     assert len(server.ranges) == asked
+
+
+def test_a_file_that_is_there_is_returned_without_writing_beside_it(server: Server, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    assert fetch(remote(server), tmp_path, settings()) == tmp_path / NAME
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_folder_that_cannot_be_written_is_said(server: Server) -> None:
+    with pytest.raises(StorageError, match=r"cannot be locked \(.*\); make its folder writable"):
+        fetch(remote(server), Path("/proc/nowhere"), settings())
 
 
 def test_a_cut_connection_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:

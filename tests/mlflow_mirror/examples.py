@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dmray.files import write_json
 from dmray.records import (
     AttemptFailed,
     AttemptStarted,
@@ -18,7 +19,6 @@ from dmray.records import (
     TrainProgress,
     TrialDone,
     TrialStopped,
-    write_json,
 )
 from dmray.specs import IDENTITY_VERSION, SweepSpec, TrialSpec
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dmray.on_ray.fair_queue import FairQueue
+from dmray.on_ray.evaluation_pool import FairQueue
 
 
 async def taken(queue: FairQueue[str], count: int) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dmray.coordination.commands import send_command
 from dmray.coordination.sweep_lock import folder_lock
+from dmray.files import write_json
 from dmray.progress.progress import RATE_WINDOW_S, Follower, SweepProgress
 from dmray.progress.summary import Summary, follower_of, summarize
 from dmray.progress.summary_view import ProgressView, line, text, with_driver
@@ -18,7 +19,6 @@ from dmray.records import (
     AttemptPaused,
     Ledger,
     SweepFolder,
-    write_json,
 )
 from tests.progress.ledgers import begun, done, evaluated, failed, started, trained
 from tests.sweeps import tiny_plan

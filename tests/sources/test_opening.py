@@ -114,6 +114,16 @@ def test_processes_that_open_a_file_together_share_one_copy(tmp_path: Path) -> N
     assert len([folder for folder in (cache / "arrays").iterdir() if folder.is_dir()]) == 1
 
 
+def test_arrays_and_recordings_that_are_there_are_read_without_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = DatasetSpec(name="made", task=OPEN.name, generate=Generation(behaviour="random", transitions=90))
+    before = open_dataset(spec, OPEN, tmp_path).episodes.fingerprint
+    monkeypatch.setattr("dmray.sources.opening.file_lock", None)
+    monkeypatch.setattr("dmray.sources.recordings.file_lock", None)
+    assert open_dataset(spec, OPEN, tmp_path).episodes.fingerprint == before
+
+
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     before = open_file(file_of(OPEN, tmp_path), OPEN).episodes
     after = open_file(file_of(OPEN, tmp_path, rewards=np.ones(60, np.float32)), OPEN).episodes

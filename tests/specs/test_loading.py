@@ -59,8 +59,6 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
         ("resources.deterministic=perhaps", "resources.deterministic: Input should be true or false, not 'perhaps'"),
         ("seeds=[]", "seeds: Input should be a list with at least one item, not []"),
         ("resources.gpus_per_trial=1.5", "a fraction of a GPU is below 1"),
-        ("resources.workers_per_trial=999", "resources.workers_per_trial 999 is more than training.batch_size"),
-        ("resources={executor: tune, workers_per_trial: 2}", "workers_per_trial 2 needs executor: train"),
         (
             "grid.0={methods: [dt], models: [{d_model: 65, n_head: 2}]}",
             "models.0: n_head 2 does not divide d_model 65",

@@ -23,9 +23,10 @@ from dmray.coordination.store_commands import StoreCommands
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
+from dmray.files import write_json
 from dmray.progress.sweep_handle import StoreSweepHandle, find_sweep
 from dmray.progress.trial_states import TrialState
-from dmray.records import Ledger, LedgerRecord, SweepFolder, write_json
+from dmray.records import Ledger, LedgerRecord, SweepFolder
 from dmray.storage import Store, sweep_folder
 from dmray.trial import publish as remote
 from tests.progress.ledgers import begun, done, evaluated, failed, started, trained

@@ -6,7 +6,8 @@ from uuid import uuid4
 import pytest
 
 from dmray.errors import StorageError, StoreUnavailableError
-from dmray.records import SweepFolder, TrialFolder, write_atomic
+from dmray.files import write_atomic
+from dmray.records import SweepFolder, TrialFolder
 from dmray.storage import Publisher, Store
 from dmray.storage.publisher import PublishTiming
 from tests.storage.conftest import S3

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dmray.records import AttemptFailed, AttemptStarted, Ledger, SweepFolder, TrialFolder, write_atomic
+from dmray.files import write_atomic
+from dmray.records import AttemptFailed, AttemptStarted, Ledger, SweepFolder, TrialFolder
 from dmray.storage import Store, clear_trial, download_trial
 
 

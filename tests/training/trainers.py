@@ -7,7 +7,7 @@ import torch
 from dmray.datasets import Windows
 from dmray.policies import SequencePolicy
 from dmray.specs import MethodName, TrainingSpec
-from dmray.training import StepMetrics, Team, Trainer
+from dmray.training import StepMetrics, Trainer
 from tests.policies.windows import random_fields, tiny_policy, windows_of
 
 SPEC = TrainingSpec(steps=10, batch_size=3, learning_rate=1e-2, warmup_steps=4)
@@ -24,11 +24,9 @@ class RandomCuts:
         return windows_of(self._fields, self._tokens, first, 5, self._num_valid)
 
 
-def trainer_of(
-    method: MethodName, spec: TrainingSpec = SPEC, seed: int = 0, dropout: float = 0.0, team: Team | None = None
-) -> Trainer:
+def trainer_of(method: MethodName, spec: TrainingSpec = SPEC, seed: int = 0, dropout: float = 0.0) -> Trainer:
     policy = tiny_policy(method, dropout=dropout)
-    return Trainer(policy, RandomCuts(policy), spec, seed, team=team)
+    return Trainer(policy, RandomCuts(policy), spec, seed)
 
 
 def numbers(metrics: StepMetrics) -> list[float]:
