@@ -43,7 +43,7 @@ from timing import in_turns, write_record
 
 from dmray.policies import PolicyRecipe, PolicyShape, PolicySnapshot, SequencePolicy, make_decoder, snapshot
 from dmray.rollout import EvaluationRequest, cohorts, make_engine, roll_out
-from dmray.rollout.envpool_engine import EnvpoolEngine, EpisodePool
+from dmray.rollout.simulators.envpool import EnvpoolEngine, EpisodePool
 from dmray.specs import MethodName, ModelSpec
 from dmray.tasks import TASKS, Task
 from dmray.testing.one_env_loop import one_env_loop

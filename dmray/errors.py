@@ -56,3 +56,7 @@ class TeamDismissedError(TeamError):
 
 class MissingPackageError(DmrayError):
     """What was asked for needs a package that is not installed, or is broken here."""
+
+
+class PluginError(DmrayError):
+    """What another package registers contradicts itself, or has a name that is taken."""

@@ -21,7 +21,7 @@ COMMANDS = (
 )  # fmt: skip
 FLOORS = {
     "errors": 0, "fields": 0, "periodic_thread": 0,
-    "registry": 1,
+    "registry": 1, "plugins": 1,
     "specs": 3,
     "tasks": 4, "datasets": 4, "models": 4, "downloads": 4, "records": 4,
     "policies": 5, "storage": 5,

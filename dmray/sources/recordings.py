@@ -5,23 +5,12 @@ from __future__ import annotations
 import fcntl
 from pathlib import Path
 
-from dmray.datasets import write_d4rl_hdf5
-from dmray.rollout import RecordedTransitions, record_maze, record_random
+from dmray.datasets import RecordedTransitions, write_d4rl_hdf5
+from dmray.rollout import record
 from dmray.specs import Generation, content_hash
 from dmray.tasks import Task
 
 RECORDING_VERSION = 1  # raised when a recorder changes what it records
-
-
-def record(generation: Generation, task: Task) -> RecordedTransitions:
-    """What `generation` describes, in `task`; the same for the same seed, bit for bit.
-
-    Raises:
-        EngineError: the task has no simulator here, or no such behaviour.
-    """
-    if generation.behaviour == "random":
-        return record_random(task, generation.transitions, generation.seed)
-    return record_maze(task, generation)
 
 
 def recording_path(generation: Generation, task: Task, folder: Path) -> Path:
@@ -31,17 +20,17 @@ def recording_path(generation: Generation, task: Task, folder: Path) -> Path:
 
 
 def recorded_file(generation: Generation, task: Task, folder: Path) -> Path:
-    """The file in `folder` that holds the recording, made first if it is not there; once, whoever asks together."""
+    """The file in `folder` that holds the recording; recorded first if it is missing, by one process at a time."""
     path = recording_path(generation, task, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            write_recording(path, record(generation, task), task, generation.model_dump_json())
+            write_recording(path, record(task, generation), task, generation.model_dump_json())
     return path
 
 
 def write_recording(path: Path, recorded: RecordedTransitions, task: Task, recorded_by: str) -> None:
-    """A D4RL file that says what it is: not D4RL's data."""
+    """Write a file in D4RL's layout whose attributes say that it is not D4RL's data."""
     attributes = {"task": task.name, "recorded_by": recorded_by, "note": "recorded by dmray; not D4RL's data"}
     write_d4rl_hdf5(path, recorded.as_arrays(), attributes)

@@ -74,7 +74,7 @@ def test_a_reader_that_fails_or_is_killed_leaves_nothing_that_is_taken_for_data(
     killed = f"""
 import os, signal
 from pathlib import Path
-from dmray.cli.data import mapped
+from dmray.datasets import mapped
 def read(allocate):
     allocate("observations", (5, 3))[:] = 1
     os.kill(os.getpid(), signal.SIGKILL)
@@ -103,8 +103,8 @@ def test_reading_a_large_file_takes_little_more_memory_than_its_arrays(tmp_path:
     script = f"""
 import resource, h5py, numpy as np
 from pathlib import Path
-from dmray.cli.data import FileRules, Statistics, mapped, read_d4rl_hdf5
-import dmray.cli.data.windows
+from dmray.datasets import FileRules, Statistics, mapped, read_d4rl_hdf5
+import dmray.datasets.windows
 path, rows, width = Path({str(big)!r}), {rows}, {width}
 with h5py.File(path, "w") as file:
     stored = file.create_dataset("observations", (rows, width), dtype="f8")

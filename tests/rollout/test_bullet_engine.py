@@ -14,7 +14,7 @@ import pytest
 
 from dmray.errors import EngineError
 from dmray.rollout import VectorEngine, make_engine
-from dmray.rollout.bullet_engine import BulletEngine, bullet_environment
+from dmray.rollout.simulators.bullet import BulletEngine, bullet_environment
 from dmray.tasks import TASKS, Task
 from dmray.testing.engine_contract import EngineContract
 
