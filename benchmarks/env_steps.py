@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dmray.rollout import make_engine
-from dmray.rollout.antmaze import ant_in_maze
+from dmray.rollout.simulators.antmaze import ant_in_maze
 from dmray.tasks import TASKS
 
 EPISODES = 100

@@ -45,7 +45,7 @@ from dmray.methods import METHODS as METHODS_BY_NAME
 from dmray.models import BackboneConfig
 from dmray.policies import PolicyRecipe, PolicyShape, PolicySnapshot, SequencePolicy, make_decoder, snapshot
 from dmray.rollout import EvaluationRequest, cohorts, make_engine, roll_out
-from dmray.rollout.envpool_engine import EnvpoolEngine, EpisodePool
+from dmray.rollout.simulators.envpool import EnvpoolEngine, EpisodePool
 from dmray.specs import MethodName
 from dmray.tasks import TASKS, Task
 from dmray.testing.one_env_loop import one_env_loop

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.plugins import toy_plugin, toy_site  # noqa: F401  fixtures
+
 # No test downloads anything, and none leaves arrays in the home folder; Ray's workers inherit both.
 os.environ["DMRAY_OFFLINE"] = "1"
 os.environ["DMRAY_CACHE"] = tempfile.mkdtemp(prefix="dmray-cache-")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -16,42 +16,46 @@ from dmray.datasets import Statistics
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
 from dmray.registry import lookup, unknown
-from dmray.rollout import make_engine, replay_errors
+from dmray.rollout import make_engine, record, replay_errors
 from dmray.sources import (
     OpenedDataset,
     download_folders,
     fetch_published,
     open_dataset,
     open_file,
-    record,
     remote_file,
     write_recording,
 )
 from dmray.specs import DatasetSpec, Generation
-from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, TASKS, Task, entry_of
+from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, RANDOM, TASKS, Task, check_behaviour, entry_of
 
 app = new_app()
 _REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
-_STARTS, _FAR = 16, 100.0  # episodes' starts; deviations, ten times what honest files of the seven families show
+_STARTS, _FAR = 16, 100.0  # episodes' starts; deviations, ten times what files of the right task show
 
 
 @app.command("list")
 def list_datasets(
     pattern: Annotated[str, typer.Argument(help="Names, for example 'hopper-*'.")] = "*",
-    protocol: Annotated[str | None, typer.Option(help="d4rl-mujoco, d4rl-bullet or minari.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only those of this protocol.")] = None,
 ) -> None:
-    """The published data sets: how each is evaluated and scored, and which are on this machine."""
+    """The published data sets: how each is evaluated and scored, and which are on this machine.
+
+    A task that has no published data set is listed by its own name; its data can be recorded with `make`.
+    """
     with report_errors():
         if protocol is not None:
-            lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
+            lookup("protocol", protocol, PROTOCOLS, SpecError)
     table = Table(box=None, pad_edge=False)
     for heading in ("data set", "protocol", "environment", "observation", "horizon", "score 0", "score 100", "targets"):
         table.add_column(heading, no_wrap=True)
     table.add_column("here")
-    for name in _matching(pattern):
-        task = TASKS[DATASETS[name].task]
+    tasks = [name for name in _tasks_without_datasets() if fnmatchcase(name, pattern)]
+    names = [name for name in DATASETS if fnmatchcase(name, pattern)] if tasks else _matching(pattern)
+    rows = [(name, TASKS[DATASETS[name].task], "yes" if _here(name) else "") for name in names]
+    for name, task, here in [*rows, *((name, TASKS[name], "make") for name in tasks)]:
         if protocol in (None, task.protocol):
-            table.add_row(name, *_columns(task), "yes" if _here(name) else "")
+            table.add_row(name, *_columns(task), here)
     out.print(table)
 
 
@@ -71,7 +75,7 @@ def verify_datasets(
     task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
     replay: Annotated[bool, typer.Option(help="Also replay recorded actions in the simulator.")] = True,
 ) -> None:
-    """Hold files against their checksums, read them whole, and replay them: do data and simulator agree?"""
+    """Check files: checksums, every value, and whether the simulator repeats the recorded episodes."""
     failed = False
     for name in [name for given in names for name in _to_verify(given, task)]:
         try:
@@ -83,8 +87,8 @@ def verify_datasets(
                 out.print(f"      {note}", highlight=False, markup=False, soft_wrap=True)
         except DmrayError as problem:
             failed = True
-            said = str(problem).removeprefix(f"{name}: ")
-            err.print(f"bad {name}: {said}", style="red", highlight=False, markup=False, soft_wrap=True)
+            message = str(problem).removeprefix(f"{name}: ")
+            err.print(f"bad {name}: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -122,25 +126,24 @@ def stats(
 def make(
     task: Annotated[str, typer.Option(help="The task, for example hopper or maze2d-umaze.")],
     out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    behaviour: Annotated[
-        Literal["random", "play", "expert", "mixed"], typer.Option(help="All but random: maze2d's planner.")
-    ] = "random",
-    transitions: Annotated[int, typer.Option(min=1, help="At least so many; episodes are whole.")] = 10_000,
+    behaviour: Annotated[str, typer.Option(help="Random actions, or what the task's family can record.")] = RANDOM,
+    transitions: Annotated[int, typer.Option(min=1, help="At least this many; episodes are whole.")] = 10_000,
     checkpoint: Annotated[Path | None, typer.Option(help="Record this policy (best.pt, last.pt) instead.")] = None,
-    target_return: Annotated[float | None, typer.Option(help="What the policy is asked for; else the task's.")] = None,
+    target_return: Annotated[float | None, typer.Option(help="The policy's; by default the task's first.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Record episodes in D4RL's layout: of random actions, of the maze planner, or of a trained policy."""
+    """Record episodes in D4RL's layout: of random actions, of a behaviour of the task, or of a trained policy."""
     with report_errors():
         where = lookup("task", task, TASKS, SpecError)
         check_writable(out_file, "--out")
         if out_file.exists():
             raise StorageError(f"--out {out_file}: is there already; remove it, or name another file")
         if checkpoint is None:
+            check_behaviour(where, behaviour, f"--behaviour {behaviour}")
             made = Generation(behaviour=behaviour, transitions=transitions, seed=seed)
             if target_return is not None:
-                raise SpecError(f"--target-return {target_return:g}: is asked of a policy; name its --checkpoint")
-            recorded, by = record(made, where), made.model_dump_json()
+                raise SpecError(f"--target-return {target_return:g}: only a policy takes one; name its --checkpoint")
+            recorded, by = record(where, made), made.model_dump_json()
         else:
             from dmray.inference.recording import record_checkpoint  # loads torch
 
@@ -159,8 +162,13 @@ def _matching(pattern: str) -> list[str]:
     return found
 
 
+def _tasks_without_datasets() -> list[str]:
+    published = {entry.task for entry in DATASETS.values()}
+    return [name for name in TASKS if name not in published]
+
+
 def _to_verify(given: str, task: str | None) -> list[str]:
-    """A file or a name stands for itself, a pattern for what is on this machine."""
+    """A file or a name as given; for a pattern, the data sets on this machine that match."""
     if task is not None or Path(given).is_file() or given in DATASETS:
         return [given]
     return [name for name in _matching(given) if _here(name)]
@@ -191,7 +199,7 @@ def _opened(name: str, task: str | None) -> OpenedDataset:
 
 
 def _checksum(name: str, task: str | None) -> list[str]:
-    """What the manifest says of a published file."""
+    """The note on a published file's checksum, from the manifest beside it."""
     if task is not None or DATASETS[name].url.startswith(MINARI_SCHEME):
         return []
     remote = remote_file(name)
@@ -204,15 +212,15 @@ def _summary(values: np.ndarray) -> tuple[float, ...]:
 
 
 def _check_starts(opened: OpenedDataset) -> None:
-    """Policies see z-scores: a number that hardly varies in the file and is another in the simulator drowns the rest.
+    """Compare the simulator's first observations with the file's statistics, by which policies normalize observations.
 
     Raises:
-        DatasetError: there is one.
+        DatasetError: a number is so many deviations away that the normalized value would outweigh all others.
     """
     try:
         with closing(make_engine(opened.task, _STARTS)) as engine:
             shown = engine.reset(range(_STARTS))
-    except EngineError:  # the replay, or the sweep, says so
+    except EngineError:  # the replay reports it
         return
     statistics = Statistics.of(opened.episodes)
     furthest = np.abs((shown - statistics.mean) / statistics.std).max(axis=0)
@@ -226,7 +234,7 @@ def _check_starts(opened: OpenedDataset) -> None:
 
 
 def _replayed(opened: OpenedDataset) -> list[str]:
-    """What a replay shows.
+    """The note on a replay of recorded actions.
 
     Raises:
         DatasetError: the simulator does not repeat most episodes.

@@ -1,6 +1,6 @@
 """Offline data: D4RL files, statistics, subgoal labels, training windows."""
 
-from dmray.datasets.d4rl_hdf5 import FileRules, check_is_d4rl, read_d4rl_hdf5, write_d4rl_hdf5
+from dmray.datasets.d4rl_hdf5 import FileRules, RecordedTransitions, check_is_d4rl, read_d4rl_hdf5, write_d4rl_hdf5
 from dmray.datasets.episodes import Episodes
 from dmray.datasets.mapped import mapped
 from dmray.datasets.minari_dataset import (
@@ -19,6 +19,7 @@ __all__ = [
     "Episodes",
     "FileRules",
     "MinariFacts",
+    "RecordedTransitions",
     "Statistics",
     "Subtask",
     "WindowSampler",

@@ -2,14 +2,14 @@
 
 observations (N, S)   actions (N, A)   rewards (N,)   terminals (N,)   timeouts (N,), missing in some v0 files
 
-What makes the files of one family unlike those of another is said by `FileRules`, never by a copy of the reader.
+`FileRules` says how the files of one task family differ from those of another; there is one reader for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,16 @@ Allocate = Callable[[str, tuple[int, ...]], np.ndarray]  # a float32 array of th
 class FileRules:
     """What a file of a task must hold and how its rows become episodes.
 
-    antmaze does not split on terminals: its rewards are relabelled, and an episode may be at the goal many times.
+    antmaze does not split on terminals: its rewards are relabelled, and an episode may have many terminals.
 
     `appendix_dim`: the observation may have so many numbers more than `observation_dim` (ant's contact forces). They
     are dropped if no row differs in them, else kept.
 
     `pay_once`: subtasks that evaluation pays once each. Where a file pays for every step at which they are done
-    (kitchen), its rewards are written anew to what evaluation would have paid.
+    (kitchen), its rewards are rewritten to what evaluation would have paid.
 
-    `ends_when_paid`: evaluation ends an episode at its first reward (antmaze), so later ones of an episode are no part
-    of what is still to come: they become zero.
+    `ends_at_first_reward`: evaluation ends an episode at its first reward (antmaze), so the later rewards of an episode
+    become zero.
     """
 
     observation_dim: int
@@ -51,6 +51,30 @@ class FileRules:
     appendix_dim: int = 0
     pay_once: tuple[Subtask, ...] = ()
     ends_at_first_reward: bool = False
+
+
+@dataclass(frozen=True)
+class RecordedTransitions:
+    """The arrays of a file, N transitions, piece after piece; the last step of a piece ends it."""
+
+    observations: np.ndarray  # (N, S) float32, before the step
+    actions: np.ndarray  # (N, A) float32, as applied
+    rewards: np.ndarray  # (N,) float32, what the engine pays
+    terminals: np.ndarray  # (N,) bool
+    timeouts: np.ndarray  # (N,) bool
+    goals: np.ndarray | None = None  # (N, 2) float32, a controller's targets: `infos/goal` in a file
+
+    @classmethod
+    def joined(cls, parts: Sequence[RecordedTransitions]) -> RecordedTransitions:
+        """All of `parts`, end to end; with goals if all have goals."""
+        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        given = {name: arrays for name, arrays in columns.items() if all(array is not None for array in arrays)}
+        return cls(**{name: np.concatenate(arrays) for name, arrays in given.items()})
+
+    def as_arrays(self) -> dict[str, np.ndarray]:
+        """By their names in a file."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "goals"}
+        return named if self.goals is None else {**named, "infos/goal": self.goals}
 
 
 def in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -93,7 +117,7 @@ def read_d4rl_hdf5(path: Path, rules: FileRules, allocate: Allocate = in_memory)
 
 
 def episode_starts(terminals: np.ndarray, timeouts: np.ndarray | None, rules: FileRules) -> np.ndarray:
-    """Where episodes start, and where the last one ends, (E + 1,) int64: the one place that knows how to split.
+    """Where episodes start, and where the last one ends, (E + 1,) int64; every reader splits by this function.
 
     An episode ends where `timeouts` says so and, if the rules split on them, where `terminals` does. Without timeouts
     it ends after the horizon at the latest.
@@ -113,7 +137,7 @@ def episode_starts(terminals: np.ndarray, timeouts: np.ndarray | None, rules: Fi
 
 
 def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> None:
-    """Write `arrays` (names may be paths, such as `infos/goal`); the file is there whole or not at all."""
+    """Write `arrays` (names may be paths, such as `infos/goal`); the file appears only when it is complete."""
     with partial(path) as part, h5py.File(part, "w") as file:
         file.attrs.update(attributes)
         for name, array in arrays.items():
@@ -121,7 +145,7 @@ def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Ma
 
 
 def check_is_d4rl(path: Path) -> None:
-    """Whether the file is D4RL's at all: what a download can be held against before anyone knows its task.
+    """Check a downloaded file whose task is not known: it must be HDF5 with D4RL's arrays.
 
     Raises:
         DatasetError: it is no HDF5, truncated, or lacks an array.

@@ -20,7 +20,7 @@ from dmray.planning.disk_space import free_bytes
 from dmray.records import provenance
 from dmray.rollout import make_engine
 from dmray.rollout.film import write_strips
-from dmray.tasks import TASKS
+from dmray.tasks import FAMILIES, TASKS
 
 _GIB = 2**30
 _LEAST_FREE_GIB = 5.0
@@ -88,12 +88,14 @@ def _scans() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    """Each simulator is built once."""
-    for engine, tasks in groupby(sorted(TASKS.values(), key=attrgetter("engine")), key=attrgetter("engine")):
-        some = list(tasks)
-        families = ", ".join(dict.fromkeys(task.family for task in some))
-        build = partial(lambda task: make_engine(task, 1).close(), some[0])
-        yield _tried(f"simulator {engine}", build, families, optional=engine == "bullet")
+    """Each simulator is built once, for one of its tasks."""
+    by_engine = attrgetter("engine")
+    for engine, group in groupby(sorted(FAMILIES.values(), key=by_engine), key=by_engine):
+        families = list(group)
+        build = partial(lambda task: make_engine(task, 1).close(), families[0].tasks[0])
+        names = ", ".join(dict.fromkeys(family.name for family in families))
+        optional = all(family.optional_packages for family in families)
+        yield _tried(f"simulator {engine}", build, names, optional=optional)
 
 
 def _rendering() -> Finding:

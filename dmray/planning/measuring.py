@@ -17,7 +17,7 @@ from dmray.planning.cost import forward_work, training_work
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.rollout import EvaluationRequest, cohorts, make_engine, run_cohort
 from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
-from dmray.tasks import TASKS, Task
+from dmray.tasks import FAMILIES, TASKS, Task
 from dmray.training import Trainer
 
 SHAPES: tuple[dict[str, int], ...] = ({"d_model": 64, "n_layer": 2, "context_length": 5}, {})  # {}: the defaults
@@ -132,21 +132,18 @@ def _decisions(backbone: str, budget_s: float, say: Say) -> tuple[Point, ...]:
 
 
 def _engines(budget_s: float, say: Say) -> dict[str, float]:
-    """One task speaks for its engine."""
-    spokesmen = {
-        "envpool": "hopper",
-        "maze2d": "maze2d-umaze",
-        "antmaze": "antmaze-umaze",
-        "kitchen": "kitchen-complete",
-    }
+    """Seconds of one env step of each engine, measured in one of its tasks."""
+    measured: dict[str, Task] = {}
+    for family in FAMILIES.values():
+        measured.setdefault(family.engine, family.task_to_calibrate)
     seconds: dict[str, float] = {}
-    for engine, name in spokesmen.items():
+    for engine, task in measured.items():
         try:
-            seconds[engine] = _env_step_s(TASKS[name], budget_s)
+            seconds[engine] = _env_step_s(task, budget_s)
         except (EngineError, MissingPackageError, ImportError) as problem:
             say(f"{engine}: left out: {problem}")
         else:
-            say(f"{engine} ({name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
+            say(f"{engine} ({task.name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
     return seconds
 
 

@@ -1,5 +1,6 @@
-"""Closed-loop rollouts: engines that step many episodes, cohorts that evaluate a policy in them, recorded mazes."""
+"""Closed-loop rollouts: simulators that step many episodes, policies evaluated in them, recorded episodes."""
 
+from dmray.datasets import RecordedTransitions
 from dmray.rollout.cohorts import (
     Cohort,
     EpisodeRecord,
@@ -10,37 +11,42 @@ from dmray.rollout.cohorts import (
     roll_out,
     run_cohort,
 )
-from dmray.rollout.engine import ENGINES, Step, VectorEngine, check_sizes, make_engine
-from dmray.rollout.kitchen import kitchen_subtasks
-from dmray.rollout.maze_controller import WaypointController
-from dmray.rollout.maze_layouts import LAYOUTS, MazeLayout, cell_of, middle_of
-from dmray.rollout.maze_recording import record_maze
-from dmray.rollout.recording import RecordedTransitions, record_decoder, record_random
-from dmray.rollout.replay import replay_errors
+from dmray.rollout.engine import (
+    FloorPlan,
+    PlaceableEngine,
+    Recorder,
+    Scene,
+    Simulator,
+    Step,
+    VectorEngine,
+    check_sizes,
+)
+from dmray.rollout.recording import record, record_decoder, record_random, replay_errors
+from dmray.rollout.simulator_registry import make_engine, make_reference_engine, simulator_of
 
 __all__ = [
-    "ENGINES",
-    "LAYOUTS",
     "Cohort",
     "EpisodeRecord",
     "EvaluationRequest",
-    "MazeLayout",
+    "FloorPlan",
+    "PlaceableEngine",
     "RecordedTransitions",
+    "Recorder",
     "Row",
+    "Scene",
+    "Simulator",
     "Step",
     "VectorEngine",
-    "WaypointController",
-    "cell_of",
     "check_sizes",
     "cohorts",
     "episode_seed",
-    "kitchen_subtasks",
     "make_engine",
-    "middle_of",
+    "make_reference_engine",
+    "record",
     "record_decoder",
-    "record_maze",
     "record_random",
     "replay_errors",
     "roll_out",
     "run_cohort",
+    "simulator_of",
 ]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmray.policies import Decoder, SequencePolicy, make_decoder
-from dmray.rollout.engine import Step, VectorEngine, make_engine
+from dmray.rollout.engine import Step, VectorEngine
+from dmray.rollout.simulator_registry import make_engine
 from dmray.tasks import Task
 
 Watch = Callable[[np.ndarray, np.ndarray, np.ndarray, Step], None]

@@ -1,4 +1,4 @@
-"""What rolls episodes out: many copies of one task, stepped together, behind three methods.
+"""What a simulator gives: an engine that steps many episodes of one task together, and what else can be done with it.
 
 Shapes: E episodes of the engine, L of them live (being stepped), S `observation_dim`, A `action_dim`.
 """
@@ -6,12 +6,15 @@ Shapes: E episodes of the engine, L of them live (being stepped), S `observation
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from dmray.datasets import RecordedTransitions
 from dmray.errors import EngineError
-from dmray.tasks import TASKS, Task
+from dmray.specs import Generation
+from dmray.tasks import Task
 
 
 class Step(NamedTuple):
@@ -26,7 +29,7 @@ class Step(NamedTuple):
 class VectorEngine(Protocol):
     """Independent episodes of one task. Episode e is decided by its seed and its own actions, bit for bit.
 
-    Nothing resets by itself: a row that ended is not stepped again before the next `reset`.
+    No episode is reset by itself: a row that ended is not stepped again before the next `reset`.
     """
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
@@ -36,47 +39,73 @@ class VectorEngine(Protocol):
         """Advance the episodes `live` (L,) int64, distinct, by `actions` (L, A), clipped to the task's limit."""
 
     def close(self) -> None:
-        """Let go of the simulator; may be called twice, nothing else may be called after it."""
+        """Free the simulator; may be called twice, nothing else may be called after it."""
 
 
-def make_engine(task: Task, num_episodes: int) -> VectorEngine:
-    """A fresh engine for `num_episodes` episodes at a time.
+@runtime_checkable
+class PlaceableEngine(VectorEngine, Protocol):
+    """An engine whose state can be rebuilt from an observation (positions that no observation shows are zero)."""
 
-    Raises:
-        EngineError: the task's family has no engine here, or its sizes are not the simulator's.
+    def place(self, observations: np.ndarray) -> np.ndarray:
+        """Start all episodes at `observations` (E, S) instead of at their seeds' starts; returns what they show."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a film shows: a MuJoCo model, its positions in each frame, a camera, and the seconds between two frames."""
+
+    model: Any
+    positions: np.ndarray  # (T, nq)
+    camera: Any  # a camera's number in the model, or an MjvCamera
+    step_s: float
+
+
+@dataclass(frozen=True)
+class FloorPlan:
+    """The ground that an episode's path is drawn on: cells with columns to the right and rows downwards.
+
+    A cell's middle is at whole numbers (column, row). `goals` gives the goal of each episode, (n, 2) in the
+    simulator's coordinates, for the seeds of n episodes.
     """
-    if task.engine not in ENGINES:
-        raise EngineError(
-            f"{task.name}: the {task.family} family has no engine here (it would need '{task.engine}'); there are "
-            + ", ".join(f"{name} ({', '.join(_families(name))})" for name in sorted(ENGINES))
-        )
-    assert num_episodes > 0, num_episodes
-    engine = ENGINES[task.engine](task.without_zeros(), num_episodes)
-    return _WithZeros(engine, task.zero_dims) if task.zero_dims else engine
+
+    walls: np.ndarray  # (rows, columns) bool
+    scale: float  # cells per unit of length
+    shift: float  # of a position's coordinates, in cells
+    x_is_row: bool
+    goal_radius: float  # in units of length
+    goals: Callable[[Sequence[int]], np.ndarray]
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """(column, row) (..., 2) of observations or positions (..., at least 2)."""
+        cells = positions[..., :2] * self.scale + self.shift
+        return cells[..., ::-1] if self.x_is_row else cells
 
 
-class _WithZeros:
-    """An engine with zeros behind each observation, where a policy was trained on numbers that no simulator shows."""
+MakeEngine = Callable[[Task, int], VectorEngine]  # the task and the number of episodes
+Recorder = Callable[[Task, Generation], RecordedTransitions]
 
-    def __init__(self, engine: VectorEngine, count: int) -> None:
-        self._engine, self._count = engine, count
 
-    def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        return self._padded(self._engine.reset(seeds))
+@dataclass(frozen=True)
+class Simulator:
+    """All that one simulator can do. What it cannot do is None, and asking for it is an `EngineError`.
 
-    def step(self, actions: np.ndarray, live: np.ndarray) -> Step:
-        step = self._engine.step(actions, live)
-        return step._replace(observations=self._padded(step.observations))
+    * `make_engine`: a fresh engine; raises `EngineError` where a package is missing or the task's sizes are wrong.
+    * `make_reference`: an equal but slower engine that can be placed, where `make_engine` gives one that cannot;
+      recorded files are replayed in it.
+    * `recorders`: for each of the family's behaviours a function that records it; the same for the same seed.
+    * `scene`: for an episode's observations (T, S) float64, what a film of it shows.
+    * `floor_plan`: for tasks whose first two observation numbers are a position, what a path is drawn on.
+    """
 
-    def close(self) -> None:
-        self._engine.close()
-
-    def _padded(self, observations: np.ndarray) -> np.ndarray:
-        return np.pad(observations, ((0, 0), (0, self._count)))
+    make_engine: MakeEngine
+    make_reference: MakeEngine | None = None
+    recorders: Mapping[str, Recorder] = field(default_factory=dict)
+    scene: Callable[[Task, np.ndarray], Scene] | None = None
+    floor_plan: Callable[[Task], FloorPlan] | None = None
 
 
 def check_sizes(task: Task, observation_dim: int, action_dim: int) -> None:
-    """Hold the task's declared sizes against the simulator's.
+    """Compare the task's declared sizes with the simulator's.
 
     Raises:
         EngineError: they differ, so nothing trained for the task could act in it.
@@ -86,53 +115,3 @@ def check_sizes(task: Task, observation_dim: int, action_dim: int) -> None:
         raise EngineError(
             f"{task.name}: declared (observation, action) sizes {declared}, but {task.env_id} has {actual}"
         )
-
-
-def _families(engine: str) -> list[str]:
-    return sorted({task.family for task in TASKS.values() if task.engine == engine})
-
-
-def _gymnasium(task: Task, num_episodes: int) -> VectorEngine:
-    from dmray.rollout.gymnasium_engine import GymnasiumEngine
-
-    return GymnasiumEngine(task, num_episodes)
-
-
-def _maze2d(task: Task, num_episodes: int) -> VectorEngine:
-    from dmray.rollout.maze2d import Maze2dEngine
-
-    return Maze2dEngine(task, num_episodes)
-
-
-def _antmaze(task: Task, num_episodes: int) -> VectorEngine:
-    from dmray.rollout.antmaze import AntMazeEngine
-
-    return AntMazeEngine(task, num_episodes)
-
-
-def _envpool(task: Task, num_episodes: int) -> VectorEngine:
-    from dmray.rollout.envpool_engine import EnvpoolEngine
-
-    return EnvpoolEngine(task, num_episodes)
-
-
-def _kitchen(task: Task, num_episodes: int) -> VectorEngine:
-    from dmray.rollout.kitchen import KitchenEngine
-
-    return KitchenEngine(task, num_episodes)
-
-
-def _bullet(task: Task, num_episodes: int) -> VectorEngine:
-    from dmray.rollout.bullet_engine import BulletEngine
-
-    return BulletEngine(task, num_episodes)
-
-
-ENGINES: Mapping[str, Callable[[Task, int], VectorEngine]] = {
-    "antmaze": _antmaze,
-    "bullet": _bullet,
-    "envpool": _envpool,
-    "gymnasium": _gymnasium,
-    "kitchen": _kitchen,
-    "maze2d": _maze2d,
-}

@@ -1,39 +1,29 @@
-"""Pictures of episodes, drawn from what was observed: the positions in an observation are all that a picture needs.
+"""Films and strips of pictures of episodes, drawn by MuJoCo from the positions in the observations.
 
-So the simulator that ran the episode need not be one that can draw, and what is seen is the very episode that was
-scored. Positions that no observation shows (x of the robots) follow from the observed speed. MuJoCo draws through EGL,
-else OSMesa; which of them works is found out in processes of their own, for MuJoCo can choose once a process.
+So the engine that ran the episode need not be able to draw, and the film shows exactly the episode that was scored.
+MuJoCo draws through EGL, else OSMesa. A process can choose only once, so each is tried in a process of its own.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dmray.errors import EngineError
+from dmray.rollout.engine import Scene
+from dmray.rollout.simulator_registry import simulator_of
 from dmray.tasks import Task
 
 _WIDTH, _HEIGHT = 480, 360
 _BACKENDS = ("egl", "osmesa")
 _MOST_FRAMES_PER_S = 30.0
 _MOMENTS, _GAP = 6, 6  # of a strip: pictures, and the pixels between two
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is drawn: a MuJoCo model, positions for each frame, a camera, and the seconds between two frames."""
-
-    model: Any
-    positions: np.ndarray  # (T, nq)
-    camera: Any  # a camera's number in the model, or an MjvCamera
-    step_s: float
 
 
 _Draw = Callable[[Scene, Path], None]
@@ -54,13 +44,12 @@ def write_strips(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Pat
 
 
 def _write(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path], draw: _Draw) -> None:
-    if task.engine not in _SCENES:
-        drawn = ", ".join(sorted(_SCENES))
-        raise EngineError(f"{task.name}: episodes of the engine '{task.engine}' cannot be drawn, those of {drawn} can")
+    if simulator_of(task).scene is None:
+        raise EngineError(f"{task.name}: episodes of the engine '{task.engine}' cannot be drawn")
     wanted = os.environ.get("MUJOCO_GL")
     failures = []
     for backend in (wanted,) if wanted else _BACKENDS:
-        problem = _in_a_process_of_its_own(backend, (task, list(episodes), list(paths), draw))
+        problem = _draw_in_process(backend, (task, list(episodes), list(paths), draw))
         if problem is None:
             return
         failures.append(f"{backend}: {problem}")
@@ -70,16 +59,16 @@ def _write(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path], dr
     )
 
 
-def _in_a_process_of_its_own(backend: str, work: tuple[Task, list[np.ndarray], list[Path], _Draw]) -> str | None:
-    """None, or why it failed."""
+def _draw_in_process(backend: str, work: tuple[Task, list[np.ndarray], list[Path], _Draw]) -> str | None:
+    """Draw with `backend` in a new process; None, or why it failed."""
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     process = context.Process(target=_draw_all, args=(*work, answers))
     with _environment("MUJOCO_GL", backend):  # MuJoCo reads it when it is imported
         process.start()
     process.join()
-    told = process.exitcode == 0 and not answers.empty()
-    problem: str | None = answers.get() if told else f"exit status {process.exitcode}"
+    answered = process.exitcode == 0 and not answers.empty()
+    problem: str | None = answers.get() if answered else f"exit status {process.exitcode}"
     answers.close()
     return problem
 
@@ -98,10 +87,12 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 def _draw_all(task: Task, episodes: list[np.ndarray], paths: list[Path], draw: _Draw, answers: Any) -> None:
     try:
+        scene = simulator_of(task).scene
+        assert scene is not None, "the parent process has checked"
         for observations, path in zip(episodes, paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw(_SCENES[task.engine](task, observations.astype(np.float64)), path)
-    except Exception as cause:  # noqa: BLE001 - drivers fail in ways of their own; the parent says all of them
+            draw(scene(task, observations.astype(np.float64)), path)
+    except Exception as cause:  # noqa: BLE001 - drivers fail in many ways; the parent reports all of them
         answers.put(f"{type(cause).__name__}: {cause}")
     else:
         answers.put(None)
@@ -138,63 +129,3 @@ def _frames(scene: Scene, positions: np.ndarray) -> Iterator[np.ndarray]:
             mujoco.mj_forward(scene.model, data)
             renderer.update_scene(data, scene.camera)
             yield renderer.render().copy()
-
-
-def _robot(task: Task, observations: np.ndarray) -> Scene:
-    """Locomotion: hidden positions are summed up from the speeds along them."""
-    import gymnasium
-
-    bare: Any = gymnasium.make(gymnasium.spec(task.env_id), disable_env_checker=True).unwrapped
-    shown = dict(task.observation_parts)["velocities"]
-    hidden = bare.model.nq + shown - sum(size for _, size in task.observation_parts[:2])
-    positions = observations[:, : bare.model.nq - hidden]
-    speeds = observations[:, bare.model.nq - hidden : bare.model.nq]
-    return Scene(bare.model, np.hstack([np.cumsum(speeds, axis=0) * bare.dt, positions]), 0, bare.dt)
-
-
-def _maze(task: Task, observations: np.ndarray) -> Scene:
-    from dmray.rollout.maze2d import point_model
-    from dmray.rollout.maze_layouts import LAYOUTS
-
-    maze = LAYOUTS[task.env_id]
-    rows, columns = maze.walls.shape
-    camera = _from_above(np.array([rows, columns]) / 2 - 0.7, max(rows, columns))
-    return Scene(point_model(maze), observations[:, :2], camera, 0.01)
-
-
-def _antmaze(task: Task, observations: np.ndarray) -> Scene:
-    from dmray.rollout.antmaze import CELL, ant_in_maze
-    from dmray.rollout.maze_layouts import LAYOUTS
-
-    rows, columns = LAYOUTS[task.env_id].walls.shape
-    middle = CELL * (np.array([columns, rows]) / 2 - 1.5)
-    return Scene(ant_in_maze(task.env_id), observations[:, :15], _from_above(middle, CELL * max(rows, columns)), 0.1)
-
-
-def _kitchen(task: Task, observations: np.ndarray) -> Scene:
-    from dmray.rollout.kitchen import kitchen_model
-
-    model = kitchen_model(task)
-    return Scene(model, observations[:, :30], _camera([-0.2, 0.5, 2.0], 2.2, azimuth=70, elevation=-35), 0.08)
-
-
-def _from_above(middle: np.ndarray, extent: float) -> Any:
-    return _camera([*middle, 0.0], 1.3 * extent, azimuth=90, elevation=-90)
-
-
-def _camera(lookat: Sequence[float], distance: float, azimuth: float, elevation: float) -> Any:
-    import mujoco
-
-    camera = mujoco.MjvCamera()
-    camera.lookat[:], camera.distance = lookat, distance
-    camera.azimuth, camera.elevation = azimuth, elevation
-    return camera
-
-
-_SCENES: Mapping[str, Callable[[Task, np.ndarray], Scene]] = {
-    "antmaze": _antmaze,
-    "envpool": _robot,
-    "gymnasium": _robot,
-    "kitchen": _kitchen,
-    "maze2d": _maze,
-}

@@ -1,4 +1,4 @@
-"""Maze episodes drawn on their maze: where a policy went, how fast, what it was paid, and which subgoals led it."""
+"""Pictures of episodes; in mazes the path on the maze, coloured by return or time, with the subgoals of HDM and HDT."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from dmray.rollout.cohorts import EpisodeRecord
+from dmray.rollout.engine import FloorPlan
 from dmray.rollout.film import write_strips
+from dmray.rollout.simulator_registry import simulator_of
 from dmray.tasks import Task
 
-_MAZES = frozenset({"maze2d", "antmaze"})
 _WALL, _FLOOR, _GOAL, _START, _SUBGOAL = "#3b4252", "#f7f8fa", "#2a9d4a", "#111111", "#d62728"
 _SUBGOALS_SHOWN = 25  # an episode
 _NEARLY_ALL = 0.95
@@ -23,72 +24,56 @@ _SIDE_INCHES, _PANELS_ACROSS = 3.4, 3
 
 @dataclass(frozen=True)
 class WatchedEpisode:
-    """A rolled-out episode: what was observed (T, S), the raw subgoals (T, S) it was led by, if any, and its record."""
+    """A rolled-out episode: observations (T, S), raw subgoals (T, S) where the policy predicts any, and the record."""
 
     observations: np.ndarray
     subgoals: np.ndarray | None
     record: EpisodeRecord
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """A maze as it is drawn: in units of cells, columns to the right, rows downwards, cell middles at whole numbers."""
-
-    walls: np.ndarray  # (rows, columns) bool
-    scale: float  # cells per unit of length
-    shift: float  # of a position's coordinates, in cells
-    x_is_row: bool
-    goal_radius: float  # in units of length
-
-    def at(self, positions: np.ndarray) -> np.ndarray:
-        """(column, row) (..., 2) of observations or positions (..., at least 2)."""
-        cells = positions[..., :2] * self.scale + self.shift
-        return cells[..., ::-1] if self.x_is_row else cells
-
-
 def write_pictures(task: Task, episodes: Sequence[WatchedEpisode], stem: Path) -> list[Path]:
     """PNGs whose names begin with `stem`; the paths of what was written.
 
-    Mazes: all episodes on one maze, and a maze for each of them; other families: some moments of each episode.
+    Where the simulator has a floor plan (mazes): the paths of all episodes on one plan, and a plan for each of them.
+    Otherwise some moments of each episode, side by side.
 
     Raises:
-        EngineError: an episode of a robot, and nothing here can draw it.
+        EngineError: the task cannot be drawn, or no driver here can draw it.
     """
-    if task.engine in _MAZES:
+    floor_plan = simulator_of(task).floor_plan
+    if floor_plan is not None:
         overview, each = (stem.with_name(f"{stem.name}-{what}.png") for what in ("overview", "episodes"))
-        draw_maze_overview(task, episodes, overview)
-        draw_maze_episodes(task, episodes, each)
+        _draw_overview(task, floor_plan(task), episodes, overview)
+        _draw_each(task, floor_plan(task), episodes, each)
         return [overview, each]
     paths = [stem.with_name(f"{stem.name}-episode{episode.record.index}.png") for episode in episodes]
     write_strips(task, [episode.observations for episode in episodes], paths)
     return paths
 
 
-def draw_maze_overview(task: Task, episodes: Sequence[WatchedEpisode], path: Path) -> None:
-    """One PNG: all episodes on one maze, coloured by their return."""
-    figure, (axes,) = _figure(_ground(task), panels=1)
+def _draw_overview(task: Task, plan: FloorPlan, episodes: Sequence[WatchedEpisode], path: Path) -> None:
+    """One PNG: all episodes on one plan, coloured by their return."""
+    figure, (axes,) = _figure(plan, panels=1)
     returns = np.array([episode.record.episode_return for episode in episodes])
-    ground, goals = _ground(task), _goals(task, episodes)
-    _draw_ground(axes, ground, goals)
+    _draw_plan(axes, plan, _goals(plan, episodes))
     limits = (returns.min(), max(returns.max(), returns.min() + 1e-9))
     for episode in episodes:
         values = np.full(len(episode.observations) - 1, episode.record.episode_return)
-        _draw_path(axes, ground, episode, values, limits)
+        _draw_path(axes, plan, episode, values, limits)
     figure.colorbar(axes.collections[-1], ax=axes, label="return", shrink=0.8)
     axes.set_title(f"{task.name}: {len(episodes)} episodes, mean return {returns.mean():.1f}", loc="left", fontsize=10)
     _save(figure, path)
 
 
-def draw_maze_episodes(task: Task, episodes: Sequence[WatchedEpisode], path: Path) -> None:
-    """One PNG with a maze an episode: its path coloured by time, and the subgoals it was led by."""
-    figure, panels = _figure(_ground(task), len(episodes))
-    ground = _ground(task)
+def _draw_each(task: Task, plan: FloorPlan, episodes: Sequence[WatchedEpisode], path: Path) -> None:
+    """One PNG with a plan an episode: its path coloured by time, and the subgoals that it was given."""
+    figure, panels = _figure(plan, len(episodes))
     moving = max(_steps_moving(episode) for episode in episodes)
     for axes, episode in zip(panels, episodes, strict=True):
         steps = len(episode.observations)
-        _draw_ground(axes, ground, _goals(task, [episode]))
-        _draw_subgoals(axes, ground, episode)
-        _draw_path(axes, ground, episode, np.arange(steps - 1), (0, moving))
+        _draw_plan(axes, plan, _goals(plan, [episode]))
+        _draw_subgoals(axes, plan, episode)
+        _draw_path(axes, plan, episode, np.arange(steps - 1), (0, moving))
         record = episode.record
         score = task.reference.normalize(record.episode_return)
         title = (
@@ -100,40 +85,23 @@ def draw_maze_episodes(task: Task, episodes: Sequence[WatchedEpisode], path: Pat
     _save(figure, path)
 
 
-def _ground(task: Task) -> _Ground:
-    from dmray.rollout import antmaze, maze2d
-    from dmray.rollout.maze_layouts import LAYOUTS, cell_of, middle_of
-
-    walls = LAYOUTS[task.env_id].walls
-    if task.engine == "maze2d":
-        shift = -float(middle_of(np.zeros(2))[0])
-        assert (cell_of(np.zeros(2)) == 0).all()
-        return _Ground(walls, 1.0, shift, x_is_row=True, goal_radius=maze2d.GOAL_RADIUS)
-    column = float(antmaze.START_CELL[1])
-    return _Ground(walls, 1 / antmaze.CELL, column, x_is_row=False, goal_radius=antmaze.GOAL_RADIUS)
-
-
-def _goals(task: Task, episodes: Sequence[WatchedEpisode]) -> np.ndarray:
+def _goals(plan: FloorPlan, episodes: Sequence[WatchedEpisode]) -> np.ndarray:
     """The distinct goals (n, 2) of the episodes."""
-    from dmray.rollout.antmaze import draw_goal
-    from dmray.rollout.maze_layouts import LAYOUTS
-
-    if task.engine == "maze2d":
-        return LAYOUTS[task.env_id].goal[None]
-    return np.stack([draw_goal(task.env_id, np.random.default_rng(each.record.seed)) for each in episodes])
+    goals: np.ndarray = np.unique(plan.goals([episode.record.seed for episode in episodes]), axis=0)
+    return goals
 
 
 def _steps_moving(episode: WatchedEpisode) -> int:
-    """Steps until nearly all of the path's length is behind: a policy that waits at the goal would take all colours."""
+    """Steps until nearly all of the path is covered: the colour scale should not be spent on waiting at the goal."""
     covered = np.linalg.norm(np.diff(episode.observations[:, :2], axis=0), axis=1).cumsum()
     return 1 + int(np.searchsorted(covered, _NEARLY_ALL * covered[-1])) if len(covered) else 1
 
 
-def _figure(ground: _Ground, panels: int) -> tuple[Any, list[Any]]:
+def _figure(plan: FloorPlan, panels: int) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only wanted here
     from matplotlib.figure import Figure
 
-    rows, columns = ground.walls.shape
+    rows, columns = plan.walls.shape
     across = min(_PANELS_ACROSS, panels)
     down = ceil(panels / across)
     side = _SIDE_INCHES if panels > 1 else 1.5 * _SIDE_INCHES
@@ -146,13 +114,13 @@ def _figure(ground: _Ground, panels: int) -> tuple[Any, list[Any]]:
     return figure, all_axes[:panels]
 
 
-def _draw_ground(axes: Any, ground: _Ground, goals: np.ndarray) -> None:
+def _draw_plan(axes: Any, plan: FloorPlan, goals: np.ndarray) -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Circle
 
-    axes.imshow(ground.walls, cmap=ListedColormap([_FLOOR, _WALL]), vmin=0, vmax=1, interpolation="nearest", zorder=0)
-    for goal in ground.at(goals):
-        axes.add_patch(Circle(goal, ground.goal_radius * ground.scale, color=_GOAL, alpha=0.35, linewidth=0, zorder=1))
+    axes.imshow(plan.walls, cmap=ListedColormap([_FLOOR, _WALL]), vmin=0, vmax=1, interpolation="nearest", zorder=0)
+    for goal in plan.at(goals):
+        axes.add_patch(Circle(goal, plan.goal_radius * plan.scale, color=_GOAL, alpha=0.35, linewidth=0, zorder=1))
         axes.plot(*goal, marker="*", color=_GOAL, markersize=9, markeredgecolor="white", zorder=5)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -161,23 +129,23 @@ def _draw_ground(axes: Any, ground: _Ground, goals: np.ndarray) -> None:
 
 
 def _draw_path(
-    axes: Any, ground: _Ground, episode: WatchedEpisode, values: np.ndarray, limits: tuple[float, float]
+    axes: Any, plan: FloorPlan, episode: WatchedEpisode, values: np.ndarray, limits: tuple[float, float]
 ) -> None:
     from matplotlib.collections import LineCollection
 
-    points = ground.at(episode.observations)
+    points = plan.at(episode.observations)
     pieces: Any = np.stack([points[:-1], points[1:]], axis=1)
     line = LineCollection(pieces, array=values, clim=limits, cmap="plasma", linewidth=1.8, capstyle="round", zorder=3)
     axes.add_collection(line)
     axes.plot(*points[0], marker="o", color=_START, markersize=5, markeredgecolor="white", zorder=6)
 
 
-def _draw_subgoals(axes: Any, ground: _Ground, episode: WatchedEpisode) -> None:
-    """Where the high network pointed, every few steps, with a line from where it was asked."""
+def _draw_subgoals(axes: Any, plan: FloorPlan, episode: WatchedEpisode) -> None:
+    """The predicted subgoals, every few steps, each with a line from the position where it was predicted."""
     if episode.subgoals is None:
         return
     shown = np.arange(0, len(episode.observations), max(1, len(episode.observations) // _SUBGOALS_SHOWN))
-    asked, pointed = ground.at(episode.observations[shown]), ground.at(episode.subgoals[shown])
+    asked, pointed = plan.at(episode.observations[shown]), plan.at(episode.subgoals[shown])
     axes.plot(*np.stack([asked, pointed]).transpose(2, 0, 1), color=_SUBGOAL, linewidth=0.6, alpha=0.5, zorder=2)
     axes.scatter(*pointed.T, s=14, marker="x", color=_SUBGOAL, linewidth=1.1, zorder=4)
 

@@ -2,7 +2,7 @@
 
 from dmray.sources.locate import download_folders, fetch_published, locate, remote_file
 from dmray.sources.opening import OpenedDataset, file_rules, open_dataset, open_file
-from dmray.sources.recordings import record, recorded_file, write_recording
+from dmray.sources.recordings import recorded_file, write_recording
 
 __all__ = [
     "OpenedDataset",
@@ -12,7 +12,6 @@ __all__ = [
     "locate",
     "open_dataset",
     "open_file",
-    "record",
     "recorded_file",
     "remote_file",
     "write_recording",

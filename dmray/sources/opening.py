@@ -14,6 +14,7 @@ from dmray.datasets import (
     Episodes,
     FileRules,
     MinariFacts,
+    Subtask,
     mapped,
     minari_facts,
     minari_metadata_file,
@@ -23,7 +24,6 @@ from dmray.datasets import (
 from dmray.errors import DatasetError
 from dmray.file_lock import file_lock
 from dmray.files import cache_folder
-from dmray.rollout import kitchen_subtasks
 from dmray.sources.locate import fetch_minari, locate
 from dmray.specs import DatasetSpec, content_hash
 from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
@@ -81,7 +81,7 @@ def file_rules(task: Task) -> FileRules:
         horizon=task.horizon,
         split_on_terminals=task.splits_on_terminals,
         appendix_dim=task.appendix_dim,
-        pay_once=kitchen_subtasks(task.env_id) if task.family == "kitchen" else (),
+        pay_once=tuple(Subtask(**goal._asdict()) for goal in task.subtasks),
         ends_at_first_reward=task.ends_at_first_reward,
     )
 

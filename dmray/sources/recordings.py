@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmray.datasets import write_d4rl_hdf5
+from dmray.datasets import RecordedTransitions, write_d4rl_hdf5
 from dmray.file_lock import file_lock
-from dmray.rollout import RecordedTransitions, record_maze, record_random
+from dmray.rollout import record
 from dmray.specs import Generation, content_hash
 from dmray.tasks import Task
 
 _LOCK_TIMEOUT_S = 3600.0
 RECORDING_VERSION = 1  # raised when a recorder changes what it records
-
-
-def record(generation: Generation, task: Task) -> RecordedTransitions:
-    """What `generation` describes, in `task`; the same for the same seed, bit for bit.
-
-    Raises:
-        EngineError: the task has no simulator here, or no such behaviour.
-    """
-    if generation.behaviour == "random":
-        return record_random(task, generation.transitions, generation.seed)
-    return record_maze(task, generation)
 
 
 def recording_path(generation: Generation, task: Task, folder: Path) -> Path:
@@ -44,11 +33,11 @@ def recorded_file(generation: Generation, task: Task, folder: Path) -> Path:
     busy = "another process has been recording for an hour: wait for it, or end it and try again"
     with file_lock(folder / f".{path.name}.lock", _LOCK_TIMEOUT_S, busy):
         if not path.exists():
-            write_recording(path, record(generation, task), task, generation.model_dump_json())
+            write_recording(path, record(task, generation), task, generation.model_dump_json())
     return path
 
 
 def write_recording(path: Path, recorded: RecordedTransitions, task: Task, recorded_by: str) -> None:
-    """A D4RL file that says what it is: not D4RL's data."""
+    """Write a file in D4RL's layout whose attributes say that it is not D4RL's data."""
     attributes = {"task": task.name, "recorded_by": recorded_by, "note": "recorded by dmray; not D4RL's data"}
     write_d4rl_hdf5(path, recorded.as_arrays(), attributes)

@@ -42,9 +42,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Generation(Spec):
-    """Record a data set instead of reading a file: random actions in any task, or maze2d's shortest-path controller."""
+    """Record a data set instead of reading a file: random actions in any task, or a behaviour of the task's family."""
 
-    behaviour: Literal["play", "expert", "mixed", "random"] = "expert"
+    behaviour: Slug = "expert"
     transitions: PositiveInt = 60_000
     seed: Seed = 0
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+MINARI_SCHEME = "minari://"
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,36 @@ class ReferenceScores:
         return 100.0 * (episode_return - self.minimum) / (self.maximum - self.minimum)
 
 
+class SubtaskGoal(NamedTuple):
+    """A subtask is done while the observation's `columns` are less than `within` (Euclidean) from `goal`."""
+
+    name: str
+    columns: tuple[int, ...]
+    goal: tuple[float, ...]
+    within: float
+
+
 @dataclass(frozen=True)
 class Task:
-    """An evaluation environment under a protocol. Scores of different protocols never meet in one table.
+    """An evaluation environment under a protocol. Scores of different protocols are never put into one table.
 
-    `env_id` is the engine's name for it: gymnasium's id, or a maze's layout. `observation_parts` are the names and
-    sizes of what an observation is made of. Actions lie within `action_limit` of zero. The first of `target_returns`
-    (raw units) is the one that a trial is judged by. Minari's data
-    sets may bring a `reference` of their own.
+    `engine` names the simulator, `env_id` is the simulator's name for the environment: gymnasium's id, or a maze's
+    layout. `observation_parts` are the names and sizes of what an observation is made of. Actions lie within
+    `action_limit` of zero. A trial is judged by the first of `target_returns` (raw units). Minari's data sets may bring
+    a `reference` of their own.
 
-    `success_return`: an episode that returned as much succeeded, where a task has such a thing.
+    `success_return`: an episode with at least this return succeeded; None where the task has no success.
 
-    `appendix_dim`: numbers that some files append to the observation though no simulator here shows them.
-    `zero_dims`: how many of `observation_dim` are such numbers, to be filled with zeros when acting; `with_zeros` makes
-    it so.
+    How the task's files are read:
+
+    * `splits_on_terminals`: a terminal ends an episode. False where one episode may have many terminals.
+    * `ends_at_first_reward`: evaluation ends an episode at its first reward, but the files go on after it, so later
+      rewards are read as zero.
+    * `subtasks`: evaluation pays once for each. Where a file pays at every step, its rewards are rewritten.
+    * `appendix_dim`: some files append so many numbers to the observation that no simulator here shows.
+
+    `zero_dims`: how many of `observation_dim` are such appended numbers, to be filled with zeros when the policy acts;
+    set by `with_zeros`.
     """
 
     name: str
@@ -51,16 +70,9 @@ class Task:
     success_return: float | None = None
     appendix_dim: int = 0
     zero_dims: int = 0
-
-    @property
-    def splits_on_terminals(self) -> bool:
-        """Whether a terminal ends an episode in the task's files; antmaze's are relabelled, many to an episode."""
-        return self.family != "antmaze"
-
-    @property
-    def ends_at_first_reward(self) -> bool:
-        """Whether an episode is over with its first reward; antmaze's files go on being paid at the goal."""
-        return self.family == "antmaze"
+    splits_on_terminals: bool = True
+    ends_at_first_reward: bool = False
+    subtasks: tuple[SubtaskGoal, ...] = ()
 
     def with_zeros(self, count: int) -> Task:
         """This task with `count` zeros behind each observation."""
@@ -73,7 +85,7 @@ class Task:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A published data set of a task; `url` may be of the scheme `minari`, whose rest is Minari's id."""
+    """A published data set of a task. `url` is a file's address, or `minari://` and Minari's id."""
 
     name: str
     task: str

@@ -14,7 +14,7 @@ from dmray.tasks import Task
 
 
 class EngineContract:
-    """Held by the engine of `task`; an engine that `make_engine` does not know overrides `make`."""
+    """For the engine of `task`; a test of an engine that `make_engine` does not know overrides `make`."""
 
     task: ClassVar[Task]
 

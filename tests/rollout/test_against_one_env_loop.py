@@ -14,7 +14,7 @@ import torch
 
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.rollout import EpisodeRecord, EvaluationRequest, Step, cohorts, episode_seed, make_engine, run_cohort
-from dmray.rollout.envpool_engine import EpisodePool
+from dmray.rollout.simulators.envpool import EpisodePool
 from dmray.specs import MethodName
 from dmray.tasks import TASKS, Task
 from dmray.testing.one_env_loop import Environment, one_env_loop

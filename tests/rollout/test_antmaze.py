@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dmray.errors import EngineError
-from dmray.rollout import LAYOUTS, make_engine
-from dmray.rollout.antmaze import GOAL_CELLS, START_CELL, AntMazeEngine, ant_in_maze, middle_of
+from dmray.rollout import make_engine
+from dmray.rollout.mazes import LAYOUTS
+from dmray.rollout.simulators.antmaze import GOAL_CELLS, START_CELL, AntMazeEngine, ant_in_maze, middle_of
 from dmray.tasks import TASKS
 from dmray.testing.engine_contract import EngineContract
 

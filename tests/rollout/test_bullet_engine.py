@@ -13,7 +13,7 @@ import pytest
 
 from dmray.errors import EngineError
 from dmray.rollout import VectorEngine, make_engine
-from dmray.rollout.bullet_engine import BulletEngine, bullet_environment
+from dmray.rollout.simulators.bullet import BulletEngine, bullet_environment
 from dmray.tasks import Task
 from dmray.testing.engine_contract import EngineContract
 from tests.rollout.bullet import bullet, needs_bullet

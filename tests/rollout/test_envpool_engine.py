@@ -11,7 +11,7 @@ import pytest
 
 from dmray.errors import EngineError
 from dmray.rollout import VectorEngine
-from dmray.rollout.envpool_engine import EnvpoolEngine, EpisodePool
+from dmray.rollout.simulators.envpool import EnvpoolEngine, EpisodePool
 from dmray.tasks import TASKS, Task
 from dmray.testing.engine_contract import EngineContract
 

@@ -10,7 +10,8 @@ import pytest
 
 from dmray.errors import EngineError
 from dmray.rollout import make_engine
-from dmray.rollout.film import _robot, write_films
+from dmray.rollout.film import write_films
+from dmray.rollout.simulators.gymnasium import robot_scene
 from dmray.tasks import TASKS
 
 OPEN = TASKS["maze2d-open"]
@@ -49,13 +50,13 @@ def test_hidden_positions_follow_from_the_speeds() -> None:
         for _ in range(12):
             observations.append(engine.step(np.full((1, 3), 0.3), np.array([0])).observations[0])
         moved = bare.data.qpos[0] - start  # type: ignore[attr-defined]
-    scene = _robot(task, np.array(observations, dtype=np.float64))
+    scene = robot_scene(task, np.array(observations, dtype=np.float64))
     np.testing.assert_array_equal(scene.positions[:, 1:], np.array(observations)[:, :5])
     assert abs(scene.positions[-1, 0] - moved) < 0.01
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="of the engine 'bullet' cannot be drawn, those of antmaze, envpool"):
+    with pytest.raises(EngineError, match="bullet-hopper: episodes of the engine 'bullet' cannot be drawn"):
         write_films(TASKS["bullet-hopper"], [np.zeros((3, 15))], [tmp_path / "x.mp4"])
 
 

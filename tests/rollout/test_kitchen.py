@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 
 from dmray.errors import EngineError
-from dmray.rollout import VectorEngine, kitchen
-from dmray.rollout.kitchen import KitchenEngine, kitchen_subtasks
+from dmray.rollout import VectorEngine
+from dmray.rollout.simulators import kitchen
+from dmray.rollout.simulators.kitchen import KitchenEngine
 from dmray.tasks import TASKS, Task
-from dmray.tasks.kitchen_elements import ELEMENTS, KITCHEN_TASKS, REACHED_WITHIN
+from dmray.tasks.families.kitchen import ELEMENTS
 from dmray.testing.engine_contract import EngineContract
 
 COMPLETE, MIXED = TASKS["kitchen-complete"], TASKS["kitchen-mixed"]
 FAR = 2.0  # from every goal
+
+
+def elements_of(task: Task) -> list[str]:
+    return [subtask.name for subtask in task.subtasks]
 
 
 class KitchenContract(EngineContract):
@@ -50,15 +55,15 @@ class Scripted:
         for row in rows:
             for name in self.script[self._step][row]:
                 element = ELEMENTS[name]
-                self.states[row, list(element.indices)] = element.goal
-                self.states[row, element.indices[0]] += self.gap
+                self.states[row, list(element.columns)] = element.goal
+                self.states[row, element.columns[0]] += self.gap
         self._step += 1
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, script: Sequence[Sequence[tuple[str, ...]]], gap: float = 0) -> None:
     monkeypatch.setattr(Scripted, "script", script)
     monkeypatch.setattr(Scripted, "gap", gap)
-    monkeypatch.setattr(kitchen, "Bodies", Scripted)
+    monkeypatch.setattr(kitchen, "MujocoBatch", Scripted)
     monkeypatch.setattr(kitchen, "_NOISE", 0.0)
 
 
@@ -100,7 +105,7 @@ def test_all_four_reached_at_whatever_times_end_the_episode(monkeypatch: pytest.
 
 
 def test_the_fourth_element_at_the_horizon_is_a_termination(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = [[()], [KITCHEN_TASKS["complete"]]]
+    script = [[()], [tuple(elements_of(COMPLETE))]]
     assert play(monkeypatch, script, replace(COMPLETE, horizon=2))[-1] == ([4.0], [True], [False])
     assert play(monkeypatch, [[()], [()]], replace(COMPLETE, horizon=2))[-1] == ([0.0], [False], [True])
 
@@ -108,7 +113,7 @@ def test_the_fourth_element_at_the_horizon_is_a_termination(monkeypatch: pytest.
 @pytest.mark.parametrize("task", [COMPLETE, TASKS["kitchen-partial"], MIXED], ids=lambda task: task.name)
 def test_only_the_tasks_own_elements_are_paid(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
     paid = {name for name in ELEMENTS if rewards_of_one(monkeypatch, (name,), task=task) == [1.0]}
-    assert paid == set(KITCHEN_TASKS[task.env_id])
+    assert paid == set(elements_of(task))
 
 
 @pytest.mark.parametrize(("gap", "reward"), [(0.299, 1.0), (0.301, 0.0), (-0.299, 1.0), (-0.301, 0.0)])
@@ -131,7 +136,7 @@ def test_the_simulators_own_state_is_what_is_paid_for(element: str, reward: floa
     with closing(KitchenEngine(COMPLETE, 1)) as engine:
         engine.reset([0])
         state = engine._kitchens.states.copy()
-        state[0, list(ELEMENTS[element].indices)] = ELEMENTS[element].goal
+        state[0, list(ELEMENTS[element].columns)] = ELEMENTS[element].goal
         engine._kitchens.place(state)
         steps = [engine.step(np.zeros((1, 9)), np.array([0])) for _ in range(3)]
     assert [step.rewards[0] for step in steps] == [reward, 0.0, 0.0]
@@ -145,9 +150,7 @@ def test_without_noise_an_episode_is_that_of_gymnasium_robotics_bit_for_bit(
     from gymnasium_robotics.envs.franka_kitchen.kitchen_env import KitchenEnv
 
     monkeypatch.setattr(kitchen, "_NOISE", 0.0)
-    reference: Any = KitchenEnv(
-        tasks_to_complete=list(KITCHEN_TASKS[task.env_id]), robot_noise_ratio=0.0, object_noise_ratio=0.0
-    )
+    reference: Any = KitchenEnv(tasks_to_complete=elements_of(task), robot_noise_ratio=0.0, object_noise_ratio=0.0)
     reference.reset(seed=3)
     robot = reference.robot_env
     np.testing.assert_array_equal(robot.init_qpos, kitchen._START)
@@ -205,8 +208,8 @@ def test_a_random_policy_reaches_nothing_until_the_horizon() -> None:
 def test_elements_are_those_of_gymnasium_robotics() -> None:
     from gymnasium_robotics.envs.franka_kitchen import kitchen_env
 
-    assert kitchen_env.BONUS_THRESH == REACHED_WITHIN
-    assert {name: list(element.indices) for name, element in ELEMENTS.items()} == {
+    assert {element.within for element in ELEMENTS.values()} == {kitchen_env.BONUS_THRESH}
+    assert {name: list(element.columns) for name, element in ELEMENTS.items()} == {
         name: indices.tolist() for name, indices in kitchen_env.OBS_ELEMENT_INDICES.items()
     }
     assert {name: list(element.goal) for name, element in ELEMENTS.items()} == {
@@ -218,12 +221,12 @@ def test_subtasks_find_their_elements_in_the_tasks_observation() -> None:
     with closing(KitchenEngine(MIXED, 1)) as engine:
         goal = engine.reset([0])[0, 30:]
     expected = np.zeros(30, np.float32)
-    for subtask in kitchen_subtasks("mixed"):
+    for subtask in MIXED.subtasks:
         expected[list(subtask.columns)] = subtask.goal
     np.testing.assert_array_equal(goal, expected)
-    assert [subtask.name for subtask in kitchen_subtasks("mixed")] == list(KITCHEN_TASKS["mixed"])
+    assert elements_of(MIXED) == ["microwave", "kettle", "bottom burner", "light switch"]
 
 
-def test_an_unknown_kitchen_is_refused_with_the_nearest() -> None:
-    with pytest.raises(EngineError, match="unknown kitchen 'compleet', did you mean 'complete'"):
-        KitchenEngine(replace(COMPLETE, env_id="compleet"), 1)
+def test_a_kitchen_that_pays_for_nothing_is_refused() -> None:
+    with pytest.raises(EngineError, match="kitchen-complete: a kitchen task needs subtasks"):
+        KitchenEngine(replace(COMPLETE, subtasks=()), 1)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dmray.errors import EngineError
-from dmray.rollout import LAYOUTS, MazeLayout, WaypointController, make_engine, middle_of
-from dmray.rollout.maze2d import Maze2dEngine, PointMasses, random_start
+from dmray.rollout import make_engine
+from dmray.rollout.mazes import LAYOUTS, MazeLayout, WaypointController, middle_of
+from dmray.rollout.simulators.maze2d import Maze2dEngine, PointMasses, random_start
 from dmray.tasks import TASKS
 from dmray.testing.engine_contract import EngineContract
 

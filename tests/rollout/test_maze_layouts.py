@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dmray.rollout import LAYOUTS, cell_of, middle_of
+from dmray.rollout.mazes import LAYOUTS, cell_of, middle_of
 
 MAZES = sorted(LAYOUTS)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dmray.errors import EngineError
-from dmray.rollout import LAYOUTS, RecordedTransitions, WaypointController, cell_of, make_engine, record_maze
+from dmray.rollout import RecordedTransitions, make_engine, record
+from dmray.rollout.mazes import LAYOUTS, WaypointController, cell_of
 from dmray.specs import Generation
 from dmray.tasks import TASKS
 
@@ -19,7 +20,7 @@ Behaviour = Literal["play", "expert", "mixed"]
 def recorded(
     behaviour: Behaviour, transitions: int = 1200, seed: int = 0, task: str = TASK.name
 ) -> RecordedTransitions:
-    return record_maze(TASKS[task], Generation(behaviour=behaviour, transitions=transitions, seed=seed))
+    return record(TASKS[task], Generation(behaviour=behaviour, transitions=transitions, seed=seed))
 
 
 def pieces(transitions: RecordedTransitions) -> list[slice]:
@@ -144,5 +145,5 @@ def test_experts_of_every_maze_earn_most_of_what_there_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hopper", "antmaze-umaze"])
 def test_a_task_of_another_family_is_refused(name: str) -> None:
-    with pytest.raises(EngineError, match=f"{name}: only maze2d tasks can be recorded"):
-        record_maze(TASKS[name], Generation())
+    with pytest.raises(EngineError, match=f"unknown behaviour of {name} 'expert', known: random"):
+        record(TASKS[name], Generation())

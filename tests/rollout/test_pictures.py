@@ -8,10 +8,16 @@ import pytest
 from matplotlib.image import imread
 
 from dmray.errors import EngineError
-from dmray.rollout import EpisodeRecord, make_engine
-from dmray.rollout.antmaze import AntMazeEngine, draw_goal
-from dmray.rollout.pictures import WatchedEpisode, _ground, write_pictures
-from dmray.tasks import TASKS
+from dmray.rollout import EpisodeRecord, FloorPlan, make_engine, simulator_of
+from dmray.rollout.pictures import WatchedEpisode, write_pictures
+from dmray.rollout.simulators.antmaze import AntMazeEngine, draw_goal
+from dmray.tasks import TASKS, Task
+
+
+def floor_plan(task: Task) -> FloorPlan:
+    make = simulator_of(task).floor_plan
+    assert make is not None
+    return make(task)
 
 
 def episode(positions: np.ndarray, dim: int, index: int = 0, subgoals: bool = False) -> WatchedEpisode:
@@ -25,21 +31,22 @@ def episode(positions: np.ndarray, dim: int, index: int = 0, subgoals: bool = Fa
 def test_what_is_drawn_lies_where_the_simulator_has_it(name: str) -> None:
     """Every free cell's middle falls onto a cell without a wall, at whole numbers (column, row)."""
     task = TASKS[name]
-    ground, walls = _ground(task), _ground(task).walls
-    free = np.argwhere(~walls)
+    plan = floor_plan(task)
+    free = np.argwhere(~plan.walls)
     positions = free - 0.2 if name.startswith("maze2d") else 4.0 * (free[:, ::-1] - 1)
-    np.testing.assert_allclose(ground.at(positions), free[:, ::-1], atol=1e-12)
+    np.testing.assert_allclose(plan.at(positions), free[:, ::-1], atol=1e-12)
 
 
 def test_a_start_and_the_goal_of_the_engine_are_on_the_floor() -> None:
     task = TASKS["antmaze-medium"]
     engine = make_engine(task, 1)
     assert isinstance(engine, AntMazeEngine)
-    first, ground = engine.reset([11]), _ground(task)
+    first, plan = engine.reset([11]), floor_plan(task)
+    np.testing.assert_array_equal(engine._goals, plan.goals([11]))
     np.testing.assert_array_equal(engine._goals[0], draw_goal(task.env_id, np.random.default_rng(11)))
     for place in (first[0], engine._goals[0]):
-        column, row = np.round(ground.at(place)).astype(int)
-        assert not ground.walls[row, column]
+        column, row = np.round(plan.at(place)).astype(int)
+        assert not plan.walls[row, column]
 
 
 @pytest.mark.parametrize(("name", "dim"), [("maze2d-umaze", 4), ("antmaze-umaze", 29)])

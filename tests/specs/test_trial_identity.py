@@ -42,7 +42,7 @@ def test_a_field_that_is_added_later_renames_no_trial(spec: dict[str, Any], monk
     before, method = TrialSpec.model_validate(spec), METHODS[spec["method"]]
     config = create_model("Config", __base__=method.config, later=(int, 3))
     changed = replace(method, backbone=replace(method.backbone, config=config))
-    monkeypatch.setitem(METHODS._loaded, method.name, changed)
+    monkeypatch.setitem(METHODS._builtin, method.name, changed)  # type: ignore[arg-type]
     training = create_model("Training", __base__=TrainingSpec, later=(str, "no"))(**spec["training"])
     evaluation = create_model("Evaluation", __base__=EvaluationSpec, later=(float, 0.5))(**spec["evaluation"])
     after = TrialSpec.model_validate(spec).model_copy(update={"training": training, "evaluation": evaluation})

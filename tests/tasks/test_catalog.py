@@ -7,7 +7,10 @@ import pytest
 
 from dmray.errors import SpecError
 from dmray.specs import DatasetSpec, Generation
-from dmray.tasks import BULLET, DATASETS, MINARI, MUJOCO, RETIRED, TASKS, task_of
+from dmray.tasks import DATASETS, RETIRED, TASKS, task_of
+from dmray.tasks.d4rl import MUJOCO
+from dmray.tasks.families.bullet import BULLET
+from dmray.tasks.families.minari import MINARI
 
 with (Path(__file__).parents[1] / "fixtures" / "d4rl_datasets.csv").open() as stream:
     PUBLISHED = list(csv.DictReader(stream))
@@ -91,7 +94,10 @@ def test_a_catalog_name_needs_no_task() -> None:
         (DatasetSpec(name="mine", path="x"), "name its 'task' beside its 'path'"),
         (DatasetSpec(name="hopper-medium-v2", task="ant"), "belongs to task 'hopper', not 'ant'"),
         (DatasetSpec(name="mine", task="hopper"), "name its file with 'path'"),
-        (DatasetSpec(name="mine", task="hopper", generate=Generation()), "only maze2d has a controller"),
+        (
+            DatasetSpec(name="mine", task="hopper", generate=Generation()),
+            "task 'hopper' cannot record it: unknown behaviour 'expert', known: random",
+        ),
         (DatasetSpec(name="antmaze-umaze-v0"), "use 'antmaze-umaze-v2'"),
         (DatasetSpec(name="antmaze-large-play-v1"), "D4RL withdrew it"),
     ],

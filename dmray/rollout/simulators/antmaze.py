@@ -20,9 +20,9 @@ import numpy as np
 
 from dmray.errors import EngineError
 from dmray.registry import lookup
-from dmray.rollout.bodies import Bodies
-from dmray.rollout.engine import Step, check_sizes
-from dmray.rollout.maze_layouts import LAYOUTS
+from dmray.rollout.engine import FloorPlan, Scene, Simulator, Step, check_sizes
+from dmray.rollout.mazes import LAYOUTS
+from dmray.rollout.mujoco_models import MujocoBatch, camera_above
 from dmray.tasks import Task
 
 GOAL_RADIUS = 0.5
@@ -73,7 +73,7 @@ class AntMazeEngine:
         model = ant_in_maze(task.env_id)
         self._rest = np.concatenate([model.qpos0, np.zeros(_VELOCITIES)])
         self._torque = _TORQUE / model.actuator_gear[:, 0]
-        self._ants = Bodies(model, num_episodes)
+        self._ants = MujocoBatch(model, num_episodes)
         self._goals = np.zeros((num_episodes, 2))
         self._elapsed = np.zeros(num_episodes, dtype=np.int64)
         self._horizon = task.horizon
@@ -86,7 +86,7 @@ class AntMazeEngine:
         return self.place(np.stack([self._random_start(rng) for rng in rngs]))
 
     def place(self, observations: np.ndarray) -> np.ndarray:
-        """Begin all episodes at `observations` (E, 29) and not where their seeds say; the goals stay. Returns them."""
+        """See `PlaceableEngine.place`; the goals stay."""
         self._ants.place(observations)
         self._elapsed[:] = 0
         return self._ants.states.astype(np.float32)
@@ -105,9 +105,29 @@ class AntMazeEngine:
         )
 
     def close(self) -> None:
-        """Nothing to let go of but memory."""
+        """Nothing but memory is held."""
 
     def _random_start(self, rng: np.random.Generator) -> np.ndarray:
         noise = [rng.uniform(-_SPREAD, _SPREAD, _POSITIONS), _SPREAD * rng.standard_normal(_VELOCITIES)]
         start: np.ndarray = self._rest + np.concatenate(noise)
         return start
+
+
+def _scene(task: Task, observations: np.ndarray) -> Scene:
+    rows, columns = LAYOUTS[task.env_id].walls.shape
+    middle = CELL * (np.array([columns, rows]) / 2 - 1.5)
+    return Scene(ant_in_maze(task.env_id), observations[:, :15], camera_above(middle, CELL * max(rows, columns)), 0.1)
+
+
+def _floor_plan(task: Task) -> FloorPlan:
+    return FloorPlan(
+        LAYOUTS[task.env_id].walls,
+        scale=1 / CELL,
+        shift=float(START_CELL[1]),
+        x_is_row=False,
+        goal_radius=GOAL_RADIUS,
+        goals=lambda seeds: np.stack([draw_goal(task.env_id, np.random.default_rng(seed)) for seed in seeds]),
+    )
+
+
+SIMULATOR = Simulator(AntMazeEngine, scene=_scene, floor_plan=_floor_plan)

@@ -14,7 +14,7 @@ import numpy as np
 
 from dmray.errors import EngineError
 from dmray.registry import unknown
-from dmray.rollout.engine import Step, check_sizes
+from dmray.rollout.engine import Scene, Simulator, Step, VectorEngine, check_sizes
 from dmray.tasks import Task
 
 _NEVER = 2**31 - 1  # envpool's own horizon: the engine counts the task's
@@ -130,5 +130,20 @@ class EnvpoolEngine:
         )
 
     def close(self) -> None:
-        """Let go of the pool."""
+        """Free the pool."""
         self._pool.close()
+
+
+def _gymnasium_engine(task: Task, num_episodes: int) -> VectorEngine:
+    from dmray.rollout.simulators.gymnasium import GymnasiumEngine  # not loaded for evaluation
+
+    return GymnasiumEngine(task, num_episodes)
+
+
+def _scene(task: Task, observations: np.ndarray) -> Scene:
+    from dmray.rollout.simulators.gymnasium import robot_scene
+
+    return robot_scene(task, observations)
+
+
+SIMULATOR = Simulator(EnvpoolEngine, make_reference=_gymnasium_engine, scene=_scene)

@@ -21,11 +21,9 @@ import numpy as np
 
 from dmray.datasets import Subtask
 from dmray.errors import EngineError
-from dmray.registry import lookup
-from dmray.rollout.bodies import Bodies
-from dmray.rollout.engine import Step, check_sizes
+from dmray.rollout.engine import Scene, Simulator, Step, check_sizes
+from dmray.rollout.mujoco_models import MujocoBatch, camera_at
 from dmray.tasks import Task
-from dmray.tasks.kitchen_elements import ELEMENTS, KITCHEN_TASKS, REACHED_WITHIN
 
 _ROBOT, _POSITIONS = 9, 30
 _SUBSTEPS = 40
@@ -46,25 +44,20 @@ _NOISE = 0.1  # of the sensors' amplitudes, by position: uniform in plus or minu
 _AMPLITUDES = np.repeat([0.1, 0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [9, 2, 6, 3, 3, 3, 3, 1])
 
 
-def kitchen_subtasks(env_id: str) -> tuple[Subtask, ...]:
-    """The four elements of a kitchen task ("complete", "partial", "mixed") as columns of its observation.
+class KitchenEngine:
+    """`VectorEngine` of the kitchen family; a task's `subtasks` are the elements that it pays for.
 
     Raises:
-        EngineError: there is no such kitchen.
+        EngineError: the task pays for none, its sizes are wrong, or the model is not installed.
     """
-    names = lookup("kitchen", env_id, KITCHEN_TASKS, EngineError)
-    elements = [ELEMENTS[name] for name in names]
-    return tuple(Subtask(each.name, each.indices, each.goal, REACHED_WITHIN) for each in elements)
-
-
-class KitchenEngine:
-    """`VectorEngine` of the kitchen family; a task's `env_id` names its four elements."""
 
     def __init__(self, task: Task, num_episodes: int) -> None:
-        self._subtasks = kitchen_subtasks(task.env_id)
+        if not task.subtasks:
+            raise EngineError(f"{task.name}: a kitchen task needs subtasks, the elements that it pays for")
+        self._subtasks = [Subtask(**goal._asdict()) for goal in task.subtasks]
         check_sizes(task, observation_dim=2 * _POSITIONS, action_dim=_ROBOT)
         model = kitchen_model(task)
-        self._kitchens = Bodies(model, num_episodes)
+        self._kitchens = MujocoBatch(model, num_episodes)
         self._step_s = _SUBSTEPS * model.opt.timestep
         self._start = np.concatenate([_START, np.zeros(model.nv)])
         self._start[:_ROBOT] = np.clip(_START[:_ROBOT], _LOW, _HIGH)
@@ -101,7 +94,7 @@ class KitchenEngine:
         )
 
     def close(self) -> None:
-        """Nothing to let go of but memory."""
+        """Nothing but memory is held."""
 
     def _look(self, rows: np.ndarray) -> np.ndarray:
         """What the sensors show of `rows` (L,), (L, 60); each row's errors are draws of its own."""
@@ -125,3 +118,11 @@ def kitchen_model(task: Task) -> mujoco.MjModel:
     if assets is None or assets.origin is None:
         raise EngineError(f"{task.name}: the kitchen's model comes with envpool; pip install envpool==1.2.5")
     return mujoco.MjModel.from_xml_path(str(Path(assets.origin).parent / _MODEL))
+
+
+def _scene(task: Task, observations: np.ndarray) -> Scene:
+    camera = camera_at([-0.2, 0.5, 2.0], 2.2, azimuth=70, elevation=-35)
+    return Scene(kitchen_model(task), observations[:, :_POSITIONS], camera, 0.08)
+
+
+SIMULATOR = Simulator(KitchenEngine, scene=_scene)

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from dmray.errors import EngineError
-from dmray.rollout.engine import Step, check_sizes
+from dmray.rollout.engine import Simulator, Step, check_sizes
 from dmray.tasks import Task
 
 
@@ -164,3 +164,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+SIMULATOR = Simulator(BulletEngine)  # no scene: these robots are pybullet's, which MuJoCo cannot draw

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from dmray.errors import EngineError
-from dmray.rollout.engine import Step, check_sizes
+from dmray.rollout.engine import Scene, Simulator, Step, check_sizes
 from dmray.tasks import Task
 
 
@@ -43,7 +43,7 @@ class GymnasiumEngine:
         return np.stack(first).astype(np.float32)
 
     def place(self, observations: np.ndarray) -> np.ndarray:
-        """Begin all episodes at `observations` (E, S) and not where their seeds say; returns them.
+        """See `PlaceableEngine.place`.
 
         The positions that an observation leaves out (x, or x and y) are zero: nothing that is observed depends on them.
         """
@@ -86,3 +86,16 @@ def _environment(task: Task) -> gymnasium.Env[np.ndarray, np.ndarray]:
         return gymnasium.make(gymnasium.spec(task.env_id), disable_env_checker=True).unwrapped
     except gymnasium.error.Error as unknown:
         raise EngineError(f"{task.name}: gymnasium has no environment '{task.env_id}': {unknown}") from unknown
+
+
+def robot_scene(task: Task, observations: np.ndarray) -> Scene:
+    """Positions that are not observed (x, or x and y) are summed up from the observed speeds along them."""
+    bare: Any = gymnasium.make(gymnasium.spec(task.env_id), disable_env_checker=True).unwrapped
+    shown = dict(task.observation_parts)["velocities"]
+    hidden = bare.model.nq + shown - sum(size for _, size in task.observation_parts[:2])
+    positions = observations[:, : bare.model.nq - hidden]
+    speeds = observations[:, bare.model.nq - hidden : bare.model.nq]
+    return Scene(bare.model, np.hstack([np.cumsum(speeds, axis=0) * bare.dt, positions]), 0, bare.dt)
+
+
+SIMULATOR = Simulator(GymnasiumEngine, scene=robot_scene)

@@ -1,17 +1,19 @@
-"""Many independent copies of one MuJoCo model: one compiled model, one simulator state each."""
+"""For simulators that run MuJoCo models themselves: many independent simulations of one model, and cameras."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 
 
-class Bodies:
-    """`count` copies of `model` that never see each other.
+class MujocoBatch:
+    """`count` independent simulations of `model`, which share the compiled model.
 
-    `states` (E, nq + nv) float64 holds positions, then velocities of each copy; it is kept up in place, and is for the
-    caller to read only. Each copy keeps the solver's last forces as its next first guess, as one environment of its own
-    would: stepping is bit for bit what a loop over single environments gives.
+    `states` (E, nq + nv) float64 holds each simulation's positions, then its velocities; it is updated in place, and
+    callers only read it. Each simulation starts the solver from its own last forces, as a single environment does:
+    stepping is bit for bit what a loop over single environments gives.
     """
 
     def __init__(self, model: mujoco.MjModel, count: int) -> None:
@@ -24,14 +26,14 @@ class Bodies:
         ]
 
     def place(self, states: np.ndarray) -> None:
-        """Put all of them to `states` (E, nq + nv), with nothing left of what was before."""
+        """Reset all simulations, then set them to `states` (E, nq + nv)."""
         self.states[:] = states
         for data, positions, velocities, _, position, velocity in self._handles:
             mujoco.mj_resetData(self._model, data)
             positions[:], velocities[:] = position, velocity
 
     def set_velocities(self, rows: np.ndarray, velocities: np.ndarray) -> None:
-        """Change the velocities of `rows` (L,) to `velocities` (L, nv), and nothing else."""
+        """Set the velocities of `rows` (L,) to `velocities` (L, nv), and nothing else."""
         for row, velocity in zip(rows.tolist(), velocities, strict=True):
             self._handles[row][2][:] = velocity
             self._handles[row][5][:] = velocity
@@ -44,3 +46,16 @@ class Bodies:
             control[:] = wanted
             mj_step(model, data, substeps)
             position[:], velocity[:] = positions, velocities
+
+
+def camera_at(lookat: Sequence[float], distance: float, azimuth: float, elevation: float) -> mujoco.MjvCamera:
+    """A camera `distance` away from the point `lookat` (x, y, z); angles in degrees."""
+    camera = mujoco.MjvCamera()
+    camera.lookat[:], camera.distance = lookat, distance
+    camera.azimuth, camera.elevation = azimuth, elevation
+    return camera
+
+
+def camera_above(middle: np.ndarray, extent: float) -> mujoco.MjvCamera:
+    """A camera that looks down on an area around `middle` (x, y) which is `extent` wide."""
+    return camera_at([*middle, 0.0], 1.3 * extent, azimuth=90, elevation=-90)

@@ -1,0 +1,1 @@
+"""The built-in families, one file each; every file here has a tuple `FAMILIES`, which `dmray.tasks.registry` reads."""
