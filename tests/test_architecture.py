@@ -64,7 +64,9 @@ def imports_of(module: Path) -> Iterator[str]:
                 yield inner if inner in NAMES else str(node.module)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             named = re.fullmatch(r"(dmray(?:\.\w+)+)(?::\w+)?", node.value)
-            if named and named[1] in NAMES and named[1].removeprefix("dmray.") not in COMMANDS:  # `python -m dmray.sweep`
+            if (
+                named and named[1] in NAMES and named[1].removeprefix("dmray.") not in COMMANDS
+            ):  # `python -m dmray.sweep`
                 yield named[1]
 
 

@@ -2,10 +2,11 @@
 
 from dmray.policies.algorithms import ALGORITHMS, Algorithm, algorithm
 from dmray.policies.authors import from_authors
-from dmray.policies.decoding import Decoder, make_decoder, predicted_subgoals
+from dmray.policies.decoding import Decoder, make_decoder
 from dmray.policies.layout import Layout
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
 from dmray.policies.recipe import PolicyRecipe, PolicyShape, policy_recipe
+from dmray.policies.rollout_fields import RolloutFields
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder
 from dmray.policies.window_decoder import WindowDecoder
@@ -18,6 +19,7 @@ __all__ = [
     "PolicyRecipe",
     "PolicyShape",
     "PolicySnapshot",
+    "RolloutFields",
     "SequenceModel",
     "SequencePolicy",
     "StateDecoder",
@@ -26,6 +28,5 @@ __all__ = [
     "from_authors",
     "make_decoder",
     "policy_recipe",
-    "predicted_subgoals",
     "snapshot",
 ]
