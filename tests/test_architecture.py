@@ -32,9 +32,10 @@ FLOORS = {
     "inference": 10,
     "mlflow_mirror": 11, "reporting": 12,
     "driver": 13, "on_ray": 14,
-    "cli": 15,
-    "execution": 16,
-    **dict.fromkeys(COMMANDS, 16), "__main__": 16,
+    "api": 15,
+    "cli": 16,
+    "execution": 17,
+    **dict.fromkeys(COMMANDS, 17), "__main__": 17,
 }  # fmt: skip
 SIMULATORS = ("mujoco", "gymnasium", "envpool", "gym", "d4rl", "pybullet")
 RIM = {"ray": "on_ray", "mlflow": "mlflow_mirror", "minari": "datasets", **dict.fromkeys(SIMULATORS, "rollout")}

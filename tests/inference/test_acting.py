@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dmray.inference.served_policy import ServedPolicy
 
 from dmray.errors import SpecError
 from dmray.fields import Field
+from dmray.inference.pyfunc import ServedPolicy
 from dmray.policies import make_decoder
 from dmray.specs import MethodName
 from tests.policies.windows import METHODS, SHAPE, TINY, random_fields, tiny_policy

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dmray.cli.plan_view import render_plan
+from dmray.driver.plan_view import render_plan
 from dmray.errors import SpecError
 from dmray.planning.cost import num_parameters, trial_cost, trial_flops
 from dmray.planning.plan import load_plan, plan
