@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.logging import RichHandler
 
-from dmray.api import SweepRun, plan_sweep, run_sweep
+from dmray.api import plan_sweep, run_sweep
 from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, SpecError, StorageError
@@ -26,6 +26,9 @@ from dmray.progress.changes import changes
 from dmray.progress.trial_states import ENDED, to_run, trial_states
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
+
+if TYPE_CHECKING:
+    from dmray.reporting.frames import SweepRun
 
 app = new_app()
 _INTERRUPTED = 130
