@@ -1,3 +1,81 @@
-"""dmray: distributed sweeps of offline-RL sequence models on Ray."""
+"""dmray: distributed sweeps of offline-RL sequence models on Ray.
+
+    import dmray
+
+    results = dmray.run_sweep("sweeps/quickstart.yaml", local=True)
+    print(results.scores)
+    policy = dmray.load_policy(results.folders[0].path / "trials" / results.trials.trial_id[0])
+    print(dmray.evaluate_policy(policy, episodes=100).normalized)
+
+docs/api.md has an example of each function. Importing dmray loads nothing else; a function's modules load when it is
+first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmray.api import (
+        SweepPlan,
+        draw_episodes,
+        evaluate_policy,
+        load_policy,
+        load_results,
+        load_sweep,
+        plan_sweep,
+        run_sweep,
+        write_report,
+    )
+    from dmray.errors import DmrayError
+    from dmray.inference import Evaluation, Policy, Rollout
+    from dmray.progress.summary import Summary
+    from dmray.reporting.frames import Results, SweepRun
+    from dmray.specs import SweepSpec, TrialSpec
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DmrayError",
+    "Evaluation",
+    "Policy",
+    "Results",
+    "Rollout",
+    "Summary",
+    "SweepPlan",
+    "SweepRun",
+    "SweepSpec",
+    "TrialSpec",
+    "__version__",
+    "draw_episodes",
+    "evaluate_policy",
+    "load_policy",
+    "load_results",
+    "load_sweep",
+    "plan_sweep",
+    "run_sweep",
+    "write_report",
+]
+
+_MODULES = {
+    "DmrayError": "dmray.errors",
+    "Evaluation": "dmray.inference",
+    "Policy": "dmray.inference",
+    "Results": "dmray.reporting.frames",
+    "Rollout": "dmray.inference",
+    "Summary": "dmray.progress.summary",
+    "SweepRun": "dmray.reporting.frames",
+    "SweepSpec": "dmray.specs",
+    "TrialSpec": "dmray.specs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'dmray' has no attribute '{name}'")
+    value = getattr(import_module(_MODULES.get(name, "dmray.api")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """The quantities that one timestep of a trajectory has, and how a token refers to them.
 
 The whole comparison of methods is said in these words: a layout names the tokens a timestep contributes
-(`dmray.policies.layout`), the data provides the fields, the rollout fills them in.
+(`dmray.methods.layout`), the data provides the fields, the rollout fills them in.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ FLOORS = {
     "inference": 11,
     "mlflow_mirror": 12, "reporting": 13,
     "driver": 14, "on_ray": 15,
-    "cli": 16,
-    "execution": 17,
-    **dict.fromkeys(COMMANDS, 17), "__main__": 17,
+    "api": 16,
+    "cli": 17,
+    "execution": 18,
+    **dict.fromkeys(COMMANDS, 18), "__main__": 18,
 }  # fmt: skip
 SIMULATORS = ("mujoco", "gymnasium", "envpool", "gym", "d4rl", "pybullet")
 RIM = {"ray": "on_ray", "mlflow": "mlflow_mirror", "minari": "datasets", **dict.fromkeys(SIMULATORS, "rollout")}

@@ -104,7 +104,7 @@ def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None
         (["--storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["--mlflow-uri", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         (["--address", "127.0.0.1:9"], "no Ray cluster"),
-        (["--address", "auto", "--local"], "--address auto: --local runs without Ray"),
+        (["--address", "auto", "--local"], "--address auto: --local does not use Ray"),
     ],
 )
 def test_a_mistake_is_one_clear_message_and_a_failed_exit_status(

@@ -145,7 +145,7 @@ def make(
                 raise SpecError(f"--target-return {target_return:g}: only a policy takes one; name its --checkpoint")
             recorded, by = record(where, made), made.model_dump_json()
         else:
-            from dmray.inference.recording import record_checkpoint  # loads torch
+            from dmray.inference import record_checkpoint  # loads torch
 
             recorded = record_checkpoint(checkpoint, where, transitions, seed, target_return)
             by = checkpoint.name if target_return is None else f"{checkpoint.name} asked for {target_return:g}"

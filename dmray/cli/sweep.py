@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.logging import RichHandler
 
-from dmray.cli.plan_view import render_plan, render_time_estimate
+from dmray.api import plan_sweep, run_sweep
 from dmray.cli.shared import err, new_app, out, report_errors
-from dmray.coordination.commands import read_command
+from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, SpecError, StorageError
 from dmray.planning.calibration import hardware_name, load_calibration
-from dmray.planning.plan import Plan, load_plan
+from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
-from dmray.progress.trial_states import ENDED, TrialState, failures, to_run, trial_states
-from dmray.records.folders import SweepFolder
+from dmray.progress.trial_states import ENDED, to_run, trial_states
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
 
 if TYPE_CHECKING:
-    from dmray.driver.session import Runner
+    from dmray.reporting.frames import SweepRun
 
 app = new_app()
 _INTERRUPTED = 130
@@ -76,30 +75,41 @@ def main(
     try:
         with report_errors():
             if local and address is not None:
-                raise SpecError(f"--address {address}: --local runs without Ray; leave one of them out")
-            planned = load_plan(file, overrides)
-            folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader" if only_plan else "driver")
-            choice = TrialFilter(only, shard, retry_failed)
+                raise SpecError(f"--address {address}: --local does not use Ray; leave one of them out")
+            planned = plan_sweep(file, overrides)
             if only_plan:
-                _show(planned, folder, choice, local, address)
+                _show(planned, TrialFilter(only, shard, retry_failed), local, address)
                 return
-            succeeded = _run(planned, folder, choice, resume, _runner(local, address))
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is a Ctrl-C
+            run = run_sweep(
+                planned,
+                local=local,
+                address=address,
+                resume=resume,
+                only=only,
+                shard=shard,
+                retry_failed=retry_failed,
+                console=err,
+                continue_with=_continue_command(),
+            )
+            _print_end(run)
     except KeyboardInterrupt:
-        _tell_how_to_continue("Stopped")
+        _print_how_to_continue("Stopped")
         raise typer.Exit(_INTERRUPTED) from None
-    raise typer.Exit(0 if succeeded else 1)
+    raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
 
 
-def _again() -> str:
+def _continue_command() -> str:
     """The command that continues this one."""
     options = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 
 
-def _show(planned: Plan, folder: SweepFolder, choice: TrialFilter, local: bool, address: str | None) -> None:
-    """The plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
+def _show(planned: Plan, choice: TrialFilter, local: bool, address: str | None) -> None:
+    """Print the plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
+    folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader")
     if is_url(planned.sweep.storage):
-        _look_into_store(planned)
+        _fetch_what_is_done(planned)
     states = trial_states(planned, folder)
     difference = changes(planned, folder, states)
     part = replace(planned, trials=select_trials(planned, choice))
@@ -110,7 +120,7 @@ def _show(planned: Plan, folder: SweepFolder, choice: TrialFilter, local: bool, 
     out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
 
 
-def _look_into_store(planned: Plan) -> None:
+def _fetch_what_is_done(planned: Plan) -> None:
     """Fetch what is done; a machine that may not look can plan all the same."""
     try:
         SweepCopy.to_read(planned.sweep.storage, planned.sweep.name).open()
@@ -155,55 +165,30 @@ def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str
     )
 
 
-def _run(planned: Plan, folder: SweepFolder, choice: TrialFilter, resume: bool, runner: Runner) -> bool:
-    """Run, report, tell; whether every chosen trial has ended well, or the sweep was told to stop."""
-    from dmray.driver.session import run_sweep
-    from dmray.reporting import render_summary, write_report
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is a Ctrl-C
-
-    def report(sweep: SweepFolder) -> Path:
-        return write_report(sweep).folder
-
-    states = run_sweep(planned, folder, runner, report, resume=resume, console=err, choice=choice, again=_again())
-    out.print(render_summary(folder))
-    _tell_where(planned, folder)
-    part = {trial.trial_id: states[trial.trial_id] for trial in select_trials(planned, choice)}
-    order = read_command(folder)
-    if order and order.kind == "stop" and not ENDED.issuperset(part.values()):
-        _tell_how_to_continue(f"Stopped by {order.by}")
-        return True
-    _tell_what_is_missing(planned, folder, part)
-    return all(state in ENDED for state in part.values())
-
-
-def _runner(local: bool, address: str | None) -> Runner:
-    if local:
-        from dmray.driver.local_runner import LocalRunner
-
-        return LocalRunner()
-    from dmray.on_ray import RayRunner
-
-    return RayRunner(address)
-
-
-def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, TrialState]) -> None:
-    errors = failures(planned, folder)
-    for trial_id, state in states.items():
+def _print_end(run: SweepRun) -> None:
+    """The tables, where everything is, and what is missing."""
+    out.print(run)
+    _print_places(run)
+    if run.stopped_by is not None:
+        _print_how_to_continue(f"Stopped by {run.stopped_by}")
+        return
+    for trial_id, state in run.states.items():
         if state not in ENDED:
-            why = errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
+            why = run.errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
             err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
-def _tell_how_to_continue(what: str) -> None:
-    err.print(f"{what}; nothing is lost. Continue with:\n  {_again()}", highlight=False, soft_wrap=True)
+def _print_how_to_continue(what: str) -> None:
+    err.print(f"{what}; nothing is lost. Continue with:\n  {_continue_command()}", highlight=False, soft_wrap=True)
 
 
-def _tell_where(planned: Plan, folder: SweepFolder) -> None:
-    uri = planned.sweep.tracking.mlflow_uri
-    out.print(f"report   {folder.report / 'report.html'}", highlight=False, soft_wrap=True)
-    if is_url(planned.sweep.storage):
-        out.print(f"         {planned.sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
+def _print_places(run: SweepRun) -> None:
+    """Where the report and the MLflow runs are."""
+    sweep, (folder,) = run.plan.sweep, run.folders
+    uri = sweep.tracking.mlflow_uri
+    out.print(f"report   {run.report / 'report.html'}", highlight=False, soft_wrap=True)
+    if is_url(sweep.storage):
+        out.print(f"         {sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
     if uri is None:
         uri_here = f"sqlite:///{folder.mlflow_database}"
         out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)

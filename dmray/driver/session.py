@@ -1,4 +1,4 @@
-"""A sweep from start to end: lease, survey, records, runner, progress, MLflow, report."""
+"""A sweep from start to end: lock, trial states, checks, runner, progress, MLflow, report."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter
 from dmray.progress.changes import changes
 from dmray.progress.progress import Follower
+from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
 from dmray.progress.trial_states import TrialState, to_run, trial_states
 from dmray.records import SweepFolder
@@ -33,10 +34,12 @@ class Runner(Protocol):
     """Something that runs trials: Ray, or this process."""
 
     def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh) -> Sequence[TrialSpec]:
-        """Run `todo` until each trial has ended, well or not; their folders tell. Gives those that left on order."""
+        """Run `todo` until each trial has ended, well or not; their folders tell. Gives those that were paused."""
 
 
 ReportWriter = Callable[[SweepFolder], Path]  # makes the report of a sweep's folder, gives the report's folder
+OnProgress = Callable[[Summary], None]
+_PROGRESS_EVERY_S = 1.0
 
 
 def run_sweep(
@@ -46,12 +49,14 @@ def run_sweep(
     write_report: ReportWriter,
     *,
     resume: bool,
-    console: Console,
+    console: Console | None = None,
+    on_progress: OnProgress | None = None,
     choice: TrialFilter = ALL_TRIALS,
     again: str = "",
 ) -> dict[str, TrialState]:
-    """Run what is not done of `choice` with progress on `console`, then report; the state of each trial afterwards.
+    """Run what is not done of `choice`, then report; the state of each trial afterwards.
 
+    Progress is shown on `console`; `on_progress` is called with it every second, from a thread, and once at the end.
     Meanwhile `dmray.coordination.commands` says how to pause or stop it; `again` is the command that continues it.
 
     Raises:
@@ -71,26 +76,62 @@ def run_sweep(
         with _mirrored(plan, folder) as attach:
             write_manifest(plan, folder)  # not before: a start without an MLflow to write to changes nothing
             if todo:
-                with ProgressView(Follower(folder, plan.trials, plan.sweep.early_stopping), console):
+                with _shown(plan, folder, console, on_progress):
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
         return trial_states(plan, folder)
 
 
+@contextlib.contextmanager
+def _shown(plan: Plan, folder: SweepFolder, console: Console | None, on_progress: OnProgress | None) -> Iterator[None]:
+    """Show the progress meanwhile. Each view follows the ledgers by itself."""
+
+    def follower() -> Follower:
+        return Follower(folder, plan.trials, plan.sweep.early_stopping)
+
+    with contextlib.ExitStack() as views:
+        if console is not None:
+            views.enter_context(ProgressView(follower(), console))
+        if on_progress is not None:
+            callback = _ProgressCallback(follower(), on_progress)
+            views.callback(callback.advance)  # once more when the thread has ended
+            views.enter_context(PeriodicThread(callback, _PROGRESS_EVERY_S))
+        yield
+
+
+class _ProgressCallback:
+    """Hands the summary of a sweep to a function. A function that raises is logged, and not called again."""
+
+    def __init__(self, follower: Follower, on_progress: OnProgress) -> None:
+        self._follower, self._on_progress, self._failed = follower, on_progress, False
+
+    def advance(self) -> bool:
+        if not self._failed:
+            summary = summarize(self._follower)
+            try:
+                self._on_progress(summary)
+            except Exception:  # noqa: BLE001 - the caller's code, and hours of training must not end with it
+                self._failed = True
+                _log.exception("the progress callback failed; it is not called any more")
+        return not self._failed
+
+
 def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:
     """Run `todo`, again after each pause, until nothing has left or the sweep is to stop."""
     while todo:
-        refresh()  # the order to run is where all workers see it
+        refresh()  # the command to run is where all workers see it
         before = read_command(folder)
         todo = runner.run(plan, todo, folder, refresh)
         refresh()
-        if todo and (not wait_for_resume(folder) or read_command(folder) == before):  # the same: they left for no order
+        if todo and (
+            not wait_for_resume(folder) or read_command(folder) == before
+        ):  # no command: they paused by themselves
             return
 
 
 @contextlib.contextmanager
 def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None]]:
-    """MLflow follows the ledgers meanwhile and is complete in the end; yields how to attach a report."""
+    """Keep MLflow up to date with the ledgers meanwhile, complete at the end; yields how to attach a report."""
     tracking = plan.sweep.tracking
     if tracking.mlflow_uri == NO_MLFLOW:
         yield lambda report: None

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmray.errors import CheckpointError, SpecError
+from dmray.inference.evaluation import evaluation_request
+from dmray.inference.policy import load_policy
 from dmray.policies import make_decoder
-from dmray.rollout import EvaluationRequest, RecordedTransitions, record_decoder
+from dmray.rollout import RecordedTransitions, record_decoder
 from dmray.tasks import Task
-from dmray.trial.checkpoints import load_policy_snapshot
 
 _COHORT_SIZE = 50
 
 
 def record_checkpoint(
-    path: Path, task: Task, transitions: int, seed: int, target_return: float | None
+    source: str | Path, task: Task, transitions: int, seed: int, target_return: float | None
 ) -> RecordedTransitions:
-    """At least `transitions` transitions of the checkpoint's policy in `task`, in whole episodes.
+    """At least `transitions` transitions of the policy of `source` (see `load_policy`) in `task`, in whole episodes.
 
-    `target_return`: what it is asked for; else the task's first.
+    `target_return`: the return (raw) that it is asked for; None for the task's first target.
 
     Raises:
-        CheckpointError: the file is no checkpoint, or its policy is of another task's sizes.
+        CheckpointError: the file is no checkpoint, or its policy has another task's sizes.
         SpecError: a target return for a policy that takes none.
     """
-    trial, snapshot = load_policy_snapshot(path)
-    shape = snapshot.recipe.shape
-    fitted = task.with_zeros(shape.observation_dim - task.observation_dim) if task.appendix_dim else task
-    if (shape.observation_dim, shape.action_dim) != (fitted.observation_dim, fitted.action_dim):
-        sizes = f"{shape.observation_dim} numbers in, {shape.action_dim} out"
-        raise CheckpointError(f"{path}: a policy of {trial.dataset.name} ({sizes}), which cannot act in {task.name}")
-    policy = snapshot.build()
-    if target_return is not None and not policy.takes_target:
-        raise SpecError(f"--target-return {target_return:g}: {trial.method.upper()} takes no target return")
-    asked = task.target_returns[0] if target_return is None else target_return
-    target = asked if policy.takes_target else None
-    request = EvaluationRequest(fitted, 0, seed, trial.evaluation.decode, (target,), _COHORT_SIZE)
-    return record_decoder(lambda rows: make_decoder(policy, request.decode, rows), request, transitions)
+    policy = load_policy(source)
+    asked = target_return if target_return is not None else task.target_returns[0] if policy.takes_target else None
+    targets = None if asked is None else (asked,)
+    request = evaluation_request(policy, task, target_returns=targets, seed=seed, cohort_size=_COHORT_SIZE)
+    return record_decoder(lambda rows: make_decoder(policy.network, request.decode, rows), request, transitions)

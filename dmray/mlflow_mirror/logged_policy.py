@@ -16,7 +16,7 @@ from typing import Any
 
 from dmray.mlflow_mirror.metric_points import Point
 
-LOADER = "dmray.inference.served_policy"
+LOADER = "dmray.inference.pyfunc"
 CHECKPOINT_FILE = "policy.pt"
 MODEL_TYPE = "dmray policy"
 _READY = "READY"
@@ -79,7 +79,7 @@ def _write_files(folder: Path, policy: LoggedPolicy, run_id: str, model_id: str)
 
 
 def _signature(facts: Mapping[str, Any]) -> Any:
-    """The arrays that `dmray.inference.served_policy` takes and gives: B windows of T timesteps."""
+    """The arrays that `dmray.inference.pyfunc` takes and gives: B windows of T timesteps."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec

@@ -2,9 +2,10 @@
 
 from dmray.methods import Layout, PolicyShape
 from dmray.policies.authors import from_authors
-from dmray.policies.decoding import Decoder, make_decoder, predicted_subgoals
+from dmray.policies.decoding import Decoder, make_decoder
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
 from dmray.policies.recipe import PolicyRecipe, policy_recipe
+from dmray.policies.rollout_fields import RolloutFields
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder
 from dmray.policies.window_decoder import WindowDecoder
@@ -15,6 +16,7 @@ __all__ = [
     "PolicyRecipe",
     "PolicyShape",
     "PolicySnapshot",
+    "RolloutFields",
     "SequenceModel",
     "SequencePolicy",
     "StateDecoder",
@@ -22,6 +24,5 @@ __all__ = [
     "from_authors",
     "make_decoder",
     "policy_recipe",
-    "predicted_subgoals",
     "snapshot",
 ]

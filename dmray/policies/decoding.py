@@ -1,59 +1,70 @@
 """How a trained policy acts: for all live episodes of a cohort at once, with its history in an object of the caller's.
 
-Shapes: E live episodes. A cohort moves in lockstep: one timestep for all. The modes (`window`, `stream:m`, `recurrent`)
-are not interchangeable, so the mode is part of what a score means (see `state_decoder`).
+Shapes: E live episodes, S observation_dim, A action_dim. A cohort moves in lockstep: one timestep for all. The modes
+are the entries of `dmray.specs.decode`. They are not interchangeable, so the mode is part of what a score means (see
+`state_decoder`).
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Protocol
 
 import numpy as np
 
 from dmray.errors import SpecError
-from dmray.fields import Field
 from dmray.policies.policy import SequencePolicy
-from dmray.policies.state_decoder import StateDecoder
-from dmray.policies.window_decoder import WindowDecoder
-from dmray.specs import parse_decode
+from dmray.policies.rollout_fields import RolloutFields
+from dmray.specs import Decode, parse_decode
+
+_PACKAGE = __package__
 
 
 class Decoder(Protocol):
-    """The state of one cohort's rollout, from its first timestep on."""
+    """The state of one cohort's rollout, from its first timestep on.
 
-    def decide(self, observations: np.ndarray, returns_to_go: np.ndarray) -> np.ndarray:
+    The class of a mode is called with a fresh `RolloutFields` and the mode's argument.
+    """
+
+    def decide(
+        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+    ) -> np.ndarray:
         """Actions (E, A) float32 for raw observations (E, S) and raw returns-to-go (E,); moves to the next timestep.
 
-        Policies without a return-to-go ignore it. An episode may not outlast the shape's `max_timesteps`.
+        Policies without a return-to-go ignore it. `done_actions` (E, A): what was done at this timestep, so that
+        nothing is to be decided; they go into the history and are returned. An episode may not outlast the shape's
+        `max_timesteps`.
         """
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these of the current rows only, in this order; positions (E',) int."""
 
+    def subgoals(self) -> np.ndarray | None:
+        """The raw subgoals (E, S) float32 that the last decision was made for; None for methods that have none."""
 
-def make_decoder(policy: SequencePolicy, decode: str, num_rows: int) -> WindowDecoder | StateDecoder:
-    """A fresh decoder for `num_rows` episodes at timestep 0; `policy` is in evaluation mode and stays as it is.
+
+def make_decoder(policy: SequencePolicy, decode: str, num_rows: int, first_timestep: int = 0) -> Decoder:
+    """A fresh decoder for `num_rows` episodes; `policy` is in evaluation mode and stays as it is.
+
+    `first_timestep`: when the episodes are not known from their start, the timestep of the first observation.
 
     Raises:
-        SpecError: no decoding mode of that name, or more streams than the context has timesteps.
+        SpecError: no decode mode of that name, a wrong argument, or one that does not fit the policy's context.
     """
     try:
-        mode = parse_decode(decode)
+        parsed = parse_decode(decode)
     except ValueError as unknown:
         raise SpecError(str(unknown)) from None
-    if mode.name == "window":
-        return WindowDecoder(policy, num_rows)
-    context_length = policy.recipe.model.context_length
-    if mode.streams is not None and mode.streams > context_length:
-        raise SpecError(f"decode {decode}: at most context_length, {context_length}, states can take turns")
-    return StateDecoder(policy, num_rows, mode.streams)
+    if problem := parsed.problem(policy.recipe.model.context_length):
+        raise SpecError(f"decode {decode}: {problem}")
+    return _class_of(parsed)(RolloutFields(policy, num_rows, first_timestep), parsed.argument)
 
 
-def predicted_subgoals(decoder: WindowDecoder | StateDecoder) -> np.ndarray | None:
-    """The subgoals (E, S) float32, raw, that the last decision was made for; None for methods that have none."""
-    fields = decoder._fields
-    if Field.SUBGOAL not in fields.now:
-        return None
-    policy = fields.policy
-    subgoals: np.ndarray = (fields.now[Field.SUBGOAL] * policy.state_std + policy.state_mean).cpu().numpy()
-    return subgoals
+class _DecoderClass(Protocol):
+    def __call__(self, fields: RolloutFields, argument: object, /) -> Decoder: ...
+
+
+def _class_of(parsed: Decode) -> _DecoderClass:
+    module, _, name = parsed.mode.decoder.partition(":")
+    found: _DecoderClass = getattr(import_module(module if "." in module else f"{_PACKAGE}.{module}"), name)
+    return found

@@ -1,6 +1,8 @@
-"""What a rollout knows at each timestep, encoded as the networks take it: the part that all decoders share.
+"""What an acting policy knows of its live episodes, encoded: the bookkeeping that all decoders share.
 
-Shapes: E live episodes, K tokens per timestep, W width.
+A decoder calls, at each timestep: `observe`, then for each stage `embed` and `decide`, at last `end`.
+
+Shapes: E live episodes, K tokens per timestep, W width, S observation_dim, A action_dim.
 """
 
 from __future__ import annotations
@@ -17,23 +19,42 @@ from dmray.policies.sequence_model import SequenceModel
 
 
 class RolloutFields:
-    """The fields of this timestep and of as many before it as tokens reach back."""
+    """The fields of this timestep and of as many before it as tokens reach back.
 
-    def __init__(self, policy: SequencePolicy, num_rows: int) -> None:
+    `steps`: timesteps that have ended since the first observation. `timestep`: the present one of the episodes.
+    """
+
+    def __init__(self, policy: SequencePolicy, num_rows: int, first_timestep: int = 0) -> None:
         assert not policy.training, "acting needs the policy in evaluation mode"
         self.policy, self.device = policy, policy.state_mean.device
         self.stages = [cast(SequenceModel, stage) for stage in policy.stages]
-        self.timestep = 0
+        self.num_rows, self.steps, self._first_timestep = num_rows, 0, first_timestep
         self.now: dict[Field, Tensor] = {}
         reach = max(stage.layout.max_lag for stage in self.stages)
         self._past = [self._before_the_start(num_rows) for _ in range(reach)]  # the latest first
 
-    def observe(self, observations: np.ndarray, returns_to_go: np.ndarray) -> None:
-        """Begin a timestep with raw observations (E, S) and raw returns-to-go (E,)."""
+    @property
+    def timestep(self) -> int:
+        return self._first_timestep + self.steps
+
+    def observe(
+        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+    ) -> None:
+        """Begin a timestep with raw observations (E, S), raw returns-to-go (E,) and, where known, what is done."""
         assert self.timestep < self.policy.recipe.shape.max_timesteps, "the episode outlasts the policy's shape"
         raw = {Field.STATE: observations, Field.RETURN_TO_GO: returns_to_go[:, None]}
+        if done_actions is not None:
+            raw[Field.ACTION] = done_actions
         tensors = {field: torch.as_tensor(value).to(self.policy.state_mean) for field, value in raw.items()}
         self.now = {field: self.policy.encode(field, value) for field, value in tensors.items()}
+
+    def decided(self, stage: SequenceModel) -> bool:
+        """Whether the stage's target is known at this timestep, so that its network need not predict it."""
+        return stage.layout.target in self.now
+
+    def decide(self, stage: SequenceModel, prediction: Tensor) -> None:
+        """Set the stage's target (E, target dim), encoded."""
+        self.now[stage.layout.target] = prediction
 
     def embed(self, stage: SequenceModel) -> Tensor:
         """This timestep's tokens, (E, K, W); a field that is not decided yet stands as zeros, which nothing reads."""
@@ -45,12 +66,25 @@ class RolloutFields:
     def end(self) -> np.ndarray:
         """End the timestep, all of whose fields are decided: its actions (E, A) float32."""
         self._past = [self.now, *self._past][: len(self._past)]
-        self.timestep += 1
+        self.steps += 1
         actions: np.ndarray = self.now[Field.ACTION].float().cpu().numpy()
         return actions
 
-    def keep(self, rows: Tensor) -> None:
-        self._past = [{field: values[rows] for field, values in fields.items()} for fields in self._past]
+    def keep(self, rows: np.ndarray) -> Tensor:
+        """Go on with these rows (E',) only; gives them as an index on the policy's device."""
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
+        self._past = [{field: values[index] for field, values in fields.items()} for fields in self._past]
+        self.now = {field: values[index] for field, values in self.now.items()}
+        self.num_rows = len(rows)
+        return index
+
+    def subgoals(self) -> np.ndarray | None:
+        """See `Decoder.subgoals`."""
+        if Field.SUBGOAL not in self.now:
+            return None
+        raw = self.now[Field.SUBGOAL] * self.policy.state_std + self.policy.state_mean
+        subgoals: np.ndarray = raw.float().cpu().numpy()
+        return subgoals
 
     def _value(self, token: Token) -> Tensor:
         if token.lag > 0:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
 from dmray.policies.sequence_model import SequenceModel
 
@@ -55,23 +54,26 @@ class StateDecoder:
     after the one that was read, then those of this one up to the one that is.
     """
 
-    def __init__(self, policy: SequencePolicy, num_rows: int, streams: int | None) -> None:
-        self._fields = RolloutFields(policy, num_rows)
-        self._stagger = None if streams is None else Stagger(policy.recipe.model.context_length, streams)
+    def __init__(self, fields: RolloutFields, streams: int | None = None) -> None:
+        self._fields, rows = fields, fields.num_rows
+        self._stagger = None if streams is None else Stagger(fields.policy.recipe.model.context_length, streams)
         self._num_states = streams or 1
-        stages = self._fields.stages
-        self._states = [stage.causal.begin(num_rows, self._num_states) for stage in stages]
-        self._late = [stage.norm.weight.new_zeros(num_rows, 0, len(stage.norm.weight)) for stage in stages]
+        self._states = [stage.causal.begin(rows, self._num_states) for stage in fields.stages]
+        self._late = [stage.norm.weight.new_zeros(rows, 0, len(stage.norm.weight)) for stage in fields.stages]
 
     @torch.inference_mode()
-    def decide(self, observations: np.ndarray, returns_to_go: np.ndarray) -> np.ndarray:
+    def decide(
+        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+    ) -> np.ndarray:
         """See `Decoder.decide`."""
         fields, stages = self._fields, self._fields.stages
-        fields.observe(observations, returns_to_go)
+        fields.observe(observations, returns_to_go, done_actions)
         embedded = []
         for number, stage in enumerate(stages):
             embedded.append(fields.embed(stage))
-            fields.now[stage.layout.target] = self._decide(number, stage, embedded[-1])
+            prediction = self._advance(number, stage, embedded[-1])
+            if not fields.decided(stage):
+                fields.decide(stage, prediction)
         for number, stage in enumerate(stages):
             whole = fields.embed(stage) if stage.layout.waits else embedded[number]
             self._late[number] = whole[:, stage.layout.read_at + 1 :]
@@ -80,17 +82,20 @@ class StateDecoder:
     @torch.inference_mode()
     def keep(self, rows: np.ndarray) -> None:
         """See `Decoder.keep`."""
-        index = torch.as_tensor(rows, dtype=torch.int64, device=self._fields.device)
+        index = self._fields.keep(rows)
         for state in self._states:
             state.keep(index)
         self._late = [late[index] for late in self._late]
-        self._fields.keep(index)
 
-    def _decide(self, number: int, stage: SequenceModel, embedded: Tensor) -> Tensor:
-        """Move every state of the stage on; what the oldest says, (E, target dim)."""
+    def subgoals(self) -> np.ndarray | None:
+        """See `Decoder.subgoals`."""
+        return self._fields.subgoals()
+
+    def _advance(self, number: int, stage: SequenceModel, embedded: Tensor) -> Tensor:
+        """Advance every state of the stage by a timestep; the prediction of the oldest state, (E, target dim)."""
         late, oldest = self._late[number], 0
         if self._stagger is not None:
-            oldest, begins = self._stagger.oldest(self._fields.timestep), self._stagger.begins(self._fields.timestep)
+            oldest, begins = self._stagger.oldest(self._fields.steps), self._stagger.begins(self._fields.steps)
             if begins is not None:
                 self._states[number].restart(begins, after=late.shape[1])
         tokens = torch.cat([late, embedded[:, : stage.layout.read_at + 1]], dim=1).repeat(self._num_states, 1, 1)

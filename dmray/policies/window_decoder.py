@@ -9,29 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
 
 
 class WindowDecoder:
-    """See `dmray.policies.decoding.Decoder`."""
+    """See `dmray.policies.decoding.Decoder`; `context` is the number of timesteps run again, None: context_length."""
 
-    def __init__(self, policy: SequencePolicy, num_rows: int) -> None:
-        self._fields = RolloutFields(policy, num_rows)
-        spec, device = policy.recipe.model, self._fields.device
+    def __init__(self, fields: RolloutFields, context: int | None = None) -> None:
+        self._fields = fields
+        model = fields.policy.recipe.model
         self._histories = [
-            _History(num_rows, spec.context_length, len(stage.layout.tokens), spec.d_model, device)
-            for stage in self._fields.stages
+            _History(
+                fields.num_rows, context or model.context_length, len(stage.layout.tokens), model.d_model, fields.device
+            )
+            for stage in fields.stages
         ]
 
     @torch.inference_mode()
-    def decide(self, observations: np.ndarray, returns_to_go: np.ndarray) -> np.ndarray:
+    def decide(
+        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+    ) -> np.ndarray:
         """See `Decoder.decide`."""
         fields = self._fields
-        fields.observe(observations, returns_to_go)
+        fields.observe(observations, returns_to_go, done_actions)
         for stage, history in zip(fields.stages, self._histories, strict=True):
             history.append(fields.embed(stage))
-            fields.now[stage.layout.target] = stage.predict_last(history.window())
+            if not fields.decided(stage):
+                fields.decide(stage, stage.predict_last(history.window()))
         for stage, history in zip(fields.stages, self._histories, strict=True):
             if stage.layout.waits:
                 history.replace_last(fields.embed(stage))
@@ -40,10 +44,13 @@ class WindowDecoder:
     @torch.inference_mode()
     def keep(self, rows: np.ndarray) -> None:
         """See `Decoder.keep`."""
-        index = torch.as_tensor(rows, dtype=torch.int64, device=self._fields.device)
+        index = self._fields.keep(rows)
         for history in self._histories:
             history.keep(index)
-        self._fields.keep(index)
+
+    def subgoals(self) -> np.ndarray | None:
+        """See `Decoder.subgoals`."""
+        return self._fields.subgoals()
 
 
 class _History:

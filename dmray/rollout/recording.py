@@ -82,7 +82,9 @@ class RandomActions:
         seeds = [episode_seed(request.seed, row.index) for row in cohort.rows]
         return cls(request.task, [np.random.default_rng([seed, 1]) for seed in seeds])
 
-    def decide(self, observations: np.ndarray, returns_to_go: np.ndarray) -> np.ndarray:
+    def decide(
+        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+    ) -> np.ndarray:
         """See `Decoder.decide`."""
         drawn = [rng.uniform(-self._limit, self._limit, self._size) for rng in self._rngs]
         return np.array(drawn, dtype=np.float32)
@@ -90,6 +92,9 @@ class RandomActions:
     def keep(self, rows: np.ndarray) -> None:
         """See `Decoder.keep`."""
         self._rngs = [self._rngs[row] for row in rows.tolist()]
+
+    def subgoals(self) -> None:
+        """Random actions have none."""
 
 
 def _record(decoder: Decoder, request: EvaluationRequest, cohort: Cohort) -> RecordedTransitions:

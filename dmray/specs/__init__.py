@@ -1,7 +1,7 @@
 """Sweeps and trials as frozen, validated values. No numpy, no torch: planning is instant."""
 
 from dmray.frozen import Spec, canonical_json, content_hash
-from dmray.specs.decode import DecodeMode, parse_decode
+from dmray.specs.decode import Decode, DecodeMode, decode_modes, parse_decode, positive_number
 from dmray.specs.early_stopping import EarlyStoppingSpec, Within
 from dmray.specs.loading import apply_overrides, load_sweep
 from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
@@ -19,6 +19,7 @@ __all__ = [
     "IDENTITY_VERSION",
     "NO_MLFLOW",
     "DatasetSpec",
+    "Decode",
     "DecodeMode",
     "EarlyStoppingSpec",
     "EvaluationSpec",
@@ -36,6 +37,8 @@ __all__ = [
     "apply_overrides",
     "canonical_json",
     "content_hash",
+    "decode_modes",
     "load_sweep",
     "parse_decode",
+    "positive_number",
 ]

@@ -1,38 +1,142 @@
-"""The names of the decoding modes: `window`, `stream:m`, `recurrent`."""
+"""The registry of decode modes: how a policy's history is fed to its networks, step by step, when it acts.
+
+One entry a mode. An entry is light: it says how the mode is written in a sweep file, and names the class that carries
+it out (`dmray.policies.decoding.Decoder`), which is imported when a policy acts. A package of others adds modes through
+the entry point group `dmray.decode_modes`; docs/extending.md shows how.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
 
+from dmray.errors import SpecError
 from dmray.registry import nearest
 
-_STREAM = re.compile(r"stream:([1-9][0-9]{0,5})")
+ENTRY_POINTS = "dmray.decode_modes"
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
-class DecodeMode(NamedTuple):
-    """`streams` is the m of `stream:m`, None for the others."""
+@dataclass(frozen=True)
+class DecodeMode:
+    """A decode mode. A sweep file writes it as `name`, or as `name:argument` where it takes an argument.
+
+    `decoder` is "module:Class"; a module without a dot is one of `dmray.policies`. The class is called with the
+    rollout's fields and the argument. `parse_argument` turns the text after the colon into the argument. It raises a
+    ValueError that says what the mode takes, and accepts one spelling of each value only, as the text is part of what
+    identifies a trial. `fit_context(argument, context_length)` says what is wrong with the argument for policies of
+    that context length; None if nothing is. `example` is a complete text, for messages.
+    """
 
     name: str
-    streams: int | None
+    decoder: str
+    example: str
+    parse_argument: Callable[[str], Any] | None = None
+    fit_context: Callable[[Any, int], str | None] | None = None
 
 
-def parse_decode(text: str) -> DecodeMode:
-    """The mode that `text` names. Each has one spelling, as it is part of what identifies a trial.
+class Decode(NamedTuple):
+    """A parsed `decode`: the mode, and its argument (None for modes without one)."""
+
+    mode: DecodeMode
+    argument: Any
+
+    def problem(self, context_length: int) -> str | None:
+        """Why policies of this context length cannot decode so; None if they can."""
+        return self.mode.fit_context(self.argument, context_length) if self.mode.fit_context else None
+
+    @property
+    def streams(self) -> int | None:
+        """The number of states of `stream:m`, None for other modes."""
+        return self.argument if self.mode is STREAM else None
+
+
+def positive_number(text: str, what: str = "a whole number") -> int:
+    """An argument that is a whole number from 1 on, written without leading zeros.
 
     Raises:
-        ValueError: it names none; the message has the nearest.
+        ValueError: it is not; the message says that the mode takes `what`.
     """
-    if text in ("window", "recurrent"):
-        return DecodeMode(text, None)
-    stream = _STREAM.fullmatch(text)
-    if stream:
-        return DecodeMode("stream", int(stream.group(1)))
-    if text.startswith("stream"):
-        raise ValueError(f"decode '{text}': stream takes a number of states from 1 on, for example stream:2")
-    word, _, number = text.partition(":")
-    best = nearest(word, ("window", "stream", "recurrent"))
-    if best == "stream":
-        best = f"stream:{number}" if _STREAM.fullmatch(f"stream:{number}") else "stream:2"
-    cure = f"did you mean '{best}'?" if best else "known: window, stream:<m>, recurrent"
-    raise ValueError(f"unknown decoding mode '{text}', {cure}")
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"takes {what} from 1 on")
+    return int(text)
+
+
+def _states_within_context(states: int, context_length: int) -> str | None:
+    return None if states <= context_length else f"at most context_length, {context_length}, states can take turns"
+
+
+WINDOW = DecodeMode("window", "window_decoder:WindowDecoder", "window")
+STREAM = DecodeMode(
+    "stream",
+    "state_decoder:StateDecoder",
+    "stream:2",
+    parse_argument=partial(positive_number, what="a number of states"),
+    fit_context=_states_within_context,
+)
+RECURRENT = DecodeMode("recurrent", "state_decoder:StateDecoder", "recurrent")
+_OURS = {mode.name: mode for mode in (WINDOW, STREAM, RECURRENT)}
+
+
+@cache
+def decode_modes() -> Mapping[str, DecodeMode]:
+    """All modes by name: dmray's own and those of installed packages.
+
+    Raises:
+        SpecError: a package's entry cannot be loaded, is no `DecodeMode`, or takes a name that is taken.
+    """
+    modes = dict(_OURS)
+    for entry in entry_points(group=ENTRY_POINTS):
+        where = f"entry point '{entry.name} = {entry.value}' of {ENTRY_POINTS}"
+        try:
+            mode = entry.load()
+        except (ImportError, AttributeError) as cause:
+            raise SpecError(f"{where}: cannot be loaded: {cause}; repair or remove its package") from cause
+        if not isinstance(mode, DecodeMode):
+            raise SpecError(f"{where}: is a {type(mode).__name__}, not a dmray.specs.DecodeMode")
+        if mode.name in modes:
+            raise SpecError(f"{where}: the name '{mode.name}' is taken by {modes[mode.name].decoder}")
+        modes[mode.name] = mode
+    return modes
+
+
+def parse_decode(text: str) -> Decode:
+    """The mode and the argument that `text` names.
+
+    Raises:
+        ValueError: it names none (the message has the nearest one), or its argument is wrong.
+    """
+    modes = decode_modes()
+    name, colon, argument = text.partition(":")
+    mode = modes.get(name)
+    if mode is None or (colon and mode.parse_argument is None):
+        raise ValueError(_unknown(text, modes))
+    if mode.parse_argument is None:
+        return Decode(mode, None)
+    try:
+        return Decode(mode, mode.parse_argument(argument))
+    except ValueError as wrong:
+        raise ValueError(f"decode '{text}': {name} {wrong}, for example {mode.example}") from None
+
+
+def _unknown(text: str, modes: Mapping[str, DecodeMode]) -> str:
+    name, _, argument = text.partition(":")
+    best = modes.get(nearest(name, modes) or "")
+    if best is None:
+        return f"unknown decoding mode '{text}', known: {', '.join(mode.example for mode in modes.values())}"
+    return f"unknown decoding mode '{text}', did you mean '{_with_argument(best, argument)}'?"
+
+
+def _with_argument(mode: DecodeMode, argument: str) -> str:
+    """The mode with the argument that was given, if it takes that one."""
+    if mode.parse_argument is None:
+        return mode.name
+    try:
+        mode.parse_argument(argument)
+    except ValueError:
+        return mode.example
+    return f"{mode.name}:{argument}"

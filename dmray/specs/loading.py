@@ -57,7 +57,16 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
     content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise SpecError(f"{path}: a sweep file is a mapping (name:, datasets:, grid:, seeds:, ...)")
-    return _validate(apply_overrides(content, overrides), str(path))
+    return sweep_of(content, str(path), overrides)
+
+
+def sweep_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> SweepSpec:
+    """The sweep in a mapping with overrides applied; messages name `source`.
+
+    Raises:
+        SpecError: it says something impossible.
+    """
+    return _validate(apply_overrides(content, overrides), source)
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

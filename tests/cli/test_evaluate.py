@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from dmray.cli.evaluate import app
-from dmray.inference import stored_policy as stored
+from dmray.inference import evaluation
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.planning.plan import Plan
 from dmray.records import EvaluationDone, SweepFolder, read_episode_table, read_ledger
@@ -74,12 +74,10 @@ def test_algorithms_are_those_of_the_sweep_that_is_asked_for(
         seen.append(torch.are_deterministic_algorithms_enabled())
         return run_cohort(*given)
 
-    monkeypatch.setattr(stored, "run_cohort", watched)
-    try:
-        assert evaluate(str(trial_path(folder, "dm")), *option).exit_code == 0
-    finally:
-        torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(evaluation, "run_cohort", watched)
+    assert evaluate(str(trial_path(folder, "dm")), *option).exit_code == 0
     assert set(seen) == {bool(option)}
+    assert not torch.are_deterministic_algorithms_enabled(), "and afterwards as before"
 
 
 def test_options_change_what_is_evaluated(folder: SweepFolder, tmp_path: Path) -> None:
@@ -117,9 +115,9 @@ def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("dm", ["--decode", "strem:2"], "--decode: unknown decoding mode 'strem:2', did you mean 'stream:2'?"),
-        ("dm", ["--target", "5"], "--target 5: DM takes no target return"),
-        ("dm", ["--which", "best"], "--which best: chooses a model of an MLflow run"),
+        ("dm", ["--decode", "strem:2"], "unknown decoding mode 'strem:2', did you mean 'stream:2'?"),
+        ("dm", ["--target", "5"], "target return 5: DM takes no target return"),
+        ("dm", ["--which", "best"], "which=best: chooses a model of an MLflow run"),
         ("dt", ["--records", "/proc/nowhere/episodes.parquet"], "/proc/nowhere/episodes.parquet: cannot be written"),
     ],
 )

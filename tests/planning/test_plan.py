@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dmray.cli.plan_view import render_plan
+from dmray.driver.plan_view import render_plan
 from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.planning.cost import trial_cost, trial_flops

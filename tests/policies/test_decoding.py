@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dmray.errors import SpecError
 from dmray.fields import Field
 from dmray.methods import ActionInput
-from dmray.policies import SequencePolicy, make_decoder, predicted_subgoals
+from dmray.policies import SequencePolicy, make_decoder
 from dmray.specs import MethodName
 from tests.policies.windows import METHODS, SHAPE, Fields, config_of, random_fields, tiny_policy, windows_of
 
@@ -166,6 +166,8 @@ def test_actions_are_single_precision_rows_for_the_environment() -> None:
         ("stream:" + "9" * 5000, "for example stream:2"),
         ("steam:3", "did you mean 'stream:3'"),
         ("steam", "did you mean 'stream:2'"),
+        ("window:3", "did you mean 'window'"),
+        ("xyz", "known: window, stream:2, recurrent"),
         ("stream:5", "at most context_length, 4"),
     ],
 )
@@ -199,11 +201,38 @@ def test_a_hierarchical_policys_subgoals_can_be_read_in_raw_units(decode: str) -
     windows = windows_of(fields, policy.tokens, 0, 1, 1)
     with torch.no_grad():
         expected = policy.predict(windows)[0][:, 0] * policy.state_std + policy.state_mean
-    np.testing.assert_allclose(predicted_subgoals(decoder), expected, atol=1e-5)
+    np.testing.assert_allclose(decoder.subgoals(), expected, atol=1e-5)
 
 
 def test_a_policy_of_one_stage_has_no_subgoals() -> None:
     fields = random_fields(2, 1)
     decoder = make_decoder(tiny_policy("dm"), "window", 2)
     decoder.decide(*observed(fields, 0))
-    assert predicted_subgoals(decoder) is None
+    assert decoder.subgoals() is None
+
+
+@every_method
+@every_input
+@every_mode
+def test_actions_that_were_done_take_the_place_of_decisions(
+    method: MethodName, action_input: ActionInput, decode: str
+) -> None:
+    """A decoder that is shown another one's episode decides its next action, whatever it would have done itself."""
+    policy, fields = tiny_policy(method, action_input), random_fields(2, STEPS)
+    done = act(policy, fields, STEPS, decode)
+    for last in (0, CONTEXT - 1, STEPS - 1):
+        decoder = make_decoder(policy, decode, 2)
+        for t in range(last):
+            np.testing.assert_array_equal(decoder.decide(*observed(fields, t), done[:, t]), done[:, t])
+        np.testing.assert_allclose(decoder.decide(*observed(fields, last)), done[:, last], rtol=0, atol=5e-6)
+    other = make_decoder(policy, decode, 2)
+    other.decide(*observed(fields, 0), done[:, 0] + 3.0)
+    other.decide(*observed(fields, 1), done[:, 1])  # what reads the state sees the last action a timestep later
+    assert np.abs(other.decide(*observed(fields, 2)) - done[:, 2]).max() > 1e-6, "and they count"
+
+
+def test_a_later_first_timestep_matters_to_policies_with_timestep_embeddings_alone() -> None:
+    for method, matters in (("dt", True), ("dm", False)):
+        fields = random_fields(1, 1)
+        actions = [make_decoder(tiny_policy(method), "stream:2", 1, t).decide(*observed(fields, 0)) for t in (0, 3)]
+        assert (np.abs(actions[0] - actions[1]).max() > 1e-4) == matters

@@ -1,4 +1,4 @@
-"""What `--plan` prints."""
+"""A plan for a terminal: what `--plan` prints, and what a notebook shows of `dmray.plan_sweep`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ _ORDERS = {
 }
 
 
-def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
-    """Trials by data set in the order of their start, what they cost at most, and what is already done."""
+def render_plan(plan: Plan, states: Mapping[str, TrialState] | None = None) -> Group:
+    """Trials by data set in the order of their start, what they cost at most, and, given `states`, what is done."""
     table = Table(box=None, pad_edge=False)
     table.add_column("data set", no_wrap=True)
-    for name in ("trials", "training steps", "env steps <=", "disk", "done"):
+    for name in ("trials", "training steps", "env steps <=", "disk", *(["done"] if states else [])):
         table.add_column(name, justify="right", no_wrap=True)
     log_every_steps = plan.sweep.tracking.log_every_steps
     for dataset in dict.fromkeys(trial.dataset.name for trial in plan.trials):
         trials = [trial for trial in plan.trials if trial.dataset.name == dataset]
-        done = sum(states[trial.trial_id] in DONE for trial in trials)
-        table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, log_every_steps)), f"{done}/{len(trials)}")
+        done = [f"{sum(states[trial.trial_id] in DONE for trial in trials)}/{len(trials)}"] if states else []
+        table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, log_every_steps)), *done)
     steps, env_steps, disk = _cost(total_cost(plan.trials, log_every_steps))
-    counts = Counter(states.values())
+    counts = Counter(states.values() if states else ())
+    by_state = [f"{counts[state]} {state}" for state in TrialState if counts[state]]
     return Group(
         f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),
@@ -42,16 +43,16 @@ def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
         table,
         "",
         f"cost: {steps} training steps, at most {env_steps} env steps, about {disk} on disk",
-        f"trials: {', '.join(f'{counts[state]} {state}' for state in TrialState if counts[state])}",
+        *([f"trials: {', '.join(by_state)}"] if states else []),
     )
 
 
-def render_time_estimate(bill: TimeEstimate, hardware: str) -> str:
-    """The bill in one line, and what it was made from."""
-    gpus = f"{bill.gpu_hours:.3g} GPU-hours, " if bill.gpu_hours else ""
+def render_time_estimate(estimate: TimeEstimate, hardware: str) -> str:
+    """The estimate in one line, and the calibration that it was made from."""
+    gpus = f"{estimate.gpu_hours:.3g} GPU-hours, " if estimate.gpu_hours else ""
     return (
-        f"time: {bill.trial_hours:.3g} hours of training, {gpus}at most {bill.evaluation_core_hours:.3g} core-hours of "
-        f"evaluation; about {bill.wall_hours:.3g} hours in all\n"
+        f"time: {estimate.trial_hours:.3g} hours of training, {gpus}at most {estimate.evaluation_core_hours:.3g} "
+        f"core-hours of evaluation; about {estimate.wall_hours:.3g} hours in all\n"
         f"  (to a factor of two, from the calibration of {hardware})"
     )
 

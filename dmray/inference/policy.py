@@ -1,0 +1,191 @@
+"""A trained policy as its checkpoint describes it: what it was trained on, its sizes, and how to act with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmray.errors import CheckpointError, SpecError
+from dmray.fields import Field
+from dmray.inference.acting import Rollout, act_on_windows
+from dmray.policies import PolicySnapshot, SequencePolicy
+from dmray.specs import TrialSpec
+from dmray.storage import fetch_from_store, is_url
+from dmray.tasks import ReferenceScores, Task, task_of
+from dmray.trial.checkpoints import load_checkpoint, load_policy_snapshot
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A trained policy on the CPU. Made by `load_policy`.
+
+    `trial`: what was trained; `task`: the task as it was with the trial's data; `step`: optimizer steps done;
+    `folder`: the trial's folder, None where the checkpoint is not in one.
+    """
+
+    trial: TrialSpec
+    snapshot: PolicySnapshot = field(repr=False)
+    task: Task = field(repr=False)
+    step: int
+    folder: Path | None = None
+
+    @cached_property
+    def network(self) -> SequencePolicy:
+        """The torch module, in evaluation mode."""
+        return self.snapshot.build()
+
+    @property
+    def method(self) -> str:
+        """The method's name, for example "dm"."""
+        return self.trial.method
+
+    @property
+    def decode(self) -> str:
+        """The decode mode that the policy's sweep evaluated it with."""
+        return self.trial.evaluation.decode
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether the policy is told which return to reach."""
+        return self.network.takes_target
+
+    @property
+    def predicts_subgoals(self) -> bool:
+        """Whether the policy first predicts a subgoal, and then the action that leads there."""
+        return Field.SUBGOAL in self.network.stage_names
+
+    @property
+    def observation_dim(self) -> int:
+        return self.snapshot.recipe.shape.observation_dim
+
+    @property
+    def action_dim(self) -> int:
+        return self.snapshot.recipe.shape.action_dim
+
+    @property
+    def action_limit(self) -> float:
+        """Actions lie in [-action_limit, action_limit]."""
+        return self.snapshot.recipe.shape.action_limit
+
+    @property
+    def context_length(self) -> int:
+        """Timesteps of a training window."""
+        return self.snapshot.recipe.model.context_length
+
+    @property
+    def max_timesteps(self) -> int:
+        """Timesteps of the longest episode that the policy can act in."""
+        return self.snapshot.recipe.shape.max_timesteps
+
+    @property
+    def target_returns(self) -> tuple[float, ...]:
+        """The target returns (raw) that its sweep evaluated it with; empty for methods that take none."""
+        if not self.takes_target:
+            return ()
+        return tuple(self.trial.evaluation.target_returns or self.task.target_returns)
+
+    def start(
+        self,
+        num_episodes: int | None = None,
+        *,
+        decode: str | None = None,
+        target_return: float | Sequence[float] | None = None,
+    ) -> Rollout:
+        """Begin to act in `num_episodes` episodes that move in lockstep; None: in one, whose arrays have no first axis.
+
+        `decode`: the decode mode, None for that of its sweep. `target_return` (raw): one for all episodes or one an
+        episode; None for the first of `target_returns`.
+
+        Raises:
+            SpecError: no such decode mode, a target for a policy that takes none, or not one target an episode.
+        """
+        rows = 1 if num_episodes is None else num_episodes
+        if rows < 1:
+            raise SpecError(f"num_episodes {num_episodes}: start at least one")
+        if target_return is not None and not self.takes_target:
+            raise SpecError(f"target_return {target_return}: {self.method.upper()} takes no target return")
+        asked = target_return if target_return is not None else (self.target_returns or (0.0,))[0]
+        targets = np.asarray(asked, dtype=np.float64)
+        if targets.shape not in ((), (rows,)):
+            raise SpecError(f"target_return: {targets.size} numbers for {rows} episodes; give one number, or {rows}")
+        return Rollout(
+            self.network,
+            decode or self.decode,
+            np.broadcast_to(targets, rows),
+            zero_dims=self.task.zero_dims,
+            single=num_episodes is None,
+        )
+
+    def act_on_windows(
+        self,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        returns_to_go: ArrayLike | None = None,
+        *,
+        decode: str = "window",
+        first_timestep: int = 0,
+    ) -> np.ndarray:
+        """The actions (B, A) for the last timestep of windows (B, T, ...): see `dmray.inference.act_on_windows`."""
+        return act_on_windows(
+            self.network, observations, actions, returns_to_go, decode=decode, first_timestep=first_timestep
+        )
+
+    def __str__(self) -> str:
+        trial = self.trial
+        return f"{trial.method.upper()} of {trial.dataset.name}, seed {trial.seed}, after {self.step:,} steps"
+
+
+def load_policy(source: str | Path) -> Policy:
+    """The policy in a checkpoint file, or in a trial's folder (its final.pt, or its last.pt while it has none).
+
+    `source` may also be the address of either in an object store: s3://bucket/prefix/<sweep>/trials/<trial>.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is unreadable.
+        StorageError, StoreUnavailableError: the store has no such trial, or does not answer.
+    """
+    path = fetch_from_store(source) if isinstance(source, str) and is_url(source) else Path(source).expanduser()
+    file = _checkpoint_in(path)
+    trial, snapshot = load_policy_snapshot(file)
+    content = load_checkpoint(file)
+    task = task_of(trial.dataset)
+    fitted = task.with_zeros(snapshot.recipe.shape.observation_dim - task.observation_dim)
+    return Policy(
+        trial=trial,
+        snapshot=snapshot,
+        task=replace(fitted, reference=ReferenceScores(**content["origin"]["reference"])),
+        step=content["step"] if "step" in content else content["trainer"]["step"],
+        folder=path if path.is_dir() else path.parent.parent,
+    )
+
+
+def fit_task(policy: Policy, task: Task) -> Task:
+    """`task` as `policy` acts in it: with zeros where the policy was trained on numbers that no simulator shows.
+
+    Raises:
+        CheckpointError: the policy's sizes are not the task's.
+    """
+    if task.name == policy.task.name:
+        return policy.task
+    missing = policy.observation_dim - task.observation_dim
+    fitted = task.with_zeros(missing) if task.appendix_dim and missing > 0 else task
+    if (policy.observation_dim, policy.action_dim) != (fitted.observation_dim, fitted.action_dim):
+        sizes = f"{policy.observation_dim} numbers in, {policy.action_dim} out"
+        needed = f"{task.observation_dim} and {task.action_dim}"
+        raise CheckpointError(f"{policy} ({sizes}) cannot act in {task.name}, which has {needed}")
+    return fitted
+
+
+def _checkpoint_in(path: Path) -> Path:
+    if path.is_file():
+        return path
+    names = [path / "checkpoints" / name for name in ("final.pt", "last.pt")]
+    found = next((name for name in names if name.is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{path}: no checkpoint; name a file (final.pt, best.pt, last.pt) or a trial's folder")
+    return found

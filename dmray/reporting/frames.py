@@ -1,0 +1,158 @@
+"""The results of sweeps as pandas tables, for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmray.planning.plan import Plan
+from dmray.progress.trial_states import ENDED, TrialState
+from dmray.records import SweepFolder
+from dmray.records.scores import Score
+from dmray.reporting.columns import curve_columns, trial_columns
+from dmray.reporting.render import ReportPaths, write_results
+from dmray.reporting.results import Comparison, SeedGroup, SweepResults, TrialResult
+from dmray.reporting.terminal import render_results
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Group
+
+_EPISODE_COLUMNS = ("trial_id", "dataset", "method", "seed", "step")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one or several sweeps measured, read from their records. Tables are made when they are first asked for.
+
+    `folders`: where the sweeps are on this machine; `collected`: the same results as typed values. Normalized scores
+    are D4RL's: 100 is the reference maximum. A method that takes targets is judged by the first one.
+    """
+
+    folders: tuple[SweepFolder, ...]
+    collected: SweepResults = field(repr=False)
+    fetch_episodes: Callable[[], None] = field(default=lambda: None, repr=False)  # brings tables out of a store
+
+    @property
+    def name(self) -> str:
+        """The sweep's name, or those of several."""
+        return self.collected.name
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The methods on each data set under each protocol."""
+        return self.collected.comparisons
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: what it was, its status, its last and best scores, and what it took."""
+        return trial_columns(self.collected).to_pandas()
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row an evaluation during training: `step`, `normalized` score, `return_mean`, `length_mean`."""
+        return curve_columns(self.collected).to_pandas()
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row a data set, method and size: mean and standard deviation over its seeds, normalized.
+
+        `last` is the score of the final weights, the headline; `best` is the highest along the way. `seeds` counts the
+        finished trials of `trials`.
+        """
+        import pandas as pd
+
+        rows = [_score_row(comparison, group) for comparison in self.comparisons for group in comparison.seed_groups]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def episodes(self) -> pd.DataFrame:
+        """One row an episode of every evaluation: its trial, the training `step`, and what the episode returned.
+
+        `index` and `episode_seed` tell the episode from others of its evaluation.
+        """
+        import pandas as pd
+
+        self.fetch_episodes()
+        parts = [
+            _episodes(result, path) for result in self.collected.trials for path in self._tables(result.trial.trial_id)
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_EPISODE_COLUMNS)
+
+    def write_report(self, into: str | Path | None = None, baseline: str | None = None) -> ReportPaths:
+        """Write report.html, report.md, tables.tex, CSV files and figures into `into`; None: SWEEP/report of the first.
+
+        `baseline`: the method that Mamba's methods are compared with; None: DT, and for HDM also HDT.
+        """
+        return write_results(self.collected, self.folders[0].report if into is None else Path(into), baseline)
+
+    def __rich__(self) -> Group:
+        return render_results(self.collected)
+
+    def _repr_html_(self) -> str:
+        html: str = self.scores.to_html(float_format="{:.1f}".format, na_rep="", index=False)
+        return html
+
+    def _tables(self, trial_id: str) -> list[Path]:
+        """The episode tables of a trial, by step; of several sweeps that have it, the one with most."""
+        found = [sorted(folder.trial(trial_id).evaluations.glob("step_*.parquet")) for folder in self.folders]
+        return max(found, key=len, default=[])
+
+
+@dataclass(frozen=True)
+class SweepRun(Results):
+    """The results of a sweep that was run, and how it ended.
+
+    `states`: of each trial that this start was about, by trial id; `errors`: the first line of the error of each that
+    failed, by trial id; `stopped_by`: who stopped the sweep by a command, if anybody did.
+    """
+
+    plan: Plan = field(kw_only=True, repr=False)
+    states: Mapping[str, TrialState] = field(kw_only=True, repr=False)
+    errors: Mapping[str, str] = field(kw_only=True)
+    stopped_by: str | None = field(kw_only=True, default=None)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every trial has a result or was stopped early. Where some failed, the others' results still count."""
+        return ENDED.issuperset(self.states.values())
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report (report.html, report.md, figures, tables)."""
+        return self.folders[0].report
+
+
+def _score_row(comparison: Comparison, group: SeedGroup) -> dict[str, object]:
+    last = group.spread("last", _normalized)
+    best = group.spread("best", _normalized)
+    return {
+        "dataset": comparison.dataset.name,
+        "protocol": comparison.protocol.simulation,
+        "method": group.method,
+        "label": group.label,
+        "trials": len(group.trials),
+        "seeds": len(group.scored),
+        "last": last.mean if last else None,
+        "last_std": last.std if last else None,
+        "best": best.mean if best else None,
+        "best_std": best.std if best else None,
+    }
+
+
+def _normalized(score: Score) -> float:
+    return score.normalized
+
+
+def _episodes(result: TrialResult, path: Path) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    trial = result.trial
+    frame = parquet.read_table(path).to_pandas().rename(columns={"seed": "episode_seed"})
+    values = (trial.trial_id, trial.dataset.name, trial.method, trial.seed, int(path.stem.removeprefix("step_")))
+    for place, (name, value) in enumerate(zip(_EPISODE_COLUMNS, values, strict=True)):
+        frame.insert(place, name, value)
+    return frame

@@ -1,0 +1,185 @@
+"""Policies from Python: loaded, acting step by step and on windows, evaluated, drawn."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dmray
+from dmray.errors import CheckpointError, SpecError
+from dmray.inference import Rollout, evaluation_request
+from dmray.rollout import episode_seed, make_engine
+from dmray.tasks import TASKS
+from tests.policies.windows import SHAPE, tiny_policy
+
+MODES = ("window", "stream:2", "recurrent")
+OPEN = TASKS["maze2d-open"]
+every_mode = pytest.mark.parametrize("decode", MODES)
+
+
+def rollout(method: str, episodes: int | None = 2, decode: str = "window", target: float = 8.0) -> Rollout:
+    targets = np.full(episodes or 1, target)
+    return Rollout(tiny_policy(method), decode, targets, zero_dims=0, single=episodes is None)  # type: ignore[arg-type]
+
+
+def test_a_loaded_policy_says_what_it_is(trial_folders: dict[str, Path]) -> None:
+    dm, dt = (dmray.load_policy(trial_folders[method]) for method in ("dm", "dt"))
+    assert str(dm) == "DM of open-expert, seed 0, after 40 steps"
+    assert (dm.takes_target, dm.target_returns) == (False, ())
+    assert (dt.takes_target, dt.target_returns) == (True, (50.0,))
+    assert (dt.task.name, dt.observation_dim, dt.action_dim, dt.context_length) == ("maze2d-open", 4, 2, 4)
+    assert dt.max_timesteps >= OPEN.horizon
+    assert not dt.predicts_subgoals
+
+
+@pytest.mark.parametrize("method", ["dm", "dt"])
+@every_mode
+def test_a_loop_of_ones_own_returns_what_an_evaluation_returns(
+    trial_folders: dict[str, Path], method: str, decode: str
+) -> None:
+    """Episodes that end are dropped one by one; the returns-to-go follow the rewards."""
+    policy = dmray.load_policy(trial_folders[method])
+    evaluation = dmray.evaluate_policy(policy, episodes=3, decode=decode, cohort_size=3)
+    returns = np.zeros(3)
+    with closing(make_engine(policy.task, 3)) as engine:
+        observations = engine.reset([episode_seed(0, index) for index in range(3)])
+        acting = policy.start(3, decode=decode)
+        actions = acting.act(observations)
+        while acting.live.size:
+            step = engine.step(actions, acting.live)
+            returns[acting.live] += step.rewards
+            going = acting.drop(step.terminated | step.truncated)
+            if going.size:
+                actions = acting.act(step.observations[going], step.rewards[going])
+    assert returns.tolist() == [episode.episode_return for episode in evaluation.episodes]
+
+
+def test_a_single_episode_has_no_first_axis() -> None:
+    one, two = rollout("hdt", episodes=None), rollout("hdt", episodes=2)
+    observation = np.array([0.1, 0.2, 0.3])
+    for _ in range(3):
+        action, actions = one.act(observation), two.act(np.stack([observation, observation]))
+        assert action.shape == (SHAPE.action_dim,)
+        np.testing.assert_allclose(actions, np.stack([action, action]), rtol=0, atol=5e-6)
+        assert one.subgoals is not None
+        np.testing.assert_allclose(two.subgoals, np.stack([one.subgoals] * 2), rtol=0, atol=5e-6)
+
+
+def test_rewards_are_taken_off_the_target() -> None:
+    acting = rollout("dt", target=8.0)
+    acting.act(np.zeros((2, 3)))
+    acting.act(np.zeros((2, 3)), [1.0, 3.0])
+    assert acting.returns_to_go.tolist() == [7.0, 5.0]
+    assert acting.drop([True, False]).tolist() == [1]
+    acting.act(np.zeros((1, 3)), [0.5])
+    assert (acting.live.tolist(), acting.returns_to_go.tolist()) == ([1], [4.5])
+    assert rollout("dm").subgoals is None
+
+
+def test_what_does_not_fit_a_rollout_is_refused() -> None:
+    acting = rollout("dt")
+    with pytest.raises(SpecError, match=r"observations: shape \(3,\), but this rollout takes \(2, 3\)"):
+        acting.act(np.zeros(3))
+    with pytest.raises(SpecError, match="the first call of act takes observations alone"):
+        acting.act(np.zeros((2, 3)), [1.0, 1.0])
+    acting.act(np.zeros((2, 3)))
+    with pytest.raises(SpecError, match="rewards: missing"):
+        acting.act(np.zeros((2, 3)))
+    with pytest.raises(SpecError, match=r"rewards: shape \(1,\)"):
+        acting.act(np.zeros((2, 3)), 1.0)
+    with pytest.raises(SpecError, match=r"ended: shape \(3,\)"):
+        acting.drop([True] * 3)
+
+
+def test_an_episode_that_outlasts_the_longest_is_refused() -> None:
+    acting = rollout("dm", episodes=None)
+    for _ in range(SHAPE.max_timesteps):
+        acting.act(np.zeros(3))
+    with pytest.raises(SpecError, match=f"at most {SHAPE.max_timesteps} timesteps"):
+        acting.act(np.zeros(3))
+
+
+def test_how_to_start_is_checked(trial_folders: dict[str, Path]) -> None:
+    dm, dt = (dmray.load_policy(trial_folders[method]) for method in ("dm", "dt"))
+    with pytest.raises(SpecError, match="DM takes no target return"):
+        dm.start(target_return=5)
+    with pytest.raises(SpecError, match="3 numbers for 2 episodes"):
+        dt.start(2, target_return=[1, 2, 3])
+    with pytest.raises(SpecError, match="did you mean 'stream:2'"):
+        dt.start(2, decode="strem:2")
+    with pytest.raises(SpecError, match="at least one"):
+        dt.start(0)
+    assert dt.start(2, target_return=[1, 2]).returns_to_go.tolist() == [1.0, 2.0]
+
+
+def test_what_is_no_policy_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint; name a file"):
+        dmray.load_policy(tmp_path)
+    with pytest.raises(SpecError, match=r"of a trial name the file, checkpoints/best\.pt"):
+        dmray.load_policy(tmp_path, which="best")
+
+
+def test_an_evaluation_has_scores_and_a_record_of_each_episode(trial_folders: dict[str, Path]) -> None:
+    evaluation = dmray.evaluate_policy(trial_folders["dt"], episodes=3, target_returns=[10.0, 20.0])
+    assert [score.target_return for score in evaluation.scores] == [10.0, 20.0]
+    assert len(evaluation.episodes) == 6
+    assert evaluation.normalized == evaluation.scores[0].normalized_mean
+    assert evaluation.request.decode == "window"
+    assert [row["index"] for row in evaluation.rows] == [0, 1, 2] * 2
+
+
+def test_a_policy_alone_gives_the_recorded_scores_again(ran: dmray.SweepRun, trial_folders: dict[str, Path]) -> None:
+    last = ran.trials.set_index("method").last_normalized
+    assert dmray.evaluate_policy(trial_folders["dm"]).normalized == last["dm"]
+
+
+def test_a_function_is_evaluated_in_the_task_that_is_named() -> None:
+    seen: list[int] = []
+
+    def push(observations: np.ndarray) -> np.ndarray:
+        seen.append(len(observations))
+        return np.tile([1.0, 0.0], (len(observations), 1))
+
+    counts: list[tuple[int, int]] = []
+    evaluation = dmray.evaluate_policy(
+        push, "maze2d-open", episodes=3, cohort_size=2, progress=lambda done, total: counts.append((done, total))
+    )
+    assert counts == [(2, 3), (3, 3)]
+    assert set(seen) == {1, 2}
+    assert [episode.length for episode in evaluation.episodes] == [OPEN.horizon] * 3
+
+
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_run(trial_folders: dict[str, Path]) -> None:
+    policy = dmray.load_policy(trial_folders["dm"])
+    with pytest.raises(SpecError, match="did you mean 'maze2d-open'"):
+        dmray.evaluate_policy(policy, "maze2d-opn")
+    with pytest.raises(CheckpointError, match=r"DM of open-expert.*cannot act in hopper, which has 11 and 3"):
+        dmray.evaluate_policy(policy, "hopper")
+    with pytest.raises(SpecError, match="episodes 0: must be at least 1"):
+        dmray.evaluate_policy(policy, episodes=0)
+    with pytest.raises(SpecError, match="decode stream:9: at most context_length, 4"):
+        dmray.evaluate_policy(policy, decode="stream:9")
+    with pytest.raises(SpecError, match="name a task"):
+        dmray.evaluate_policy(lambda observations: observations)
+    with pytest.raises(SpecError, match=r"gave actions of shape \(2, 4\), but maze2d-open takes \(2, 2\)"):
+        dmray.evaluate_policy(lambda observations: observations, "maze2d-open", episodes=2)
+    with pytest.raises(SpecError, match="evaluated in this process"):
+        dmray.evaluate_policy(lambda observations: observations, "maze2d-open", workers=2)
+    with pytest.raises(SpecError, match="a function has no history"):
+        dmray.evaluate_policy(lambda observations: observations, "maze2d-open", decode="window")
+
+
+def test_a_policy_acts_in_another_task_of_its_sizes(trial_folders: dict[str, Path]) -> None:
+    policy = dmray.load_policy(trial_folders["dt"])
+    request = evaluation_request(policy, "maze2d-umaze")
+    assert request.task == TASKS["maze2d-umaze"]
+    assert request.target_returns == request.task.target_returns
+
+
+def test_episodes_are_drawn_where_they_are_wanted(trial_folders: dict[str, Path], tmp_path: Path) -> None:
+    paths = dmray.draw_episodes(trial_folders["dt"], 1, into=tmp_path, episodes=2)
+    assert [path.parent for path in paths] == [tmp_path / "pictures"] * 2
+    assert all(path.stat().st_size > 1000 for path in paths)
