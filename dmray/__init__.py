@@ -2,10 +2,10 @@
 
     import dmray
 
-    results = dmray.run_sweep("sweeps/quickstart.yaml", local=True)
-    print(results.scores)
-    policy = dmray.load_policy(results.folders[0].path / "trials" / results.trials.trial_id[0])
-    print(dmray.evaluate_policy(policy, episodes=100).normalized)
+    results = dmray.run_sweep("sweeps/quickstart.yaml")
+    results.scores                                                          # a pandas table
+    policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
+    dmray.evaluate_policy(policy, episodes=100).normalized
 
 docs/api.md has an example of each function. Importing dmray loads nothing else; a function's modules load when it is
 first used.

@@ -105,6 +105,10 @@ def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
 
     `overrides` as in `load_sweep`; they need a file or a mapping.
 
+        plan = dmray.plan_sweep("sweeps/quickstart.yaml", ["seeds=[0, 1, 2]"])
+        print(plan)                                          # what is run, and what it costs
+        plan.table                                           # one row a trial, as a pandas table
+
     Raises:
         SpecError: a mistake in the sweep, or overrides of a sweep that is already loaded.
     """
@@ -142,6 +146,9 @@ def run_sweep(
     `progress`: True shows it on `console` (None: a bar in a notebook, else standard error); a function is called with
     a `Summary` every second, from another thread, and once at the end. `continue_with`: the command that
     `dmray status` and `dmray stop` name to continue the sweep.
+
+        results = dmray.run_sweep(sweep, local=True, progress=lambda summary: print(summary.steps, summary.eta_s))
+        results.scores                                       # mean and deviation over seeds, by method
 
     May be called from any thread. No signal handlers are set: an interrupt (Ctrl-C) saves nothing more, and `resume`
     continues from the last checkpoints. `dmray pause` and `dmray stop` work from another shell.
@@ -194,6 +201,10 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     `sweeps`: each a sweep's folder (<storage>/<name>), its address in an object store, or its file. A trial that
     several sweeps have counts once. `protocol`: only the trials of this one, for example "d4rl-mujoco".
 
+        results = dmray.load_results("runs/quickstart")
+        results.curves.pivot_table(index="step", columns="method", values="normalized")
+        results.episodes.groupby("method").episode_return.describe()
+
     Raises:
         SpecError: no such protocol, or no trial is of it.
         StorageError: there is no sweep, or a file of it is damaged. StoreUnavailableError: a store does not answer.
@@ -228,6 +239,8 @@ def write_report(
     `into`: the folder; None: <sweep>/report of the first sweep, and in its object store too. `baseline`: the method
     that all others are compared with; None: each method's own baselines. Else as `load_results`.
 
+        paths = dmray.write_report("runs/quickstart", into="report", baseline="dt")
+
     Raises:
         SpecError: no such baseline or protocol, or no trial is of it. Else as `load_results`.
     """
@@ -255,7 +268,7 @@ def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str
     in an object store, or the id of a trial's MLflow run. Of an MLflow run, `which` is "final" (if None) or "best",
     and `mlflow_uri` the server; None: $MLFLOW_TRACKING_URI.
 
-        policy = dmray.load_policy("runs/quickstart/trials/maze2d-umaze-expert-dm-s0-0123456789")
+        policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
         rollout = policy.start(num_episodes=2)
         actions = rollout.act(observations)                  # (2, S) to (2, A)
         actions = rollout.act(observations, rewards)         # and the rewards (2,) that the last actions were paid
@@ -352,6 +365,8 @@ def draw_episodes(
     tasks are shown in a strip of moments. The files are in `pictures` and `videos` of the folder `into`; None: of the
     trial's folder, or of the working directory where there is none. `evaluation`: `task`, `episodes`, `decode`,
     `target_returns`, `seed`, `cohort_size` of `evaluate_policy`; the first target return is the one drawn.
+
+        pictures = dmray.draw_episodes(policy, 1, into="drawn", episodes=5)
 
     Raises:
         SpecError: more episodes than the first cohort has. EngineError: nothing here can draw the task.

@@ -17,8 +17,6 @@ from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
 from dmray.specs import Decode, parse_decode
 
-_PACKAGE = __package__
-
 
 class Decoder(Protocol):
     """The state of one cohort's rollout, from its first timestep on.
@@ -66,5 +64,5 @@ class _DecoderClass(Protocol):
 
 def _class_of(parsed: Decode) -> _DecoderClass:
     module, _, name = parsed.mode.decoder.partition(":")
-    found: _DecoderClass = getattr(import_module(module if "." in module else f"{_PACKAGE}.{module}"), name)
+    found: _DecoderClass = getattr(import_module(module, __package__), name)
     return found

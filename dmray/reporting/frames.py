@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmray.errors import SpecError
 from dmray.planning.plan import Plan
 from dmray.progress.trial_states import ENDED, TrialState
 from dmray.records import SweepFolder
 from dmray.records.scores import Score
+from dmray.registry import unknown
 from dmray.reporting.columns import curve_columns, trial_columns
 from dmray.reporting.render import ReportPaths, write_results
 from dmray.reporting.results import Comparison, SeedGroup, SweepResults, TrialResult
@@ -81,6 +83,17 @@ class Results:
             _episodes(result, path) for result in self.collected.trials for path in self._tables(result.trial.trial_id)
         ]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_EPISODE_COLUMNS)
+
+    def trial_folder(self, trial_id: str) -> Path:
+        """Where a trial's records and checkpoints are on this machine: a source of `dmray.load_policy`.
+
+        Raises:
+            SpecError: these results have no such trial.
+        """
+        if trial_id not in set(self.trials.trial_id):
+            raise SpecError(unknown("trial", trial_id, list(self.trials.trial_id)))
+        paths = [folder.trial(trial_id).path for folder in self.folders]
+        return next((path for path in paths if path.exists()), paths[0])
 
     def write_report(self, into: str | Path | None = None, baseline: str | None = None) -> ReportPaths:
         """Write report.html, report.md, tables.tex, CSV files and figures into `into`; None: SWEEP/report of the first.

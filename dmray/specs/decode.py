@@ -25,11 +25,11 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 class DecodeMode:
     """A decode mode. A sweep file writes it as `name`, or as `name:argument` where it takes an argument.
 
-    `decoder` is "module:Class"; a module without a dot is one of `dmray.policies`. The class is called with the
-    rollout's fields and the argument. `parse_argument` turns the text after the colon into the argument. It raises a
-    ValueError that says what the mode takes, and accepts one spelling of each value only, as the text is part of what
-    identifies a trial. `fit_context(argument, context_length)` says what is wrong with the argument for policies of
-    that context length; None if nothing is. `example` is a complete text, for messages.
+    `decoder` is "module:Class"; a module that begins with a dot is one of `dmray.policies`. The class is called with
+    the rollout's fields and the argument. `parse_argument` turns the text after the colon into the argument. It raises
+    a ValueError that says what the mode takes, and accepts one spelling of each value only, as the text is part of
+    what identifies a trial. `fit_context(argument, context_length)` says what is wrong with the argument for policies
+    of that context length; None if nothing is. `example` is a complete text, for messages.
     """
 
     name: str
@@ -70,15 +70,15 @@ def _states_within_context(states: int, context_length: int) -> str | None:
     return None if states <= context_length else f"at most context_length, {context_length}, states can take turns"
 
 
-WINDOW = DecodeMode("window", "window_decoder:WindowDecoder", "window")
+WINDOW = DecodeMode("window", ".window_decoder:WindowDecoder", "window")
 STREAM = DecodeMode(
     "stream",
-    "state_decoder:StateDecoder",
+    ".state_decoder:StateDecoder",
     "stream:2",
     parse_argument=partial(positive_number, what="a number of states"),
     fit_context=_states_within_context,
 )
-RECURRENT = DecodeMode("recurrent", "state_decoder:StateDecoder", "recurrent")
+RECURRENT = DecodeMode("recurrent", ".state_decoder:StateDecoder", "recurrent")
 _OURS = {mode.name: mode for mode in (WINDOW, STREAM, RECURRENT)}
 
 
