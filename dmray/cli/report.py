@@ -38,7 +38,7 @@ def main(
         if protocol is not None:
             lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
         found = [locate(sweep) for sweep in sweeps]
-        copies = {(storage, name): SweepCopy.fetched(storage, name) for storage, name in found if is_url(storage)}
+        copies = {(storage, name): SweepCopy.downloaded(storage, name) for storage, name in found if is_url(storage)}
         folders = [copies[at].folder if at in copies else SweepFolder(Path(at[0]), at[1]) for at in found]
         results = collect(*folders, protocol=protocol)
         _check_choices(results, baseline, protocol)

@@ -113,7 +113,7 @@ def _show(planned: Plan, folder: SweepFolder, choice: TrialFilter, local: bool, 
 def _look_into_store(planned: Plan) -> None:
     """Fetch what is done; a machine that may not look can plan all the same."""
     try:
-        SweepCopy.to_read(planned.sweep.storage, planned.sweep.name).open()
+        SweepCopy.for_reading(planned.sweep.storage, planned.sweep.name).download()
     except StorageError as problem:
         err.print(f"what is done may be more: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
@@ -171,7 +171,7 @@ def _run(planned: Plan, folder: SweepFolder, choice: TrialFilter, resume: bool, 
     part = {trial.trial_id: states[trial.trial_id] for trial in select_trials(planned, choice)}
     order = read_command(folder)
     if order and order.kind == "stop" and not ENDED.issuperset(part.values()):
-        _tell_how_to_continue(f"Stopped by {order.by}")
+        _tell_how_to_continue(f"Stopped by {order.sent_by}")
         return True
     _tell_what_is_missing(planned, folder, part)
     return all(state in ENDED for state in part.values())

@@ -21,7 +21,7 @@ class PauseStopper(tune.Callback, tune.Stopper):  # type: ignore[misc]
         self._leaving: set[str] | None = None
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not self._order.still_holds():
+        if not self._order.should_continue():
             running = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
             self._leaving = running if self._leaving is None else self._leaving & running
 

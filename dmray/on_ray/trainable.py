@@ -49,7 +49,7 @@ def run_through_train(config: dict[str, Any]) -> None:
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     fetch_command(given.job)
-    if not CommandWatcher(given.job.sweep_folder, given.job.command_number).still_holds():
+    if not CommandWatcher(given.job.sweep_folder, given.job.command_number).should_continue():
         return  # a worker would take seconds to say the same
     workers = given.resources.workers_per_trial
     resources = {"CPU": given.resources.cpus_per_trial / workers}

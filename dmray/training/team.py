@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dmray.datasets.windows import Windows
-from dmray.errors import TeamDismissedError, TeamError
+from dmray.errors import TeamError, TeamShutdownError
 
 
 class Team:
     """The processes of torch's default group; rank 0 leads. All must call the same, until the leader dismisses them.
 
-    Calls that wait for the others raise a TeamError if one of them is gone, a TeamDismissedError once dismissed.
+    Calls that wait for the others raise a TeamError if one of them is gone, a TeamShutdownError once dismissed.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Team:
     def _agree(self, number: Tensor) -> Tensor:
         total = self._sum(number.clone())
         if total == -math.inf:
-            raise TeamDismissedError("the leader of this trial's workers has dismissed them")
+            raise TeamShutdownError("the leader of this trial's workers has dismissed them")
         return total
 
     def _sum(self, numbers: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-from dmray.errors import TeamDismissedError
+from dmray.errors import TeamShutdownError
 from dmray.sources import open_dataset
 from dmray.tasks import task_of
 from dmray.training import Team, be_deterministic
@@ -22,7 +22,7 @@ def follow_trial(job: TrialJob, team: Team) -> None:
         DatasetError, CheckpointError: as their names say.
         TeamError: another worker is gone.
     """
-    with contextlib.suppress(TeamDismissedError):
+    with contextlib.suppress(TeamShutdownError):
         team.meet()  # from here on the leader holds the trial's folder; it takes no step without us
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)

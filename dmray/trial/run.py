@@ -67,7 +67,7 @@ def run_trial(
         Left: the order that the job was made under stands no longer; all is saved.
     """
     fetch_command(job)
-    if not CommandWatcher(job.sweep_folder, job.command_number).still_holds():
+    if not CommandWatcher(job.sweep_folder, job.command_number).should_continue():
         raise TrialPaused
     log = TrialLog(job.folder.log)
     with trial_lock(job.folder), sync_trial(job, report) as report:
@@ -186,7 +186,7 @@ class _Attempt:
         self.evaluations.collect(most_open, meanwhile=self._pause_if_commanded)
 
     def _pause_if_commanded(self) -> None:
-        if not self.order.still_holds():
+        if not self.order.should_continue():
             self._pause()
 
     def _pause(self) -> NoReturn:

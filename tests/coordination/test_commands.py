@@ -55,7 +55,7 @@ def run(planned: Plan, folder: SweepFolder, runner: Runner, resume: bool = False
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for orders at each step."""
-    monkeypatch.setattr("dmray.coordination.commands._LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr("dmray.coordination.commands._READ_EVERY_S", 0.001)
 
 
 @pytest.mark.parametrize("at", [20, 33, 39])  # an evaluation, nothing special, the step before the last
@@ -122,10 +122,10 @@ def test_trials_that_see_a_kill_before_the_driver_does_end_it_all_the_same(tmp_p
 def test_orders_are_numbered_and_the_command_is_kept(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "tiny")
     assert read_command(folder) is None
-    assert CommandWatcher(folder, 0).still_holds(), "without a driver, nobody gives orders"
+    assert CommandWatcher(folder, 0).should_continue(), "without a driver, nobody gives orders"
     first = send_command(folder, "run", "dmray sweep x")
     second = send_command(folder, "pause")
-    assert (first.number, second.number, second.again) == (1, 2, "dmray sweep x")
+    assert (first.number, second.number, second.resume_command) == (1, 2, "dmray sweep x")
     assert read_command(folder) == second
 
 
@@ -135,7 +135,7 @@ def test_a_worker_that_missed_a_pause_leaves_all_the_same(tmp_path: Path, kinds:
     number = send_command(folder, "run", "").number
     for kind in kinds:
         send_command(folder, kind)  # type: ignore[arg-type]
-    assert CommandWatcher(folder, number).still_holds() is stands
+    assert CommandWatcher(folder, number).should_continue() is stands
 
 
 @pytest.mark.ray

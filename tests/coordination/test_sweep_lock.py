@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, needs_watching
+from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, may_be_alive
 from dmray.errors import StorageError
 from dmray.records import SweepFolder
 from dmray.records.folders import write_atomic
@@ -19,9 +19,9 @@ FAST = LockTiming(heartbeat_s=0.1, stale_s=1.0)
 HOLD = """
 import sys, time
 from pathlib import Path
-from dmray.coordination.sweep_lock import Pace, lease
+from dmray.coordination.sweep_lock import LockTiming, folder_lock
 from dmray.records import SweepFolder
-with lease(SweepFolder(Path(sys.argv[1]), "tiny"), Pace(0.1, 1.0)):
+with folder_lock(SweepFolder(Path(sys.argv[1]), "tiny"), LockTiming(0.1, 1.0)):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -112,5 +112,5 @@ def test_a_driver_whose_sweep_was_taken_over_stops(folder: SweepFolder) -> None:
 )
 def test_what_is_watched(host: str, alive: bool, expected: bool) -> None:
     heartbeat = Heartbeat(host=host, pid=1, holder="x", count=0, time_s=0.0)
-    assert needs_watching(heartbeat, "here", alive) is expected
-    assert not needs_watching(None, "here", alive)
+    assert may_be_alive(heartbeat, "here", alive) is expected
+    assert not may_be_alive(None, "here", alive)

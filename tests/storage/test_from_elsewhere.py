@@ -1,4 +1,4 @@
-"""A sweep in an object store is looked at, and given orders, from a machine that has nothing of it."""
+"""A sweep in an object store is watched, and sent commands, from a machine that has no copy of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dmray.cli import logs, pause, report, resume, status, stop, track
+from dmray.cli import logs, report, status, track
+from dmray.cli.control import pause_app, resume_app, stop_app
 from dmray.coordination.heartbeat import Heartbeat, StoreHeartbeats
 from dmray.coordination.store_commands import StoreCommands
 from dmray.driver.local_runner import LocalRunner
@@ -73,7 +74,7 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
 ) -> None:
     monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
     monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
-    monkeypatch.setattr("dmray.coordination.commands._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("dmray.coordination.commands._READ_EVERY_S", 0.01)
     plan, states = tiny_plan(s3_url, **ENDLESS), {}
 
     def drive() -> None:
@@ -99,11 +100,11 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
         assert "1 running" in elsewhere.stdout
         assert not (tmp_path / "another").exists()
 
-        assert runner.invoke(pause.app, [f"{s3_url}/tiny"]).exit_code == 0
+        assert runner.invoke(pause_app, [f"{s3_url}/tiny"]).exit_code == 0
         until(lambda: (seen := look(s3_url))["states"]["left"] == 1 and seen["order"] == "pause")
-        assert "it goes on" in runner.invoke(resume.app, [f"{s3_url}/tiny"]).output
+        assert "resumed" in runner.invoke(resume_app, [f"{s3_url}/tiny"]).output
         until(lambda: look(s3_url)["states"]["running"] == 1)
-        stopped = runner.invoke(stop.app, [f"{s3_url}/tiny"])
+        stopped = runner.invoke(stop_app, [f"{s3_url}/tiny"])
         assert "continue with: again" in stopped.output
     finally:
         StoreCommands(Store(f"{s3_url}/tiny")).add(stop_order(s3_url))
@@ -114,8 +115,8 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
     log = runner.invoke(logs.app, [f"{s3_url}/tiny", plan.trial_ids[0][-6:], "--attempt", "2"]).output
     assert "attempt 2 on " in log
     assert "attempt 1 on " not in log
-    nobody = runner.invoke(resume.app, [f"{s3_url}/tiny"])
-    assert (nobody.exit_code, "no driver is at work; continue with:\n  again" in nobody.output) == (1, True)
+    nobody = runner.invoke(resume_app, [f"{s3_url}/tiny"])
+    assert (nobody.exit_code, "no driver is running; continue with:\n  again" in nobody.output) == (1, True)
 
 
 def stop_order(url: str) -> Any:
@@ -174,10 +175,10 @@ def test_the_beat_in_the_store_says_whether_a_driver_lives(
     StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time() - age_s))
     told = runner.invoke(status.app, [f"{url}/tiny"])
     assert (told.exit_code, words in told.output) == (exit_status, True)
-    paused = runner.invoke(pause.app, [f"{url}/tiny"])
+    paused = runner.invoke(pause_app, [f"{url}/tiny"])
     assert paused.exit_code == (0 if exit_status == 0 else 1)
     assert (StoreCommands(store).latest() is not None) is (exit_status == 0)
-    assert runner.invoke(stop.app, [f"{url}/tiny"]).exit_code == 0
+    assert runner.invoke(stop_app, [f"{url}/tiny"]).exit_code == 0
     latest = StoreCommands(store).latest()
     assert latest is not None
     assert latest.kind == "stop", "the clocks of two machines may differ"
@@ -218,23 +219,24 @@ def test_a_log_is_followed_to_its_trials_end(url: str, tmp_path: Path, monkeypat
 
 
 def invoked(command: Any, *arguments: str) -> Result:
-    told = runner.invoke(command.app, list(arguments))
+    told = runner.invoke(command, list(arguments))
     assert told.exit_code == 1, told.output
     return told
 
 
 @pytest.mark.parametrize(
-    ("command", "more"), [(status, []), (stop, []), (logs, ["x"]), (report, []), (track, ["replay"])]
+    ("command", "more"),
+    [(status.app, []), (stop_app, []), (logs.app, ["x"]), (report.app, []), (track.app, ["replay"])],
 )
 def test_what_is_not_there_is_told(s3_url: str, tmp_path: Path, command: Any, more: list[str]) -> None:
     Store(f"{s3_url}/other").write("sweep.json", b"{}")
     before, after = (more, []) if command is track else ([], more)
     no_sweep = invoked(command, *before, f"{s3_url}/tiny", *after)
-    assert f"{s3_url}/tiny: no sweep was begun here; in {s3_url} there are: other" in no_sweep.output
+    assert f"{s3_url}/tiny: there is no such sweep; {s3_url} has: other" in no_sweep.output
     no_bucket = invoked(command, *before, "s3://no-such-bucket/runs/tiny", *after)
-    assert "make the bucket" in no_bucket.output
+    assert "create the bucket" in no_bucket.output
     no_name = invoked(command, *before, "s3://sweeps", *after)
-    assert "name a sweep" in no_name.output
+    assert "not the URL of a sweep" in no_name.output
 
 
 def test_a_store_that_is_away_is_told_and_watched_on(s3: S3, s3_url: str, tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ def test_a_store_that_is_away_is_told_and_watched_on(s3: S3, s3_url: str, tmp_pa
         s3.stop()
         try:
             assert view.look_again(before) == before
-            assert "the store does not answer" in invoked(pause, f"{s3_url}/tiny").output
+            assert "the store does not answer" in invoked(pause_app, f"{s3_url}/tiny").output
         finally:
             s3.start()
         assert view.look_again(before).steps == 20
@@ -274,4 +276,4 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
     assert StoreHeartbeats(store).read() is None
     StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time()))
     threading.Timer(1.5, lambda: StoreHeartbeats(store).write(Heartbeat.now("x", 4))).start()
-    assert "runs this sweep already" in invoked(track, "replay", f"{s3_url}/tiny", "--mlflow-uri", uri).output
+    assert "runs this sweep already" in invoked(track.app, "replay", f"{s3_url}/tiny", "--mlflow-uri", uri).output

@@ -112,7 +112,7 @@ def test_a_worker_whose_trial_was_taken_up_elsewhere_ends_and_writes_over_nothin
     if ledger_grows:
         write_atomic(trial.ledger, b"one\nours\n")
     write_atomic(trial.last_checkpoint, b"ours")
-    with pytest.raises(StorageError, match="another worker has taken this trial up"):
+    with pytest.raises(StorageError, match="another worker runs this trial now"):
         wake_until_it_refuses(publisher)
     with pytest.raises(StorageError, match="another worker"):
         publisher.close(60.0)
@@ -137,7 +137,7 @@ def test_a_store_that_stays_away_is_an_error_at_the_end_and_not_before(
     try:
         write_all(trial, b"one\n")
         publisher.wake()
-        with pytest.raises(StoreUnavailableError, match=r"does not answer.*--resume on this machine goes on"):
+        with pytest.raises(StoreUnavailableError, match=r"does not answer.*--resume on this machine continues"):
             publisher.close(0.0)
     finally:
         s3.start()

@@ -44,9 +44,9 @@ def test_an_object_is_created_once(url: str) -> None:
 
 
 def test_a_bucket_that_is_not_there_is_told(s3: S3) -> None:
-    with pytest.raises(StorageError, match="bucket does not exist; make the bucket"):
+    with pytest.raises(StorageError, match="bucket does not exist; create the bucket"):
         Store("s3://no-such-bucket/runs").require_writable()
-    with pytest.raises(StorageError, match="make the bucket"):
+    with pytest.raises(StorageError, match="create the bucket"):
         Store("s3://no-such-bucket/runs").list("trials")
 
 
@@ -78,7 +78,7 @@ def test_a_store_that_does_not_answer_is_a_failure_of_the_world(s3: S3) -> None:
 @pytest.mark.parametrize(
     ("url", "error", "words"),
     [
-        ("s4://bucket/runs", StorageError, "no such scheme 's4://', did you mean 's3://'"),
+        ("s4://bucket/runs", StorageError, "unknown scheme 's4://', did you mean 's3://'"),
         ("gs://bucket/runs", MissingPackageError, "pip install gcsfs"),
     ],
 )
@@ -98,7 +98,7 @@ def test_folders_stay_folders_and_urls_get_one_for_each_role(tmp_path: Path) -> 
 def test_a_sweeps_address_is_storage_and_name() -> None:
     assert split_url("s3://bucket/prefix/quickstart/") == ("s3://bucket/prefix", "quickstart")
     for wrong in ("s3://bucket", "s3://"):
-        with pytest.raises(StorageError, match="name a sweep"):
+        with pytest.raises(StorageError, match="not the URL of a sweep"):
             split_url(wrong)
 
 

@@ -51,8 +51,8 @@ def job(plan: Plan) -> TrialJob:
 
 
 def read(plan: Plan) -> SweepFolder:
-    copy = SweepCopy.to_read(plan.sweep.storage, plan.sweep.name)
-    copy.open()
+    copy = SweepCopy.for_reading(plan.sweep.storage, plan.sweep.name)
+    copy.download()
     return copy.folder
 
 
@@ -113,7 +113,7 @@ def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
 
 def test_a_bucket_that_is_not_there_is_told_before_anything_starts(s3: S3) -> None:
     plan = tiny_plan("s3://no-such-bucket/runs")
-    with pytest.raises(StorageError, match="make the bucket"):
+    with pytest.raises(StorageError, match="create the bucket"):
         run(plan)
     assert not sweep_folder("s3://no-such-bucket/runs", "tiny", "worker").path.exists()
 
@@ -147,7 +147,7 @@ def test_a_stored_policy_is_evaluated_from_a_store(on_s3: Plan, file: str, other
 
 def test_a_trial_that_has_ended_brings_what_mlflow_keeps(on_s3: Plan, tmp_path: Path) -> None:
     copy = SweepCopy(Store("s3://sweeps/whole/tiny"), SweepFolder(tmp_path, "tiny"), with_weights=True)
-    copy.open()
+    copy.download()
     trial = copy.folder.trial(on_s3.trial_ids[0])
     assert trial.final_checkpoint.exists()
     assert trial.best_checkpoint.exists()
@@ -159,10 +159,10 @@ def test_what_is_removed_from_the_store_is_removed_from_copies(url: str, other_m
     store = Store(f"{url}/tiny")
     store.write("trials/one/ledger.jsonl", b"")
     folder = sweep_folder(url, "tiny", "reader")
-    SweepCopy(store, folder, with_weights=True).open()
+    SweepCopy(store, folder, with_weights=True).download()
     assert folder.trial("one").ledger.exists()
     store.remove_all("trials")
-    SweepCopy(store, folder).open()
+    SweepCopy(store, folder).download()
     assert not folder.trial("one").ledger.exists()
 
 
@@ -252,12 +252,12 @@ def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
     plan = tiny_plan(url, training={"steps": 1_000_000, "batch_size": 8})
     folder = sweep_folder(url, "tiny", "driver")
     store = Store(f"{url}/tiny")
-    orders = StoreCommands(store)
-    orders.add(send_command(folder, "run"))
+    commands = StoreCommands(store)
+    commands.add(send_command(folder, "run"))
 
     def pause(step: int, score: float | None) -> None:
         if step == 10:
-            orders.add(send_command(folder, "pause"))
+            commands.add(send_command(folder, "pause"))
 
     work = job(plan)
     with pytest.raises(TrialPaused):
@@ -270,22 +270,22 @@ def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
 
 
 def test_the_newer_order_holds_on_both_sides(url: str) -> None:
-    folder, orders = sweep_folder(url, "tiny", "driver"), StoreCommands(Store(f"{url}/tiny"))
-    orders.exchange(folder)
-    assert orders.latest() is None
+    folder, commands = sweep_folder(url, "tiny", "driver"), StoreCommands(Store(f"{url}/tiny"))
+    commands.sync(folder)
+    assert commands.latest() is None
     mine = send_command(folder, "run")
-    orders.exchange(folder)
-    assert orders.latest() == mine
+    commands.sync(folder)
+    assert commands.latest() == mine
     theirs = mine.model_copy(update={"kind": "pause", "number": 7})
-    assert orders.add(theirs)
-    orders.exchange(folder)
+    assert commands.add(theirs)
+    commands.sync(folder)
     assert read_command(folder) == theirs
     later = next_command(theirs, "stop")
-    assert orders.add(later)
+    assert commands.add(later)
     send_command(folder, "run")  # of the same number
-    assert not orders.add(read_command(folder))
-    orders.exchange(folder)
-    assert read_command(folder) == orders.latest() == later
+    assert not commands.add(read_command(folder))
+    commands.sync(folder)
+    assert read_command(folder) == commands.latest() == later
 
 
 def test_the_first_recording_of_a_data_set_is_everybodys(url: str, other_machine: None) -> None:

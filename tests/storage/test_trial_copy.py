@@ -72,10 +72,10 @@ def test_what_another_machine_went_on_with_is_taken_up(folder: SweepFolder, tria
     write_atomic(trial.last_checkpoint, b"10")
     download_trial(Store(url), folder, trial)
     assert trial.last_checkpoint.read_bytes() == b"30"
-    assert [path.name for path in trial.path.parent.iterdir()] == ["one"], "nothing is lost, so nothing is set aside"
+    assert [path.name for path in trial.path.parent.iterdir()] == ["one"], "nothing is lost, so nothing is moved away"
 
 
-def test_what_went_another_way_is_set_aside_aloud(
+def test_local_attempts_that_conflict_with_the_store_are_moved_away_with_a_warning(
     folder: SweepFolder, trial: TrialFolder, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(trial, 1, 10)
@@ -88,9 +88,9 @@ def test_what_went_another_way_is_set_aside_aloud(
     with caplog.at_level(logging.WARNING):
         download_trial(Store(url), folder, trial)
     assert trial.ledger.read_bytes() == theirs
-    (aside,) = trial.path.parent.glob("one.aside-*")
-    assert TrialFolder(aside).last_checkpoint.read_bytes() == b"50"
-    assert "2 attempts up to step 50" in caplog.text
+    (unpublished,) = trial.path.parent.glob("one.unpublished-*")
+    assert TrialFolder(unpublished).last_checkpoint.read_bytes() == b"50"
+    assert "2 local attempts (up to step 50)" in caplog.text
 
 
 def test_a_trial_that_is_done_in_the_store_is_done_here(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
