@@ -72,7 +72,7 @@ def look(url: str) -> dict[str, Any]:
 def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
+    monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
     monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
     monkeypatch.setattr("dmray.coordination.commands._READ_EVERY_S", 0.01)
     plan, states = tiny_plan(s3_url, **ENDLESS), {}
@@ -167,7 +167,7 @@ def test_a_record_longer_than_the_end_is_fetched_whole(s3_url: str, tmp_path: Pa
     assert look(s3_url)["steps"] == 20
 
 
-@pytest.mark.parametrize(("age_s", "exit_status", "words"), [(2, 0, "driver process 7 on far"), (60, 3, "is gone")])
+@pytest.mark.parametrize(("age_s", "exit_status", "words"), [(2, 0, "driver process 7 on far"), (60, 3, "is dead")])
 def test_the_beat_in_the_store_says_whether_a_driver_lives(
     url: str, tmp_path: Path, age_s: float, exit_status: int, words: str
 ) -> None:
@@ -230,7 +230,7 @@ def invoked(command: Any, *arguments: str) -> Result:
 )
 def test_what_is_not_there_is_told(s3_url: str, tmp_path: Path, command: Any, more: list[str]) -> None:
     Store(f"{s3_url}/other").write("sweep.json", b"{}")
-    before, after = (more, []) if command is track else ([], more)
+    before, after = (more, []) if command is track.app else ([], more)
     no_sweep = invoked(command, *before, f"{s3_url}/tiny", *after)
     assert f"{s3_url}/tiny: there is no such sweep; {s3_url} has: other" in no_sweep.output
     no_bucket = invoked(command, *before, "s3://no-such-bucket/runs/tiny", *after)

@@ -248,7 +248,7 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, und
 def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
+    monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
     plan = tiny_plan(url, training={"steps": 1_000_000, "batch_size": 8})
     folder = sweep_folder(url, "tiny", "driver")
     store = Store(f"{url}/tiny")
