@@ -22,6 +22,7 @@ from dmray.cli import logs, report, status, track
 from dmray.cli.control import pause_app, resume_app, stop_app
 from dmray.coordination.heartbeat import Heartbeat, StoreHeartbeats
 from dmray.coordination.store_commands import StoreCommands
+from dmray.driver import store_session
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
@@ -73,7 +74,8 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
-    monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
+    monkeypatch.setattr(store_session, "_COMMANDS_EVERY_S", 0.05)
+    monkeypatch.setattr(store_session, "_PULL_EVERY_S", 0.05)
     monkeypatch.setattr("dmray.coordination.commands._READ_EVERY_S", 0.01)
     plan, states = tiny_plan(s3_url, **ENDLESS), {}
 
