@@ -43,7 +43,9 @@ def resume(sweep: SweepSource, storage: SweepStorage = None) -> None:
         if driver is None or not driver.alive:
             raise StorageError(f"{found.where}: {describe_missing_driver(driver)}; {hint}")
         if command and command.kind in ("stop", "kill"):
-            raise StorageError(f"{found.where}: the sweep is being stopped (by {command.sent_by}); then {hint}")
+            raise StorageError(
+                f"{found.where}: the sweep is being stopped (by {command.sent_by}); when it has ended, {hint}"
+            )
         if command and command.kind == "pause":
             found.send_command("run")
             _print("resumed: the driver starts the trials again")

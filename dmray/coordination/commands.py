@@ -95,7 +95,7 @@ class CommandWatcher:
         self._read_at_s, self._is_current = float("-inf"), True
 
     def should_continue(self) -> bool:
-        """False as soon as another command was seen, and ever after. True while the file cannot be read."""
+        """False once another command has been read, and from then on. True while the file cannot be read."""
         now = time.monotonic()
         if self._is_current and now - self._read_at_s >= _READ_EVERY_S:
             self._read_at_s = now

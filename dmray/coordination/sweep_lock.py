@@ -35,12 +35,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LockTiming:
-    """Seconds between two heartbeats, without a change until a driver counts as dead, and until a write to a store is
-    visible to everybody."""
+    """Intervals of the lock, in seconds."""
 
-    heartbeat_s: float = 5.0
-    stale_s: float = 30.0
-    settle_s: float = 1.0
+    heartbeat_s: float = 5.0  # between two heartbeats
+    stale_s: float = 30.0  # a driver whose heartbeat does not change for so long is dead
+    settle_s: float = 1.0  # a write to a store is visible to all machines after this time
 
 
 LOCK_TIMING = LockTiming()
@@ -115,10 +114,10 @@ def store_lock(store: Store, timing: LockTiming = LOCK_TIMING) -> Iterator[None]
 def _hold(where: str, heartbeats: Heartbeats, timing: LockTiming, settle_s: float) -> Iterator[None]:
     found = _wait_until_stale(where, heartbeats, timing)
     holder = uuid4().hex
-    first = heartbeats.write(Heartbeat.now(holder, 0), create=found is None)
+    written = heartbeats.write(Heartbeat.now(holder, 0), create=found is None)
     time.sleep(settle_s)
     seen = heartbeats.read()
-    if not first or (seen is not None and seen.holder != holder):
+    if not written or (seen is not None and seen.holder != holder):
         raise _already_running(where, seen)
     with _renew_heartbeat(where, heartbeats, holder, timing):
         yield

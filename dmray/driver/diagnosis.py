@@ -93,9 +93,9 @@ def _scans() -> Iterator[Finding]:
 def _engines() -> Iterator[Finding]:
     """Build each simulator once."""
     for engine, tasks in groupby(sorted(TASKS.values(), key=attrgetter("engine")), key=attrgetter("engine")):
-        some = list(tasks)
-        families = ", ".join(dict.fromkeys(task.family for task in some))
-        build = partial(lambda task: make_engine(task, 1).close(), some[0])
+        of_engine = list(tasks)
+        families = ", ".join(dict.fromkeys(task.family for task in of_engine))
+        build = partial(lambda task: make_engine(task, 1).close(), of_engine[0])
         yield _try(f"simulator {engine}", build, families, optional=engine == "bullet")
 
 

@@ -57,7 +57,7 @@ def test_a_damaged_manifest_is_one_clear_line(folder: SweepFolder) -> None:
     assert "sweep.json: not the manifest of a sweep of this version: Invalid JSON" in seen.output.replace("\n", " ")
 
 
-def test_a_misspelt_command_is_told() -> None:
+def test_a_misspelt_command_is_an_error_with_the_right_name() -> None:
     ran = dmray("statsu")
     assert (ran.returncode, "did you mean 'status'" in ran.stderr) == (2, True)
 
@@ -100,7 +100,7 @@ def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
     assert watcher.returncode == 3
 
 
-def test_without_a_driver_each_command_says_so_and_how_to_go_on(folder: SweepFolder) -> None:
+def test_without_a_driver_each_command_says_so_and_how_to_continue(folder: SweepFolder) -> None:
     send_command(folder, "run", "python -m dmray.sweep some.yaml -o a=1 --resume")
     before = read_command(folder)
     stopped, paused, resumed = (runner.invoke(app, [str(folder.path)]) for app in (stop_app, pause_app, resume_app))
@@ -111,7 +111,7 @@ def test_without_a_driver_each_command_says_so_and_how_to_go_on(folder: SweepFol
     assert read_command(folder) == before
 
 
-def test_with_a_driver_orders_are_given_once(folder: SweepFolder) -> None:
+def test_with_a_driver_commands_are_sent_once(folder: SweepFolder) -> None:
     send_command(folder, "run", "again")
     with folder_lock(folder):
         assert runner.invoke(resume_app, [str(folder.path)]).stdout == "the sweep is not paused\n"

@@ -70,7 +70,7 @@ def look(url: str) -> dict[str, Any]:
     return dict(json.loads(told.stdout))
 
 
-def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
+def test_a_running_sweep_is_watched_paused_resumed_and_stopped(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
@@ -128,7 +128,9 @@ def stop_order(url: str) -> Any:
     return before.model_copy(update={"kind": "stop", "number": before.number + 1})
 
 
-def test_a_look_fetches_what_is_new_and_no_weights(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_fetches_new_records_only_and_no_weights(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = [started(), *(trained(step).model_copy(update={"stage_losses": {"x" * 900: 1.0}}) for step in range(1, 101))]
     store, origin = in_store(url, tmp_path, many, [started(), done(40)])
     running, ended = (origin.trial(trial_id) for trial_id in tiny_plan(url).trial_ids)
@@ -163,14 +165,14 @@ def test_a_look_fetches_what_is_new_and_no_weights(url: str, tmp_path: Path, mon
         assert max(size for _, size in fetched) < 2_000 < grown
 
 
-def test_a_record_longer_than_the_end_is_fetched_whole(s3_url: str, tmp_path: Path) -> None:
+def test_a_record_longer_than_the_fetched_tail_is_fetched_whole(s3_url: str, tmp_path: Path) -> None:
     long = trained(20).model_copy(update={"stage_losses": {"x" * 70_000: 1.0}})
     in_store(s3_url, tmp_path, [started(), long])
     assert look(s3_url)["steps"] == 20
 
 
 @pytest.mark.parametrize(("age_s", "exit_status", "words"), [(2, 0, "driver process 7 on far"), (60, 3, "is dead")])
-def test_the_beat_in_the_store_says_whether_a_driver_lives(
+def test_the_heartbeat_in_the_store_says_whether_a_driver_is_alive(
     url: str, tmp_path: Path, age_s: float, exit_status: int, words: str
 ) -> None:
     store, _ = in_store(url, tmp_path, [started()])
@@ -186,7 +188,7 @@ def test_the_beat_in_the_store_says_whether_a_driver_lives(
     assert latest.kind == "stop", "the clocks of two machines may differ"
 
 
-def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: str, tmp_path: Path) -> None:
+def test_of_two_commands_at_the_same_moment_the_second_is_an_error(url: str, tmp_path: Path) -> None:
     store, _ = in_store(url, tmp_path, [started()])
     first, second = (StoreSweepHandle(store, SweepFolder(tmp_path / name, "tiny")) for name in ("first", "second"))
     assert [each.driver_and_command() for each in (first, second)] == [(None, None)] * 2
@@ -200,7 +202,7 @@ def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: s
     assert (latest.kind, latest.number) == ("run", 2)
 
 
-def test_a_log_is_followed_to_its_trials_end(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_followed_until_its_trial_ends(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, origin = in_store(url, tmp_path, [started()])
     (trial,) = (origin.path / "trials").iterdir()
     store.write(f"trials/{trial.name}/log.txt", b"one\n")
@@ -230,7 +232,7 @@ def invoked(command: Any, *arguments: str) -> Result:
     ("command", "more"),
     [(status.app, []), (stop_app, []), (logs.app, ["x"]), (report.app, []), (track.app, ["replay"])],
 )
-def test_what_is_not_there_is_told(s3_url: str, tmp_path: Path, command: Any, more: list[str]) -> None:
+def test_a_missing_sweep_or_bucket_is_named(s3_url: str, tmp_path: Path, command: Any, more: list[str]) -> None:
     Store(f"{s3_url}/other").write("sweep.json", b"{}")
     before, after = (more, []) if command is track.app else ([], more)
     no_sweep = invoked(command, *before, f"{s3_url}/tiny", *after)
@@ -241,7 +243,7 @@ def test_what_is_not_there_is_told(s3_url: str, tmp_path: Path, command: Any, mo
     assert "not the URL of a sweep" in no_name.output
 
 
-def test_a_store_that_is_away_is_told_and_watched_on(s3: S3, s3_url: str, tmp_path: Path) -> None:
+def test_watching_continues_while_the_store_does_not_answer(s3: S3, s3_url: str, tmp_path: Path) -> None:
     in_store(s3_url, tmp_path, [started(), trained(20)])
     with find_sweep(f"{s3_url}/tiny") as found:
         view = status._View(found)

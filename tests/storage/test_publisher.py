@@ -58,7 +58,9 @@ def wake_until_it_refuses(publisher: Publisher) -> None:
         time.sleep(0.005)
 
 
-def test_what_a_line_speaks_of_is_sent_before_it_and_the_marker_last(folder: SweepFolder, trial: TrialFolder) -> None:
+def test_files_are_sent_before_the_ledger_that_mentions_them_and_the_marker_last(
+    folder: SweepFolder, trial: TrialFolder
+) -> None:
     store = Remembers()
     write_all(trial, b"one\n")
     Publisher(store, folder, trial, NEVER).close(0.0)
@@ -83,13 +85,13 @@ def test_only_what_has_changed_is_sent_again(folder: SweepFolder, trial: TrialFo
     assert store.names[sent:] == ["trials/one/ledger.jsonl"]
 
 
-def test_half_a_line_is_not_sent(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_an_incomplete_line_is_not_sent(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     write_all(trial, b"one\ntw")
     Publisher(Store(url), folder, trial, NEVER).close(0.0)
     assert Store(url).read("trials/one/ledger.jsonl") == b"one\n"
 
 
-def test_a_wake_sends_at_once_and_a_stop_leaves_the_rest_here(folder: SweepFolder, trial: TrialFolder) -> None:
+def test_wake_uploads_at_once_and_stop_uploads_nothing_more(folder: SweepFolder, trial: TrialFolder) -> None:
     store = Remembers()
     publisher = Publisher(store, folder, trial, NEVER)
     write_all(trial, b"one\n")
@@ -101,7 +103,7 @@ def test_a_wake_sends_at_once_and_a_stop_leaves_the_rest_here(folder: SweepFolde
 
 
 @pytest.mark.parametrize("ledger_grows", [True, False])
-def test_a_worker_whose_trial_was_taken_up_elsewhere_ends_and_writes_over_nothing(
+def test_a_worker_whose_trial_runs_elsewhere_ends_without_overwriting_anything(
     folder: SweepFolder, trial: TrialFolder, url: str, ledger_grows: bool
 ) -> None:
     store = Store(url)
@@ -120,7 +122,9 @@ def test_a_worker_whose_trial_was_taken_up_elsewhere_ends_and_writes_over_nothin
     assert store.read("trials/one/checkpoints/last.pt") == b"content"
 
 
-def test_a_put_whose_answer_was_lost_is_no_other_worker(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_a_write_whose_answer_was_lost_is_not_taken_for_another_worker(
+    folder: SweepFolder, trial: TrialFolder, url: str
+) -> None:
     store = Store(url)
     publisher = Publisher(store, folder, trial, NEVER)
     store.write("trials/one/ledger.jsonl", b"one\n")  # as this worker's own, which it never heard the end of
@@ -129,7 +133,7 @@ def test_a_put_whose_answer_was_lost_is_no_other_worker(folder: SweepFolder, tri
     assert store.read("trials/one/ledger.jsonl") == b"one\ntwo\n"
 
 
-def test_a_store_that_stays_away_is_an_error_at_the_end_and_not_before(
+def test_a_store_that_does_not_answer_is_an_error_only_at_the_end(
     folder: SweepFolder, trial: TrialFolder, s3: S3, s3_url: str
 ) -> None:
     publisher = Publisher(Store(s3_url), folder, trial, FAST)

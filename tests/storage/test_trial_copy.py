@@ -35,13 +35,13 @@ def publish(store: Store, trial: TrialFolder) -> None:
     store.write("trials/one/checkpoints/last.pt", trial.last_checkpoint.read_bytes())
 
 
-def test_a_trial_that_no_store_has_seen_is_left_alone(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_a_trial_that_is_not_in_the_store_is_left_unchanged(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     download_trial(Store(url), folder, trial)
     assert trial.last_checkpoint.read_bytes() == b"10"
 
 
-def test_a_machine_that_has_nothing_gets_all(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_a_machine_without_files_gets_all_of_them(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     ledger = trial.ledger.read_bytes()
     publish(Store(url), trial)
@@ -52,7 +52,7 @@ def test_a_machine_that_has_nothing_gets_all(folder: SweepFolder, trial: TrialFo
     assert (trial.path / ".worker.lock").exists(), "who brings it holds it"
 
 
-def test_what_is_here_and_goes_on_from_the_store_is_kept(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_local_files_that_extend_those_of_the_store_are_kept(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     publish(Store(url), trial)
     begin(trial, 2, 30)
@@ -63,7 +63,7 @@ def test_what_is_here_and_goes_on_from_the_store_is_kept(folder: SweepFolder, tr
     assert b"half" not in trial.ledger.read_bytes()
 
 
-def test_what_another_machine_went_on_with_is_taken_up(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_newer_files_of_another_machine_are_fetched(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     before = trial.ledger.read_bytes()
     begin(trial, 2, 30)
