@@ -35,11 +35,12 @@ def records(folder: SweepFolder, kind: type[Any]) -> list[Any]:
     return [record for ledger in ledgers for record in read_ledger(ledger) if isinstance(record, kind)]
 
 
-def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Do `act` beside the test as soon as `condition` holds."""
+def when(condition: Callable[[], object], act: Callable[[], object], within_s: float = 120.0) -> threading.Thread:
+    """Call `act` in a thread as soon as `condition` holds; also after `within_s`, so that the test ends and fails."""
+    deadline = time.monotonic() + within_s
 
     def run() -> None:
-        while not condition():
+        while not condition() and time.monotonic() < deadline:
             time.sleep(0.01)
         act()
 

@@ -90,7 +90,9 @@ def test_a_driver_renews_its_heartbeat_and_removes_it_at_the_end(folder: SweepFo
     file = folder.path / ".driver.json"
     with folder_lock(folder, LockTiming(heartbeat_s=0.01)):
         first = Heartbeat.model_validate_json(file.read_bytes())
+        deadline = time.monotonic() + 60.0
         while (now := Heartbeat.model_validate_json(file.read_bytes())).count == first.count:
+            assert time.monotonic() < deadline, "the heartbeat was not renewed"
             time.sleep(0.01)
         assert now.holder == first.holder
     assert not file.exists()

@@ -47,13 +47,16 @@ def write_all(trial: TrialFolder, ledger: bytes) -> None:
     write_atomic(trial.done, b"content")
 
 
-def wait_until_sent(store: Store, name: str, content: bytes) -> None:
+def wait_until_sent(store: Store, name: str, content: bytes, within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
     while store.read(name) != content:
+        assert time.monotonic() < deadline, f"{name} was not sent"
         time.sleep(0.005)
 
 
-def wake_until_it_refuses(publisher: Publisher) -> None:
-    while True:
+def wake_until_it_raises(publisher: Publisher, within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
         publisher.wake()
         time.sleep(0.005)
 
@@ -115,7 +118,7 @@ def test_a_worker_whose_trial_runs_elsewhere_ends_without_overwriting_anything(
         write_atomic(trial.ledger, b"one\nours\n")
     write_atomic(trial.last_checkpoint, b"ours")
     with pytest.raises(StorageError, match="another worker runs this trial now"):
-        wake_until_it_refuses(publisher)
+        wake_until_it_raises(publisher)
     with pytest.raises(StorageError, match="another worker"):
         publisher.close(60.0)
     assert store.read("trials/one/ledger.jsonl") == b"one\ntheirs\n"
