@@ -1,7 +1,7 @@
-# make quickstart   set up, then train Decision Mamba against Decision Transformer and print which is better
-# make test         set up, then lint, type-check and test
-# make bullet      also the packages of the paper's bullet-* tasks (docs/bullet.md)
-# make mlflow       the MLflow UI on what has been run here
+# make quickstart   set up, train Decision Mamba and Decision Transformer, print which one is better
+# make test         set up, lint, type-check, test
+# make bullet       install the packages of the bullet-* tasks (docs/bullet.md)
+# make mlflow       open MLflow on the runs of this checkout
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,8 +31,8 @@ bullet: setup
 mlflow: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --port 5000
 
-# Set-up runs again only when what it installs from has changed. torch comes first and alone, so that pip takes a CPU
-# build where one is at hand.
+# Set-up is repeated when one of these two files has changed. torch is installed first, so that pip takes a CPU
+# build if the package index has one.
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt

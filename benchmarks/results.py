@@ -1,4 +1,4 @@
-"""The last figures of the benchmarks as one page: `RESULTS.md`, made from the JSON beside it and from nothing else.
+"""Make `RESULTS.md`, one page with the last results of all benchmarks, from their JSON files.
 
 python benchmarks/results.py
 """
@@ -21,8 +21,8 @@ def training_step(record: dict[str, Any]) -> Iterator[str]:
     rows = [[f"K {result['context_length']}" for result in results]]
     for name in names:
         ours = "DM" if "DM" in name or "Mamba" in name else "DT"
-        rows.append([_beside(result["step_ms"].get(name), result["step_ms"][ours]) for result in results])
-    yield "Milliseconds of one optimizer step, width 128, 6 layers, batches of 16, one thread; in brackets: times ours."
+        rows.append([_with_ratio(result["step_ms"].get(name), result["step_ms"][ours]) for result in results])
+    yield "Milliseconds of one optimizer step, width 128, 6 layers, batches of 16, one thread; in brackets: / ours."
     yield from _table(["", *rows[0]], [[name, *row] for name, row in zip(names, rows[1:], strict=True)])
 
 
@@ -32,17 +32,17 @@ def scan(record: dict[str, Any]) -> Iterator[str]:
     names = list(dict.fromkeys(name for result in results for name in result["with_backward_ms"]))
     heads = [" x ".join(str(number) for number in result["size"].values()) for result in results]
     times = [result["with_backward_ms"] for result in results]
-    yield "Milliseconds of the selective scan, forward with backward, one thread, by windows x tokens x channels x"
-    yield "states; in brackets: times the compiled one."
+    yield "Milliseconds of the selective scan, forward and backward, one thread, by windows x tokens x channels x"
+    yield "states; in brackets: divided by numba's."
     yield from _table(
-        ["", *heads], [[name, *(_beside(each.get(name), each["numba"]) for each in times)] for name in names]
+        ["", *heads], [[name, *(_with_ratio(each.get(name), each["numba"]) for each in times)] for name in names]
     )
 
 
 def evaluation(record: dict[str, Any]) -> Iterator[str]:
     """100 full episodes."""
-    yield "Seconds of 100 episodes of full length, width 128, 6 layers, K 20, beside the published loop (one"
-    yield "environment, batches of one, the window run again through the plain PyTorch scan; extrapolated)."
+    yield "Seconds for 100 episodes of full length, width 128, 6 layers, K 20. `loop` is the published loop (one"
+    yield "environment, batches of one, the whole window through the plain PyTorch scan in each step; extrapolated)."
     rows = []
     for result in record["results"]:
         overhead = 1 - (result["physics"] + result["policy"]) / result["wall"]
@@ -66,16 +66,16 @@ def evaluation(record: dict[str, Any]) -> Iterator[str]:
         "overhead",
         "loop",
         "times faster",
-        "aim",
+        "target",
     ]
     yield from _table(heads, rows)
 
 
 def evaluation_beside_training(record: dict[str, Any]) -> Iterator[str]:
-    """Training with an actor at work beside it."""
+    """Training while an evaluation actor runs."""
     (result,) = record["results"]
-    yield "DM's training steps a second with an evaluation actor at work on the other core, over those without one:"
-    yield f"{result['ratio']:.3f} (aim: 0.95)."
+    yield "DM's training steps/s while an evaluation actor runs on the other core, divided by those without it:"
+    yield f"{result['ratio']:.3f} (target: 0.95)."
 
 
 def decode(record: dict[str, Any]) -> Iterator[str]:
@@ -90,7 +90,7 @@ def decode(record: dict[str, Any]) -> Iterator[str]:
 
 def env_steps(record: dict[str, Any]) -> Iterator[str]:
     """Simulator steps."""
-    yield "Simulator steps a second on one core, a hundred episodes with random actions: ours, a loop over gymnasium's"
+    yield "Simulator steps/s on one core, a hundred episodes with random actions: ours, a loop over gymnasium's"
     yield "environments, and bare `mj_step`."
     heads = ["family", "engine", "ours", "loop", "mj_step"]
     rows = [
@@ -105,10 +105,10 @@ def env_steps(record: dict[str, Any]) -> Iterator[str]:
 
 
 def sweep_overhead(record: dict[str, Any]) -> Iterator[str]:
-    """Ray's part."""
+    """The overhead of Ray."""
     settings = record["settings"]
     yield f"Trials of {settings['seconds']:.0f} s in {settings['slots']} slots, by executor."
-    heads = ["executor", "slots busy", "idle seconds a trial", "processes", "head's GiB with 16 slots"]
+    heads = ["executor", "slots busy", "idle seconds per trial", "processes", "head's GiB with 16 slots"]
     rows = [
         [
             result["executor"],
@@ -131,7 +131,7 @@ def many_trials(record: dict[str, Any]) -> Iterator[str]:
 def report(record: dict[str, Any]) -> Iterator[str]:
     """The report of a large sweep."""
     (result,) = record["results"]
-    yield f"The report of {result['trials']:,} trials of {result['evaluations']:,} evaluations:"
+    yield f"The report of {result['trials']:,} trials with {result['evaluations']:,} evaluations:"
     yield f"{result['wall_s']:.0f} s, {result['peak_gib']:.1f} GiB."
 
 
@@ -149,11 +149,11 @@ PARTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
 
 
 def page() -> str:
-    """The whole of it, Markdown."""
+    """The page as Markdown."""
     lines = [
         "# Results",
         "",
-        "Made by `python benchmarks/results.py` from the JSON beside it; each part is one script's.",
+        "Made by `python benchmarks/results.py` from the JSON files in this folder; each section is one script.",
         "",
     ]
     for name, part in PARTS.items():
@@ -173,7 +173,7 @@ def _machine(record: dict[str, Any]) -> str:
     return f"*{device}; torch {made['versions']['torch']}; commit {commit}.*"
 
 
-def _beside(ms: float | None, ours: float) -> str:
+def _with_ratio(ms: float | None, ours: float) -> str:
     return "" if ms is None else f"{ms:.1f}" if ms == ours else f"{ms:.1f} ({ms / ours:.1f})"
 
 

@@ -1,12 +1,12 @@
-"""MLflow's server on a cluster's head, with its database kept in an object store.
+"""An MLflow server for a cluster's head, with a copy of its database in an object store.
 
     python cluster/mlflow_server.py --store s3://bucket/dmray/mlflow
 
-The server works on an SQLite file of this machine, which is fast and needs no other service. A copy goes to the store
-every few minutes and when the server stops; a new machine begins with that copy. What a machine took with it since its
-last copy is in the sweep's ledgers, from which dmray fills MLflow in. Artifacts go to the store at once.
+The server uses an SQLite file on this machine, which is fast and needs no other service. It is copied to the store
+every three minutes and when the server stops; a new machine starts from that copy. After a loss, dmray fills in the
+runs since the last copy from the sweep's ledgers. Artifacts go to the store at once.
 
-Checked by tests/cluster: copies to and from a mocked S3, the command line. By hand: the server, on a file:// store.
+Tested by tests/cluster: copies to and from a mocked S3, the command line. By hand: the server, on a file:// store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COPY_EVERY_S = 180.0
 
 
 def restore(database: Path, store: str) -> bool:
-    """Fetch the store's copy unless `database` exists; returns whether it did."""
+    """Fetch the copy from the store unless `database` exists. Returns whether it was fetched."""
     files, copy = fsspec.core.url_to_fs(f"{store}/mlflow.db")
     if database.exists() or not files.exists(copy):
         return False
@@ -39,7 +39,7 @@ def restore(database: Path, store: str) -> bool:
 
 
 def back_up(database: Path, store: str) -> None:
-    """Put a consistent copy of `database` into the store, whoever is writing to it meanwhile."""
+    """Write a consistent copy of `database` to the store, also while others write to the database."""
     files, copy = fsspec.core.url_to_fs(f"{store}/mlflow.db")
     with tempfile.TemporaryDirectory() as folder:
         snapshot = Path(folder) / "mlflow.db"
@@ -53,7 +53,7 @@ def back_up(database: Path, store: str) -> None:
 
 
 def server_command(database: Path, store: str, port: int) -> list[str]:
-    """The server's command line: on loopback only, so that ssh is the door and its lock."""
+    """The server's command line. It listens on the loopback interface only, so it is reached through SSH."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", f"{store}/artifacts"),
@@ -62,7 +62,7 @@ def server_command(database: Path, store: str, port: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", required=True, help="s3://bucket/prefix, or another address that fsspec knows")
+    parser.add_argument("--store", required=True, help="s3://bucket/prefix, or another URL of fsspec")
     parser.add_argument("--database", type=Path, default=Path.home() / "mlflow" / "mlflow.db")
     parser.add_argument("--port", type=int, default=5000)
     options = parser.parse_args()
@@ -70,12 +70,12 @@ def main() -> int:
 
 
 def serve(database: Path, store: str, port: int) -> int:
-    """Run the server until it ends or SIGTERM comes; returns its exit status."""
+    """Run the server until it ends or SIGTERM arrives. Returns its exit status."""
     restore(database, store)
     database.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a dozen processes that we do not use
+        connection.execute("PRAGMA journal_mode=WAL")  # so that readers and the writer do not block each other
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # avoids a dozen unused processes
     server = subprocess.Popen(server_command(database, store, port), env=environment)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     while server.poll() is None:

@@ -1,11 +1,11 @@
-"""Makes what cluster/gpu.yaml needs in an AWS account, once: the store, who may reach the machines, what they may do.
+"""Create what cluster/gpu.yaml needs in an AWS account: a bucket, a security group and instance profiles.
 
     python cluster/prepare_aws.py --bucket BUCKET --region us-west-2 --ssh-cidr 203.0.113.7/32
 
-May run again: what is there is kept, and an address is added to those that may use SSH. The security group is made here
-because one that Ray makes opens SSH to the whole internet, whatever the cluster file says.
+It can be run again: existing things are kept, and the address is added to those that may use SSH. The security group is
+created here because a group that Ray creates opens SSH to the whole internet, whatever the cluster file says.
 
-Checked by tests/cluster against a mocked AWS, whose `ray up` then uses what this made. Not checked: real AWS.
+Tested by tests/cluster against a mocked AWS, together with `ray up`. Not tested: real AWS.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def prepare(bucket: str, region: str, ssh_cidr: str) -> str:
-    """Make all of it; returns the lines to fill in at the top of cluster/gpu.yaml."""
+    """Create everything. Returns the lines to fill in at the top of cluster/gpu.yaml."""
     session = boto3.Session(region_name=region)
     make_bucket(session.client("s3"), bucket, region)
     group = make_security_group(session.client("ec2"), ssh_cidr)
@@ -54,21 +54,24 @@ def prepare(bucket: str, region: str, ssh_cidr: str) -> str:
 
 
 def make_bucket(s3: Any, bucket: str, region: str) -> None:
-    """A private bucket in `region`."""
+    """Create a private bucket in `region`."""
     where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    _unless("BucketAlreadyOwnedByYou", s3.create_bucket, Bucket=bucket, **where)
+    _ignoring("BucketAlreadyOwnedByYou", s3.create_bucket, Bucket=bucket, **where)
     blocks = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(blocks, True))
 
 
 def make_security_group(ec2: Any, ssh_cidr: str) -> str:
-    """A group of the default VPC: SSH from `ssh_cidr`, everything among its members, nothing else. Returns its id."""
+    """Create a group in the default VPC that allows SSH from `ssh_cidr` and all traffic among its members.
+
+    Returns its id.
+    """
     vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
     filters = [{"Name": "group-name", "Values": [GROUP]}, {"Name": "vpc-id", "Values": [vpc]}]
-    there = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    existing = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
     group = (
-        there[0]["GroupId"]
-        if there
+        existing[0]["GroupId"]
+        if existing
         else ec2.create_security_group(GroupName=GROUP, Description=GROUP, VpcId=vpc)["GroupId"]
     )
     address = {"CidrIpv6" if ":" in ssh_cidr else "CidrIp": ssh_cidr}
@@ -77,7 +80,7 @@ def make_security_group(ec2: Any, ssh_cidr: str) -> str:
         {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, ranges: [address]},
         {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]},
     ):
-        _unless(
+        _ignoring(
             "InvalidPermission.Duplicate",
             ec2.authorize_security_group_ingress,
             GroupId=group,
@@ -87,27 +90,27 @@ def make_security_group(ec2: Any, ssh_cidr: str) -> str:
 
 
 def make_profile(iam: Any, name: str, policies: list[dict[str, Any]]) -> None:
-    """An instance profile with a role of the same name that may do what `policies` say."""
-    _unless("EntityAlreadyExists", iam.create_role, RoleName=name, AssumeRolePolicyDocument=json.dumps(_EC2_MAY_USE))
+    """Create an instance profile with a role of the same name that has the rights in `policies`."""
+    _ignoring("EntityAlreadyExists", iam.create_role, RoleName=name, AssumeRolePolicyDocument=json.dumps(_EC2_MAY_USE))
     document = {
         "Version": "2012-10-17",
         "Statement": [statement for policy in policies for statement in policy["Statement"]],
     }
     iam.put_role_policy(RoleName=name, PolicyName="dmray", PolicyDocument=json.dumps(document))
-    _unless("EntityAlreadyExists", iam.create_instance_profile, InstanceProfileName=name)
-    _unless(
+    _ignoring("EntityAlreadyExists", iam.create_instance_profile, InstanceProfileName=name)
+    _ignoring(
         "LimitExceeded", iam.add_role_to_instance_profile, InstanceProfileName=name, RoleName=name
-    )  # one role a profile
+    )  # a profile has at most one role
 
 
 def make_spot_role(iam: Any, service: str = "spot.amazonaws.com") -> None:
-    """The role that an account's first spot machine needs and that the head may not make."""
+    """Create the role for spot machines, which an account needs once and which the head may not create."""
     if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
         iam.create_service_linked_role(AWSServiceName=service)
 
 
 def store_policy(bucket: str) -> dict[str, Any]:
-    """Read and write one bucket."""
+    """The rights to read and write one bucket."""
     objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
     return {
         "Statement": [
@@ -118,7 +121,7 @@ def store_policy(bucket: str) -> dict[str, Any]:
 
 
 def autoscaler_policy(account: str) -> dict[str, Any]:
-    """What Ray's autoscaler does from the head: start workers, tag them, end those of this cluster."""
+    """The rights of Ray's autoscaler on the head: start workers, tag them, terminate those of this cluster."""
     ours = {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": "dmray"}}
     return {
         "Statement": [
@@ -129,11 +132,11 @@ def autoscaler_policy(account: str) -> dict[str, Any]:
     }
 
 
-def _unless(there: str, make: Any, **arguments: Any) -> None:
+def _ignoring(error_code: str, create: Any, **arguments: Any) -> None:
     try:
-        make(**arguments)
+        create(**arguments)
     except ClientError as error:
-        if error.response["Error"]["Code"] != there:
+        if error.response["Error"]["Code"] != error_code:
             raise
 
 

@@ -1,4 +1,4 @@
-"""`dmray COMMAND ...`, the same as `python -m dmray.COMMAND ...`; a command's modules load when it is called."""
+"""`dmray COMMAND ...`, the same as `python -m dmray.COMMAND ...`. Only the modules of that command are imported."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from dmray.cli.shared import err, out
 from dmray.registry import unknown
 
 COMMANDS = {
-    "sweep": "plan a sweep, run it, report it",
-    "status": "how far a sweep is",
-    "pause": "running trials save and leave, the driver waits",
-    "resume": "a paused sweep goes on",
-    "stop": "running trials save and leave, the driver ends",
-    "logs": "what a trial's attempts did",
-    "submit": "start a sweep on a remote cluster, and let go",
-    "report": "tables and figures from the records",
-    "evaluate": "a stored policy again",
-    "track": "fill MLflow in, name champions",
-    "data": "the data sets: list, fetch, verify, stats, make",
-    "doctor": "what this machine has, lacks, and how fast it is",
+    "sweep": "plan a sweep, run it, write its report",
+    "status": "show the progress of a sweep",
+    "pause": "running trials save a checkpoint and exit, the driver waits",
+    "resume": "continue a paused sweep",
+    "stop": "running trials save a checkpoint and exit, the driver ends",
+    "logs": "print a trial's log",
+    "submit": "start a sweep as a job on a remote Ray cluster",
+    "report": "make tables and figures from a sweep's records",
+    "evaluate": "evaluate a checkpoint again",
+    "track": "copy a sweep's records to MLflow, register the best models",
+    "data": "list, fetch, verify, summarize or record data sets",
+    "doctor": "check this machine, measure its speed",
 }
-_USAGE = "usage: dmray COMMAND [--help] ...\n\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
+_USAGE = "usage: dmray COMMAND [--help] ...\n\n" + "\n".join(
+    f"  {name:10}{help_text}" for name, help_text in COMMANDS.items()
+)
 
 
 def main() -> None:
-    """Hand the command line to the command that it names. Exit status 2 where it names none."""
+    """Run the command that the command line names. Exit status 2 if there is no such command."""
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("--help", "-h"):
         out.print(_USAGE, highlight=False, markup=False)
@@ -34,7 +36,7 @@ def main() -> None:
     if name not in COMMANDS:
         err.print(f"error: {unknown('command', name, COMMANDS)}", style="bold red", highlight=False, markup=False)
         raise SystemExit(2)
-    sys.argv = [f"dmray {name}", *rest]  # what a command says of itself
+    sys.argv = [f"dmray {name}", *rest]  # the name that a command shows in its help
     import_module("dmray.cli.data" if name == "data" else f"dmray.{name}").app(prog_name=sys.argv[0])
 
 

@@ -33,7 +33,7 @@ from dmray.registry import lookup
 from dmray.specs import SweepSpec
 from dmray.specs import load_sweep as load_sweep_file
 from dmray.specs.loading import sweep_of
-from dmray.storage import SweepCopy, is_url, store_of, sweep_folder
+from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
 from dmray.tasks import PROTOCOLS, Task
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def run_sweep(
         plan=planned,
         states=chosen,
         errors={trial_id: why for trial_id, why in failures(planned, folder).items() if trial_id in chosen},
-        stopped_by=command.by if command is not None and stopped else None,
+        stopped_by=command.sent_by if command is not None and stopped else None,
     )
 
 
@@ -218,7 +218,7 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
         lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
     places = [locate(str(sweep)) for sweep in sweeps]
     folders = [
-        SweepCopy.fetched(storage, name).folder if is_url(storage) else SweepFolder(Path(storage), name)
+        SweepCopy.downloaded(storage, name).folder if is_url(storage) else SweepFolder(Path(storage), name)
         for storage, name in places
     ]
     collected = collect(*folders, protocol=protocol)
@@ -257,7 +257,7 @@ def write_report_of(results: Results, first: str, into: str | Path | None, basel
     paths = results.write_report(into, baseline)
     storage, name = locate(first)
     if into is None and is_url(storage):
-        SweepCopy.to_read(storage, name).push()
+        SweepCopy.for_reading(storage, name).push()
     return paths
 
 
@@ -446,7 +446,7 @@ def _drawing_folder(policy: Policy, into: str | Path | None) -> TrialFolder:
 def _fetch_episode_tables(stored: Sequence[tuple[str, SweepFolder]]) -> None:
     """Bring the episode tables of sweeps in object stores to this machine."""
     for storage, folder in stored:
-        store = store_of(storage, folder.name)
+        store = open_store(storage, folder.name)
         for name in store.list("evaluations"):
             _, trial_id, file = name.split("/")
             path = folder.trial(trial_id).evaluations / file

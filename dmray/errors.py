@@ -1,53 +1,53 @@
-"""The user's mistakes and the world's failures, as errors whose message carries the cure.
+"""The errors of dmray. Each message says what is wrong and how to fix it.
 
-Every class takes one string, so every instance pickles and crosses a process unchanged.
+Every class takes one string, so every instance can be pickled and sent to another process.
 """
 
 from __future__ import annotations
 
 
 class DmrayError(Exception):
-    """Base of all errors that a user can act on; the command lines print it without a traceback."""
+    """Base class of all errors that a user can act on. The command lines print the message without a traceback."""
 
 
 class SpecError(DmrayError):
-    """A sweep file (or an override) says something impossible: file, place, value, nearest right one."""
+    """A sweep file or an override is invalid. The message names the file, the field, the value and a valid one."""
 
 
 class DatasetError(DmrayError):
-    """A data set is missing, truncated, of the wrong layout, or holds values that are not finite."""
+    """A data set is missing or truncated, has the wrong layout, or holds values that are not finite."""
 
 
 class EngineError(DmrayError):
-    """A task has no simulator here, or the simulator disagrees with the task's declared sizes."""
+    """A task's simulator is not installed, or its observation or action size is not the declared one."""
 
 
 class CheckpointError(DmrayError):
-    """A checkpoint is unreadable or belongs to another spec or another data set."""
+    """A checkpoint cannot be read, or it was made by another trial or from another data set."""
 
 
 class StorageError(DmrayError):
-    """The storage path cannot be written, is full, or holds another sweep of the same name."""
+    """The storage cannot be written, is full, is locked, or holds another sweep of the same name."""
 
 
 class StoreUnavailableError(StorageError, ConnectionError):
-    """An object store does not answer; another attempt, or another machine, may do better."""
+    """An object store does not answer: a transient error that is retried."""
 
 
 class TrackingError(DmrayError):
-    """The MLflow server does not answer or refuses what it was given."""
+    """The MLflow server does not answer or refuses a request."""
 
 
 class ClusterError(DmrayError):
-    """The resources a sweep asks for do not fit the machines that are there."""
+    """A sweep asks for more resources than the machines have."""
 
 
 class CaptureError(DmrayError):
-    """A GPU's work cannot be recorded for replay."""
+    """A training step cannot be captured as a CUDA graph."""
 
 
 class MissingPackageError(DmrayError):
-    """What was asked for needs a package that is not installed, or is broken here."""
+    """A required package is not installed, or cannot be imported."""
 
 
 class PluginError(DmrayError):

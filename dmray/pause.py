@@ -1,6 +1,6 @@
 """`python -m dmray.pause`, the same as `dmray pause`."""
 
-from dmray.cli.pause import app
+from dmray.cli.control import pause_app as app
 
 if __name__ == "__main__":
     app()

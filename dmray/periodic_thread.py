@@ -1,4 +1,4 @@
-"""Keeps a mirror going beside the sweep."""
+"""A thread that repeats one call at a fixed interval."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import Protocol
 
 
 class Periodic(Protocol):
-    """Something that does a bounded piece of work when asked."""
+    """Something with a short piece of work to be repeated."""
 
-    def advance(self) -> bool: ...
+    def advance(self) -> bool:
+        """Do the work once; returns whether it succeeded."""
 
 
 class PeriodicThread:
-    """Calls `mirror.advance()` every `every_s` seconds between `start` and `stop`, or inside a `with`."""
+    """Calls `work.advance()` every `every_s` seconds between `start` and `stop`, or inside a `with` block."""
 
-    def __init__(self, mirror: Periodic, every_s: float) -> None:
-        self._mirror, self._every_s = mirror, every_s
+    def __init__(self, work: Periodic, every_s: float, name: str = "dmray-periodic") -> None:
+        """`name` is the thread's, as debuggers show it."""
+        self._work, self._every_s = work, every_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mlflow-mirror", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns when the call under way has ended; afterwards the mirror is the caller's alone again."""
+        """Wait for the running call to end, then end the thread; afterwards only the caller uses `work`."""
         self._stop.set()
         self._thread.join()
 
@@ -40,4 +42,4 @@ class PeriodicThread:
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
-            self._mirror.advance()
+            self._work.advance()

@@ -1,4 +1,4 @@
-"""Names and the things they stand for: tables with "did you mean", open to packages of others through entry points."""
+"""Look names up in a table, with "did you mean" for a wrong name; tables that other packages can add to."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from dmray.errors import DmrayError, PluginError
 from dmray.plugins import Plugin, load_plugins
 
 T = TypeVar("T")
-_MOST_LISTED = 30
+_MAX_LISTED = 30
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `name`, or None when nothing is close."""
+    """The choice most similar to `name`, or None if none is similar."""
     found = difflib.get_close_matches(name.lower(), list(choices), n=1, cutoff=0.5)
     return found[0] if found else None
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    """One sentence for an unknown name: what it was, the nearest right one, else all of them if they can be read."""
+    """An error message for an unknown name, with the most similar known one, or else a list of the known ones."""
     known = sorted(choices)
     best = nearest(name, known)
-    listed = ", ".join(known) if len(known) <= _MOST_LISTED else f"{', '.join(known[:3])} and {len(known) - 3} more"
-    cure = f"did you mean '{best}'?" if best else f"known: {listed}"
-    return f"unknown {kind} '{name}', {cure}"
+    listed = ", ".join(known) if len(known) <= _MAX_LISTED else f"{', '.join(known[:3])} and {len(known) - 3} more"
+    hint = f"did you mean '{best}'?" if best else f"known: {listed}"
+    return f"unknown {kind} '{name}', {hint}"
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T], error: type[DmrayError]) -> T:
-    """`table[name]`, or `error` with the nearest right name."""
+    """Return `table[name]`.
+
+    Raises:
+        error: `name` is not in the table; the message is `unknown`'s.
+    """
     if name not in table:
         raise error(unknown(kind, name, table))
     return table[name]

@@ -1,6 +1,6 @@
 """`python -m dmray.resume`, the same as `dmray resume`."""
 
-from dmray.cli.resume import app
+from dmray.cli.control import resume_app as app
 
 if __name__ == "__main__":
     app()

@@ -1,1 +1,1 @@
-"""The command lines, one module a command; each is a thin layer over a library function."""
+"""The command lines. Each is a thin layer over a function of the library."""

@@ -1,4 +1,4 @@
-"""`python -m dmray.doctor`: what this machine has, what is missing and how to get it; `--calibrate`: how fast it is."""
+"""`python -m dmray.doctor`: check this machine; with `--calibrate`, also measure how fast it is."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ app = new_app()
 @app.command()
 def main(
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure training and evaluation here, about a minute, for --plan.")
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Also measure the speed, for the hours of --plan.",
+        ),
     ] = False,
-    storage: Annotated[Path, typer.Option(help="The folder whose free space counts.")] = Path("runs"),
-    mlflow_uri: Annotated[str | None, typer.Option(help="Does this MLflow server answer?")] = None,
+    storage: Annotated[Path, typer.Option(help="The folder whose free disk space is checked.")] = Path("runs"),
+    mlflow_uri: Annotated[str | None, typer.Option(help="Also check that this MLflow server answers.")] = None,
 ) -> None:
-    """Tell what is here, one line each, ok or missing with the cure; exit status 1 if something needed is missing."""
+    """Check processor, GPU, packages, simulators and disk of this machine; say how to get what is missing.
+
+    Exit status 1 if something necessary is missing.
+    """
     from dmray.driver.diagnosis import diagnose
 
     with report_errors():
@@ -31,7 +38,7 @@ def main(
         table = Table(box=None, pad_edge=False, show_header=False)
         for finding in findings:
             colour = {"ok": "green", "missing": "red", "optional": "yellow"}[finding.verdict]
-            table.add_row(f"[{colour}]{finding.verdict}[/]", finding.name, Text(finding.found))
+            table.add_row(f"[{colour}]{finding.verdict}[/]", finding.name, Text(finding.detail))
         out.print(table)
         if calibrate:
             _calibrate()
@@ -41,10 +48,10 @@ def main(
 def _calibrate() -> None:
     from dmray.planning.measuring import calibrate
 
-    err.print(f"calibrating {hardware_name()}: leave the machine to it for a minute", highlight=False)
+    err.print(f"calibrating {hardware_name()}: about a minute; run nothing else meanwhile", highlight=False)
     made = calibrate(lambda line: err.print(f"  {line}", highlight=False, markup=False))
     save_calibration(made)
-    out.print(f"stored in {calibration_file(made.hardware)}", highlight=False, soft_wrap=True)
+    out.print(f"saved in {calibration_file(made.hardware)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

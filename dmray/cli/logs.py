@@ -1,4 +1,4 @@
-"""`python -m dmray.logs SWEEP TRIAL`: what a trial's attempts did."""
+"""`python -m dmray.logs SWEEP TRIAL`: print a trial's log."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ app = new_app()
 @app.command()
 def main(
     sweep: SweepSource,
-    trial: Annotated[str, typer.Argument(help="The trial's id, or its beginning, or its end.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial is done, or Ctrl-C.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="What one attempt wrote; else all of it.")] = None,
+    trial: Annotated[str, typer.Argument(help="The trial's id, or the beginning or the end of it.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the trial is done.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Only the lines of this attempt.")] = None,
     storage: SweepStorage = None,
 ) -> None:
-    """Print a trial's log.txt: host, process and device of its attempts, evaluations, checkpoints, warnings, errors."""
+    """Print a trial's log.txt: attempts (host, process, device), evaluations, checkpoints, warnings, errors."""
     with report_errors(), find_sweep(sweep, storage) as found:
         folder = find_trial(found, trial)
         found.read_log(folder)
@@ -32,8 +32,8 @@ def main(
         text = content.decode(errors="replace")
         shown = text if attempt is None else lines_of_attempt(text, attempt)
         if not shown and not follow:
-            of_it = f" of attempt {attempt}" if attempt else ""
-            raise StorageError(f"{found.where}: {folder.path.name}: nothing in its log.txt{of_it}")
+            which = f" of attempt {attempt}" if attempt else ""
+            raise StorageError(f"{found.where}: {folder.path.name}: its log.txt has no lines{which}")
         typer.echo(shown, nl=False)
         if follow:
             _follow(found, folder, len(content))
@@ -42,7 +42,7 @@ def main(
 def _follow(found: SweepHandle, folder: TrialFolder, offset: int) -> None:
     try:
         while True:
-            ended = folder.done.exists()  # before the last look
+            ended = folder.done.exists()  # asked before the last read, so that no line is missed
             if folder.log.exists():
                 with folder.log.open("rb") as stream:
                     stream.seek(offset)

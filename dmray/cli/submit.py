@@ -1,4 +1,4 @@
-"""`python -m dmray.submit SWEEP.yaml --address URL`: start a sweep on a remote cluster, and let the laptop go."""
+"""`python -m dmray.submit SWEEP.yaml --address URL`: start a sweep as a job on a remote Ray cluster."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ app = new_app()
 
 @app.command()
 def main(
-    file: Annotated[Path, typer.Argument(help="The sweep file; it travels to the cluster.")],
-    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
+    file: Annotated[Path, typer.Argument(help="The sweep file; it is sent to the cluster.")],
+    address: Annotated[str, typer.Option(help="URL of the cluster's Ray dashboard.")] = "http://127.0.0.1:8265",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print what the job prints; Ctrl-C leaves it alone.")
+        bool, typer.Option("--follow", help="Print the job's output; Ctrl-C ends the printing, not the job.")
     ] = False,
-    options: Annotated[list[str] | None, typer.Argument(help="After --: options of dmray.sweep there.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="After --: options for dmray.sweep there.")] = None,
 ) -> None:
-    """Run a sweep as a Ray job. What was begun in the storage before goes on; a second job of a sweep is refused.
+    """Run a sweep as a Ray job. It continues what its storage has of the sweep. A second job of one sweep is refused.
 
-    Exit status with --follow: 0 if the job ended well, else 1.
+    Exit status with --follow: 0 if the job succeeded, else 1.
     """
     given = options or []
     with report_errors():
@@ -39,40 +39,44 @@ def main(
 
         client = JobClient(address)
         job_id = client.submit(Submission(sweep.name, file, given))
-        reaches = "reaches that store" if is_url(storage) else "mounts that folder"
-        _tell(f"{job_id} runs at {address}; this machine may go. Follow it:")
-        _tell(f"  ray job logs --address {address} --follow {job_id}")
-        _tell(f"  dmray status {storage}/{sweep.name} --watch     # also pause, resume, stop; where one {reaches}")
+        where = "reaches that store" if is_url(storage) else "mounts that folder"
+        _print(f"{job_id} runs at {address}; it does not need this machine any more. Watch it with:")
+        _print(f"  ray job logs --address {address} --follow {job_id}")
+        _print(f"  dmray status {storage}/{sweep.name} --watch     # from any machine that {where}")
         if follow:
             try:
                 succeeded = client.follow(job_id, lambda text: typer.echo(text, nl=False))
             except KeyboardInterrupt:
-                succeeded = True  # it runs on
+                succeeded = True  # the job continues
             raise typer.Exit(int(not succeeded))
 
 
 def _values(options: list[str], name: str) -> list[str]:
-    """What an option was given, every time."""
+    """All values that an option was given."""
     following = [after for option, after in pairwise(options) if option == name]
     return following + [option.removeprefix(f"{name}=") for option in options if option.startswith(f"{name}=")]
 
 
 def _check_paths(file: Path, sweep: SweepSpec, storage: str) -> None:
-    """Relative paths would be relative to a folder of the job, which goes with it."""
+    """Refuse relative paths: on the cluster they would be in the job's own folder, which is removed with the job.
+
+    Raises:
+        SpecError: the storage or the path of a data set is relative.
+    """
     if not is_url(storage) and not Path(storage).is_absolute():
         raise SpecError(
-            f"{file}: storage '{storage}' is relative; name a folder that every machine of the cluster mounts, or an "
-            "object store: dmray submit ... -- --storage /mnt/dmray/runs"
+            f"{file}: storage '{storage}' is relative; name the absolute path of a folder that every machine of the "
+            "cluster mounts, or an object store: dmray submit ... -- --storage /mnt/dmray/runs"
         )
     for dataset in sweep.datasets:
         path = dataset.path
         if path is not None and not path.startswith(MINARI_SCHEME) and not Path(path).is_absolute():
             raise SpecError(
-                f"{file}: dataset '{dataset.name}': path '{path}' is relative; name its place on the cluster"
+                f"{file}: dataset '{dataset.name}': path '{path}' is relative; give its absolute path on the cluster"
             )
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

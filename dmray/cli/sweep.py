@@ -123,7 +123,7 @@ def _show(planned: Plan, choice: TrialFilter, local: bool, address: str | None) 
 def _fetch_what_is_done(planned: Plan) -> None:
     """Fetch what is done; a machine that may not look can plan all the same."""
     try:
-        SweepCopy.to_read(planned.sweep.storage, planned.sweep.name).open()
+        SweepCopy.for_reading(planned.sweep.storage, planned.sweep.name).download()
     except StorageError as problem:
         err.print(f"what is done may be more: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 

@@ -1,1 +1,1 @@
-"""How a sweep's processes find each other: commands to a running sweep, its lock and its heartbeat."""
+"""How other processes reach a running sweep: its commands, its lock and the heartbeat of its driver."""

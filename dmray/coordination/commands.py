@@ -1,7 +1,8 @@
-"""Orders to a sweep: run, pause, stop, kill, through one small file in its folder that driver and workers read.
+"""Commands to a running sweep (run, pause, stop, kill): one small file in its folder that driver and workers read.
 
-Each order has a number. A worker takes trials up and trains on only while the order it was sent out under stands. So
-all leave after a pause, even those that a quick resume overtook, and the driver sends them out again together.
+Each command has a number. The driver starts workers under a `run` command, and a worker continues only while that
+same command is the current one. So every worker exits after a pause, also one that reads the file only after a quick
+resume; the driver then starts all trials again under the new `run` command.
 """
 
 from __future__ import annotations
@@ -23,117 +24,126 @@ from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
 
 _log = logging.getLogger(__name__)
-_LOOK_EVERY_S = 1.0
+_READ_EVERY_S = 1.0
 CommandKind = Literal["run", "pause", "stop", "kill"]
 _MEANING = {
-    "run": "goes on",
-    "pause": "paused: running trials save and leave",
-    "stop": "stopping: running trials save and leave",
+    "run": "running",
+    "pause": "paused: running trials save a checkpoint and exit",
+    "stop": "stopping: running trials save a checkpoint and exit",
     "kill": "killed",
 }
 
 
 class SweepCommand(Spec):
-    """What `.control.json` holds. `again` is the command that continues the sweep; `time_s` and `by` are for people."""
+    """The content of `.control.json`.
+
+    `resume_command` is the command line that continues the sweep. `sent_by` (user@host) and `time_s` (Unix time) are
+    shown to people and decide nothing.
+    """
 
     kind: CommandKind
     number: int
-    by: str
+    sent_by: str
     time_s: float
-    again: str
+    resume_command: str
 
 
 class TrialPaused(Exception):  # noqa: N818 - no error
-    """The trial saved its state and left, because the order it was sent out under stands no longer."""
+    """The trial saved a checkpoint and exited, because a pause, stop or kill was sent to its sweep."""
 
 
 def read_command(folder: SweepFolder) -> SweepCommand | None:
-    """What holds now; None where no driver of this version ever began."""
+    """The current command; None if no driver of this version has started the sweep."""
     try:
         return SweepCommand.model_validate_json(folder.control.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def next_command(before: SweepCommand | None, kind: CommandKind, again: str | None = None) -> SweepCommand:
-    """The order that follows `before`; `again` is kept unless it is given."""
+def next_command(before: SweepCommand | None, kind: CommandKind, resume_command: str | None = None) -> SweepCommand:
+    """A command numbered one higher than `before`. It keeps the resume command of `before` unless one is given."""
+    if resume_command is None:
+        resume_command = before.resume_command if before else ""
     return SweepCommand(
         kind=kind,
         number=before.number + 1 if before else 1,
-        by=f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}",  # a container may have no names
+        sent_by=f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}",  # a container may have no user name
         time_s=time.time(),
-        again=again if again is not None else (before.again if before else ""),
+        resume_command=resume_command,
     )
 
 
-def write_command(folder: SweepFolder, order: SweepCommand) -> None:
-    """Put `order` in the place of the one that held."""
-    write_atomic(folder.control, order.model_dump_json(indent=2).encode())
+def write_command(folder: SweepFolder, command: SweepCommand) -> None:
+    """Make `command` the current one."""
+    write_atomic(folder.control, command.model_dump_json(indent=2).encode())
 
 
-def send_command(folder: SweepFolder, kind: CommandKind, again: str | None = None) -> SweepCommand:
-    """Replace the order; `again` is kept unless it is given."""
-    order = next_command(read_command(folder), kind, again)
-    write_command(folder, order)
-    return order
+def send_command(folder: SweepFolder, kind: CommandKind, resume_command: str | None = None) -> SweepCommand:
+    """Write the next command (see `next_command`) and return it."""
+    command = next_command(read_command(folder), kind, resume_command)
+    write_command(folder, command)
+    return command
 
 
 class CommandWatcher:
-    """The order that a worker was sent out under; the file is looked at once a second at most."""
+    """Tells a worker whether the `run` command that it was started under is still the current one.
+
+    It reads the file once a second at most, so it may be asked in every training step.
+    """
 
     def __init__(self, folder: SweepFolder, number: int) -> None:
         self._folder, self._number = folder, number
-        self._looked_at, self._stands = float("-inf"), True
+        self._read_at_s, self._is_current = float("-inf"), True
 
-    def still_holds(self) -> bool:
-        """Whether to go on. What cannot be read changes nothing."""
+    def should_continue(self) -> bool:
+        """False once another command has been read, and from then on. True while the file cannot be read."""
         now = time.monotonic()
-        if self._stands and now - self._looked_at >= _LOOK_EVERY_S:
-            self._looked_at = now
+        if self._is_current and now - self._read_at_s >= _READ_EVERY_S:
+            self._read_at_s = now
             try:
-                order = read_command(self._folder)
+                command = read_command(self._folder)
             except OSError:
                 return True
-            self._stands = order is None or (order.kind, order.number) == ("run", self._number)
-        return self._stands
+            self._is_current = command is None or (command.kind, command.number) == ("run", self._number)
+        return self._is_current
 
 
 def wait_for_resume(folder: SweepFolder) -> bool:
-    """Wait while the sweep is paused; whether it goes on (else it is to stop).
+    """Wait while the sweep is paused. Returns True to run on, False to stop.
 
     Raises:
-        KeyboardInterrupt: it is killed; the trials saw that, and left, before `obeying` did.
+        KeyboardInterrupt: the sweep is to be killed. (The trials may read that before `listen_for_commands` does.)
     """
-    while (order := read_command(folder)) is not None and order.kind == "pause":
-        time.sleep(_LOOK_EVERY_S)
-    if order is not None and order.kind == "kill":
+    while (command := read_command(folder)) is not None and command.kind == "pause":
+        time.sleep(_READ_EVERY_S)
+    if command is not None and command.kind == "kill":
         raise KeyboardInterrupt
-    return order is None or order.kind == "run"
+    return command is None or command.kind == "run"
 
 
 @contextmanager
-def listen_for_commands(folder: SweepFolder, again: str) -> Iterator[None]:
-    """Begin with the order to run; beside the block, tell of each new one, and end it as Ctrl-C does on `kill`."""
-    seen, over = send_command(folder, "run", again), threading.Event()
+def listen_for_commands(folder: SweepFolder, resume_command: str) -> Iterator[None]:
+    """Send `run`, then log each new command while the block runs; `kill` interrupts the process as Ctrl-C does."""
+    seen, stopped = send_command(folder, "run", resume_command), threading.Event()
 
     def watch() -> None:
         nonlocal seen
-        while not over.wait(_LOOK_EVERY_S):
+        while not stopped.wait(_READ_EVERY_S):
             try:
-                order = read_command(folder)
+                command = read_command(folder)
             except OSError:
-                continue  # the storage is away for a moment
-            if order is None or order == seen:  # a store may have another order of this number, which then holds
+                continue  # the storage does not answer just now
+            if command is None or command == seen:  # compared whole: in a store, another command may win this number
                 continue
-            seen = order
-            _log.info("%s (by %s)", _MEANING[order.kind], order.by)
-            if order.kind == "kill":
+            seen = command
+            _log.info("%s (by %s)", _MEANING[command.kind], command.sent_by)
+            if command.kind == "kill":
                 os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=watch, name="dmray-control", daemon=True)
+    thread = threading.Thread(target=watch, name="dmray-commands", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         thread.join()

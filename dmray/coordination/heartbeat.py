@@ -1,4 +1,4 @@
-"""A driver's sign of life, as a file or as an object of a store."""
+"""The heartbeat of a sweep's driver: a small file, or an object in a store, that the driver rewrites."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ HEARTBEAT_NAME = ".driver.json"
 
 
 class Heartbeat(Spec):
-    """What `.driver.json` holds; `count` grows with each renewal, `time_s` is for people."""
+    """The content of `.driver.json`.
+
+    `holder` is a random id of the driver, `count` grows with each renewal, `time_s` (Unix time) is shown to people.
+    """
 
     host: str
     pid: int
@@ -28,32 +31,32 @@ class Heartbeat(Spec):
 
     @classmethod
     def now(cls, holder: str, count: int) -> Heartbeat:
-        """This process's."""
+        """A heartbeat of this process."""
         return cls(host=socket.gethostname(), pid=os.getpid(), holder=holder, count=count, time_s=time.time())
 
 
 class Heartbeats(Protocol):
-    """Where a sweep's beat is."""
+    """Reads and writes the heartbeat of one sweep."""
 
     def read(self) -> Heartbeat | None:
-        """None: there is none, or it is no beat."""
+        """The heartbeat; None if there is none or its content is not one."""
 
     def write(self, heartbeat: Heartbeat, create: bool = False) -> bool:
-        """Put `beat` there; with `create`, only where there is none. Whether it was put."""
+        """Write the heartbeat; with `create`, only if there is none yet. Returns whether it was written."""
 
     def remove(self) -> None:
-        """Remove what is there."""
+        """Remove the heartbeat, if there is one."""
 
 
 class FileHeartbeats:
-    """The beat in a sweep's folder. Its writer holds a file lock, so `create` always succeeds."""
+    """The heartbeat in a sweep's folder. Its writer holds a file lock, so `create` always succeeds."""
 
     def __init__(self, folder: SweepFolder) -> None:
         self._file = folder.path / HEARTBEAT_NAME
 
     def read(self) -> Heartbeat | None:
         try:
-            return _parsed(self._file.read_bytes())
+            return _parse(self._file.read_bytes())
         except FileNotFoundError:
             return None
 
@@ -66,13 +69,13 @@ class FileHeartbeats:
 
 
 class StoreHeartbeats:
-    """The beat in an object store. `create` is exact where the store knows conditional puts."""
+    """The heartbeat in an object store. `create` is safe against others if the store supports conditional puts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def read(self) -> Heartbeat | None:
-        return _parsed(self._store.read(HEARTBEAT_NAME) or b"")
+        return _parse(self._store.read(HEARTBEAT_NAME) or b"")
 
     def write(self, heartbeat: Heartbeat, create: bool = False) -> bool:
         content = heartbeat.model_dump_json().encode()
@@ -85,7 +88,7 @@ class StoreHeartbeats:
         self._store.remove(HEARTBEAT_NAME)
 
 
-def _parsed(content: bytes) -> Heartbeat | None:
+def _parse(content: bytes) -> Heartbeat | None:
     try:
         return Heartbeat.model_validate_json(content)
     except ValidationError:

@@ -1,8 +1,7 @@
-"""Orders to a sweep in an object store: one object an order, named by its number; the highest one holds.
+"""Commands to a sweep in an object store: one object per command, named by its number; the highest number is current.
 
-An object that two write at once is the last writer's, and the other's order would be lost unseen. But an object can be
-put under a name that nobody has taken yet, so here each number is one order's, whoever gives it and from where: of
-two at the same moment one is told that it came second.
+If all commands were written to the same object, two written at the same moment would overwrite each other unnoticed.
+Creating an object under a new name fails if the name is taken, so the second of the two learns that it came second.
 """
 
 from __future__ import annotations
@@ -14,54 +13,61 @@ from dmray.errors import StorageError
 from dmray.records import SweepFolder
 from dmray.storage import Store
 
-_PLACE = "orders"
+_PREFIX = "commands"
 
 
 class StoreCommands:
-    """The orders in `store`. Safe for threads.
+    """The commands in `store`. Safe to use from several threads.
 
     Raises (all methods):
-        StorageError, StoreUnavailableError: as their names say.
+        StoreUnavailableError: the store does not answer.
+        StorageError: the store refuses access, or holds a command that cannot be parsed.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._newest: tuple[str, str, SweepCommand] | None = None  # name, version and content: read once
+        self._latest: tuple[str, str, SweepCommand] | None = None  # name, version, content: each object is read once
 
     def latest(self) -> SweepCommand | None:
-        """The order that holds; None where no driver ever began."""
-        listed = self._store.list(_PLACE)
+        """The current command; None if no driver has started the sweep."""
+        listed = self._store.list(_PREFIX)
         if not listed:
             return None
         name = max(listed)
-        if self._newest is not None and self._newest[:2] == (name, listed[name]):
-            return self._newest[2]
+        if self._latest is not None and self._latest[:2] == (name, listed[name]):
+            return self._latest[2]
         content = self._store.read(name)
-        if content is None:  # removed since, with the sweep
+        if content is None:  # the sweep was removed after the listing
             return None
         try:
-            order = SweepCommand.model_validate_json(content)
+            command = SweepCommand.model_validate_json(content)
         except ValidationError:
-            raise StorageError(f"{self._store.url}/{name}: no order of this version of dmray; remove it") from None
-        self._newest = (name, listed[name], order)
-        return order
+            raise StorageError(
+                f"{self._store.url}/{name}: not a command of this version of dmray; remove the object"
+            ) from None
+        self._latest = (name, listed[name], command)
+        return command
 
-    def add(self, order: SweepCommand) -> bool:
-        """Put `order` there; False if another one has its number."""
-        return self._store.create(f"{_PLACE}/{order.number:06d}.json", order.model_dump_json(indent=2).encode())
+    def add(self, command: SweepCommand) -> bool:
+        """Write `command`. False, and nothing is written, if another command has its number."""
+        content = command.model_dump_json(indent=2).encode()
+        return self._store.create(f"{_PREFIX}/{command.number:06d}.json", content)
 
-    def exchange(self, folder: SweepFolder) -> None:
-        """Make the order here and in a driver's folder the same: the higher one, and of one number this one."""
-        theirs, mine = self.latest(), read_command(folder)
-        if mine is not None and (theirs is None or mine.number > theirs.number):
-            if self.add(mine):
+    def sync(self, folder: SweepFolder) -> None:
+        """For the driver: make its folder and the store hold the same command.
+
+        The higher number wins; of two commands with one number, the one in the store.
+        """
+        stored, local = self.latest(), read_command(folder)
+        if local is not None and (stored is None or local.number > stored.number):
+            if self.add(local):
                 return
-            theirs = self.latest()
-        if theirs is not None and theirs != mine:
-            write_command(folder, theirs)
+            stored = self.latest()
+        if stored is not None and stored != local:
+            write_command(folder, stored)
 
-    def take(self, folder: SweepFolder) -> None:
-        """Make the order in a worker's folder the one that holds."""
-        order = self.latest()
-        if order is not None and order != read_command(folder):
-            write_command(folder, order)
+    def download(self, folder: SweepFolder) -> None:
+        """For workers and readers: write the store's current command into `folder`."""
+        stored = self.latest()
+        if stored is not None and stored != read_command(folder):
+            write_command(folder, stored)

@@ -1,12 +1,13 @@
-"""One driver a sweep: a second one on the same folder is refused, and a killed one leaves nothing that lasts.
+"""The lock of a sweep: it has one driver at a time; a second one is refused, and a killed one blocks nobody.
 
-On one machine a file lock says so at once, and the system lets go of it with the process. Storage that several machines
-share may not pass locks on, so the driver also renews `.driver.json` every few seconds. Whoever finds one left behind
-by another machine watches it: if it changes, its driver lives; if it stays the same for `STALE_S`, it is taken over.
-Only the watcher's own clock is read, so clocks that differ between machines do not matter.
+On one machine a file lock decides, which the system releases when the process ends. File locks may not work between
+machines that share a folder, so the driver also renews a heartbeat, `.driver.json`, every few seconds. A new driver
+that finds the heartbeat of another machine watches it for `stale_s`: if it changes, that driver is alive and the new
+one is refused; if it does not change, the new driver takes the sweep over. Only the new driver's own clock is used,
+so clocks that differ between machines do no harm.
 
-In an object store the beat is an object, and there is no lock. Who comes first is decided by a conditional put. In a
-takeover, and in stores that know no such put, the last writer has it: whoever wrote reads again.
+An object store has heartbeats and no file locks. There a conditional put decides who comes first. In a takeover, and
+in stores without conditional puts, the last writer wins: every writer reads the heartbeat again after `settle_s`.
 """
 
 from __future__ import annotations
@@ -34,14 +35,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LockTiming:
-    """A driver renews its beat every `beat_s`; one that stands still for `stale_s` is dead.
+    """Intervals of the lock, in seconds."""
 
-    What was written to a store is there for everybody within `settle_s`.
-    """
-
-    heartbeat_s: float = 5.0
-    stale_s: float = 30.0
-    settle_s: float = 1.0
+    heartbeat_s: float = 5.0  # between two heartbeats
+    stale_s: float = 30.0  # a driver whose heartbeat does not change for so long is dead
+    settle_s: float = 1.0  # a write to a store is visible to all machines after this time
 
 
 LOCK_TIMING = LockTiming()
@@ -49,7 +47,7 @@ LOCK_TIMING = LockTiming()
 
 @dataclass(frozen=True)
 class Driver:
-    """Who drives a sweep, as another process sees it."""
+    """The driver of a sweep, as seen from another process. `age_s` is the age of its heartbeat."""
 
     host: str
     pid: int
@@ -62,14 +60,15 @@ class Driver:
 
 
 def describe_missing_driver(driver: Driver | None) -> str:
-    """What to tell where no driver is alive."""
-    return "no driver is at work" if driver is None else f"its driver is gone: {driver}"
+    """A message for a sweep whose driver is not alive."""
+    return "no driver is running" if driver is None else f"its driver is dead: {driver}"
 
 
 def find_driver(folder: SweepFolder, timing: LockTiming = LOCK_TIMING) -> Driver | None:
-    """The last driver that has not ended in peace. On another machine it counts as alive while its beat is fresh.
+    """The driver whose heartbeat is there: it runs, or it ended without removing its heartbeat.
 
-    (By this machine's clock, which is good enough to tell people; `lease` itself trusts no other clock.)
+    On another machine it counts as alive while its heartbeat is younger than `stale_s` by this machine's clock. That
+    is good enough to show to people; taking the lock compares no clocks.
     """
     heartbeat = FileHeartbeats(folder).read()
     if heartbeat is None:
@@ -81,61 +80,72 @@ def find_driver(folder: SweepFolder, timing: LockTiming = LOCK_TIMING) -> Driver
 
 @contextlib.contextmanager
 def folder_lock(folder: SweepFolder, timing: LockTiming = LOCK_TIMING) -> Iterator[None]:
-    """Hold the sweep's folder until the end of the block, or of the process.
+    """Hold the lock of the sweep's folder until the block, or the process, ends.
 
-    If another driver has taken the folder over meanwhile (this one slept longer than `stale_s`), the block is
-    interrupted as by Ctrl-C.
+    If another driver takes the sweep over meanwhile (because this machine was suspended for longer than `stale_s`),
+    the block is interrupted as by Ctrl-C.
 
     Raises:
-        StorageError: another driver holds it.
+        StorageError: another driver holds the lock.
     """
     heartbeats = FileHeartbeats(folder)
-    busy = f"{_holder(heartbeats.read())} runs this sweep already; wait for it or stop it"
+    busy = _already_running_text(heartbeats.read())
     with (
         file_lock(folder.driver_lock, timeout_s=0.0, busy=busy),
-        _held(str(folder.path), heartbeats, timing, settle_s=0.0),
+        _hold(str(folder.path), heartbeats, timing, settle_s=0.0),
     ):
         yield
 
 
 @contextlib.contextmanager
 def store_lock(store: Store, timing: LockTiming = LOCK_TIMING) -> Iterator[None]:
-    """Hold the sweep's part of an object store, as `lease` holds a folder."""
-    with _held(store.url, StoreHeartbeats(store), timing, timing.settle_s):
+    """Hold the lock of a sweep in an object store, as `folder_lock` holds a folder's.
+
+    Raises:
+        StorageError: another driver holds the lock.
+        StoreUnavailableError: the store does not answer.
+    """
+    with _hold(store.url, StoreHeartbeats(store), timing, timing.settle_s):
         yield
 
 
 @contextlib.contextmanager
-def _held(where: str, heartbeats: Heartbeats, timing: LockTiming, settle_s: float) -> Iterator[None]:
+def _hold(where: str, heartbeats: Heartbeats, timing: LockTiming, settle_s: float) -> Iterator[None]:
     found = _wait_until_stale(where, heartbeats, timing)
     holder = uuid4().hex
-    first = heartbeats.write(Heartbeat.now(holder, 0), create=found is None)
+    written = heartbeats.write(Heartbeat.now(holder, 0), create=found is None)
     time.sleep(settle_s)
     seen = heartbeats.read()
-    if not first or (seen is not None and seen.holder != holder):
-        raise _refusal(where, seen)
-    with _heartbeat_beside(where, heartbeats, holder, timing):
+    if not written or (seen is not None and seen.holder != holder):
+        raise _already_running(where, seen)
+    with _renew_heartbeat(where, heartbeats, holder, timing):
         yield
 
 
-def needs_watching(heartbeat: Heartbeat | None, host: str, pid_alive: bool) -> bool:
-    """Whether a beat that was found may be a living driver's: not if its machine is this one and its process is gone.
+def may_be_alive(heartbeat: Heartbeat | None, host: str, pid_alive: bool) -> bool:
+    """Whether the driver that wrote a heartbeat may be alive. False only if it ran on this host and its process ended.
 
-    (Its file lock was free, so on this machine it is gone unless this file system knows no locks.)
+    (A driver on this host usually holds the file lock too, but some file systems have no locks.)
     """
     return heartbeat is not None and (heartbeat.host != host or pid_alive)
 
 
 def _wait_until_stale(where: str, heartbeats: Heartbeats, timing: LockTiming) -> Heartbeat | None:
-    """What a driver that is gone has left.
+    """Return the heartbeat of a dead driver, after watching it for `stale_s` if need be; None if there is none.
 
     Raises:
-        StorageError: it is not gone.
+        StorageError: the driver is alive.
     """
     found = heartbeats.read()
-    if found is None or not needs_watching(found, socket.gethostname(), _alive(found.pid)):
+    if found is None or not may_be_alive(found, socket.gethostname(), _alive(found.pid)):
         return found
-    _log.warning("%s: a driver on %s (process %d) may hold it; watching", where, found.host, found.pid)
+    _log.warning(
+        "%s: process %d on %s may be running this sweep; watching its heartbeat for %g s",
+        where,
+        found.pid,
+        found.host,
+        timing.stale_s,
+    )
     deadline = time.monotonic() + timing.stale_s
     while time.monotonic() < deadline:
         time.sleep(min(timing.heartbeat_s, 1.0))
@@ -143,19 +153,19 @@ def _wait_until_stale(where: str, heartbeats: Heartbeats, timing: LockTiming) ->
         if seen is None:
             return None
         if seen != found:
-            raise _refusal(where, seen)
-    _log.warning("%s: no sign of it for %g s; taking the sweep over", where, timing.stale_s)
+            raise _already_running(where, seen)
+    _log.warning("%s: no heartbeat for %g s; taking the sweep over", where, timing.stale_s)
     return found
 
 
 @contextlib.contextmanager
-def _heartbeat_beside(where: str, heartbeats: Heartbeats, holder: str, timing: LockTiming) -> Iterator[None]:
-    """Renew the beat beside the block."""
-    over = threading.Event()
+def _renew_heartbeat(where: str, heartbeats: Heartbeats, holder: str, timing: LockTiming) -> Iterator[None]:
+    """Renew the heartbeat in a thread while the block runs, and remove it at the end."""
+    stopped = threading.Event()
 
     def renew() -> None:
         count = 0
-        while not over.wait(timing.heartbeat_s):
+        while not stopped.wait(timing.heartbeat_s):
             count += 1
             try:
                 seen = heartbeats.read()
@@ -164,26 +174,26 @@ def _heartbeat_beside(where: str, heartbeats: Heartbeats, holder: str, timing: L
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 heartbeats.write(Heartbeat.now(holder, count))
-            except (OSError, StorageError) as problem:  # storage that comes back within `stale_s` has lost nothing
-                _log.warning("%s: the lease cannot be renewed: %s", where, problem)
+            except (OSError, StorageError) as problem:  # harmless if the storage answers again within `stale_s`
+                _log.warning("%s: the heartbeat cannot be renewed: %s", where, problem)
 
-    thread = threading.Thread(target=renew, name="dmray-lease", daemon=True)
+    thread = threading.Thread(target=renew, name="dmray-heartbeat", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         thread.join()
-        _let_go(where, heartbeats, holder)
+        _release(where, heartbeats, holder)
 
 
-def _let_go(where: str, heartbeats: Heartbeats, holder: str) -> None:
+def _release(where: str, heartbeats: Heartbeats, holder: str) -> None:
     try:
         seen = heartbeats.read()
         if seen is not None and seen.holder == holder:
             heartbeats.remove()
-    except StorageError as problem:  # whoever comes next finds that nobody renews it
-        _log.warning("%s: the lease could not be taken back: %s", where, problem)
+    except StorageError as problem:  # the next driver finds that nobody renews it
+        _log.warning("%s: the heartbeat cannot be removed: %s", where, problem)
 
 
 def _alive(pid: int) -> bool:
@@ -196,9 +206,10 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _refusal(where: str, heartbeat: Heartbeat | None) -> StorageError:
-    return StorageError(f"{where}: {_holder(heartbeat)} runs this sweep already; wait for it or stop it")
+def _already_running(where: str, heartbeat: Heartbeat | None) -> StorageError:
+    return StorageError(f"{where}: {_already_running_text(heartbeat)}")
 
 
-def _holder(heartbeat: Heartbeat | None) -> str:
-    return f"process {heartbeat.pid} on {heartbeat.host}" if heartbeat else "another process"
+def _already_running_text(heartbeat: Heartbeat | None) -> str:
+    who = f"process {heartbeat.pid} on {heartbeat.host}" if heartbeat else "another process"
+    return f"{who} runs this sweep already; wait until it has ended, or stop it with dmray stop"

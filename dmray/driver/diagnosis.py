@@ -1,4 +1,4 @@
-"""What `python -m dmray.doctor` finds: each thing looked at is tried, not guessed."""
+"""The checks of `python -m dmray.doctor`. Each one tries the thing that it checks."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ from dmray.rollout.film import write_strips
 from dmray.tasks import FAMILIES, TASKS
 
 _GIB = 2**30
-_LEAST_FREE_GIB = 5.0
+_MIN_FREE_GIB = 5.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`found` is what is there, or what is missing with its cure; "optional" is missing but not needed by all."""
+    """One check. `detail` says what is there, or what is missing and how to get it.
+
+    The verdict "optional" means missing, and needed only by some sweeps.
+    """
 
     name: str
     verdict: Literal["ok", "missing", "optional"]
-    found: str
+    detail: str
 
 
 def diagnose(storage: Path, mlflow_uri: str | None) -> Iterator[Finding]:
-    """Look at everything; nothing is changed, and nothing downloaded."""
+    """Run all checks. Nothing is changed or downloaded."""
     yield from _machine(storage)
     yield from _packages()
     yield from _scans()
@@ -44,7 +47,7 @@ def diagnose(storage: Path, mlflow_uri: str | None) -> Iterator[Finding]:
     yield _rendering()
     yield _calibration()
     if mlflow_uri:
-        yield _tried("MLflow", lambda: probe(mlflow_uri), f"{without_secrets(mlflow_uri)} answers")
+        yield _try("MLflow", lambda: probe(mlflow_uri), f"{without_secrets(mlflow_uri)} answers")
 
 
 def _machine(storage: Path) -> Iterator[Finding]:
@@ -55,8 +58,8 @@ def _machine(storage: Path) -> Iterator[Finding]:
     else:
         yield _gpu(hardware["gpu"])
     free = free_bytes(storage) / _GIB
-    cure = "" if free >= _LEAST_FREE_GIB else f", less than {_LEAST_FREE_GIB:g}: choose another --storage"
-    yield Finding("disk", "missing" if cure else "ok", f"{free:.1f} GiB free at {storage}{cure}")
+    hint = "" if free >= _MIN_FREE_GIB else f", less than {_MIN_FREE_GIB:g}: choose another --storage"
+    yield Finding("disk", "missing" if hint else "ok", f"{free:.1f} GiB free at {storage}{hint}")
 
 
 def _gpu(name: str) -> Finding:
@@ -64,7 +67,7 @@ def _gpu(name: str) -> Finding:
 
     if torch.cuda.is_available():
         return Finding("GPU", "ok", f"{torch.cuda.device_count()} x {name}, CUDA {torch.version.cuda}")
-    return Finding("GPU", "missing", f"{name}, which this PyTorch cannot use: install a CUDA build of torch")
+    return Finding("GPU", "missing", f"{name}, but this PyTorch cannot use it: install a CUDA build of torch")
 
 
 def _packages() -> Iterator[Finding]:
@@ -74,7 +77,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _scans() -> Iterator[Finding]:
-    """Each backend computes a scan of ones where it belongs."""
+    """Run each scan backend once, on the device that it is for."""
     import torch
 
     from dmray.models.selective_scan import SCAN_BACKENDS
@@ -84,38 +87,42 @@ def _scans() -> Iterator[Finding]:
         if device == "cpu" or torch.cuda.is_available():
             ones = torch.ones(1, 2, 4, device=device)
             inputs = (ones, ones, -ones[0, 0].expand(4, 4), ones, ones, ones[0, 0], ones, ones[0, 0])
-            yield _tried(f"scan {name}", partial(lambda load, args: load()(*args, True), load, inputs), optional=True)
+            yield _try(f"scan {name}", partial(lambda load, args: load()(*args, True), load, inputs), optional=True)
 
 
 def _engines() -> Iterator[Finding]:
-    """Each simulator is built once, for one of its tasks."""
+    """Build each simulator once, for one of its tasks."""
     by_engine = attrgetter("engine")
     for engine, group in groupby(sorted(FAMILIES.values(), key=by_engine), key=by_engine):
         families = list(group)
         build = partial(lambda task: make_engine(task, 1).close(), families[0].tasks[0])
         names = ", ".join(dict.fromkeys(family.name for family in families))
         optional = all(family.optional_packages for family in families)
-        yield _tried(f"simulator {engine}", build, names, optional=optional)
+        yield _try(f"simulator {engine}", build, names, optional=optional)
 
 
 def _rendering() -> Finding:
     task = TASKS["maze2d-open"]
     with tempfile.TemporaryDirectory() as folder:
         still = [np.zeros((2, task.observation_dim), np.float32)]
-        return _tried("pictures", lambda: write_strips(task, still, [Path(folder) / "still.png"]), optional=True)
+        return _try("pictures", lambda: write_strips(task, still, [Path(folder) / "still.png"]), optional=True)
 
 
 def _calibration() -> Finding:
     hardware = hardware_name()
     made = load_calibration(hardware)
     if made is None:
-        return Finding("calibration", "optional", "none of this hardware; --calibrate makes it, for the bill of --plan")
-    return Finding("calibration", "ok", f"{hardware}, made {made.made}")
+        return Finding(
+            "calibration",
+            "optional",
+            "none for this hardware; --calibrate makes one, for the hours of --plan",
+        )
+    return Finding("calibration", "ok", f"{hardware}, measured {made.made}")
 
 
-def _tried(name: str, action: Callable[[], object], found: str = "works", optional: bool = False) -> Finding:
+def _try(name: str, action: Callable[[], object], detail: str = "works", optional: bool = False) -> Finding:
     try:
         action()
     except (DmrayError, ImportError, OSError, RuntimeError) as problem:
         return Finding(name, "optional" if optional else "missing", str(problem).splitlines()[0])
-    return Finding(name, "ok", found)
+    return Finding(name, "ok", detail)

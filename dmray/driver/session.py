@@ -139,7 +139,7 @@ def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None
     mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials)
     reports: list[Path] = []
     try:
-        with PeriodicThread(mirror, tracking.flush_every_s):
+        with PeriodicThread(mirror, tracking.flush_every_s, name="dmray-mlflow-mirror"):
             yield reports.append
     finally:
         mirror.close(*reports)

@@ -1,4 +1,4 @@
-"""The driver of a sweep whose storage is an object store. With a folder as storage it only takes the folder's lock."""
+"""Keep the driver's folder and an object store in sync. If the storage is a folder, only take the sweep's lock."""
 
 from __future__ import annotations
 
@@ -12,60 +12,62 @@ from dmray.periodic_thread import PeriodicThread
 from dmray.planning.plan import Plan
 from dmray.records import SweepFolder
 from dmray.specs import NO_MLFLOW, SweepSpec
-from dmray.storage import SweepCopy, is_url, store_of
+from dmray.storage import SweepCopy, is_url, open_store
 from dmray.storage.outages import SkipDuringOutage, retry_while_unavailable
 
-Refresh = Callable[[], None]  # makes a driver's folder what the storage is
+Refresh = Callable[[], None]  # syncs the driver's folder and the store now
 _PULL_EVERY_S = 10.0
 _COMMANDS_EVERY_S = 5.0
 
 
 @contextlib.contextmanager
 def sweep_lock(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
-    """Hold the sweep as its only driver.
+    """Hold the sweep's lock while the block runs, and sync `folder` with the store in the background.
 
-    `folder` is up to date at the start; folder and store are, each with what the other has, when the yielded function
-    returns.
+    `folder` is up to date when the block begins, and again whenever the yielded function was called.
 
     Raises:
-        StorageError: another driver holds it, or the store cannot be written.
+        StorageError: another driver holds the lock, or the store cannot be written.
         StoreUnavailableError: the store does not answer.
     """
     if not is_url(plan.sweep.storage):
         with folder_lock(folder):
             yield lambda: None
         return
-    store = store_of(plan.sweep.storage, folder.name)
+    store = open_store(plan.sweep.storage, folder.name)
     store.require_writable()
     with folder_lock(folder), store_lock(store):
         copy = SweepCopy(store, folder, with_weights=plan.sweep.tracking.mlflow_uri != NO_MLFLOW)
         commands = StoreCommands(store)
 
         def refresh() -> None:
-            commands.exchange(folder)
+            commands.sync(folder)
             copy.pull()
             copy.push()
 
-        copy.open()
-        commands.exchange(folder)
-        exchanging = SkipDuringOutage(lambda: commands.exchange(folder))
-        try:  # a pull of much must not keep orders waiting
-            with PeriodicThread(exchanging, _COMMANDS_EVERY_S), PeriodicThread(copy, _PULL_EVERY_S):
+        copy.download()
+        commands.sync(folder)
+        syncing = SkipDuringOutage(lambda: commands.sync(folder))
+        try:  # two threads, so that a long pull does not delay a command
+            with (
+                PeriodicThread(syncing, _COMMANDS_EVERY_S),
+                PeriodicThread(copy, _PULL_EVERY_S),
+            ):
                 yield lambda: retry_while_unavailable(refresh)
         finally:
-            exchanging.advance()
+            syncing.advance()
             copy.advance()
         retry_while_unavailable(copy.push)
 
 
 def ray_storage_path(sweep: SweepSpec, folder: SweepFolder) -> str:
-    """Where Ray keeps its own files of a sweep: seen by all machines."""
+    """The `storage_path` for Ray's own files of a sweep; all machines reach it."""
     return f"{sweep.storage.rstrip('/')}/{folder.name}/ray" if is_url(sweep.storage) else str(folder.ray_attempts)
 
 
 def clear_ray_files(sweep: SweepSpec, folder: SweepFolder) -> None:
-    """Remove Ray's own files of all attempts; its caller is the only driver."""
+    """Remove Ray's own files of all attempts. The caller holds the sweep's lock."""
     if is_url(sweep.storage):
-        store_of(sweep.storage, folder.name).remove_all("ray")
+        open_store(sweep.storage, folder.name).remove_all("ray")
     else:
         shutil.rmtree(folder.ray_attempts, ignore_errors=True)

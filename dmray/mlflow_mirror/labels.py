@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dmray.methods import METHODS
 from dmray.records.records import AttemptFailed, AttemptStarted, TrialDone, TrialStopped
 from dmray.specs import SweepSpec, TrialSpec, canonical_json
 from dmray.tasks import task_of
@@ -22,8 +23,8 @@ PARENT = "mlflow.parentRunId"
 
 
 def method_label(method: str) -> str:
-    """A method as papers write it: DT, DM, DM+R, HDT, HDM."""
-    return method.upper()
+    """A method as papers write it: DT, DM+R, HDM."""
+    return METHODS[method].label
 
 
 def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dmray.mlflow_mirror.mirror import Lag, MlflowMirror
 from dmray.planning.manifest import read_manifest
 from dmray.records import SweepFolder
 from dmray.specs import NO_MLFLOW
-from dmray.storage import SweepCopy, begun_sweep
+from dmray.storage import SweepCopy, existing_sweep_store
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def replay_from_store(storage: str, name: str, uri: str | None, register: bool =
         StorageError, StoreUnavailableError: as `replay`, and as their names say.
         TrackingError: as `replay`.
     """
-    with store_lock(begun_sweep(storage, name)):
-        copy = SweepCopy.fetched(storage, name, with_weights=True)
+    with store_lock(existing_sweep_store(storage, name)):
+        copy = SweepCopy.downloaded(storage, name, with_weights=True)
         copy.fetch_report()
         replayed = replay(copy.folder, uri, register)
         copy.push()  # the name by which another machine finds these runs again, if they are the first

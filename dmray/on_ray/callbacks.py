@@ -53,7 +53,7 @@ class PauseStopper(tune.Callback, tune.Stopper):  # type: ignore[misc]
         self._still_saving: set[str] | None = None
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not self._command.still_holds():
+        if not self._command.should_continue():
             running = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
             self._still_saving = running if self._still_saving is None else self._still_saving & running
 

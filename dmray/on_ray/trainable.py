@@ -29,7 +29,7 @@ def run_through_train(config: dict[str, Any]) -> None:
 
     given = TrainableConfig.model_validate_json(config["trainable"])
     fetch_command(given.job)
-    if not CommandWatcher(given.job.sweep_folder, given.job.command_number).still_holds():
+    if not CommandWatcher(given.job.sweep_folder, given.job.command_number).should_continue():
         return  # starting a worker to find this out would take seconds
     resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:

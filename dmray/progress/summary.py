@@ -95,7 +95,7 @@ def summarize(follower: Follower) -> Summary:
         folder=str(folder.path),
         driver=driver,
         order=order.kind if order else None,
-        ordered_by=order.by if order else None,
+        ordered_by=order.sent_by if order else None,
         trials=len(states),
         states={state: counts[state] for state in (*STATES, "interrupted")},
         steps=progress.steps,

@@ -16,7 +16,7 @@ from dmray.errors import StorageError
 from dmray.progress.progress import done_long_ago
 from dmray.records import SweepFolder, TrialFolder
 from dmray.specs import load_sweep
-from dmray.storage import ReadOnlyView, Store, begun_sweep, is_url, split_url
+from dmray.storage import ReadOnlyView, Store, existing_sweep_store, is_url, split_url
 
 _MOST_NAMES = 12
 
@@ -68,7 +68,7 @@ class StoreSweepHandle(SweepHandle):
         self._orders, self._glimpse = StoreCommands(store), ReadOnlyView(store, folder)
 
     def driver_and_command(self) -> tuple[Driver | None, SweepCommand | None]:
-        self._orders.take(self.folder)
+        self._orders.download(self.folder)
         self._glimpse.fetch(HEARTBEAT_NAME)
         return super().driver_and_command()
 
@@ -87,7 +87,7 @@ class StoreSweepHandle(SweepHandle):
     def send_command(self, kind: CommandKind) -> None:
         if not self._orders.add(next_command(read_command(self.folder), kind)):
             now = self._orders.latest()
-            other = f"{now.kind}, by {now.by}" if now else "removed since"
+            other = f"{now.kind}, by {now.sent_by}" if now else "removed since"
             raise StorageError(f"{self.where}: another order came first ({other}), and holds; look, and try again")
 
 
@@ -96,14 +96,14 @@ def find_sweep(source: str, storage: str | None = None) -> Iterator[SweepHandle]
     """The sweep that `locate` finds.
 
     Raises:
-        SpecError, StorageError: as `locate` and `begun_sweep`. (A folder may be any.)
+        SpecError, StorageError: as `locate` and `existing_sweep_store`. (A folder may be any.)
         StoreUnavailableError: the store does not answer.
     """
     place, name = locate(source, storage)
     if not is_url(place):
         yield SweepHandle(SweepFolder(Path(place), name))
         return
-    store = begun_sweep(place, name)
+    store = existing_sweep_store(place, name)
     with tempfile.TemporaryDirectory(prefix="dmray-look-") as folder:
         yield StoreSweepHandle(store, SweepFolder(Path(folder), name))
 

@@ -1,6 +1,9 @@
-"""Sweeps whose storage is an object store: files are worked on here and kept there. Light: fsspec loads when opened."""
+"""Sweeps in an object store: trials work on local folders, which are copied to and from the store.
 
-from dmray.storage.place import Role, begun_sweep, is_url, object_name, split_url, store_of, sweep_folder
+Importing this package does not import fsspec; opening a store does.
+"""
+
+from dmray.storage.place import Role, existing_sweep_store, is_url, object_name, open_store, split_url, sweep_folder
 from dmray.storage.publisher import Publisher
 from dmray.storage.read_only_view import ReadOnlyView
 from dmray.storage.store import Store
@@ -13,13 +16,13 @@ __all__ = [
     "Role",
     "Store",
     "SweepCopy",
-    "begun_sweep",
     "clear_trial",
     "download_trial",
+    "existing_sweep_store",
     "fetch_from_store",
     "is_url",
     "object_name",
+    "open_store",
     "split_url",
-    "store_of",
     "sweep_folder",
 ]

@@ -1,4 +1,4 @@
-"""What to do while an object store does not answer: try again for a while, or leave it to the next time."""
+"""What to do while an object store does not answer: retry for a while, or skip until the next time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 from dmray.errors import StorageError, StoreUnavailableError
 
-RETRY_FOR_S = 300.0  # longer outages are rare, and the next attempt starts from what the store has
+RETRY_FOR_S = 300.0  # after a longer outage the attempt fails, and the next one starts from the store
 _RETRY_EVERY_S = 2.0
 _log = logging.getLogger(__name__)
 
 
 class SkipDuringOutage:
-    """A call to repeat beside other work (`PeriodicThread`); when the store fails, the next call tries again."""
+    """Work for a `PeriodicThread`: when the store fails, nothing is raised and the next call retries."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
 
     def advance(self) -> bool:
-        """Call once; whether it succeeded."""
+        """Call once. Returns whether it succeeded."""
         try:
             self._call()
         except StorageError:
@@ -29,10 +29,10 @@ class SkipDuringOutage:
 
 
 def retry_while_unavailable(call: Callable[[], object]) -> None:
-    """Call again while the store does not answer, for `RETRY_FOR_S`.
+    """Call until the store answers, for at most `RETRY_FOR_S`.
 
     Raises:
-        StoreUnavailableError: it still does not answer after that time.
+        StoreUnavailableError: the store does not answer within that time.
     """
     deadline = time.monotonic() + RETRY_FOR_S
     while True:
@@ -42,5 +42,5 @@ def retry_while_unavailable(call: Callable[[], object]) -> None:
         except StoreUnavailableError as problem:
             if time.monotonic() > deadline:
                 raise
-            _log.warning("%s; trying again", problem)
+            _log.warning("%s; retrying", problem)
             time.sleep(_RETRY_EVERY_S)

@@ -1,12 +1,14 @@
-"""Where a sweep is: a folder that every machine sees, or an object store with working folders on each machine.
+"""Where a sweep's files are: in a folder that every machine mounts, or in an object store.
 
-$DMRAY_CACHE/storage/<digest of the URL>/<role>/<sweep>/      (`dmray.files.cache_folder`)
+With an object store, each machine has working folders, one for each role (`dmray.files.cache_folder`):
 
-    worker   one trial's files are written here by its worker, and published from here
-    driver   what the driver has pulled of all trials, and what it writes itself
-    reader   the same for whoever only looks: a report, a plan, an evaluation
+$DMRAY_CACHE/storage/<digest of the URL>/<role>/<sweep>/      (default of $DMRAY_CACHE: ~/.cache/dmray)
 
-Each file has one writer, so no role ever has to guess what another one of the same machine meant.
+    worker   the trials that train on this machine; their workers publish them to the store
+    driver   the driver's copy of all trials, and the files that it writes itself
+    reader   the copy of a report, a plan or an evaluation
+
+The roles do not share a folder, so each file has one writer.
 """
 
 from __future__ import annotations
@@ -24,62 +26,63 @@ Role = Literal["worker", "driver", "reader"]
 
 
 def is_url(storage: str) -> bool:
-    """Whether a sweep's `storage` is an object store."""
+    """Whether `storage` is an object store's URL; otherwise it is a folder."""
     return "://" in storage
 
 
 def sweep_folder(storage: str, name: str, role: Role) -> SweepFolder:
-    """Where the sweep's files are on this machine: the storage itself if it is a folder."""
+    """The sweep's folder on this machine: in the storage itself if that is a folder, else the role's working folder."""
     if not is_url(storage):
         return SweepFolder(Path(storage).expanduser().resolve(), name)
     digest = hashlib.sha256(storage.rstrip("/").encode()).hexdigest()[:12]
     return SweepFolder(cache_folder() / "storage" / digest / role, name)
 
 
-def store_of(storage: str, name: str) -> Store:
-    """The sweep's part of an object store.
+def open_store(storage: str, name: str) -> Store:
+    """The folder `name` of an object store; the store is not contacted.
 
     Raises:
-        StorageError: no such scheme.
-        MissingPackageError: its package is not installed.
+        StorageError: the URL's scheme is unknown.
+        MissingPackageError: the package for the scheme is not installed.
     """
     return Store(f"{storage.rstrip('/')}/{name}")
 
 
-def begun_sweep(storage: str, name: str) -> Store:
-    """The sweep's part of an object store, where a driver began it.
+def existing_sweep_store(storage: str, name: str) -> Store:
+    """The folder of a sweep that a driver has started in an object store.
 
     Raises:
-        StorageError: none did; the sweeps that are there are named. Or as `store_of`.
+        StorageError: there is no such sweep (the message lists those that exist), or the store refuses access.
+        MissingPackageError: the package for the URL's scheme is not installed.
         StoreUnavailableError: the store does not answer.
     """
-    store = store_of(storage, name)
+    store = open_store(storage, name)
     if store.version(SweepFolder(Path(), name).manifest.name) is None:
-        store.list("report")  # says so if it is the bucket that is missing
+        store.list("report")  # raises if the bucket itself does not exist
         others = Store(storage).folders("")
         if name in others:
-            raise StorageError(f"{store.url}: its driver starts just now, or ended before it could; look again")
-        there = f"in {storage} there are: {', '.join(others)}" if others else f"nothing is in {storage}"
-        raise StorageError(f"{store.url}: no sweep was begun here; {there}")
+            raise StorageError(f"{store.url}: its driver is just starting, or ended while starting; try again")
+        there = f"{storage} has: {', '.join(others)}" if others else f"{storage} has no sweeps"
+        raise StorageError(f"{store.url}: there is no such sweep; {there}")
     return store
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """A sweep's address as the `storage` and the name of it.
+    """Split a sweep's URL into its storage and its name.
 
     Raises:
-        StorageError: it names no folder of a store.
+        StorageError: the URL has no folder for the storage or none for the sweep.
     """
     storage, _, name = url.rstrip("/").rpartition("/")
     if not is_url(f"{storage}/") or storage.endswith((":/", ":")) or not name:
-        raise StorageError(f"{url}: name a sweep, for example s3://bucket/prefix/quickstart")
+        raise StorageError(f"{url}: not the URL of a sweep; a sweep's URL looks like s3://bucket/prefix/quickstart")
     return storage, name
 
 
 def object_name(folder: SweepFolder, path: Path) -> str:
-    """What a sweep's file is called in its store: its path, but for episode tables.
+    """The name of a sweep's file in its store: its path relative to the sweep's folder, except for episode tables.
 
-    There can be a thousand tables a trial. They are kept beside `trials/`, so that listing that stays cheap.
+    A trial can have a thousand episode tables. They are kept outside `trials/`, so that listing `trials/` stays cheap.
     """
     parts = path.relative_to(folder.path).parts
     if len(parts) == 4 and (parts[0], parts[2]) == ("trials", "evaluations"):

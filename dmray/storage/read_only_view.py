@@ -1,7 +1,7 @@
-"""A sweep of a store as somebody who looks on needs it: in a folder of this process, without weights and tables.
+"""A partial local copy of a sweep in a store, for commands that only look: no weights, no episode tables.
 
-Small files are fetched when they are asked for; of files that grow, what was added since the last time. So a look at
-hundreds of running trials costs a listing and the new lines of their ledgers.
+Small files are fetched on request. Of growing files (ledgers, logs) only the new bytes are fetched. So looking at
+hundreds of running trials costs one listing and the new lines of their ledgers.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from dmray.storage.place import object_name
 from dmray.storage.store import Store
 
 _FETCHES_AT_ONCE = 16
-_END = 65_536  # of a ledger at first: its last records
+_TAIL_BYTES = 65_536  # the first fetch of a ledger brings only its last records
 
 
 class ReadOnlyView:
-    """The glimpse in `folder` of the sweep in `store`. The folder is this object's alone.
+    """The sweep of `store`, copied into `folder`, which nobody else may use.
 
     Raises (all methods):
-        StorageError, StoreUnavailableError: as their names say. What was fetched before stays, and counts.
+        StoreUnavailableError: the store does not answer. What was fetched before stays in `folder`.
+        StorageError: the store refuses access.
     """
 
     def __init__(self, store: Store, folder: SweepFolder) -> None:
         self.folder = folder
         self._store = store
-        self._fetched: dict[str, int] = {}  # how far a growing object was read
+        self._fetched: dict[str, int] = {}  # bytes read so far of each growing object
 
     def trial_ids(self) -> tuple[str, ...]:
-        """The trials that were begun."""
+        """The ids of the trials that have started."""
         return self._store.folders("trials")
 
     def fetch(self, name: str) -> None:
-        """Make a small file what it is in the store."""
+        """Copy a small file; remove it here if the store does not have it."""
         content = self._store.read(name)
         if content is None:
             (self.folder.path / name).unlink(missing_ok=True)
         else:
             write_atomic(self.folder.path / name, content)
 
-    def fetch_records(self, needless: Callable[[TrialFolder], bool]) -> None:
-        """Bring markers, and the last records of ledgers, but for trials whose marker says enough.
+    def fetch_records(self, can_skip: Callable[[TrialFolder], bool]) -> None:
+        """Copy all done markers and the end of all ledgers, except the ledgers of trials that `can_skip` accepts.
 
-        A ledger here may begin in the middle of the store's, with a whole line.
+        A copied ledger may lack the first lines, but holds whole lines only.
         """
         sizes = self._store.sizes("trials")
         trials = [self.folder.trial(trial_id) for trial_id in sorted({name.split("/")[1] for name in sizes})]
@@ -55,12 +56,12 @@ class ReadOnlyView:
             name
             for trial in trials
             if (name := object_name(self.folder, trial.ledger)) in sizes
-            and (name in self._fetched or not needless(trial))
+            and (name in self._fetched or not can_skip(trial))
         ]
-        self._each(lambda name: self._grow(name, sizes[name], _END), ledgers)
+        self._each(lambda name: self._grow(name, sizes[name], _TAIL_BYTES), ledgers)
 
     def fetch_log(self, trial: TrialFolder) -> None:
-        """Bring a trial's log and its marker; the marker first, so that the log beside it is whole."""
+        """Copy a trial's done marker, then its log, so that the log of a trial that is done is complete."""
         sizes = self._store.sizes(object_name(self.folder, trial.path))
         done, log = (object_name(self.folder, path) for path in (trial.done, trial.log))
         if done in sizes:
@@ -68,8 +69,8 @@ class ReadOnlyView:
         if log in sizes:
             self._grow(log, sizes[log])
 
-    def _grow(self, name: str, size: int, end: int | None = None) -> None:
-        """Add what is new of an object of `size` bytes; the first time all of it, or whole lines of its `end`."""
+    def _grow(self, name: str, size: int, tail: int | None = None) -> None:
+        """Append the new bytes of an object of `size` bytes; at first, write the lines in its last `tail` bytes."""
         known = self._fetched.get(name)
         if known == size:
             return
@@ -80,15 +81,15 @@ class ReadOnlyView:
                 stream.write(content)
             self._fetched[name] = known + len(content)
             return
-        start = max(0, size - end) if end is not None else 0
+        start = max(0, size - tail) if tail is not None else 0
         content = self._store.read(name, start) or b""
         lines = content if start == 0 else content.partition(b"\n")[2]
-        if start and not lines:  # the last record is longer than that
+        if start and not lines:  # the last line alone is longer than `tail`
             start, lines = 0, self._store.read(name) or b""
             content = lines
         write_atomic(path, lines)
         self._fetched[name] = start + len(content)
 
     def _each(self, call: Callable[[str], None], names: Iterable[str]) -> None:
-        with ThreadPoolExecutor(_FETCHES_AT_ONCE, "glimpse") as pool:
+        with ThreadPoolExecutor(_FETCHES_AT_ONCE, "dmray-fetch") as pool:
             list(pool.map(call, names))

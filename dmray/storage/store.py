@@ -1,4 +1,4 @@
-"""One folder of an object store, through fsspec: whole objects in and out, and two kinds of failure."""
+"""One folder of an object store, through fsspec: reads and writes whole objects, with two kinds of error."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ _VERSION_KEYS = ("ETag", "etag", "generation", "mtime", "created")
 _PACKAGES = {"s3": 'pip install "dmray[s3]"', "gs": "pip install gcsfs", "abfs": "pip install adlfs"}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
-        "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}},  # ours follow
-        "max_concurrency": 1,  # an object is read by one request, which cannot mix two versions of it
+        "config_kwargs": {
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"max_attempts": 1},
+        },  # see outages.py
+        "max_concurrency": 1,  # one request an object, so that two versions of it are never mixed
     },
     "file": {"auto_mkdir": True},
 }
 
 
 class Store:
-    """The objects below `url`, by their names relative to it. Safe for threads.
+    """The objects below `url`, by their names relative to it. Safe to use from several threads.
 
     Raises (all methods):
-        StoreUnavailableError: no answer, or a broken one; another try may do better.
-        StorageError: no bucket, no credentials, or no right to it.
+        StoreUnavailableError: the store does not answer, or breaks off: a transient error.
+        StorageError: the bucket does not exist, there are no credentials, or they do not allow the access.
     """
 
     def __init__(self, url: str) -> None:
-        """Nothing is asked of the store yet.
+        """Does not contact the store.
 
         Raises:
-            StorageError: no such scheme.
-            MissingPackageError: its package is not installed.
+            StorageError: the URL's scheme is unknown.
+            MissingPackageError: the package for the scheme is not installed.
         """
         import fsspec
 
@@ -48,23 +52,23 @@ class Store:
                 self.url, use_listings_cache=False, **_OPTIONS.get(scheme, {})
             )
         except ImportError as cause:
-            cure = _PACKAGES.get(scheme, f"install the fsspec package for {scheme}://")
-            raise MissingPackageError(f"storage: {self.url}: {cause}; {cure}") from cause
+            hint = _PACKAGES.get(scheme, f"install the fsspec package for {scheme}://")
+            raise MissingPackageError(f"storage: {self.url}: {cause}; {hint}") from cause
         except ValueError as cause:
-            right = nearest(scheme, fsspec.available_protocols())
-            hint = f", did you mean '{right}://'?" if right else "; s3://, gs:// and a folder's path are known"
-            raise StorageError(f"storage: {self.url}: no such scheme '{scheme}://'{hint}") from cause
+            similar = nearest(scheme, fsspec.available_protocols())
+            hint = f", did you mean '{similar}://'?" if similar else "; use s3://, gs:// or the path of a folder"
+            raise StorageError(f"storage: {self.url}: unknown scheme '{scheme}://'{hint}") from cause
 
     def list(self, prefix: str) -> dict[str, str]:
-        """The version of each object below `prefix`, by name; equal versions, equal content."""
+        """The version of each object below `prefix`, by name. Equal versions mean equal content."""
         return {name: _version(info) for name, info in self._below(prefix).items()}
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """The bytes of each object below `prefix`, by name."""
+        """The size in bytes of each object below `prefix`, by name."""
         return {name: int(info["size"]) for name, info in self._below(prefix).items()}
 
     def folders(self, prefix: str) -> tuple[str, ...]:
-        """What the folders right below `prefix` are called: one question, however much is in them."""
+        """The names of the folders directly below `prefix`, with one request whatever they hold."""
         self._files.invalidate_cache()
         try:
             found = self._files.ls(self._path(prefix), detail=True)
@@ -76,16 +80,16 @@ class Store:
         return tuple(sorted(names))
 
     def version(self, name: str) -> str | None:
-        """None: no such object."""
+        """The object's version; None if there is no such object."""
         try:
             return _version(self._files.info(self._path(name)))
         except FileNotFoundError:
             return None
-        except Exception as cause:  # every scheme has errors of its own
+        except Exception as cause:  # each scheme raises its own errors
             raise self._failure(cause) from cause
 
     def read(self, name: str, start: int = 0) -> bytes | None:
-        """The object from byte `start` on, which it must have. None: no such object."""
+        """The object from byte `start` on; None if there is no such object. `start` must be below its size."""
         try:
             content: bytes = self._files.cat_file(self._path(name), start=start or None)
         except FileNotFoundError:
@@ -95,16 +99,16 @@ class Store:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Put the object, whole or not at all."""
-        if "file" in self._files.protocol:  # fsspec would write in place
+        """Write the object. A failed write leaves the old content."""
+        if "file" in self._files.protocol:  # fsspec would overwrite the file in place
             self._ask(lambda: write_atomic(Path(self._path(name)), content))
         else:
             self._ask(lambda: self._files.pipe_file(self._path(name), content))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Put the object if there is none of that name; whether it was put.
+        """Write the object unless it exists. Returns whether it was written.
 
-        Only a store that knows conditional puts (S3, GCS, Azure) tells two at the same moment apart.
+        Of two calls at the same moment only one succeeds, in stores with conditional puts (S3, GCS, Azure).
         """
         try:
             self._files.pipe_file(self._path(name), content, mode="create")
@@ -115,7 +119,7 @@ class Store:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove the object, if it is there."""
+        """Remove the object, if it exists."""
         try:
             self._files.rm_file(self._path(name))
         except FileNotFoundError:
@@ -124,7 +128,7 @@ class Store:
             raise self._failure(cause) from cause
 
     def remove_all(self, prefix: str) -> None:
-        """Remove all objects below `prefix`, and the empty ones that stand for folders."""
+        """Remove all objects below `prefix`, and the empty objects that stand for folders."""
         self._files.invalidate_cache()
         try:
             self._files.rm(self._path(prefix), recursive=True)
@@ -134,7 +138,7 @@ class Store:
             raise self._failure(cause) from cause
 
     def require_writable(self) -> None:
-        """Fail now, and not in hours, where nothing can be written."""
+        """Write and remove a small object, so that missing rights are found before any trial starts."""
         probe = f".writable-{uuid4().hex[:8]}"
         self.write(probe, b"")
         self.remove(probe)
@@ -157,12 +161,12 @@ class Store:
     def _failure(self, cause: Exception) -> StorageError:
         said = (str(cause).splitlines() or [""])[0] or type(cause).__name__
         if isinstance(cause, FileNotFoundError):
-            return StorageError(f"{self.url}: {said}; make the bucket, or choose another with --storage")
+            return StorageError(f"{self.url}: {said}; create the bucket, or name another with --storage")
         if isinstance(cause, PermissionError):
-            return StorageError(f"{self.url}: no right to it: {said}; docs/storage.md lists what a bucket must allow")
+            return StorageError(f"{self.url}: access denied: {said}; docs/storage.md lists the rights that are needed")
         if "Credential" in type(cause).__name__:
             return StorageError(
-                f"{self.url}: {said}; every machine needs them: an instance profile, or AWS_ACCESS_KEY_ID and "
+                f"{self.url}: {said}; every machine needs credentials: an instance profile, or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY in its environment"
             )
         return StoreUnavailableError(f"{self.url}: the store does not answer: {said}")

@@ -1,7 +1,7 @@
-"""A sweep of a store as a folder here: what its driver, a report or a plan reads. Only changed objects are fetched.
+"""A local copy of a sweep in a store, for its driver, a report or a plan. Only changed objects are fetched.
 
-A pass lists the trials' objects once and fetches new ledgers and markers; a ledger that says that its trial has ended
-brings the trial's weights and last table with it where they are wanted (MLflow keeps them).
+A `pull` lists the trials' objects once and fetches the ledgers, logs and done markers that have changed. On request
+(for MLflow) it also fetches the weights and the last episode table of each trial that has ended.
 """
 
 from __future__ import annotations
@@ -19,69 +19,75 @@ from dmray.errors import StorageError
 from dmray.files import write_atomic, write_json
 from dmray.records import SweepFolder, TrialDone, TrialFolder
 from dmray.records.records import ledger_line
-from dmray.storage.place import begun_sweep, object_name, split_url, store_of, sweep_folder
+from dmray.storage.place import existing_sweep_store, object_name, open_store, split_url, sweep_folder
 from dmray.storage.store import Store
 
 _log = logging.getLogger(__name__)
 _FETCHES_AT_ONCE = 16
-_FOLLOWED = ("ledger.jsonl", "DONE.json", "log.txt")
+_RECORD_FILES = ("ledger.jsonl", "DONE.json", "log.txt")
 
 
 class SweepCopy:
-    """The copy in `folder` of the sweep in `store`. Safe for threads, but one such object a folder at a time."""
+    """The sweep of `store`, copied into `folder`. Safe to use from several threads; one object per folder at a time."""
 
     def __init__(self, store: Store, folder: SweepFolder, with_weights: bool = False) -> None:
         self._store, self._folder, self._with_weights = store, folder, with_weights
-        self._notes = folder.path / (".pulled-with-weights.json" if with_weights else ".pulled.json")
-        self._known: dict[str, str] = json.loads(self._notes.read_bytes()) if self._notes.exists() else {}
+        self._versions_file = folder.path / (".pulled-with-weights.json" if with_weights else ".pulled.json")
+        self._versions: dict[str, str] = (
+            json.loads(self._versions_file.read_bytes()) if self._versions_file.exists() else {}
+        )
         self._sent: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     @classmethod
-    def to_read(cls, storage: str, name: str) -> SweepCopy:
-        """A copy for looking only."""
-        return cls(store_of(storage, name), sweep_folder(storage, name, "reader"))
+    def for_reading(cls, storage: str, name: str) -> SweepCopy:
+        """A copy in the folder of the role `reader`; nothing is fetched yet."""
+        return cls(open_store(storage, name), sweep_folder(storage, name, "reader"))
 
     @classmethod
-    def fetched(cls, storage: str, name: str, with_weights: bool = False) -> SweepCopy:
-        """A copy for looking only, of a sweep that was begun, just fetched.
+    def downloaded(cls, storage: str, name: str, with_weights: bool = False) -> SweepCopy:
+        """A copy in the folder of the role `reader`, fetched now.
 
         Raises:
-            StorageError: none was. Or as `open`.
+            StorageError: there is no such sweep, or the store refuses access.
+            StoreUnavailableError: the store does not answer.
         """
-        copy = cls(begun_sweep(storage, name), sweep_folder(storage, name, "reader"), with_weights)
-        copy.open()
+        copy = cls(existing_sweep_store(storage, name), sweep_folder(storage, name, "reader"), with_weights)
+        copy.download()
         return copy
 
     @property
     def folder(self) -> SweepFolder:
         return self._folder
 
-    def open(self) -> None:
-        """Fetch what the last driver wrote, then `pull`.
+    def download(self) -> None:
+        """Fetch the manifest and the sweep's id, then `pull`.
 
         Raises:
-            StorageError, StoreUnavailableError: as their names say.
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
         """
         for path in (self._folder.manifest, self._folder.identity):
             if self._fetch_file(path):
-                self._sent[object_name(self._folder, path)] = _mark(path)
+                self._sent[object_name(self._folder, path)] = _fingerprint(path)
         self.pull()
 
     def pull(self) -> None:
-        """Make ledgers and markers here what they are in the store.
+        """Copy the ledgers, logs and done markers that have changed; remove those that the store does not have.
 
         Raises:
-            StorageError, StoreUnavailableError: as their names say.
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
         """
         with self._lock:
             self._pull()
 
     def fetch_report(self) -> None:
-        """Make the report here what it is in the store.
+        """Copy the report; remove local files that are not in the store's report.
 
         Raises:
-            StorageError, StoreUnavailableError: as their names say.
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
         """
         names = self._store.list("report")
         here = [path for path in self._folder.report.rglob("*") if path.is_file()]
@@ -90,57 +96,59 @@ class SweepCopy:
         for name in names:
             path = self._folder.path / name
             if self._fetch_file(path):
-                self._sent[name] = _mark(path)
+                self._sent[name] = _fingerprint(path)
 
     def push(self) -> None:
-        """Send what is written here: the sweep's manifest and name, and the report.
+        """Upload the driver's own files: the manifest, the sweep's id and the report.
 
         Raises:
-            StorageError, StoreUnavailableError: as their names say.
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
         """
         reported = [path for path in self._folder.report.rglob("*") if path.is_file()]
         with self._lock:
             for path in (self._folder.manifest, self._folder.identity, *reported):
                 name = object_name(self._folder, path)
-                if path.exists() and self._sent.get(name) != (mark := _mark(path)):
+                if path.exists() and self._sent.get(name) != (fingerprint := _fingerprint(path)):
                     self._store.write(name, path.read_bytes())
-                    self._sent[name] = mark
+                    self._sent[name] = fingerprint
 
     def advance(self) -> bool:
-        """`pull` and `push` while the sweep runs; a store that fails is tried again the next time."""
+        """`pull` and `push`, for a `PeriodicThread`. Returns False if the store fails; the next call retries."""
         try:
             self.pull()
             self.push()
         except StorageError as problem:
-            _log.warning("%s; what is shown here stands still meanwhile", problem)
+            _log.warning("%s; progress is not updated until it answers", problem)
             return False
         return True
 
     def fetch_trial(self, trial: TrialFolder) -> None:
-        """Fetch a trial's ledger and all its checkpoints.
+        """Copy a trial's ledger and all its checkpoints.
 
         Raises:
-            StorageError, StoreUnavailableError: as their names say.
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
         """
         for path in (trial.ledger, trial.final_checkpoint, trial.best_checkpoint, trial.last_checkpoint):
             self._fetch_file(path)
 
     def _pull(self) -> None:
         listed = self._store.list("trials")
-        records = {name: version for name, version in listed.items() if name.endswith(_FOLLOWED)}
+        records = {name: version for name, version in listed.items() if name.endswith(_RECORD_FILES)}
         for path in self._folder.path.glob("trials/*/*"):
-            if path.name in _FOLLOWED and object_name(self._folder, path) not in records:
+            if path.name in _RECORD_FILES and object_name(self._folder, path) not in records:
                 path.unlink()
-        new = {name for name, version in records.items() if self._known.get(name) != version or not self._has(name)}
+        new = {name for name, version in records.items() if self._versions.get(name) != version or not self._has(name)}
         ledgers = sorted(name for name in new if name.endswith(".jsonl"))
         self._fetch(ledgers)
-        self._fetch(sorted(new - set(ledgers)))  # after the ledgers that say what they mean
-        if records != self._known:
-            self._known = records
-            write_json(self._notes, records)
+        self._fetch(sorted(new - set(ledgers)))  # markers last: a marker's ledger must be here
+        if records != self._versions:
+            self._versions = records
+            write_json(self._versions_file, records)
 
     def _fetch_file(self, path: Path) -> bool:
-        """Make the file what the store has of it; whether it has it."""
+        """Copy a file, or remove it here if the store does not have it. Returns whether the store has it."""
         content = self._store.read(object_name(self._folder, path))
         if content is None:
             path.unlink(missing_ok=True)
@@ -152,12 +160,12 @@ class SweepCopy:
         return (self._folder.path / name).exists()
 
     def _fetch(self, names: Iterable[str]) -> None:
-        with ThreadPoolExecutor(_FETCHES_AT_ONCE, "pull") as pool:
+        with ThreadPoolExecutor(_FETCHES_AT_ONCE, "dmray-pull") as pool:
             list(pool.map(self._fetch_one, names))
 
     def _fetch_one(self, name: str) -> None:
         content = self._store.read(name)
-        if content is None:  # removed since it was listed
+        if content is None:  # removed after the listing
             return
         path = self._folder.path / name
         if self._with_weights and path.name == "ledger.jsonl" and _has_ended(content):
@@ -172,15 +180,18 @@ class SweepCopy:
 
 
 def fetch_from_store(url: str) -> Path:
-    """A trial's folder, or a file in it, as it is in a store: fetched, with the trial's ledger and checkpoints.
+    """Fetch a trial's ledger and checkpoints; `url` names the trial's folder or a file in it. Returns the local path.
 
     Raises:
-        StorageError, StoreUnavailableError: as their names say; it is no part of a sweep.
+        StorageError: `url` is not a trial's, there is no such trial, or the store refuses access.
+        StoreUnavailableError: the store does not answer.
     """
     sweep, found, rest = url.rstrip("/").partition("/trials/")
     if not found or not rest:
-        raise StorageError(f"{url}: name a trial, for example s3://bucket/prefix/quickstart/trials/<trial>")
-    copy = SweepCopy.to_read(*split_url(sweep))
+        raise StorageError(
+            f"{url}: not the URL of a trial; a trial's URL looks like s3://bucket/prefix/quickstart/trials/<trial>"
+        )
+    copy = SweepCopy.for_reading(*split_url(sweep))
     trial_id, _, file = rest.partition("/")
     trial = copy.folder.trial(trial_id)
     copy.fetch_trial(trial)
@@ -193,10 +204,10 @@ def _has_ended(ledger: bytes) -> bool:
     last = ledger.rstrip(b"\n").rpartition(b"\n")[2]
     try:
         return isinstance(ledger_line.validate_json(last), TrialDone)
-    except ValidationError:  # whoever reads the ledger tells
+    except ValidationError:  # reported by whoever reads the ledger
         return False
 
 
-def _mark(path: Path) -> tuple[int, int]:
+def _fingerprint(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_mtime_ns, status.st_size

@@ -1,7 +1,7 @@
-"""A trial's working folder before an attempt: the store's state, unless what is here goes on from it.
+"""Prepare a trial's working folder for an attempt: with the store's files, unless the local ones are newer.
 
-What tells is the ledger. It only grows, and its lines carry times, so of two copies one begins with the other unless
-two machines have written since they were last the same.
+The ledgers decide. A ledger only grows and its lines carry times, so of two copies the older one is a prefix of the
+newer one, unless two machines have both written to the trial.
 """
 
 from __future__ import annotations
@@ -21,36 +21,38 @@ _log = logging.getLogger(__name__)
 
 
 def download_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> None:
-    """Make `trial` in the working folder what the next attempt has to go on from.
+    """Bring `trial`, in the working folder, to the state that the next attempt continues from.
 
-    A folder that goes on from the store's is kept. One that has gone another way is set aside, and said so: the
-    store's has been seen by others. The caller holds the folder.
+    A local ledger that extends the store's is kept. If both have lines that the other lacks, the store's files are
+    taken, since others have seen them, and the local ones are moved to `<trial>.unpublished-<time>` with a warning.
+    The caller holds the trial's lock.
 
     Raises:
-        StorageError, StoreUnavailableError: as their names say.
+        StoreUnavailableError: the store does not answer.
+        StorageError: the store refuses access.
     """
     done = store.read(object_name(folder, trial.done))
-    theirs = store.read(object_name(folder, trial.ledger))
-    if theirs is None:
+    stored = store.read(object_name(folder, trial.ledger))
+    if stored is None:
         return
-    mine = _whole_lines(trial)
-    if mine.startswith(theirs) and (done is None or trial.done.exists()):
+    local = _whole_lines(trial)
+    if local.startswith(stored) and (done is None or trial.done.exists()):
         return
-    if mine and not theirs.startswith(mine):
-        _set_aside(trial)
-    elif mine:
-        _log.info("%s: another machine went on from here; taking up what is in the store", trial.path.name)
+    if local and not stored.startswith(local):
+        _move_unpublished(trial)
+    elif local:
+        _log.info("%s: another machine has continued this trial; its files are fetched from the store", trial.path.name)
     clear_trial(trial)
     for path in (trial.log, trial.best_checkpoint, trial.final_checkpoint, trial.last_checkpoint):
         if (content := store.read(object_name(folder, path))) is not None:
             write_atomic(path, content)
-    write_atomic(trial.ledger, theirs)
+    write_atomic(trial.ledger, stored)
     if done is not None:
         write_atomic(trial.done, done)
 
 
 def clear_trial(trial: TrialFolder) -> None:
-    """Remove a trial's files from the working folder. The caller holds the folder."""
+    """Remove a trial's files from the working folder. The caller holds the trial's lock."""
     for path in trial.path.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -61,23 +63,23 @@ def clear_trial(trial: TrialFolder) -> None:
 def _whole_lines(trial: TrialFolder) -> bytes:
     if not trial.ledger.exists():
         return b""
-    return Ledger(trial.ledger).path.read_bytes()  # the writing end drops a torn line
+    return Ledger(trial.ledger).path.read_bytes()  # opening it as a writer drops an incomplete last line
 
 
-def _set_aside(trial: TrialFolder) -> None:
+def _move_unpublished(trial: TrialFolder) -> None:
     records = read_ledger(trial.ledger)
     step = max((getattr(record, "step", 0) for record in records), default=0)
     attempts = sum(isinstance(record, AttemptStarted) for record in records)
-    aside = trial.path.with_name(f"{trial.path.name}.aside-{datetime.now():%Y%m%d-%H%M%S-%f}")
-    aside.mkdir()
+    unpublished = trial.path.with_name(f"{trial.path.name}.unpublished-{datetime.now():%Y%m%d-%H%M%S-%f}")
+    unpublished.mkdir()
     for path in trial.path.iterdir():
         if path != trial.lock:
-            path.rename(aside / path.name)
+            path.rename(unpublished / path.name)
     _log.warning(
-        "%s: %d attempts up to step %d here never reached the store, and another machine has gone on without them; "
-        "they are set aside in %s",
+        "%s: the files of %d local attempts (up to step %d) were never published, and another machine has continued "
+        "the trial without them; they are moved to %s",
         trial.path.name,
         attempts,
         step,
-        aside,
+        unpublished,
     )

@@ -13,7 +13,7 @@ from dmray.files import write_atomic
 from dmray.periodic_thread import PeriodicThread
 from dmray.sources.recordings import recorded_file, recording_path
 from dmray.specs import Generation
-from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, store_of
+from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, open_store
 from dmray.storage.outages import RETRY_FOR_S, SkipDuringOutage, retry_while_unavailable
 from dmray.tasks import task_of
 from dmray.trial.job import TrialJob
@@ -27,8 +27,8 @@ _PATIENCE_AFTER_FAILURE_S = 20.0
 def fetch_command(job: TrialJob) -> None:
     """Make the order in the worker's folder the one that stands in the store."""
     if is_url(job.storage):
-        store = store_of(job.storage, job.sweep_name)
-        retry_while_unavailable(lambda: StoreCommands(store).take(job.sweep_folder))
+        store = open_store(job.storage, job.sweep_name)
+        retry_while_unavailable(lambda: StoreCommands(store).download(job.sweep_folder))
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
     if not is_url(job.storage):
         yield report
         return
-    store = store_of(job.storage, job.sweep_name)
+    store = open_store(job.storage, job.sweep_name)
     retry_while_unavailable(lambda: download_trial(store, job.sweep_folder, job.folder))
     publisher = Publisher(store, job.sweep_folder, job.folder)
 
@@ -54,7 +54,7 @@ def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
 
     try:
         commands = StoreCommands(store)
-        with PeriodicThread(SkipDuringOutage(lambda: commands.take(job.sweep_folder)), _COMMANDS_EVERY_S):
+        with PeriodicThread(SkipDuringOutage(lambda: commands.download(job.sweep_folder)), _COMMANDS_EVERY_S):
             yield wake_and_report
     except TrialPaused:
         publisher.close(RETRY_FOR_S)
@@ -81,7 +81,7 @@ def share_recording(job: TrialJob) -> None:
     """
     generation = job.trial.dataset.generate
     if is_url(job.storage) and generation is not None:
-        retry_while_unavailable(lambda: _share(job, generation, store_of(job.storage, "datasets")))
+        retry_while_unavailable(lambda: _share(job, generation, open_store(job.storage, "datasets")))
 
 
 def _share(job: TrialJob, generation: Generation, datasets: Store) -> None:

@@ -66,7 +66,7 @@ def run_trial(
         Left: the order that the job was made under stands no longer; all is saved.
     """
     fetch_command(job)
-    if not CommandWatcher(job.sweep_folder, job.command_number).still_holds():
+    if not CommandWatcher(job.sweep_folder, job.command_number).should_continue():
         raise TrialPaused
     log = TrialLog(job.folder.log)
     lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
@@ -183,7 +183,7 @@ class _Attempt:
         self.evaluations.collect(most_open, meanwhile=self._pause_if_commanded)
 
     def _pause_if_commanded(self) -> None:
-        if not self.order.still_holds():
+        if not self.order.should_continue():
             self._pause()
 
     def _pause(self) -> NoReturn:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from dmray.files import write_atomic
-from dmray.storage import is_url, object_name, store_of
+from dmray.storage import is_url, object_name, open_store
 from dmray.trial.job import TrialJob
 
 
@@ -23,7 +23,7 @@ class RungBoard:
 
     def __init__(self, job: TrialJob) -> None:
         self._folder = job.sweep_folder
-        self._store = store_of(job.storage, job.sweep_name) if is_url(job.storage) else None
+        self._store = open_store(job.storage, job.sweep_name) if is_url(job.storage) else None
 
     def post(self, group: str, step: int, trial_id: str, score: float) -> None:
         """Put a trial's score up; again changes nothing."""

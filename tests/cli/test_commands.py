@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dmray.__main__ import COMMANDS
-from dmray.cli import logs, pause, resume, status, stop, submit
+from dmray.cli import logs, status, submit
+from dmray.cli.control import pause_app, resume_app, stop_app
 from dmray.coordination.commands import read_command, send_command
 from dmray.coordination.sweep_lock import folder_lock
 from dmray.on_ray.submission import Submission
@@ -56,7 +57,7 @@ def test_a_damaged_manifest_is_one_clear_line(folder: SweepFolder) -> None:
     assert "sweep.json: not the manifest of a sweep of this version: Invalid JSON" in seen.output.replace("\n", " ")
 
 
-def test_a_misspelt_command_is_told() -> None:
+def test_a_misspelt_command_is_an_error_with_the_right_name() -> None:
     ran = dmray("statsu")
     assert (ran.returncode, "did you mean 'status'" in ran.stderr) == (2, True)
 
@@ -84,7 +85,7 @@ def test_exit_statuses_of_status(tmp_path: Path) -> None:
     _, good = begun(tmp_path / "good", [done(40)], [done(40)])
     assert runner.invoke(status.app, [str(good.path)]).exit_code == 0
     assert runner.invoke(status.app, [str(tmp_path)]).exit_code == 1
-    nothing = runner.invoke(stop.app, [str(tmp_path / "misspelt")])
+    nothing = runner.invoke(stop_app, [str(tmp_path / "misspelt")])
     assert (nothing.exit_code, "no such file or folder" in nothing.output) == (1, True)
 
 
@@ -99,30 +100,30 @@ def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
     assert watcher.returncode == 3
 
 
-def test_without_a_driver_each_command_says_so_and_how_to_go_on(folder: SweepFolder) -> None:
+def test_without_a_driver_each_command_says_so_and_how_to_continue(folder: SweepFolder) -> None:
     send_command(folder, "run", "python -m dmray.sweep some.yaml -o a=1 --resume")
     before = read_command(folder)
-    stopped, paused, resumed = (runner.invoke(each.app, [str(folder.path)]) for each in (stop, pause, resume))
+    stopped, paused, resumed = (runner.invoke(app, [str(folder.path)]) for app in (stop_app, pause_app, resume_app))
     assert (stopped.exit_code, paused.exit_code, resumed.exit_code) == (0, 1, 1)
     assert "nothing to stop" in stopped.output
-    assert "no driver is at work" in paused.output
+    assert "no driver is running" in paused.output
     assert "some.yaml -o a=1 --resume" in resumed.output
     assert read_command(folder) == before
 
 
-def test_with_a_driver_orders_are_given_once(folder: SweepFolder) -> None:
+def test_with_a_driver_commands_are_sent_once(folder: SweepFolder) -> None:
     send_command(folder, "run", "again")
     with folder_lock(folder):
-        assert runner.invoke(resume.app, [str(folder.path)]).stdout == "it is not paused\n"
+        assert runner.invoke(resume_app, [str(folder.path)]).stdout == "the sweep is not paused\n"
         for _ in range(2):
-            assert runner.invoke(pause.app, [str(folder.path)]).exit_code == 0
+            assert runner.invoke(pause_app, [str(folder.path)]).exit_code == 0
         assert (read_command(folder).kind, read_command(folder).number) == ("pause", 2)
-        assert runner.invoke(resume.app, [str(folder.path)]).exit_code == 0
+        assert runner.invoke(resume_app, [str(folder.path)]).exit_code == 0
         assert (read_command(folder).kind, read_command(folder).number) == ("run", 3)
-        assert str(os.getpid()) in runner.invoke(stop.app, [str(folder.path)]).stdout
+        assert str(os.getpid()) in runner.invoke(stop_app, [str(folder.path)]).stdout
         assert read_command(folder).kind == "stop"
-        assert runner.invoke(pause.app, [str(folder.path)]).exit_code == 1
-        runner.invoke(stop.app, [str(folder.path), "--now"])
+        assert runner.invoke(pause_app, [str(folder.path)]).exit_code == 1
+        runner.invoke(stop_app, [str(folder.path), "--now"])
         assert read_command(folder).kind == "kill"
 
 
@@ -146,7 +147,7 @@ def test_a_trials_log_by_its_key(tmp_path: Path) -> None:
     assert "finished at step 40" in second
     assert "Traceback" not in second
     assert runner.invoke(logs.app, [sweep, key[:12], "--follow"]).stdout == text
-    assert "nothing in its log.txt of attempt 3" in runner.invoke(logs.app, [sweep, key, "--attempt", "3"]).output
+    assert "its log.txt has no lines of attempt 3" in runner.invoke(logs.app, [sweep, key, "--attempt", "3"]).output
     unknown = runner.invoke(logs.app, [sweep, "x" + key])
     assert (unknown.exit_code, key in unknown.output) == (1, True)
 

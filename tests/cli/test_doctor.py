@@ -12,12 +12,12 @@ def test_the_doctor_finds_what_is_here_and_names_the_cure_of_what_is_not(tmp_pat
     assert {name for name, finding in findings.items() if finding.verdict == "missing"} <= {"MLflow", "GPU", "disk"}
     for name in ("processor", "torch", "ray", "scan numba", "scan reference", "simulator envpool", "simulator kitchen"):
         assert findings[name].verdict == "ok", findings[name]
-    assert "no MLflow server answers" in findings["MLflow"].found
-    assert "--mlflow-uri off" in findings["MLflow"].found
+    assert "no MLflow server answers" in findings["MLflow"].detail
+    assert "--mlflow-uri off" in findings["MLflow"].detail
 
 
 def test_a_machine_without_calibration_is_told_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMRAY_CACHE", str(tmp_path))
     from dmray.driver.diagnosis import _calibration
 
-    assert "--calibrate makes it" in _calibration().found
+    assert "--calibrate makes one" in _calibration().detail

@@ -166,8 +166,8 @@ def test_the_kubernetes_job_runs_a_sweep_of_the_image_on_that_cluster() -> None:
 @pytest.mark.parametrize(
     "path", sorted([*REPOSITORY.glob("cluster/*.*"), *REPOSITORY.glob("docker/[cD]*")]), ids=lambda p: p.name
 )
-def test_each_file_says_how_it_was_checked(path: Path) -> None:
+def test_each_file_says_how_it_was_tested(path: Path) -> None:
     if path.name == "compose.env.example":  # a list of names
         return
     top = " ".join(path.read_text().split("\n")[:22])
-    assert "Checked by tests/cluster" in top
+    assert "Tested by tests/cluster" in top

@@ -54,14 +54,14 @@ def run(planned: Plan, folder: SweepFolder, runner: Runner, resume: bool = False
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for orders at each step."""
-    monkeypatch.setattr("dmray.coordination.commands._LOOK_EVERY_S", 0.001)
+def read_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read commands at each step."""
+    monkeypatch.setattr("dmray.coordination.commands._READ_EVERY_S", 0.001)
 
 
 @pytest.mark.parametrize("at", [20, 33, 39])  # an evaluation, nothing special, the step before the last
-def test_a_trial_that_leaves_goes_on_with_the_same_numbers(
-    tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch, at: int
+def test_a_paused_trial_continues_with_the_same_numbers(
+    tmp_path: Path, read_often: None, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     train, folder = Trainer.step, SweepFolder(tmp_path / "left", "tiny")
 
@@ -85,7 +85,9 @@ def test_a_trial_that_leaves_goes_on_with_the_same_numbers(
     assert not records(folder, AttemptFailed)
 
 
-def test_a_sweep_that_was_paused_and_stopped_ends_with_the_undisturbed_results(tmp_path: Path, impatient: None) -> None:
+def test_a_sweep_that_was_paused_and_stopped_ends_with_the_undisturbed_results(
+    tmp_path: Path, read_often: None
+) -> None:
     quiet = tiny_plan(tmp_path / "quiet", **LONG)
     run(quiet, SweepFolder(tmp_path / "quiet", "tiny"), LocalRunner())
     planned, folder = tiny_plan(tmp_path / "b", **LONG), SweepFolder(tmp_path / "b", "tiny")
@@ -106,37 +108,39 @@ def test_a_sweep_that_was_paused_and_stopped_ends_with_the_undisturbed_results(t
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit an open file
-def test_kill_interrupts_the_driver_as_ctrl_c_does(tmp_path: Path, impatient: None) -> None:
+def test_kill_interrupts_the_driver_as_ctrl_c_does(tmp_path: Path, read_often: None) -> None:
     planned, folder = tiny_plan(tmp_path, **LONG), SweepFolder(tmp_path, "tiny")
     when(lambda: records(folder, AttemptStarted), lambda: send_command(folder, "kill"))
     with pytest.raises(KeyboardInterrupt):
         run(planned, folder, LocalRunner())
 
 
-def test_trials_that_see_a_kill_before_the_driver_does_end_it_all_the_same(tmp_path: Path) -> None:
+def test_a_kill_that_only_the_trials_have_read_interrupts_the_driver_too(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "tiny")
     send_command(folder, "kill")
     with pytest.raises(KeyboardInterrupt):
         wait_for_resume(folder)
 
 
-def test_orders_are_numbered_and_the_command_is_kept(tmp_path: Path) -> None:
+def test_commands_are_numbered_and_keep_the_resume_command(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "tiny")
     assert read_command(folder) is None
-    assert CommandWatcher(folder, 0).still_holds(), "without a driver, nobody gives orders"
+    assert CommandWatcher(folder, 0).should_continue(), "without a driver, there are no commands"
     first = send_command(folder, "run", "dmray sweep x")
     second = send_command(folder, "pause")
-    assert (first.number, second.number, second.again) == (1, 2, "dmray sweep x")
+    assert (first.number, second.number, second.resume_command) == (1, 2, "dmray sweep x")
     assert read_command(folder) == second
 
 
-@pytest.mark.parametrize(("kinds", "stands"), [((), True), (("pause",), False), (("pause", "run"), False)])
-def test_a_worker_that_missed_a_pause_leaves_all_the_same(tmp_path: Path, kinds: Sequence[str], stands: bool) -> None:
+@pytest.mark.parametrize(("kinds", "continues"), [((), True), (("pause",), False), (("pause", "run"), False)])
+def test_a_worker_that_missed_a_pause_exits_after_the_resume(
+    tmp_path: Path, kinds: Sequence[str], continues: bool
+) -> None:
     folder = SweepFolder(tmp_path, "tiny")
     number = send_command(folder, "run", "").number
     for kind in kinds:
         send_command(folder, kind)  # type: ignore[arg-type]
-    assert CommandWatcher(folder, number).still_holds() is stands
+    assert CommandWatcher(folder, number).should_continue() is continues
 
 
 @pytest.mark.ray

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, needs_watching
+from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, may_be_alive
 from dmray.errors import StorageError
 from dmray.records import SweepFolder
 from tests.coordination.heartbeats import leave_heartbeat
@@ -59,7 +59,7 @@ def _refuse_to_wait(seconds: float) -> None:
     assert seconds == 0, "the heartbeat of a process that is gone is watched"
 
 
-def test_a_beat_of_another_machine_that_stands_still_is_taken_over_aloud(
+def test_a_sweep_whose_heartbeat_does_not_change_is_taken_over_with_a_warning(
     folder: SweepFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     leave_heartbeat(folder, host="elsewhere")
@@ -69,7 +69,7 @@ def test_a_beat_of_another_machine_that_stands_still_is_taken_over_aloud(
     assert "taking the sweep over" in caplog.text
 
 
-def test_a_beat_of_another_machine_that_goes_on_is_respected_whatever_its_clock_says(folder: SweepFolder) -> None:
+def test_a_changing_heartbeat_of_another_machine_is_respected_whatever_its_clock_says(folder: SweepFolder) -> None:
     leave_heartbeat(folder, host="elsewhere")
     code = (
         "import sys, time; from tests.coordination.heartbeats import leave_heartbeat\n"
@@ -86,7 +86,7 @@ def test_a_beat_of_another_machine_that_goes_on_is_respected_whatever_its_clock_
             other.kill()
 
 
-def test_a_driver_that_ends_leaves_no_beat_and_renews_it_meanwhile(folder: SweepFolder) -> None:
+def test_a_driver_renews_its_heartbeat_and_removes_it_at_the_end(folder: SweepFolder) -> None:
     file = folder.path / ".driver.json"
     with folder_lock(folder, LockTiming(heartbeat_s=0.01)):
         first = Heartbeat.model_validate_json(file.read_bytes())
@@ -103,13 +103,13 @@ def test_a_driver_whose_sweep_was_taken_over_stops(folder: SweepFolder) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         drive()
-    assert (folder.path / ".driver.json").exists(), "it is the other's now"
+    assert (folder.path / ".driver.json").exists(), "it belongs to the other driver now"
 
 
 @pytest.mark.parametrize(
     ("host", "alive", "expected"), [("here", False, False), ("here", True, True), ("there", False, True)]
 )
-def test_what_is_watched(host: str, alive: bool, expected: bool) -> None:
+def test_which_heartbeats_may_be_those_of_a_living_driver(host: str, alive: bool, expected: bool) -> None:
     heartbeat = Heartbeat(host=host, pid=1, holder="x", count=0, time_s=0.0)
-    assert needs_watching(heartbeat, "here", alive) is expected
-    assert not needs_watching(None, "here", alive)
+    assert may_be_alive(heartbeat, "here", alive) is expected
+    assert not may_be_alive(None, "here", alive)

@@ -22,7 +22,7 @@ def test_it_advances_until_it_is_stopped() -> None:
     with PeriodicThread(mirror, every_s=0.001):
         assert mirror.third.wait(timeout=5.0)
     after = mirror.calls
-    assert not any(thread.name == "mlflow-mirror" for thread in threading.enumerate())
+    assert not any(thread.name == "dmray-periodic" for thread in threading.enumerate())
     assert mirror.calls == after
 
 
@@ -30,4 +30,4 @@ def test_stopping_does_not_wait_for_the_interval() -> None:
     thread = PeriodicThread(Counting(), every_s=3600.0)
     thread.start()
     thread.stop()
-    assert not any(each.name == "mlflow-mirror" for each in threading.enumerate())
+    assert not any(each.name == "dmray-periodic" for each in threading.enumerate())

@@ -84,7 +84,7 @@ def test_a_paused_sweep_says_so_and_by_whom(tmp_path: Path) -> None:
         summary = summarize(follower_of(folder))
         shown = text(summary)
     assert f"process {os.getpid()}" in shown
-    assert f"paused by {order.by}" in shown
+    assert f"paused by {order.sent_by}" in shown
     assert "1 left" in shown
     assert summary.steps == 17
 

@@ -16,7 +16,7 @@ from tests.sweeps import science_of, tiny_plan
 from tests.trial.jobs import ONE_METHOD
 
 
-def test_trials_on_s3_stop_by_each_others_scores_and_go_on_on_another_machine(
+def test_trials_on_s3_are_stopped_by_scores_of_others_and_continue_on_another_machine(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, alone = tiny_plan(s3_url, **ONE_METHOD), tiny_plan(tmp_path / "alone", **ONE_METHOD)

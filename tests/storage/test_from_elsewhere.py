@@ -1,4 +1,4 @@
-"""A sweep in an object store is looked at, and given orders, from a machine that has nothing of it."""
+"""A sweep in an object store is watched, and sent commands, from a machine that has no copy of it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dmray.cli import logs, pause, report, resume, status, stop, track
+from dmray.cli import logs, report, status, track
+from dmray.cli.control import pause_app, resume_app, stop_app
 from dmray.coordination.heartbeat import Heartbeat, StoreHeartbeats
 from dmray.coordination.store_commands import StoreCommands
+from dmray.driver import store_session
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
@@ -62,12 +64,13 @@ def look(url: str) -> dict[str, Any]:
     return dict(json.loads(told.stdout))
 
 
-def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
+def test_a_running_sweep_is_watched_paused_resumed_and_stopped(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
-    monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
-    monkeypatch.setattr("dmray.coordination.commands._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
+    monkeypatch.setattr(store_session, "_COMMANDS_EVERY_S", 0.05)
+    monkeypatch.setattr(store_session, "_PULL_EVERY_S", 0.05)
+    monkeypatch.setattr("dmray.coordination.commands._READ_EVERY_S", 0.01)
     plan, states = tiny_plan(s3_url, **ENDLESS), {}
 
     def drive() -> None:
@@ -93,11 +96,11 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
         assert "1 running" in elsewhere.stdout
         assert not (tmp_path / "another").exists()
 
-        assert runner.invoke(pause.app, [f"{s3_url}/tiny"]).exit_code == 0
+        assert runner.invoke(pause_app, [f"{s3_url}/tiny"]).exit_code == 0
         wait_until(lambda: (seen := look(s3_url))["states"]["left"] == 1 and seen["order"] == "pause")
-        assert "it goes on" in runner.invoke(resume.app, [f"{s3_url}/tiny"]).output
+        assert "resumed" in runner.invoke(resume_app, [f"{s3_url}/tiny"]).output
         wait_until(lambda: look(s3_url)["states"]["running"] == 1)
-        stopped = runner.invoke(stop.app, [f"{s3_url}/tiny"])
+        stopped = runner.invoke(stop_app, [f"{s3_url}/tiny"])
         assert "continue with: again" in stopped.output
     finally:
         StoreCommands(Store(f"{s3_url}/tiny")).add(stop_order(s3_url))
@@ -108,8 +111,8 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
     log = runner.invoke(logs.app, [f"{s3_url}/tiny", plan.trial_ids[0][-6:], "--attempt", "2"]).output
     assert "attempt 2 on " in log
     assert "attempt 1 on " not in log
-    nobody = runner.invoke(resume.app, [f"{s3_url}/tiny"])
-    assert (nobody.exit_code, "no driver is at work; continue with:\n  again" in nobody.output) == (1, True)
+    nobody = runner.invoke(resume_app, [f"{s3_url}/tiny"])
+    assert (nobody.exit_code, "no driver is running; continue with:\n  again" in nobody.output) == (1, True)
 
 
 def stop_order(url: str) -> Any:
@@ -119,7 +122,9 @@ def stop_order(url: str) -> Any:
     return before.model_copy(update={"kind": "stop", "number": before.number + 1})
 
 
-def test_a_look_fetches_what_is_new_and_no_weights(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_fetches_new_records_only_and_no_weights(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = [started(), *(trained(step).model_copy(update={"stage_losses": {"x" * 900: 1.0}}) for step in range(1, 101))]
     store, origin = in_store(url, tmp_path, many, [started(), done(40)])
     running, ended = (origin.trial(trial_id) for trial_id in tiny_plan(url).trial_ids)
@@ -154,30 +159,30 @@ def test_a_look_fetches_what_is_new_and_no_weights(url: str, tmp_path: Path, mon
         assert max(size for _, size in fetched) < 2_000 < grown
 
 
-def test_a_record_longer_than_the_end_is_fetched_whole(s3_url: str, tmp_path: Path) -> None:
+def test_a_record_longer_than_the_fetched_tail_is_fetched_whole(s3_url: str, tmp_path: Path) -> None:
     long = trained(20).model_copy(update={"stage_losses": {"x" * 70_000: 1.0}})
     in_store(s3_url, tmp_path, [started(), long])
     assert look(s3_url)["steps"] == 20
 
 
-@pytest.mark.parametrize(("age_s", "exit_status", "words"), [(2, 0, "driver process 7 on far"), (60, 3, "is gone")])
-def test_the_beat_in_the_store_says_whether_a_driver_lives(
+@pytest.mark.parametrize(("age_s", "exit_status", "words"), [(2, 0, "driver process 7 on far"), (60, 3, "is dead")])
+def test_the_heartbeat_in_the_store_says_whether_a_driver_is_alive(
     url: str, tmp_path: Path, age_s: float, exit_status: int, words: str
 ) -> None:
     store, _ = in_store(url, tmp_path, [started()])
     StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time() - age_s))
     told = runner.invoke(status.app, [f"{url}/tiny"])
     assert (told.exit_code, words in told.output) == (exit_status, True)
-    paused = runner.invoke(pause.app, [f"{url}/tiny"])
+    paused = runner.invoke(pause_app, [f"{url}/tiny"])
     assert paused.exit_code == (0 if exit_status == 0 else 1)
     assert (StoreCommands(store).latest() is not None) is (exit_status == 0)
-    assert runner.invoke(stop.app, [f"{url}/tiny"]).exit_code == 0
+    assert runner.invoke(stop_app, [f"{url}/tiny"]).exit_code == 0
     latest = StoreCommands(store).latest()
     assert latest is not None
     assert latest.kind == "stop", "the clocks of two machines may differ"
 
 
-def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: str, tmp_path: Path) -> None:
+def test_of_two_commands_at_the_same_moment_the_second_is_an_error(url: str, tmp_path: Path) -> None:
     store, _ = in_store(url, tmp_path, [started()])
     first, second = (StoreSweepHandle(store, SweepFolder(tmp_path / name, "tiny")) for name in ("first", "second"))
     assert [each.driver_and_command() for each in (first, second)] == [(None, None)] * 2
@@ -191,7 +196,7 @@ def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: s
     assert (latest.kind, latest.number) == ("run", 2)
 
 
-def test_a_log_is_followed_to_its_trials_end(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_followed_until_its_trial_ends(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, origin = in_store(url, tmp_path, [started()])
     (trial,) = (origin.path / "trials").iterdir()
     store.write(f"trials/{trial.name}/log.txt", b"one\n")
@@ -212,26 +217,27 @@ def test_a_log_is_followed_to_its_trials_end(url: str, tmp_path: Path, monkeypat
 
 
 def invoked(command: Any, *arguments: str) -> Result:
-    told = runner.invoke(command.app, list(arguments))
+    told = runner.invoke(command, list(arguments))
     assert told.exit_code == 1, told.output
     return told
 
 
 @pytest.mark.parametrize(
-    ("command", "more"), [(status, []), (stop, []), (logs, ["x"]), (report, []), (track, ["replay"])]
+    ("command", "more"),
+    [(status.app, []), (stop_app, []), (logs.app, ["x"]), (report.app, []), (track.app, ["replay"])],
 )
-def test_what_is_not_there_is_told(s3_url: str, tmp_path: Path, command: Any, more: list[str]) -> None:
+def test_a_missing_sweep_or_bucket_is_named(s3_url: str, tmp_path: Path, command: Any, more: list[str]) -> None:
     Store(f"{s3_url}/other").write("sweep.json", b"{}")
-    before, after = (more, []) if command is track else ([], more)
+    before, after = (more, []) if command is track.app else ([], more)
     no_sweep = invoked(command, *before, f"{s3_url}/tiny", *after)
-    assert f"{s3_url}/tiny: no sweep was begun here; in {s3_url} there are: other" in no_sweep.output
+    assert f"{s3_url}/tiny: there is no such sweep; {s3_url} has: other" in no_sweep.output
     no_bucket = invoked(command, *before, "s3://no-such-bucket/runs/tiny", *after)
-    assert "make the bucket" in no_bucket.output
+    assert "create the bucket" in no_bucket.output
     no_name = invoked(command, *before, "s3://sweeps", *after)
-    assert "name a sweep" in no_name.output
+    assert "not the URL of a sweep" in no_name.output
 
 
-def test_a_store_that_is_away_is_told_and_watched_on(s3: S3, s3_url: str, tmp_path: Path) -> None:
+def test_watching_continues_while_the_store_does_not_answer(s3: S3, s3_url: str, tmp_path: Path) -> None:
     in_store(s3_url, tmp_path, [started(), trained(20)])
     with find_sweep(f"{s3_url}/tiny") as found:
         view = status._View(found)
@@ -239,7 +245,7 @@ def test_a_store_that_is_away_is_told_and_watched_on(s3: S3, s3_url: str, tmp_pa
         s3.stop()
         try:
             assert view.look_again(before) == before
-            assert "the store does not answer" in invoked(pause, f"{s3_url}/tiny").output
+            assert "the store does not answer" in invoked(pause_app, f"{s3_url}/tiny").output
         finally:
             s3.start()
         assert view.look_again(before).steps == 20
@@ -268,4 +274,4 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
     assert StoreHeartbeats(store).read() is None
     StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time()))
     threading.Timer(1.5, lambda: StoreHeartbeats(store).write(Heartbeat.now("x", 4))).start()
-    assert "runs this sweep already" in invoked(track, "replay", f"{s3_url}/tiny", "--mlflow-uri", uri).output
+    assert "runs this sweep already" in invoked(track.app, "replay", f"{s3_url}/tiny", "--mlflow-uri", uri).output

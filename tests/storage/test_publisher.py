@@ -52,11 +52,13 @@ def wait_until_sent(store: Store, name: str, content: bytes) -> None:
     wait_until(lambda: store.read(name) == content)
 
 
-def wake_until_it_refuses(publisher: Publisher) -> None:
+def wake_until_it_raises(publisher: Publisher) -> None:
     wait_until(publisher.wake)  # it returns nothing, so this ends with its error
 
 
-def test_what_a_line_speaks_of_is_sent_before_it_and_the_marker_last(folder: SweepFolder, trial: TrialFolder) -> None:
+def test_files_are_sent_before_the_ledger_that_mentions_them_and_the_marker_last(
+    folder: SweepFolder, trial: TrialFolder
+) -> None:
     store = Remembers()
     write_all(trial, b"one\n")
     Publisher(store, folder, trial, NEVER).close(0.0)
@@ -81,13 +83,13 @@ def test_only_what_has_changed_is_sent_again(folder: SweepFolder, trial: TrialFo
     assert store.names[sent:] == ["trials/one/ledger.jsonl"]
 
 
-def test_half_a_line_is_not_sent(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_an_incomplete_line_is_not_sent(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     write_all(trial, b"one\ntw")
     Publisher(Store(url), folder, trial, NEVER).close(0.0)
     assert Store(url).read("trials/one/ledger.jsonl") == b"one\n"
 
 
-def test_a_wake_sends_at_once_and_a_stop_leaves_the_rest_here(folder: SweepFolder, trial: TrialFolder) -> None:
+def test_wake_uploads_at_once_and_stop_uploads_nothing_more(folder: SweepFolder, trial: TrialFolder) -> None:
     store = Remembers()
     publisher = Publisher(store, folder, trial, NEVER)
     write_all(trial, b"one\n")
@@ -99,7 +101,7 @@ def test_a_wake_sends_at_once_and_a_stop_leaves_the_rest_here(folder: SweepFolde
 
 
 @pytest.mark.parametrize("ledger_grows", [True, False])
-def test_a_worker_whose_trial_was_taken_up_elsewhere_ends_and_writes_over_nothing(
+def test_a_worker_whose_trial_runs_elsewhere_ends_without_overwriting_anything(
     folder: SweepFolder, trial: TrialFolder, url: str, ledger_grows: bool
 ) -> None:
     store = Store(url)
@@ -110,15 +112,17 @@ def test_a_worker_whose_trial_was_taken_up_elsewhere_ends_and_writes_over_nothin
     if ledger_grows:
         write_atomic(trial.ledger, b"one\nours\n")
     write_atomic(trial.last_checkpoint, b"ours")
-    with pytest.raises(StorageError, match="another worker has taken this trial up"):
-        wake_until_it_refuses(publisher)
+    with pytest.raises(StorageError, match="another worker runs this trial now"):
+        wake_until_it_raises(publisher)
     with pytest.raises(StorageError, match="another worker"):
         publisher.close(60.0)
     assert store.read("trials/one/ledger.jsonl") == b"one\ntheirs\n"
     assert store.read("trials/one/checkpoints/last.pt") == b"content"
 
 
-def test_a_put_whose_answer_was_lost_is_no_other_worker(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_a_write_whose_answer_was_lost_is_not_taken_for_another_worker(
+    folder: SweepFolder, trial: TrialFolder, url: str
+) -> None:
     store = Store(url)
     publisher = Publisher(store, folder, trial, NEVER)
     store.write("trials/one/ledger.jsonl", b"one\n")  # as this worker's own, which it never heard the end of
@@ -127,7 +131,7 @@ def test_a_put_whose_answer_was_lost_is_no_other_worker(folder: SweepFolder, tri
     assert store.read("trials/one/ledger.jsonl") == b"one\ntwo\n"
 
 
-def test_a_store_that_stays_away_is_an_error_at_the_end_and_not_before(
+def test_a_store_that_does_not_answer_is_an_error_only_at_the_end(
     folder: SweepFolder, trial: TrialFolder, s3: S3, s3_url: str
 ) -> None:
     publisher = Publisher(Store(s3_url), folder, trial, FAST)
@@ -135,7 +139,7 @@ def test_a_store_that_stays_away_is_an_error_at_the_end_and_not_before(
     try:
         write_all(trial, b"one\n")
         publisher.wake()
-        with pytest.raises(StoreUnavailableError, match=r"does not answer.*--resume on this machine goes on"):
+        with pytest.raises(StoreUnavailableError, match=r"does not answer.*--resume on this machine continues"):
             publisher.close(0.0)
     finally:
         s3.start()

@@ -43,14 +43,14 @@ def test_an_object_is_created_once(url: str) -> None:
     assert store.read("name") == b"first"
 
 
-def test_a_bucket_that_is_not_there_is_told(s3: S3) -> None:
-    with pytest.raises(StorageError, match="bucket does not exist; make the bucket"):
+def test_a_missing_bucket_is_named(s3: S3) -> None:
+    with pytest.raises(StorageError, match="bucket does not exist; create the bucket"):
         Store("s3://no-such-bucket/runs").require_writable()
-    with pytest.raises(StorageError, match="make the bucket"):
+    with pytest.raises(StorageError, match="create the bucket"):
         Store("s3://no-such-bucket/runs").list("trials")
 
 
-def test_missing_credentials_are_told(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_are_named(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
@@ -63,7 +63,7 @@ def test_missing_credentials_are_told(s3: S3, monkeypatch: pytest.MonkeyPatch, t
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_store_that_does_not_answer_is_a_failure_of_the_world(s3: S3) -> None:
+def test_a_store_that_does_not_answer_is_a_transient_error(s3: S3) -> None:
     store = Store("s3://sweeps/runs")
     s3.stop()
     try:
@@ -78,11 +78,11 @@ def test_a_store_that_does_not_answer_is_a_failure_of_the_world(s3: S3) -> None:
 @pytest.mark.parametrize(
     ("url", "error", "words"),
     [
-        ("s4://bucket/runs", StorageError, "no such scheme 's4://', did you mean 's3://'"),
+        ("s4://bucket/runs", StorageError, "unknown scheme 's4://', did you mean 's3://'"),
         ("gs://bucket/runs", MissingPackageError, "pip install gcsfs"),
     ],
 )
-def test_a_wrong_scheme_and_a_missing_package_are_told(url: str, error: type[Exception], words: str) -> None:
+def test_a_wrong_scheme_and_a_missing_package_are_named(url: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         Store(url)
 
@@ -95,14 +95,14 @@ def test_folders_stay_folders_and_urls_get_one_for_each_role(tmp_path: Path) -> 
     assert sweep_folder("s3://a/b/", "tiny", "driver") == sweep_folder("s3://a/b", "tiny", "driver")
 
 
-def test_a_sweeps_address_is_storage_and_name() -> None:
+def test_the_url_of_a_sweep_is_split_into_storage_and_name() -> None:
     assert split_url("s3://bucket/prefix/quickstart/") == ("s3://bucket/prefix", "quickstart")
     for wrong in ("s3://bucket", "s3://"):
-        with pytest.raises(StorageError, match="name a sweep"):
+        with pytest.raises(StorageError, match="not the URL of a sweep"):
             split_url(wrong)
 
 
-def test_episode_tables_lie_beside_the_trials_so_that_listing_those_stays_cheap(tmp_path: Path) -> None:
+def test_episode_tables_are_outside_trials_so_that_listing_trials_stays_cheap(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "tiny")
     trial = folder.trial("one")
     assert object_name(folder, trial.episode_table(20)) == "evaluations/one/step_000000020.parquet"

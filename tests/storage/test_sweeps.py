@@ -72,11 +72,11 @@ def on_s3(s3: S3) -> Plan:
     return plan
 
 
-def test_a_sweep_on_s3_measures_what_one_in_a_folder_does(on_s3: Plan, undisturbed: list[object]) -> None:
+def test_a_sweep_on_s3_has_the_same_results_as_one_in_a_folder(on_s3: Plan, undisturbed: list[object]) -> None:
     assert science_in(on_s3) == undisturbed
 
 
-def test_the_store_has_a_sweep_whole_and_the_working_folder_nothing(on_s3: Plan) -> None:
+def test_the_store_has_the_complete_sweep_and_the_working_folder_is_empty(on_s3: Plan) -> None:
     names, trial = set(Store("s3://sweeps/whole/tiny").list("")), on_s3.trial_ids[0]
     assert {"sweep.json", "report/report.html", f"evaluations/{trial}/step_000000040.parquet"} <= names
     assert {f"trials/{trial}/checkpoints/{name}.pt" for name in ("best", "final", "last")} <= names
@@ -97,14 +97,14 @@ def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
     assert set(states.values()) == {TrialState.FINISHED}
 
 
-def test_a_bucket_that_is_not_there_is_told_before_anything_starts(s3: S3) -> None:
+def test_a_missing_bucket_is_named_before_anything_starts(s3: S3) -> None:
     plan = tiny_plan("s3://no-such-bucket/runs")
-    with pytest.raises(StorageError, match="make the bucket"):
+    with pytest.raises(StorageError, match="create the bucket"):
         run(plan)
     assert not sweep_folder("s3://no-such-bucket/runs", "tiny", "worker").path.exists()
 
 
-def test_a_plan_tells_what_the_store_has_and_does_without_one_that_it_may_not_read(
+def test_a_plan_reads_the_store_and_works_without_one_that_it_may_not_read(
     on_s3: Plan, tmp_path: Path, other_machine: None
 ) -> None:
     told = [
@@ -117,7 +117,7 @@ def test_a_plan_tells_what_the_store_has_and_does_without_one_that_it_may_not_re
     assert "what is done may be more: s3://no-such-bucket/runs/tiny" in told[1].output
 
 
-def test_a_report_is_made_from_a_store_and_put_there(on_s3: Plan, other_machine: None) -> None:
+def test_a_report_is_made_from_a_store_and_uploaded_to_it(on_s3: Plan, other_machine: None) -> None:
     store = Store("s3://sweeps/whole/tiny")
     store.remove_all("report")
     told = CliRunner().invoke(report.app, ["s3://sweeps/whole/tiny"])
@@ -131,9 +131,9 @@ def test_a_stored_policy_is_evaluated_from_a_store(on_s3: Plan, file: str, other
     assert "The sweep recorded the same returns, to the last digit." in again.output
 
 
-def test_a_trial_that_has_ended_brings_what_mlflow_keeps(on_s3: Plan, tmp_path: Path) -> None:
+def test_of_an_ended_trial_the_files_for_mlflow_are_fetched(on_s3: Plan, tmp_path: Path) -> None:
     copy = SweepCopy(Store("s3://sweeps/whole/tiny"), SweepFolder(tmp_path, "tiny"), with_weights=True)
-    copy.open()
+    copy.download()
     trial = copy.folder.trial(on_s3.trial_ids[0])
     assert trial.final_checkpoint.exists()
     assert trial.best_checkpoint.exists()
@@ -145,20 +145,20 @@ def test_what_is_removed_from_the_store_is_removed_from_copies(url: str, other_m
     store = Store(f"{url}/tiny")
     store.write("trials/one/ledger.jsonl", b"")
     folder = sweep_folder(url, "tiny", "reader")
-    SweepCopy(store, folder, with_weights=True).open()
+    SweepCopy(store, folder, with_weights=True).download()
     assert folder.trial("one").ledger.exists()
     store.remove_all("trials")
-    SweepCopy(store, folder).open()
+    SweepCopy(store, folder).download()
     assert not folder.trial("one").ledger.exists()
 
 
-def test_a_trial_that_is_not_in_the_store_is_told(on_s3: Plan) -> None:
+def test_a_trial_that_is_not_in_the_store_is_an_error(on_s3: Plan) -> None:
     told = CliRunner().invoke(evaluate.app, ["s3://sweeps/whole/tiny/trials/none"])
     assert told.exit_code == 1
     assert "no such trial in the store" in told.output
 
 
-def test_a_killed_trial_goes_on_from_the_store_on_another_machine(
+def test_a_killed_trial_continues_from_the_store_on_another_machine(
     s3_url: str, undisturbed: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = tiny_plan(s3_url)
@@ -193,7 +193,7 @@ run_trial(job, InlineEvaluation(), die)
 """
 
 
-def test_a_stopped_worker_goes_on_from_its_own_newer_folder(url: str) -> None:
+def test_a_stopped_worker_continues_from_its_newer_local_folder(url: str) -> None:
     work = job(tiny_plan(url))
     with pytest.raises(Killed):
         run_trial(work, InlineEvaluation(), StopAt(30))
@@ -202,7 +202,7 @@ def test_a_stopped_worker_goes_on_from_its_own_newer_folder(url: str) -> None:
     assert isinstance(ledger_in_store(work)[-1], TrialDone)
 
 
-def test_a_failed_attempt_is_told_in_the_store(url: str) -> None:
+def test_a_failed_attempt_is_recorded_in_the_store(url: str) -> None:
     work = job(tiny_plan(url))
     store, trial = Store(f"{url}/tiny"), f"trials/{work.trial.trial_id}"
     begun = AttemptStarted(time_s=0.0, attempt=1, from_step=0, trial_id=work.trial.trial_id, spec={}, provenance={})
@@ -215,7 +215,7 @@ def test_a_failed_attempt_is_told_in_the_store(url: str) -> None:
     assert "not a dmray checkpoint" in failed.error
 
 
-def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, undisturbed: list[object]) -> None:
+def test_an_outage_of_the_store_changes_no_result(s3: S3, s3_url: str, undisturbed: list[object]) -> None:
     plan = tiny_plan(s3_url)
     back = threading.Timer(2.0, s3.start)
 
@@ -231,19 +231,19 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, und
     assert isinstance(ledger_in_store(job(plan))[-1], TrialDone)
 
 
-def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
+def test_a_command_reaches_a_worker_through_the_store_and_its_checkpoint_is_published(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
+    monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
     plan = tiny_plan(url, training={"steps": 1_000_000, "batch_size": 8})
     folder = sweep_folder(url, "tiny", "driver")
     store = Store(f"{url}/tiny")
-    orders = StoreCommands(store)
-    orders.add(send_command(folder, "run"))
+    commands = StoreCommands(store)
+    commands.add(send_command(folder, "run"))
 
     def pause(step: int, score: float | None) -> None:
         if step == 10:
-            orders.add(send_command(folder, "pause"))
+            commands.add(send_command(folder, "pause"))
 
     work = job(plan)
     with pytest.raises(TrialPaused):
@@ -255,26 +255,26 @@ def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
         run_trial(work, InlineEvaluation())
 
 
-def test_the_newer_order_holds_on_both_sides(url: str) -> None:
-    folder, orders = sweep_folder(url, "tiny", "driver"), StoreCommands(Store(f"{url}/tiny"))
-    orders.exchange(folder)
-    assert orders.latest() is None
+def test_after_a_sync_driver_and_store_have_the_newer_command(url: str) -> None:
+    folder, commands = sweep_folder(url, "tiny", "driver"), StoreCommands(Store(f"{url}/tiny"))
+    commands.sync(folder)
+    assert commands.latest() is None
     mine = send_command(folder, "run")
-    orders.exchange(folder)
-    assert orders.latest() == mine
+    commands.sync(folder)
+    assert commands.latest() == mine
     theirs = mine.model_copy(update={"kind": "pause", "number": 7})
-    assert orders.add(theirs)
-    orders.exchange(folder)
+    assert commands.add(theirs)
+    commands.sync(folder)
     assert read_command(folder) == theirs
     later = next_command(theirs, "stop")
-    assert orders.add(later)
+    assert commands.add(later)
     send_command(folder, "run")  # of the same number
-    assert not orders.add(read_command(folder))
-    orders.exchange(folder)
-    assert read_command(folder) == orders.latest() == later
+    assert not commands.add(read_command(folder))
+    commands.sync(folder)
+    assert read_command(folder) == commands.latest() == later
 
 
-def test_the_first_recording_of_a_data_set_is_everybodys(url: str, other_machine: None) -> None:
+def test_all_machines_use_the_first_recording_of_a_data_set(url: str, other_machine: None) -> None:
     work, datasets = job(tiny_plan(url)), Store(f"{url}/datasets")
     share_recording(work)
     (name,) = datasets.list("")

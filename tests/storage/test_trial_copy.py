@@ -36,13 +36,13 @@ def publish(store: Store, trial: TrialFolder) -> None:
     store.write("trials/one/checkpoints/last.pt", trial.last_checkpoint.read_bytes())
 
 
-def test_a_trial_that_no_store_has_seen_is_left_alone(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_a_trial_that_is_not_in_the_store_is_left_unchanged(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     download_trial(Store(url), folder, trial)
     assert trial.last_checkpoint.read_bytes() == b"10"
 
 
-def test_a_machine_that_has_nothing_gets_all(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_a_machine_without_files_gets_all_of_them(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     ledger = trial.ledger.read_bytes()
     publish(Store(url), trial)
@@ -53,7 +53,7 @@ def test_a_machine_that_has_nothing_gets_all(folder: SweepFolder, trial: TrialFo
     assert (trial.path / ".worker.lock").exists(), "who brings it holds it"
 
 
-def test_what_is_here_and_goes_on_from_the_store_is_kept(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_local_files_that_extend_those_of_the_store_are_kept(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     publish(Store(url), trial)
     begin(trial, 2, 30)
@@ -64,7 +64,7 @@ def test_what_is_here_and_goes_on_from_the_store_is_kept(folder: SweepFolder, tr
     assert b"half" not in trial.ledger.read_bytes()
 
 
-def test_what_another_machine_went_on_with_is_taken_up(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
+def test_newer_files_of_another_machine_are_fetched(folder: SweepFolder, trial: TrialFolder, url: str) -> None:
     begin(trial, 1, 10)
     before = trial.ledger.read_bytes()
     begin(trial, 2, 30)
@@ -73,10 +73,10 @@ def test_what_another_machine_went_on_with_is_taken_up(folder: SweepFolder, tria
     write_atomic(trial.last_checkpoint, b"10")
     download_trial(Store(url), folder, trial)
     assert trial.last_checkpoint.read_bytes() == b"30"
-    assert [path.name for path in trial.path.parent.iterdir()] == ["one"], "nothing is lost, so nothing is set aside"
+    assert [path.name for path in trial.path.parent.iterdir()] == ["one"], "nothing is lost, so nothing is moved away"
 
 
-def test_what_went_another_way_is_set_aside_aloud(
+def test_local_attempts_that_conflict_with_the_store_are_moved_away_with_a_warning(
     folder: SweepFolder, trial: TrialFolder, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(trial, 1, 10)
@@ -89,9 +89,9 @@ def test_what_went_another_way_is_set_aside_aloud(
     with caplog.at_level(logging.WARNING):
         download_trial(Store(url), folder, trial)
     assert trial.ledger.read_bytes() == theirs
-    (aside,) = trial.path.parent.glob("one.aside-*")
-    assert TrialFolder(aside).last_checkpoint.read_bytes() == b"50"
-    assert "2 attempts up to step 50" in caplog.text
+    (unpublished,) = trial.path.parent.glob("one.unpublished-*")
+    assert TrialFolder(unpublished).last_checkpoint.read_bytes() == b"50"
+    assert "2 local attempts (up to step 50)" in caplog.text
 
 
 def test_a_trial_that_is_done_in_the_store_is_done_here(folder: SweepFolder, trial: TrialFolder, url: str) -> None:

@@ -11,7 +11,7 @@ from dmray.coordination.sweep_lock import LockTiming, store_lock
 from dmray.errors import StorageError
 from dmray.storage import Store
 
-PACE = LockTiming(heartbeat_s=0.05, stale_s=0.5, settle_s=0.01)
+FAST = LockTiming(heartbeat_s=0.05, stale_s=0.5, settle_s=0.01)
 THEIRS = Heartbeat(host="elsewhere", pid=os.getpid(), holder="theirs", count=0, time_s=0.0).model_dump_json().encode()
 
 
@@ -25,16 +25,16 @@ def test_two_drivers_on_two_machines_cannot_hold_one_sweep(url: str) -> None:
     assert store.read(".driver.json") is None
 
 
-def test_a_dead_driver_of_another_machine_is_taken_over_aloud(url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_sweep_of_a_dead_driver_is_taken_over_with_a_warning(url: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(url)
     store.write(".driver.json", THEIRS)
-    with caplog.at_level(logging.WARNING), store_lock(store, PACE):
+    with caplog.at_level(logging.WARNING), store_lock(store, FAST):
         assert store.read(".driver.json") != THEIRS
     assert "taking the sweep over" in caplog.text
 
 
-@pytest.mark.parametrize("left_behind", [b"", THEIRS], ids=["nothing", "a beat"])
-def test_of_two_that_come_at_the_same_moment_the_last_writer_has_it(
+@pytest.mark.parametrize("left_behind", [b"", THEIRS], ids=["nothing", "a heartbeat"])
+def test_of_two_drivers_at_the_same_moment_the_last_writer_wins(
     left_behind: bytes,
 ) -> None:
     class Contested(Store):
@@ -51,5 +51,5 @@ def test_of_two_that_come_at_the_same_moment_the_last_writer_has_it(
     store = Contested(f"memory://{uuid4().hex[:8]}/runs")
     if left_behind:
         Store.write(store, ".driver.json", left_behind)
-    with pytest.raises(StorageError, match="on elsewhere runs this sweep already"), store_lock(store, PACE):
+    with pytest.raises(StorageError, match="on elsewhere runs this sweep already"), store_lock(store, FAST):
         pass
