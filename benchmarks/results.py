@@ -22,7 +22,7 @@ def training_step(record: dict[str, Any]) -> Iterator[str]:
     for name in names:
         ours = "DM" if "DM" in name or "Mamba" in name else "DT"
         rows.append([_with_ratio(result["step_ms"].get(name), result["step_ms"][ours]) for result in results])
-    yield "Milliseconds of one optimizer step, width 128, 6 layers, batches of 16, one thread; in brackets: / ours."
+    yield "Milliseconds per optimizer step, width 128, 6 layers, batches of 16, one thread; in brackets: over ours."
     yield from _table(["", *rows[0]], [[name, *row] for name, row in zip(names, rows[1:], strict=True)])
 
 
@@ -33,7 +33,7 @@ def scan(record: dict[str, Any]) -> Iterator[str]:
     heads = [" x ".join(str(number) for number in result["size"].values()) for result in results]
     times = [result["with_backward_ms"] for result in results]
     yield "Milliseconds of the selective scan, forward and backward, one thread, by windows x tokens x channels x"
-    yield "states; in brackets: divided by numba's."
+    yield "states; in brackets: over numba's."
     yield from _table(
         ["", *heads], [[name, *(_with_ratio(each.get(name), each["numba"]) for each in times)] for name in names]
     )
@@ -74,7 +74,7 @@ def evaluation(record: dict[str, Any]) -> Iterator[str]:
 def evaluation_beside_training(record: dict[str, Any]) -> Iterator[str]:
     """Training while an evaluation actor runs."""
     (result,) = record["results"]
-    yield "DM's training steps/s while an evaluation actor runs on the other core, divided by those without it:"
+    yield "DM's training steps per second while an evaluation actor runs on the other core, over those without:"
     yield f"{result['ratio']:.3f} (target: 0.95)."
 
 
@@ -90,7 +90,7 @@ def decode(record: dict[str, Any]) -> Iterator[str]:
 
 def env_steps(record: dict[str, Any]) -> Iterator[str]:
     """Simulator steps."""
-    yield "Simulator steps/s on one core, a hundred episodes with random actions: ours, a loop over gymnasium's"
+    yield "Simulator steps per second on one core, 100 episodes with random actions: ours, a loop over gymnasium's"
     yield "environments, and bare `mj_step`."
     heads = ["family", "engine", "ours", "loop", "mj_step"]
     rows = [
