@@ -1,4 +1,4 @@
-"""A data set as a trial needs it: its episodes, and the task as it is with these data."""
+"""Opens a data set for a trial: its episodes, and the task with what only the data can tell."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from dmray.specs import DatasetSpec, content_hash
 from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
 
 _ROUNDING = 1e-3
-READER_VERSION = 1  # raised when reading the same file gives other episodes, so that no kept array is taken for new
+READER_VERSION = 1  # raised when the same file is read to other episodes, so that cached arrays are not used
 
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """`task` is the catalog's with what only the data can tell: the size of observations, Minari's reference scores.
+    """`task` is the registered task with what only the data tell: the size of observations, Minari's reference scores.
 
     The arrays of `episodes` are mapped into memory: all trials of a node share them.
     """
@@ -86,7 +86,7 @@ def file_rules(task: Task) -> FileRules:
 
 
 def _out_of_reach(actions: np.ndarray, limit: float) -> Iterator[str]:
-    """A note on actions that no policy can give back: its Tanh ends at the limit, and the simulator clips there."""
+    """A note on actions beyond the limit, which no policy can repeat: its Tanh ends at the limit."""
     beyond = int((np.abs(actions).max(axis=1) > limit * (1 + _ROUNDING)).sum())
     if beyond:
         yield f"actions: {beyond:,} of {len(actions):,} go beyond ±{limit:g}, where policies end and simulators clip"
@@ -117,7 +117,7 @@ def _reference(facts: MinariFacts) -> ReferenceScores | None:
 
 @contextmanager
 def _arrays_folder(stem: str, content: list[Any]) -> Iterator[Path]:
-    """Where the arrays of a source of that content are kept on this machine; held by one process at a time."""
+    """The folder on this machine that caches the arrays of that content; locked for one process at a time."""
     cache = Path(os.environ.get("DMRAY_CACHE") or "~/.cache/dmray").expanduser() / "arrays"
     folder = cache / f"{stem}-{content_hash(content)[:12]}"
     try:
