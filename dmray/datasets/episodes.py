@@ -16,7 +16,7 @@ import numpy as np
 class Episodes:
     """Transitions of E whole episodes, end to end; episode e is the rows `starts[e]:starts[e + 1]`.
 
-    `notes` say what was done to the source on the way, a sentence each; they are kept with the run.
+    `notes` say how the source was changed when it was read, a sentence each; they are recorded with the run.
     """
 
     observations: np.ndarray  # (N, S) float32, before the action

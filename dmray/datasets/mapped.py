@@ -25,7 +25,7 @@ _ARRAYS = ("observations", "actions", "rewards")
 def mapped(folder: Path, read: Callable[[Allocate], Episodes]) -> Episodes:
     """The episodes in `folder`; if they are not there yet, those that `read` puts into the arrays it asks for.
 
-    `folder` is there whole or not at all, however the writer ends. The caller sees to it that one process writes.
+    `folder` appears only when it is complete, even if the writer is killed. The caller ensures that one process writes.
     """
     if not folder.is_dir():
         with partial(folder) as part:

@@ -1,7 +1,7 @@
 """Minari's data sets, read through `minari` itself: flat observations and actions, such as those of mujoco/*.
 
 A data set is a folder below $MINARI_DATASETS_PATH (~/.minari/datasets). It stores every episode by itself, and the
-observations of an episode of T steps are T + 1: the last one is where it ended, and nobody acted on it.
+observations of an episode of T steps are T + 1: no action follows the last one.
 
 Shapes: N transitions, S observation_dim, A action_dim, T steps of an episode.
 """
@@ -25,7 +25,7 @@ from dmray.file_lock import file_lock
 from dmray.registry import nearest
 
 _LOCK_TIMEOUT_S = 3600.0
-_DAMAGE = (OSError, KeyError, ValueError, TypeError, AssertionError)  # what minari and h5py raise for a broken data set
+_DAMAGE = (OSError, KeyError, ValueError, TypeError, AssertionError)  # what minari and h5py raise for damaged data
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def minari_facts(dataset_id: str) -> MinariFacts:
 
 
 def minari_metadata_file(dataset_id: str) -> Path:
-    """The file that minari writes last: where it is another one, it is another data set."""
+    """The file that minari writes last; when it changed, the data set changed."""
     return _root() / dataset_id / "data" / "metadata.json"
 
 
@@ -166,7 +166,7 @@ def _append(dataset_id: str, rows: _Rows, start: int, episode: Any) -> int:
     end = start + steps
     for name in ("observations", "actions", "rewards"):
         target = getattr(rows, name)[start:end]
-        with np.errstate(over="ignore"):  # too large for float32 is not finite, and is said to be
+        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite, and is reported below
             target[:] = arrays[name][:steps]
         finite = np.isfinite(target.reshape(steps, -1)).all(axis=1)
         if not finite.all():
@@ -179,21 +179,21 @@ def _append(dataset_id: str, rows: _Rows, start: int, episode: Any) -> int:
 
 
 def _stored_episodes(dataset_id: str, dataset: Any) -> Iterator[Any]:
-    with _damage_named(dataset_id):
+    with _report_damage(dataset_id):
         yield from dataset.iterate_episodes()
 
 
 def _opened(dataset_id: str) -> Any:
-    """minari's data set; DatasetError where there is none, or none that it can read."""
+    """The data set as minari opens it; DatasetError where it is missing or cannot be read."""
     minari, root = _minari(), _root()
     if not (root / dataset_id / "data").is_dir():
         raise DatasetError(_not_there(dataset_id, root))
-    with _damage_named(dataset_id):
+    with _report_damage(dataset_id):
         return minari.load_dataset(dataset_id)
 
 
 @contextmanager
-def _damage_named(dataset_id: str) -> Iterator[None]:
+def _report_damage(dataset_id: str) -> Iterator[None]:
     try:
         yield
     except ImportError as cause:  # of the library that the data set's own format needs

@@ -1,4 +1,4 @@
-"""What states are z-scored with."""
+"""Mean and standard deviation, by which states are normalized."""
 
 from __future__ import annotations
 

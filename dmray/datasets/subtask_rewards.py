@@ -1,7 +1,7 @@
-"""Rewards as evaluation pays them, where files pay for being there: once, at the step that arrives there.
+"""Rewrites a file's rewards to those of evaluation: once for each subtask, at the step that completes it.
 
-D4RL's kitchen files pay, at every step, the number of subtasks that are done at that step, and its antmaze files every
-step at the goal. A return-to-go made from them would ask for hundreds where evaluation can pay four, or one.
+D4RL's kitchen files pay at every step for all subtasks that are done at that step, and its antmaze files pay at every
+step at the goal. Returns-to-go computed from them would reach hundreds, where evaluation can pay four, or one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Subtask:
 
 
 def first_reward_only(rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """`rewards` (N,) without what each episode was paid after its first one, where evaluation would have ended it."""
+    """`rewards` (N,) with zeros after each episode's first reward, where evaluation would have ended the episode."""
     paid = rewards != 0
     so_far = np.cumsum(paid)
     before = np.repeat(so_far[starts[:-1]] - paid[starts[:-1]], np.diff(starts))
@@ -45,11 +45,11 @@ def has_per_step_subtask_rewards(rewards: np.ndarray, starts: np.ndarray, subtas
 def reward_arrivals(
     observations: np.ndarray, rewards: np.ndarray, starts: np.ndarray, subtasks: Sequence[Subtask]
 ) -> np.ndarray:
-    """What each step would have been paid, (N,) float32.
+    """The reward of each step in evaluation, (N,) float32.
 
-    Step t arrives where the next observation shows a subtask done for the first time in the episode (its first
-    observation does not count: nothing was done yet). An episode's last step has no next observation; it is paid what
-    the file's own `rewards`, the number of subtasks done, have risen by.
+    Step t is paid for each subtask that the next observation shows done for the first time in the episode (the first
+    observation does not count: nothing was done yet). An episode's last step has no next observation; it is paid the
+    increase of the file's own `rewards`, which count the subtasks done.
     """
     paid = np.zeros(len(observations), dtype=np.float32)
     done = np.stack([subtask.done(observations) for subtask in subtasks], axis=1)  # (N, subtasks)

@@ -1,7 +1,7 @@
-"""Closed-loop evaluation in cohorts: fixed sets of episodes that move in lockstep, so the policy sees one batch a step.
+"""Closed-loop evaluation in cohorts: fixed sets of episodes in lockstep, so the policy gets one batch a step.
 
-A cohort is decided by the request alone, so its episodes are the same bit for bit whoever rolls it out, in whatever
-order, however many share the work. Return-to-go is in raw units here; the policy scales.
+The request alone decides which episodes form a cohort. So the episodes are the same bit for bit in any process, in any
+order, for any number of workers. Return-to-go is in raw units here; the policy scales it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Row:
-    """One episode to roll out: its index in the request, and the target it is asked for."""
+    """One episode to roll out: its index in the request, and its target return."""
 
     index: int
     target_return: float | None
@@ -78,9 +78,9 @@ def episode_seed(base: int, index: int) -> int:
 def run_cohort(
     policy: SequencePolicy, request: EvaluationRequest, cohort: Cohort, watch: Watch | None = None
 ) -> tuple[EpisodeRecord, ...]:
-    """Roll `cohort` out with `policy`, which is in evaluation mode and stays as it is; one record a row, in its order.
+    """Roll `cohort` out with `policy`, which is in evaluation mode and is not changed; one record a row, in order.
 
-    `watch` is shown each step: the rows that were stepped, what they saw, what was decided, and what came of it.
+    `watch` is called after each step with the live rows, their observations, their actions and the step's results.
 
     Raises:
         EngineError: the task has no simulator here.
@@ -109,12 +109,12 @@ def roll_out(
         returns[live] += step.rewards
         returns_to_go[live] -= step.rewards
         lengths[live] += 1
-        going = np.flatnonzero(~(step.terminated | step.truncated))
-        if not going.size:
+        running = np.flatnonzero(~(step.terminated | step.truncated))
+        if not running.size:
             break
-        if going.size < live.size:  # the rows that ended are neither stepped nor batched any more
-            decoder.keep(going)
-            observations, live = observations[going], live[going]
+        if running.size < live.size:  # ended rows are neither stepped nor batched any more
+            decoder.keep(running)
+            observations, live = observations[running], live[running]
     return tuple(
         EpisodeRecord(row.index, seed, row.target_return, float(episode_return), int(length))
         for row, seed, episode_return, length in zip(cohort.rows, seeds, returns, lengths, strict=True)

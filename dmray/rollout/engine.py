@@ -1,4 +1,4 @@
-"""What a simulator gives: an engine that steps many episodes of one task together, and what else can be done with it.
+"""What a simulator provides: an engine that steps many episodes of a task together, recorders, replay and drawing.
 
 Shapes: E episodes of the engine, L of them live (being stepped), S `observation_dim`, A `action_dim`.
 """

@@ -1,4 +1,4 @@
-"""Where transitions come from: D4RL's files, Minari, a path, or episodes recorded here. All of them end as Episodes."""
+"""Where transitions come from: D4RL's files, Minari, a path, or episodes recorded here; all are read as `Episodes`."""
 
 from dmray.sources.locate import download_folders, fetch_published, locate, remote_file
 from dmray.sources.opening import OpenedDataset, file_rules, open_dataset, open_file

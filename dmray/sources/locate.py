@@ -13,10 +13,10 @@ from dmray.tasks import MINARI_SCHEME, Task, entry_of
 
 
 def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
-    """The path of the data set's HDF5 file, which is fetched or recorded first if need be; or its `minari://` address.
+    """The path of the data set's HDF5 file, fetched or recorded first where it is missing; or its `minari://` address.
 
     Raises:
-        DatasetError: the file is missing and cannot be had; the message says where it was looked for.
+        DatasetError: the file is missing and cannot be fetched; the message says where it was looked for.
     """
     if dataset.generate is not None:
         return str(recorded_file(dataset.generate, task, recordings))
@@ -26,10 +26,10 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
 
 
 def fetch_published(name: str, progress: Progress = silent) -> str:
-    """The file of a published data set, from one of the folders or by download; Minari's address, once it is there.
+    """The file of a published data set, from one of the folders or by download; for Minari its address, after download.
 
     Raises:
-        DatasetError: it can be had from nowhere; the message lists what was tried.
+        DatasetError: it cannot be fetched from anywhere; the message lists what was tried.
         SpecError: there is no such data set.
     """
     url = entry_of(name).url
@@ -44,10 +44,10 @@ def fetch_published(name: str, progress: Progress = silent) -> str:
 
 
 def fetch_minari(dataset_id: str) -> None:
-    """Have minari download the data set, unless it is there or $DMRAY_OFFLINE forbids it.
+    """Download the data set through minari, unless it is there or $DMRAY_OFFLINE forbids it.
 
     Raises:
-        DatasetError: it cannot be had.
+        DatasetError: it cannot be downloaded.
     """
     if not FetchSettings.from_environment().offline:
         download_minari(dataset_id)

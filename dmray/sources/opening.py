@@ -1,4 +1,4 @@
-"""A data set as a trial needs it: its episodes, and the task as it is with these data."""
+"""Opens a data set for a trial: its episodes, and the task with what only the data can tell."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
 
 _ROUNDING = 1e-3
 _LOCK_TIMEOUT_S = 3600.0
-READER_VERSION = 1  # raised when reading the same file gives other episodes, so that no kept array is taken for new
+READER_VERSION = 1  # raised when the same file is read to other episodes, so that cached arrays are not used
 
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """`task` is the catalog's with what only the data can tell: the size of observations, Minari's reference scores.
+    """`task` is the registered task with what only the data tell: the size of observations, Minari's reference scores.
 
     The arrays of `episodes` are mapped into memory: all trials of a node share them.
     """
@@ -87,7 +87,7 @@ def file_rules(task: Task) -> FileRules:
 
 
 def _out_of_reach(actions: np.ndarray, limit: float) -> Iterator[str]:
-    """A note on actions that no policy can give back: its Tanh ends at the limit, and the simulator clips there."""
+    """A note on actions beyond the limit, which no policy can repeat: its Tanh ends at the limit."""
     beyond = int((np.abs(actions).max(axis=1) > limit * (1 + _ROUNDING)).sum())
     if beyond:
         yield f"actions: {beyond:,} of {len(actions):,} go beyond ±{limit:g}, where policies end and simulators clip"

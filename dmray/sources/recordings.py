@@ -1,4 +1,4 @@
-"""Data sets that are recorded here, so that everything can be tried without a download."""
+"""Data sets that are recorded on this machine, so that everything can be tried without a download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECORDING_VERSION = 1  # raised when a recorder changes what it records
 
 
 def recording_path(generation: Generation, task: Task, folder: Path) -> Path:
-    """Where in `folder` the recording is, or will be."""
+    """The path of the recording in `folder`, whether it exists or not."""
     digest = content_hash([RECORDING_VERSION, task.name, generation.model_dump(mode="json")])[:12]
     return folder / f"{task.name}-{generation.behaviour}-{digest}.hdf5"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from pkgutil import iter_modules
 
+import numpy as np
 import pytest
 
 import dmray
@@ -59,6 +60,17 @@ def test_recorded_files_can_be_replayed_in_all_but_kitchen_and_bullet(family) ->
     engine = make_reference_engine(family.tasks[0], 1)
     assert isinstance(engine, PlaceableEngine) == (family.engine != "kitchen")
     engine.close()
+
+
+@pytest.mark.parametrize("family", BUILT_IN, ids=lambda family: f"{family.protocol}/{family.name}")
+def test_a_film_has_a_position_for_every_joint_of_its_model(family) -> None:  # type: ignore[no-untyped-def]
+    simulator, task = simulator_of(family.tasks[0]), family.tasks[0]
+    if simulator.scene is None:
+        assert family.engine == "bullet"
+        return
+    scene = simulator.scene(task, np.zeros((3, task.observation_dim)))
+    assert scene.positions.shape == (3, scene.model.nq)
+    assert 0.005 < scene.step_s <= 0.1
 
 
 def test_a_family_that_gives_no_simulator_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:

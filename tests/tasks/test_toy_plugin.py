@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from dmray.sources import open_dataset
 from dmray.specs import DatasetSpec, Generation
 from dmray.tasks import FAMILIES, PROTOCOLS, TASKS, task_of
 from dmray.testing.engine_contract import EngineContract
+from tests.plugins import TOY
 from tests.sweeps import tiny_plan
 
 pytestmark = pytest.mark.usefixtures("toy_plugin")
@@ -100,3 +102,17 @@ def test_what_its_simulator_cannot_do_is_said(tmp_path: Path) -> None:
 def test_the_doctor_tries_its_simulator(tmp_path: Path) -> None:
     found = next(finding for finding in diagnose(tmp_path, None) if finding.name == "simulator toy")
     assert (found.verdict, found.found) == ("ok", "toy")
+
+
+def test_the_examples_of_the_documentation_are_the_plugins_code() -> None:
+    documents = (Path(__file__).parents[2] / "docs").glob("extending*.md")
+    blocks = [
+        block
+        for document in documents
+        for block in re.findall(
+            r"```(?:python|toml)\n# (dmray_toy/\S+|pyproject\.toml)\n(.*?)```", document.read_text(), re.DOTALL
+        )
+    ]
+    assert {"dmray_toy/tasks.py", "dmray_toy/simulator.py", "pyproject.toml"} <= {file for file, _ in blocks}
+    for file, code in blocks:
+        assert code in (TOY / file).read_text(), f"{file}: the documentation shows other code"

@@ -1,8 +1,8 @@
-"""D4RL's antmaze: an eight-jointed ant that walks to a goal it is not shown, through a maze of cells 4 wide.
+"""D4RL's antmaze: an ant with eight joints walks through a maze, with cells 4 wide, to a goal that it does not observe.
 
 Observation (29,): positions 15 (x, y, height, quaternion, joints), then velocities 14; the goal is not in it. Action: a
-torque per joint in [-1, 1]. Reward 1 for the step that ends within .5 of the goal, which ends the episode; else 0, and
-falling ends nothing. Each episode draws its goal anew (the v2 resets). Ten decisions a second.
+torque per joint in [-1, 1]. Reward 1 for the step that ends within .5 of the goal, which ends the episode; else 0.
+Falling does not end it. Each episode draws its own goal (as D4RL's v2 resets do). Ten decisions a second.
 
 The ant is gymnasium's with D4RL's differences: time steps of .02 s, softer contacts, and torques of 30 where
 gymnasium's are 150. gymnasium-robotics' AntMaze is another task: 20 Hz, stronger torques, a smaller goal that does not
@@ -56,8 +56,8 @@ def middle_of(cell: np.ndarray | tuple[int, int]) -> np.ndarray:
 
 
 def draw_goal(maze: str, rng: np.random.Generator) -> np.ndarray:
-    """An episode's goal (2,), the first draws from its seed: the goal cell's middle and two draws on top, up to a
-    quarter and an eighth of a cell along each axis.
+    """An episode's goal (2,): the goal cell's middle, shifted by two draws, of up to a quarter and an eighth of a cell
+    along each axis. They are the first draws from the episode's seed.
     """
     shift = rng.uniform(0, CELL / 4, 2) + rng.uniform(0, CELL / 8, 2)
     return np.maximum(middle_of(GOAL_CELLS[maze]) + shift, 0.0)

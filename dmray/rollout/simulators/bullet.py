@@ -1,7 +1,7 @@
 """The paper's own locomotion tasks in d4rl's own environments: pybullet behind gym's old interface.
 
-gym, d4rl and pybullet are no requirement of dmray ("make bullet", docs/bullet.md) and are imported only when an engine
-is made.
+dmray does not require gym, d4rl and pybullet ("make bullet" installs them, docs/bullet.md); they are imported only when
+an engine is made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dmray.tasks import Task
 
 
 class Space(Protocol):
-    """As much of a gym space as is needed here."""
+    """The part of a gym space that is used here."""
 
     shape: tuple[int, ...]
 
@@ -45,9 +45,9 @@ class OldEnvironment(Protocol):
 def bullet_environment(task: Task) -> OldEnvironment:
     """d4rl's environment `task.env_id` in a simulation of its own (29 MB), which `close` frees.
 
-    It has been reset once: until the first `reset` is over, the floor is missing among the parts whose mean position
-    the reward is reckoned from, so the first episode of an environment is paid otherwise on its first step than all
-    that follow. After it, `seed` and `reset` restore everything (held by the tests, bit for bit).
+    It has been reset once. Before the first `reset` the floor is missing among the parts whose mean position the
+    reward is computed from, so the first step of the first episode would have another reward than in all later ones.
+    After it, `seed` and `reset` restore everything (the tests check it, bit for bit).
 
     Raises:
         EngineError: a package is missing, or d4rl does not know the id.
@@ -69,7 +69,7 @@ def bullet_environment(task: Task) -> OldEnvironment:
 class BulletEngine:
     """`VectorEngine` over one of d4rl's pybullet environments an episode; a task's `env_id` is d4rl's.
 
-    `make` makes them: whatever it returns, an episode must be decided by its seed and its actions.
+    `make` makes each environment; an episode must be decided by its seed and its actions alone.
 
     Raises:
         EngineError: see `bullet_environment`, or the environment's sizes are not the task's.
@@ -116,8 +116,8 @@ class BulletEngine:
 class _Client:
     """pybullet's functions, bound to one simulation in this process.
 
-    In place of pybullet_utils' client, which joins a stranger's simulation when it finds one in shared memory, prints
-    on every connection, and binds a function anew on every call (a tenth of a step's time).
+    Used instead of pybullet_utils' client, which joins another program's simulation when it finds one in shared memory,
+    prints on every connection, and binds a function again on every call (a tenth of a step's time).
     """
 
     def __init__(self, pybullet: ModuleType) -> None:
@@ -133,7 +133,7 @@ class _Client:
 
 
 def _connect(simulated: Any, pybullet: ModuleType) -> None:
-    """What `reset` of pybullet_envs does when there is no simulation yet."""
+    """Connect as `reset` of pybullet_envs does when there is no simulation yet."""
     client = _Client(pybullet)
     client.resetSimulation()
     client.setPhysicsEngineParameter(deterministicOverlappingPairs=1)
@@ -154,13 +154,13 @@ def _packages(task: Task) -> tuple[Any, ModuleType]:
             '"make bullet" installs it, see docs/bullet.md'
         ) from missing
     finally:
-        sys.path[:] = path  # pybullet_envs adds its own folders, where modules have names such as `agents`
+        sys.path[:] = path  # pybullet_envs adds its own folders, with modules named `agents` and the like
     return gym, pybullet
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """gym and pybullet_envs warn of their own age, and gym prints it too."""
+    """Suppress the warnings of gym and pybullet_envs that they are deprecated; gym prints one too."""
     with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         yield

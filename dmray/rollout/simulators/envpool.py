@@ -1,7 +1,7 @@
 """Locomotion through envpool, which steps a batch of simulators in C++ in one call.
 
-envpool's MuJoCo is the one we pin, so an episode is gymnasium's bit for bit from the same state on; only the random
-starts are other draws.
+envpool contains the MuJoCo release that we pin, so from the same state on an episode equals gymnasium's bit for bit;
+only the random starts differ.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class PoolStep(NamedTuple):
 
 
 class EpisodePool:
-    """One envpool of as many environments as episodes, made anew at each reset: there is no other way to seed it.
+    """One envpool with an environment for each episode; made again at each reset, the only way to seed it.
 
-    Environment e depends on its seed and its own actions only, on any number of threads; one that has ended must not
-    be stepped again, for envpool would begin it anew.
+    Environment e depends on its seed and its own actions only, with any number of threads. An environment that has
+    ended must not be stepped again: envpool would reset it.
 
     Raises:
         EngineError: envpool is not installed, or does not know `env_id`.
@@ -73,7 +73,7 @@ class EpisodePool:
     def step(self, actions: np.ndarray, rows: np.ndarray) -> PoolStep:
         """Advance the environments `rows` (L,) by `actions` (L, A)."""
         assert self._pool is not None, "reset comes first"
-        assert not self._over[rows].any(), "envpool would begin an ended episode anew"
+        assert not self._over[rows].any(), "envpool would reset an ended episode"
         observations, rewards, terminated, truncated, info = self._pool.step(
             actions.astype(np.float64), rows.astype(np.int32)
         )

@@ -1,7 +1,7 @@
-"""Locomotion through gymnasium's -v4 environments, which are the ones that D4RL's v2 data sets agree with.
+"""Locomotion through gymnasium's environments, one Python object an episode: slow, but it can be put into a state.
 
-Not v5: it drops the +1 on Hopper's and Walker2d's terminal step, changes Walker2d's friction, and its Ant is another
-task.
+D4RL's v2 data sets agree with the v4 environments. v5 drops the +1 on Hopper's and Walker2d's terminal step, changes
+Walker2d's friction, and its Ant is another task.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class GymnasiumEngine:
 def _environment(task: Task) -> gymnasium.Env[np.ndarray, np.ndarray]:
     """The bare environment: no wrapper counts steps or checks values, the engine knows the horizon.
 
-    Made from its registry entry and not by its name, for which gymnasium would warn that v5 is newer.
+    Made from its registry entry: when made by its name, gymnasium would warn that v5 is newer.
     """
     try:
         return gymnasium.make(gymnasium.spec(task.env_id), disable_env_checker=True).unwrapped

@@ -1,13 +1,13 @@
-"""D4RL's kitchen: a Franka arm that is paid once for each of four elements it brings to its goal.
+"""D4RL's kitchen: a Franka arm gets a reward once for each of four elements that it brings to its goal.
 
 Observation (60,): positions of the robot 9 and of objects 21, as noisy sensors show them, then the goal 30 (zeros but
 for the four elements). Action: a velocity per joint in [-1, 1]. Reward: how many elements are reached for the first
-time in the episode; done when all four are. As in D4RL an element is reached where its *observed* positions are less
-than .3 from its goal, and the arm is driven from where its sensors, not its joints, say that it is.
+time in the episode; done when all four are. As in D4RL an element is reached when its *observed* positions are less
+than .3 from its goal, and the arm is driven from its observed, not its true, positions.
 
 The model is gymnasium-robotics' FrankaKitchen (as envpool ships it), whose own environment is no D4RL kitchen: its 59
-numbers hold velocities and no goal, it pays by true positions, and gives each object the sensor noise of the joint
-before it. envpool's would compile the model once for each episode, 80 MB and a fifth of a second each.
+numbers hold velocities and no goal, it pays by true positions, and it gives each object the sensor noise of the joint
+before it. envpool's compiles the model once for each episode, 80 MB and a fifth of a second each.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class KitchenEngine:
         """Nothing but memory is held."""
 
     def _look(self, rows: np.ndarray) -> np.ndarray:
-        """What the sensors show of `rows` (L,), (L, 60); each row's errors are draws of its own."""
+        """The sensors' readings of `rows` (L,), (L, 60), with each row's own noise."""
         errors = np.stack([self._rngs[row].uniform(-1.0, 1.0, _POSITIONS) for row in rows])
         self._shown[rows, :_POSITIONS] = self._kitchens.states[rows, :_POSITIONS] + _NOISE * _AMPLITUDES * errors
         shown: np.ndarray = self._shown[rows]
