@@ -24,10 +24,10 @@ from dmray.records import (
     read_ledger,
 )
 from dmray.rollout import EpisodeRecord, EvaluationRequest
-from dmray.trial.cadence import may_be_best
 from dmray.trial.checkpoints import load_checkpoint, load_policy_snapshot
 from dmray.trial.evaluation import EvaluationFuture, InlineEvaluation
 from dmray.trial.job import TrialJob
+from dmray.trial.pending_evaluations import may_be_best
 from dmray.trial.run import run_trial
 from tests.sweeps import tiny_plan
 
