@@ -32,7 +32,7 @@ from training_step import BATCH, Ours
 from dmray.models import conv_numba, lanes, scan_numba, steps_numba
 
 CONTEXT, EPISODES = 20, 16
-BLOCK = 128  # channels of an inner loop: fewer spend more on the checks before it, more leave the first-level cache
+BLOCK = 128  # channels of an inner loop; with fewer, each loop's checks cost more; with more, states leave the L1 cache
 CHUNK = scan_numba._CHUNK
 SETTINGS: dict[str, Any] = {**lanes.FAST, "nogil": True}
 INLINED: dict[str, Any] = {**lanes.FAST, "inline": "always"}
