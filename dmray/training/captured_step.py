@@ -13,9 +13,7 @@ from torch import Tensor
 
 from dmray.errors import CaptureError
 
-_PLAIN_CALLS = (
-    3  # before the recording, as PyTorch requires: first calls of libraries choose kernels and allocate
-)
+_PLAIN_CALLS = 3  # before the recording, as PyTorch requires: first calls of libraries choose kernels and allocate
 
 
 class CapturedStep:
