@@ -1,4 +1,4 @@
-"""Files from elsewhere, whole or not at all: mirrors, resume, retries, checksums that are pinned when first seen."""
+"""Downloads: mirrors, resume, retries, and checksums that are pinned at the first download."""
 
 from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch
 from dmray.downloads.manifest import MANIFEST_NAME, Manifest, ManifestEntry, Verification, verify

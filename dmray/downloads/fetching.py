@@ -1,11 +1,11 @@
-"""Fetching a file: from the first address that has it, going on where an earlier try stopped, into its place at once.
+"""Downloads a file from the first address that has it, and resumes an interrupted download.
 
-    <name>             the file, there whole or not at all
-    <name>.part        what has come so far
-    <name>.part.json   of which file, so that bytes of two files never meet
+    <name>             the file, complete
+    <name>.part        the bytes received so far
+    <name>.part.json   the remote file's facts, so that bytes of two files are never mixed
 
-A kill at any moment leaves a state from which the next fetch goes on: the manifest's entry is written before the file
-takes its name, so that a file that is there has been checked and is pinned.
+After a kill at any moment the next fetch continues. The manifest's entry is written before the file gets its name, so a
+file with its name has been checked and is pinned.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOCK_TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its publisher has it: the name it gets here, and its address there."""
+    """A published file: its local name and its address."""
 
     name: str
     url: str
@@ -43,10 +43,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class FetchSettings:
-    """Where and how patiently to look. Mirrors come first, in their order, the publisher's address last.
+    """Which addresses to try, and how often. Mirrors come first, in their order, the publisher's address last.
 
-    A mirror is an address (`http(s)://`, `s3://`, `file://`) under which the file lies by its name, or by the path of
-    its published address. A try that was interrupted is repeated, `attempts` in all without a byte in between.
+    A mirror is an address (`http(s)://`, `s3://`, `file://`) that has the file under its name, or under the path of its
+    published address. An interrupted download is tried again, up to `attempts` times in a row without a new byte.
     """
 
     mirrors: tuple[str, ...] = ()
@@ -76,13 +76,15 @@ def fetch(
     check: Callable[[Path], None] = lambda path: None,
     progress: Progress = silent,
 ) -> Path:
-    """The file in `folder`, downloaded if it is not there; by one process, whoever asks together.
+    """The path of the file in `folder`; downloaded first if it is not there, by one process at a time.
 
-    `check` is given the whole download under another name and raises DatasetError if it is not what was wanted.
+    `check` gets the path of the complete download before it has its name, and raises DatasetError if it is not the
+    right kind of file. A file that is there is returned without a lock, so `folder` may be read-only.
 
     Raises:
         DatasetError: no address has it (all are named, with what happened), its content is not the pinned one, the disk
-            is too small, or it is not here and `settings.offline`.
+            is too small, or it is not in `folder` and `settings.offline`.
+        StorageError: `folder` cannot be written, or another process does not finish its download.
     """
     path, manifest = folder / remote.name, Manifest(folder)
     if path.is_file():  # it is whole and pinned
@@ -114,7 +116,7 @@ def fetch(
 
 
 def _pin(part: Path, path: Path, address: str, manifest: Manifest, check: Callable[[Path], None]) -> None:
-    """Check the whole download and note its hash; what is wrong is removed."""
+    """Check the complete download and pin its hash; a wrong file is removed."""
     try:
         check(part)
         digest = sha256_of(part)
@@ -127,7 +129,7 @@ def _pin(part: Path, path: Path, address: str, manifest: Manifest, check: Callab
 
 
 def _download(address: str, path: Path, settings: FetchSettings, progress: Progress) -> Path:
-    """Bring the part up to its full size; as long as bytes come, interruptions are forgiven."""
+    """Download the rest of the file; an interruption after new bytes starts the count of attempts again."""
     source, part = Remote(address), path.with_name(f"{path.name}.part")
     failures, pause_s = 0, settings.first_pause_s
     while True:
@@ -140,20 +142,20 @@ def _download(address: str, path: Path, settings: FetchSettings, progress: Progr
                 return part
             raise InterruptedDownloadError("the file changed while it was read")
         except InterruptedDownloadError:
-            came = part.exists() and part.stat().st_size > before
-            failures, pause_s = (1, settings.first_pause_s) if came else (failures + 1, pause_s)
+            progressed = part.exists() and part.stat().st_size > before
+            failures, pause_s = (1, settings.first_pause_s) if progressed else (failures + 1, pause_s)
             if failures >= settings.attempts:
                 raise
             settings.sleep(min(pause_s, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
             pause_s *= 2
 
 
-def _begin(part: Path, noted: Path, facts: RemoteFacts) -> None:
-    """Keep the part if it is of this very file, else begin anew; see that the rest has room."""
-    told = json.dumps(asdict(facts))
-    if not part.exists() or not noted.exists() or noted.read_text() != told:
+def _begin(part: Path, facts_file: Path, facts: RemoteFacts) -> None:
+    """Keep the part if it is of the same remote file, else start over; check that the disk has room for the rest."""
+    text = json.dumps(asdict(facts))
+    if not part.exists() or not facts_file.exists() or facts_file.read_text() != text:
         part.unlink(missing_ok=True)
-        noted.write_text(told)
+        facts_file.write_text(text)
         part.touch()
     missing = (facts.size or 0) - part.stat().st_size
     free = shutil.disk_usage(part.parent).free
@@ -162,7 +164,7 @@ def _begin(part: Path, noted: Path, facts: RemoteFacts) -> None:
 
 
 def _fill(source: Remote, facts: RemoteFacts, part: Path, progress: Callable[[int], None]) -> None:
-    """Append block after block up to the size that the server told."""
+    """Append blocks until the part has the size that the server reports."""
     with part.open("ab") as stream:
         done = stream.tell()
         progress(done)
@@ -173,7 +175,7 @@ def _fill(source: Remote, facts: RemoteFacts, part: Path, progress: Callable[[in
                 stream.truncate(0)
                 done = 0
             elif len(content) != end - done:
-                raise InterruptedDownloadError(f"{len(content)} bytes came, not {end - done}")
+                raise InterruptedDownloadError(f"received {len(content)} bytes instead of {end - done}")
             stream.write(content)
             stream.flush()
             done += len(content)

@@ -1,4 +1,4 @@
-"""The checksums of a folder of downloads: trusted when first seen, pinned from then on.
+"""The checksums of a folder of downloads, pinned at the first download.
 
 <folder>/dmray-manifest.json    name -> sha256, size, url, fetched_at
 """
@@ -23,7 +23,7 @@ _LOCK_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """What a file was when it was first seen; `url` is None for a file that somebody else had put there."""
+    """A file when it was first seen; `url` is None for a file that dmray did not download."""
 
     sha256: str
     size: int
@@ -33,7 +33,7 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Verification:
-    """A file that is what it was: its hash, and whether this is the first time that it was seen."""
+    """The hash of an unchanged file, and whether it was seen for the first time."""
 
     sha256: str
     first_seen: bool
@@ -44,7 +44,7 @@ class Verification:
 
 
 class Manifest:
-    """The manifest of a folder. Each change is read, made and written under a lock, atomically."""
+    """The manifest of a folder. Changes are atomic and made under a lock."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / MANIFEST_NAME
@@ -61,10 +61,10 @@ class Manifest:
             write_json(self.path, dict(sorted(entries.items())))
 
     def check(self, name: str, sha256: str) -> None:
-        """Hold a hash against what is pinned.
+        """Compare a hash with the pinned one.
 
         Raises:
-            DatasetError: another one is.
+            DatasetError: another hash is pinned.
         """
         pinned = self.get(name)
         if pinned is not None and pinned.sha256 != sha256:
@@ -84,10 +84,11 @@ class Manifest:
 
 
 def verify(name: str, folder: Path) -> Verification:
-    """Hash the file in `folder` and compare it with what is pinned; pin it, if nothing is.
+    """Hash the file in `folder` and compare it with the pinned hash; pin it if none is.
 
     Raises:
-        DatasetError: there is no such file, or it is not what it was.
+        DatasetError: there is no such file, or it has changed.
+        StorageError: the manifest cannot be written.
     """
     path, manifest = folder / name, Manifest(folder)
     if not path.is_file():

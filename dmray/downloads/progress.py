@@ -1,4 +1,4 @@
-"""How far a download is: a bar for people, nothing for tests and workers."""
+"""Progress of a download: a bar on a terminal, nothing for tests and workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as RichProgress
 
-Progress = Callable[[str, int, int | None], None]  # the file's name, bytes that are here, bytes in all (if known)
+Progress = Callable[[str, int, int | None], None]  # the file's name, bytes received, bytes in total (if known)
 
 
 def silent(name: str, done: int, total: int | None) -> None:
@@ -18,7 +18,7 @@ def silent(name: str, done: int, total: int | None) -> None:
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """A bar on `console` while the context lasts; on no terminal nothing but the end is shown."""
+    """A bar on `console` while the context lasts; if that is not a terminal, only the end is shown."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

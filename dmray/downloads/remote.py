@@ -1,7 +1,7 @@
-"""One address as a thing to read blocks from, whatever its scheme: http(s), s3, file, through fsspec.
+"""Reads blocks of a remote file through fsspec: http(s), s3, file.
 
-A block is asked for by its range, so going on after a cut is the same as going on with the next block. A server that
-ignores ranges sends the whole file, which is told by its length.
+Each block is requested by its range, so resuming is the same as requesting the next block. A server that ignores ranges
+sends the whole file; the length of the answer shows that.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _VERSION_KEYS = ("ETag", "Last-Modified", "LastModified", "mtime", "created")
 
 
 class UnavailableError(Exception):
-    """The address does not have the file, and will not have it on a second try."""
+    """The address does not have the file; another try will not help."""
 
 
 class InterruptedDownloadError(Exception):
-    """The address did not answer, or not to the end; another try may help."""
+    """The address did not answer, or the answer broke off; another try may help."""
 
 
 @dataclass(frozen=True)
 class RemoteFacts:
-    """What the address says of its file: equal facts, equal content."""
+    """What the server reports about the file; with equal facts the content is equal."""
 
     url: str
     size: int | None
@@ -37,8 +37,8 @@ class Remote:
     """The file at `url`.
 
     Raises (all methods):
-        UnavailableError: no such scheme, no such file, no right to it.
-        InterruptedDownloadError: no answer, a broken one, or a failure of the server.
+        UnavailableError: the scheme or the file does not exist, or access is denied.
+        InterruptedDownloadError: there was no answer, it broke off, or the server failed.
     """
 
     def __init__(self, url: str) -> None:
@@ -57,7 +57,7 @@ class Remote:
         return RemoteFacts(self.url, info.get("size"), version)
 
     def read(self, start: int, end: int | None) -> bytes:
-        """Bytes `start` to `end` (None: all), or the whole file where the server knows no ranges."""
+        """Bytes `start` to `end` (None: all), or the whole file if the server does not support ranges."""
         limits = {} if end is None else {"start": start, "end": end}
         content: bytes = self._ask(self._files.cat_file, self._path, **limits)
         return content
@@ -65,14 +65,14 @@ class Remote:
     def _ask(self, call: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return call(*arguments, **options)
-        except Exception as cause:  # every scheme has errors of its own
+        except Exception as cause:  # each scheme has its own errors
             status = _status(cause)
             if (status is not None and status >= 500) or status in (408, 429):
                 raise InterruptedDownloadError(f"the server answers {status}") from cause
             if status is not None:
                 raise UnavailableError(f"the server answers {status}") from cause
             if isinstance(cause, FileNotFoundError | PermissionError) and not _network(cause):
-                raise UnavailableError(f"no such file, or no right to it ({type(cause).__name__})") from cause
+                raise UnavailableError(f"no such file, or access is denied ({type(cause).__name__})") from cause
             raise InterruptedDownloadError(f"{type(cause).__name__}: {cause}") from cause
 
 

@@ -1,7 +1,7 @@
-"""One CUDA graph in place of a training step's launches, which cost more than the kernels of small networks.
+"""A training step recorded as a CUDA graph: launching the kernels of a small network costs more than running them.
 
-Never run on a GPU: none was at hand. What a graph asks of the step is tested on the CPU (nothing is read back, what
-lasts stays at its address); where there is a GPU the same file of tests holds the graph against the plain step.
+It has not been run on a GPU yet. The tests check on the CPU what a graph requires of the step (it reads nothing back
+and keeps tensors at their addresses); on a machine with a GPU they also compare the graph with the plain step.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from dmray.errors import CaptureError
 
-_PLAIN_CALLS = 3  # before the recording, as PyTorch asks: libraries choose kernels and allocate at their first ones
+_PLAIN_CALLS = 3  # before the recording, as PyTorch requires: first calls of libraries choose kernels and allocate
 
 
 class CapturedStep:
-    """Calls `step` plainly at first, on a stream of its own, then records its kernels once and replays them.
+    """Calls `step` a few times on a stream of its own, then records its kernels once and replays them.
 
-    Every call is a step, and plain and replayed ones do the same. `step` reads nothing back from the GPU and changes
-    tensors only in place; it draws from `generator` and the device's default one, which move on as in plain calls. The
-    graph remembers addresses: once a tensor that it uses is replaced, begin with a new `CapturedStep`.
+    Every call is one step, replayed or not. `step` must not read anything back from the GPU and must change tensors in
+    place only. It draws random numbers from `generator` and from the device's default one; both advance as without a
+    graph. The graph holds addresses: after a tensor that it uses was replaced, make a new `CapturedStep`.
     """
 
     def __init__(self, step: Callable[[], Tensor], generator: torch.Generator) -> None:
@@ -32,7 +32,7 @@ class CapturedStep:
         self._result = torch.empty(0)
 
     def __call__(self) -> Tensor:
-        """What `step` returns, the caller's own.
+        """A copy of what `step` returns.
 
         Raises:
             CaptureError: the step cannot be recorded.

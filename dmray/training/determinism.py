@@ -1,4 +1,4 @@
-"""Bit-for-bit repeatable numbers where the hardware allows them."""
+"""Deterministic algorithms: the same numbers bit for bit, where the hardware allows it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 
 
 def be_deterministic(deterministic: bool) -> None:
-    """Use deterministic algorithms only in this process, or no longer; before its first matrix product on a GPU.
+    """Turn deterministic algorithms on or off for this process. Call it before the first matrix product on a GPU.
 
-    The selective scan follows (`dmray.models.scan_backend`). An operation that has no deterministic form raises.
+    The choice of the selective scan depends on it (`dmray.models.scan_backend`). While it is on, an operation without a
+    deterministic implementation raises.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts

@@ -1,7 +1,7 @@
-"""The optimizer step, and everything that a run needs to go on as if it had never stopped.
+"""The optimizer step, and the state that a run needs to continue as if it had not been interrupted.
 
-The authors train each stage with an AdamW of its own. Stages share no parameter and AdamW treats each number alone, so
-one AdamW on the summed loss, with the gradient clipped per stage, takes the same steps bit for bit.
+The authors train each stage with an AdamW of its own. Stages share no parameter and AdamW updates each number by
+itself, so one AdamW on the summed loss, with the gradient clipped per stage, takes the same steps bit for bit.
 
 A step reads no number back and changes tensors in place, so that a GPU can record it once and replay it
 (`CapturedStep`). The learning rate is a tensor for the same reason.
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Sampler(Protocol):
-    """Where training windows come from; their only randomness is the generator's."""
+    """Draws training windows; all randomness comes from the generator."""
 
     def sample(self, generator: torch.Generator) -> Windows:
-        """A batch of windows on the sampler's device, without waiting for it."""
+        """A batch of windows on the sampler's device. Does not wait for the device."""
 
 
 class StepMetrics(NamedTuple):
@@ -102,7 +102,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]
-        if self.captured:  # it wants to be told, and warns when told without need
+        if self.captured:  # AdamW must know that it is recorded, and warns if it is told so without need
             self._optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
         self._optimizer.step()
         return torch.stack([losses.detach(), torch.stack(norms)])
@@ -135,7 +135,7 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"].cpu())
         if state["cuda_rng"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
-        self._advance = self._begin()  # the optimizer's tensors are other ones now
+        self._advance = self._begin()  # the optimizer has new tensors, a graph has the old addresses
 
     def _precision(self) -> AbstractContextManager[None]:
         if self._spec.dtype == "float32":

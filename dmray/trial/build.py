@@ -1,4 +1,4 @@
-"""From a trial's spec and its data to the trainer that runs it, and what its ledger says of how it was built."""
+"""Builds the trainer of a trial from its spec and data, and the ledger's record of what it was built from."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from dmray.sources import OpenedDataset
 from dmray.tasks import Task
 from dmray.training import Trainer
 from dmray.trial.checkpoints import Origin
-from dmray.trial.facts import describe_data, describe_policy
 from dmray.trial.job import TrialJob
 
 
 def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Trainer, Origin]:
-    """A trainer before its first step on the job's device, and what its checkpoints say of where they are from."""
+    """A trainer on the job's device before its first step, and the origin that its checkpoints will name."""
     trial, device = job.trial, job.device
     shape = PolicyShape(
         observation_dim=task.observation_dim,
@@ -50,7 +49,7 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
 def attempt_started(
     job: TrialJob, attempt: int, trainer: Trainer, origin: Origin, opened: OpenedDataset
 ) -> AttemptStarted:
-    """All that a result of this attempt may depend on."""
+    """The record of everything that the attempt's results may depend on."""
     return AttemptStarted(
         time_s=time.time(),
         attempt=attempt,
@@ -64,15 +63,40 @@ def attempt_started(
             "captured": trainer.captured,
             "dataset_fingerprint": origin.dataset_fingerprint,
             "dataset_notes": list(opened.episodes.notes),
-            "dataset": describe_data(opened.episodes),
-            "policy": describe_policy(trainer.policy),
-            "task": _facts_of(opened.task),
+            "dataset": _describe_data(opened.episodes),
+            "policy": _describe_policy(trainer.policy),
+            "task": _describe_task(opened.task),
             "scan_backend": trainer.policy.scan_backend,
         },
     )
 
 
-def _facts_of(task: Task) -> dict[str, Any]:
-    """What a score depends on beyond the trial's spec."""
+def _describe_data(episodes: Episodes) -> dict[str, Any]:
+    """Sizes and undiscounted returns; one pass over the rewards."""
+    returns = episodes.returns()
+    return {
+        "episodes": episodes.num_episodes,
+        "transitions": episodes.num_transitions,
+        "length_mean": float(episodes.lengths.mean()),
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+    }
+
+
+def _describe_policy(policy: SequencePolicy) -> dict[str, Any]:
+    """What a caller of the policy needs to know."""
+    shape = policy.recipe.shape
+    return {
+        "observation_dim": shape.observation_dim,
+        "action_dim": shape.action_dim,
+        "takes_target": policy.takes_target,
+        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+    }
+
+
+def _describe_task(task: Task) -> dict[str, Any]:
+    """What a score depends on beside the trial's spec."""
     names = ("name", "protocol", "engine", "env_id", "horizon", "observation_dim", "zero_dims")
     return {**{name: getattr(task, name) for name in names}, "reference": asdict(task.reference)}

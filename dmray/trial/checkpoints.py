@@ -1,10 +1,10 @@
-"""Checkpoints of a trial: everything a resumed run needs, readable without unpickling code.
+"""Checkpoints of a trial: everything that a resumed run needs, readable without unpickling code.
 
-    last.pt   the Trainer's state, the progress meters, and the snapshots whose evaluations are still open
+    last.pt   the state of the Trainer and the meter, and the snapshots whose evaluations are pending
     best.pt   the weights of the best evaluation so far, with its step and score
     final.pt  the weights after the last step, with the last score
 
-All carry the trial's spec and the policy's shape, so that a file alone is enough to build the policy.
+Each has the trial's spec and the policy's shape, so the policy can be built from the file alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT_VERSION = 3
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint must agree with before it is continued."""
+    """What a checkpoint was made from; training continues only from a checkpoint of the same origin."""
 
     trial: TrialSpec
     dataset_fingerprint: str
@@ -59,7 +59,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     """The content of a checkpoint file.
 
     Raises:
-        CheckpointError: there is no file, or it is no checkpoint, truncated, or of another format version.
+        CheckpointError: there is no file, or it is not a checkpoint, truncated, or of another format version.
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     except FileNotFoundError as cause:
         raise CheckpointError(f"{path}: no such file") from cause
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as cause:
-        what = f"{path}: not a dmray checkpoint, or not all of one ({type(cause).__name__})"
+        what = f"{path}: not a dmray checkpoint, or a truncated one ({type(cause).__name__})"
         raise CheckpointError(f"{what}; without its last.pt a trial starts over") from cause
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: written in format {version}, this dmray reads {FORMAT_VERSION}")
@@ -78,7 +78,7 @@ def resume_checkpoint(path: Path, origin: Origin, device: str) -> dict[str, Any]
     """The checkpoint to continue from, None when there is none yet.
 
     Raises:
-        CheckpointError: it belongs to another spec, or the data set's content is not what it was.
+        CheckpointError: it belongs to another spec, or the data set has changed since.
     """
     if not path.exists():
         return None
@@ -87,7 +87,7 @@ def resume_checkpoint(path: Path, origin: Origin, device: str) -> dict[str, Any]
     for key, what in (("trial_id", "another spec"), ("dataset_fingerprint", "another content of the data set")):
         if theirs[key] != ours[key]:
             raise CheckpointError(
-                f"{path}: belongs to {what} ({key} {theirs[key]}, now {ours[key]}); restore what it was, "
+                f"{path}: belongs to {what} ({key} {theirs[key]}, now {ours[key]}); restore the old one, "
                 "or remove the trial's folder to start over"
             )
     return content

@@ -1,4 +1,4 @@
-"""Evaluation as a service to training: hand over a snapshot, train on, collect the episodes later."""
+"""The evaluation service of a trial: submit a snapshot, continue training, collect the episodes later."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EvaluationFuture = Future[tuple[EpisodeRecord, ...]]
 
 
 class EvaluationService(Protocol):
-    """Rolls out episodes for trials. The answer depends on snapshot and request alone, not on who serves."""
+    """Rolls out episodes for trials. The result depends on snapshot and request alone, not on the implementation."""
 
     def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
         """Start one evaluation; the future holds its episodes in the order of `cohorts(request)`."""
 
 
 class InlineEvaluation:
-    """Evaluates in the calling process, at once."""
+    """Evaluates in the calling process; `submit` returns when the episodes are done."""
 
     def submit(self, snapshot: PolicySnapshot, request: EvaluationRequest) -> EvaluationFuture:
         done: EvaluationFuture = Future()
@@ -50,7 +50,7 @@ def request_for(trial: TrialSpec, task: Task, takes_target: bool) -> EvaluationR
 
 
 def episode_rows(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
-    """What `write_episode_table` takes: by target return in the request's order, then by index."""
+    """Rows for `write_episode_table`, by target return in the request's order, then by index."""
     task = request.task
     return [
         {
@@ -67,7 +67,7 @@ def episode_rows(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) 
 
 
 def about(request: EvaluationRequest, step: int) -> dict[str, str]:
-    """What an episode table must say of itself, to be compared with another."""
+    """The metadata that an episode table needs to be compared with another."""
     task = request.task
     return {
         "task": task.name,

@@ -1,4 +1,4 @@
-"""What a worker is handed: a trial, where its files are, and the settings that never change what it measures."""
+"""The job of a worker: a trial, where its files are, and settings that do not change what it measures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmray.tasks import MINARI_SCHEME
 
 
 class TrialJob(Spec):
-    """One trial as work. JSON in and out, so that it crosses processes as plain text."""
+    """One trial to run; sent between processes as JSON."""
 
     trial: TrialSpec
     storage: str
@@ -29,11 +29,11 @@ class TrialJob(Spec):
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
     early_stopping: EarlyStoppingSpec | None
-    command_number: int  # it is worked on while this order stands
+    command_number: int  # the command to run; a worker stops when the sweep has a newer one
 
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
-        order = read_command(folder)
+        command = read_command(folder)
         return cls(
             trial=_with_absolute_path(trial),
             storage=sweep.storage if is_url(sweep.storage) else str(folder.storage),
@@ -49,12 +49,12 @@ class TrialJob(Spec):
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
             early_stopping=sweep.early_stopping,
-            command_number=order.number if order else 0,
+            command_number=command.number if command else 0,
         )
 
     @property
     def sweep_folder(self) -> SweepFolder:
-        """Where this machine works on it."""
+        """The folder on this machine where the worker writes."""
         return sweep_folder(self.storage, self.sweep_name, "worker")
 
     @property
@@ -63,7 +63,7 @@ class TrialJob(Spec):
 
 
 def _with_absolute_path(trial: TrialSpec) -> TrialSpec:
-    """A data set's path means the folder the command was given in; Ray's workers run in folders of their own."""
+    """A relative data set path is relative to the driver's working folder; Ray's workers have other ones."""
     if trial.dataset.path is None or trial.dataset.path.startswith(MINARI_SCHEME):
         return trial
     path = str(Path(trial.dataset.path).expanduser().absolute())

@@ -1,4 +1,4 @@
-"""`log.txt` of a trial: what its attempts did, for people. The ledger is the record; this file is never in the way."""
+"""`log.txt` of a trial: what its attempts did, for people. The record is the ledger; this file may be incomplete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_ATTEMPT = " attempt {} on "  # by this an attempt's part of the file is found
+_ATTEMPT = " attempt {} on "  # marks the first line of an attempt
 
 
 class TrialLog:
@@ -27,7 +27,7 @@ class TrialLog:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(f"{stamp} " + text.rstrip("\n").replace("\n", "\n    ") + "\n")
         except OSError:
-            pass  # a full disk is the trial's trouble, which it tells elsewhere
+            pass  # a full disk fails the trial where it writes its ledger
 
     def begin(self, attempt: int, host: str, process: int, device: str) -> None:
         """An attempt begins."""
@@ -35,7 +35,7 @@ class TrialLog:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Keep the warnings of the block too: those of `warnings`, and of `logging` in this thread."""
+        """Write the block's warnings too: those of `warnings`, and of `logging` in this thread."""
         handler, before = _Handler(self), warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:

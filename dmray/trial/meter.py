@@ -1,4 +1,4 @@
-"""Means of what training measures since the last record; part of the checkpoint, so that a resumed run's agree."""
+"""Means of what training measures since the last record. They are in the checkpoint, so a resumed run has the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dmray.training import StepMetrics
 
 
 class Meter:
-    """Sums on the training device, read back once per record."""
+    """Keeps sums on the training device and reads them back once per record."""
 
     def __init__(self, stage_names: tuple[str, ...], device: str) -> None:
         self._names = stage_names
@@ -22,7 +22,7 @@ class Meter:
         self._started = time.perf_counter()
 
     def add(self, metrics: StepMetrics) -> None:
-        """Count one step in."""
+        """Add the metrics of one step."""
         self._sums[:-1] += metrics.stage_losses
         self._sums[-1] += metrics.grad_norm
         self._steps += 1
@@ -34,11 +34,11 @@ class Meter:
 
     @property
     def finite(self) -> bool:
-        """Whether every loss and gradient since the last record was; waits for the device."""
+        """Whether every loss and gradient since the last record was finite; waits for the device."""
         return bool(self._sums.isfinite().all())
 
     def record(self, step: int, learning_rate: float) -> TrainProgress | None:
-        """The means since the last record, which starts the next ones; None when a loss was not finite."""
+        """The means since the last record, and a reset; None when a loss was not finite."""
         self._clock()
         if not self.finite:
             return None

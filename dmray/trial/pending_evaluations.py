@@ -1,11 +1,14 @@
-"""A trial's evaluations beside its training: handed over or left out, collected in the order of their steps, recorded.
+"""A trial's evaluations beside its training: submitted or skipped, collected in the order of their steps, recorded.
 
-At most `max_pending_evaluations` are open. Their snapshots stay in the checkpoint until their episodes are recorded, so
-an attempt that dies loses none: the next one submits them again.
+At most `max_pending_evaluations` are pending. Their snapshots stay in the checkpoint until their episodes are recorded,
+so an attempt that dies loses none: the next attempt submits them again.
+
+An evaluation of few episodes (`quick_episodes`) is enough where a new best score is ruled out (`may_be_best`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -26,20 +29,33 @@ from dmray.records import (
     write_episode_table,
 )
 from dmray.rollout import EpisodeRecord, EvaluationRequest
-from dmray.trial.cadence import may_be_best
 from dmray.trial.checkpoints import Origin, save_checkpoint, to_arrays, to_tensors
 from dmray.trial.evaluation import EvaluationFuture, EvaluationService, about, episode_rows, summarize
 from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
 from dmray.trial.watchdog import Watchdog
 
-_LOOK_EVERY_S = 1.0
+_POLL_S = 1.0
+_STANDARD_ERRORS = 2.0
+
+
+def may_be_best(quick: TargetResult, best: float | None) -> bool:
+    """Whether all episodes must be run, because the weights may be better than the best so far.
+
+    That is so if no full evaluation is done yet (`best` None), or if the quick score plus two of its standard errors
+    reaches the best full score. Scores are normalized. A single episode has no standard error and rules nothing out.
+    """
+    episodes = len(quick.returns)
+    if best is None or episodes == 1:
+        return True
+    standard_error = quick.normalized_std / math.sqrt(episodes - 1)
+    return quick.normalized_mean + _STANDARD_ERRORS * standard_error >= best
 
 
 class PendingEvaluations:
-    """`latest` is the headline score recorded last in this attempt, `scores` those of whole evaluations by step.
+    """`latest` is the headline score that this attempt recorded last, `scores` those of full evaluations by step.
 
-    Evaluations at the trial's rungs and after its last step are whole, and never left out.
+    Evaluations at the trial's rungs and after its last step are full, and never skipped.
     """
 
     def __init__(
@@ -60,14 +76,14 @@ class PendingEvaluations:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The step and the score of the whole evaluation with the highest one (ties: the earlier step)."""
+        """Step and score of the full evaluation with the highest score (ties: the earlier step)."""
         return max(self.scores.items(), key=lambda item: (item[1], -item[0]), default=None)
 
     def offer(self, step: int, weights: Callable[[], PolicySnapshot]) -> None:
-        """Have the weights after `step` evaluated, or leave that out where evaluations lag and the sweep says so."""
+        """Submit the weights after `step`, or skip them if too many evaluations are pending and the sweep allows it."""
         self.collect(self._job.max_pending_evaluations)
-        full = len(self._open) >= self._job.max_pending_evaluations
-        if full and not self._counts(step) and self._job.when_evaluations_lag == "skip":
+        lagging = len(self._open) >= self._job.max_pending_evaluations
+        if lagging and not self._is_decisive(step) and self._job.when_evaluations_lag == "skip":
             if step not in self._settled:
                 self._ledger.append(EvaluationSkipped(time_s=time.time(), step=step))
         else:
@@ -83,13 +99,13 @@ class PendingEvaluations:
             if not self._open[step].future.done() and len(self._open) <= most_open:
                 return
             self._watchdog.pause()
-            while not wait([self._open[step].future], _LOOK_EVERY_S).done:
+            while not wait([self._open[step].future], _POLL_S).done:
                 meanwhile()
             evaluation = self._open.pop(step)
             episodes = evaluation.future.result()
             results = summarize(evaluation.request, episodes)
             if evaluation.request != self._request and may_be_best(results[0], self.best[1] if self.best else None):
-                self._submit(step, evaluation.weights, whole=True)
+                self._submit(step, evaluation.weights, full=True)
             else:
                 self._record(step, evaluation, episodes, results)
 
@@ -98,18 +114,18 @@ class PendingEvaluations:
         return {step: to_tensors(item.weights.weights) for step, item in self._open.items()}
 
     def load_state_dict(self, state: dict[int, dict[str, Tensor]]) -> None:
-        """Submit those again that were open."""
+        """Submit the evaluations again that were pending."""
         for step, weights in state.items():
             self._submit(step, PolicySnapshot(self._origin.recipe, to_arrays(weights)))
 
-    def _counts(self, step: int) -> bool:
-        """Whether something is decided by it."""
+    def _is_decisive(self, step: int) -> bool:
+        """Whether early stopping or the trial's result is decided by the evaluation at `step`."""
         return step == self._job.trial.training.steps or step in self._rungs
 
-    def _submit(self, step: int, weights: PolicySnapshot, whole: bool = False) -> None:
+    def _submit(self, step: int, weights: PolicySnapshot, full: bool = False) -> None:
         if step not in self._settled:
             request = self._request
-            if not whole and not self._counts(step):
+            if not full and not self._is_decisive(step):
                 request = replace(request, episodes=self._job.trial.evaluation.quick_episodes or request.episodes)
             submitted = time.perf_counter()
             future = self._service.submit(weights, request)

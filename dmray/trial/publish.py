@@ -1,4 +1,4 @@
-"""A worker's trial in an object store: fetched before, published while it runs. With a folder as storage: nothing."""
+"""A trial in an object store: downloaded before it runs, uploaded while it runs. With a folder as storage: nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PATIENCE_AFTER_FAILURE_S = 20.0
 
 
 def fetch_command(job: TrialJob) -> None:
-    """Make the order in the worker's folder the one that stands in the store."""
+    """Copy the store's current command to the worker's folder."""
     if is_url(job.storage):
         store = open_store(job.storage, job.sweep_name)
         retry_while_unavailable(lambda: StoreCommands(store).download(job.sweep_folder))
@@ -33,12 +33,12 @@ def fetch_command(job: TrialJob) -> None:
 
 @contextlib.contextmanager
 def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
-    """Bring the trial here, publish it while the block runs, and return when all of it is in the store.
+    """Download the trial, upload it while the block runs, and return when all of it is in the store.
 
-    Yields what to report progress to. The caller holds the trial's folder.
+    Yields the function to report progress to. The caller holds the trial's lock.
 
     Raises:
-        StorageError: another worker has taken the trial up.
+        StorageError: another worker has continued the trial.
         StoreUnavailableError: the store does not answer.
     """
     if not is_url(job.storage):
@@ -62,10 +62,10 @@ def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
     except Exception:
         try:
             publisher.close(_PATIENCE_AFTER_FAILURE_S)
-        except StorageError as problem:  # the block's own error is the one to raise
+        except StorageError as problem:  # the block's own error is raised
             _log.warning("%s", problem)
         raise
-    except BaseException:  # stopped: what is here goes on from what is there
+    except BaseException:  # the process ends: the next attempt continues from what is in the store
         publisher.stop()
         raise
     publisher.close(RETRY_FOR_S)
@@ -73,7 +73,7 @@ def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
 
 
 def share_recording(job: TrialJob) -> None:
-    """One recording of the trial's data set for all machines, whose last bits might differ: the first one's.
+    """Give all machines the same recording of the trial's data set: the first one, as last bits differ by machine.
 
     Raises:
         EngineError: it cannot be recorded here.

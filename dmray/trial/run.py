@@ -1,8 +1,8 @@
-"""One trial, from data to result: train, checkpoint, evaluate beside the training, record everything.
+"""Runs one trial: training, checkpoints, evaluations beside the training, and the records of all of it.
 
-The same function runs in a Ray Train worker and in the calling process. Whatever ends it, the next attempt continues
-from the last checkpoint: the same batches, the same weights, each evaluation recorded once (the first record of a step
-counts; work done again after a crash gives the same record on a CPU).
+The same function runs in a Ray Train worker and in the calling process. However an attempt ends, the next one continues
+from the last checkpoint with the same batches and weights. Steps that are repeated after a crash give the same records
+on a CPU, and the first record of a step counts.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def run_trial(
     service: EvaluationService,
     report: Report = lambda step, score: None,
 ) -> TrialDone | TrialStopped:
-    """Run `job` to its end, or continue it there where its last attempt was saved.
+    """Run `job` to its end, from its last checkpoint if there is one; a result, or the verdict of early stopping.
 
-    The end is a result, or for now the verdict of early stopping.
-
-    Raises:
-        DatasetError, CheckpointError, StorageError: as their names say; the ledger holds the failure too.
-        Left: the order that the job was made under stands no longer; all is saved.
+    Raises (all but the last are in the ledger too):
+        DatasetError: the data set is missing or broken.
+        CheckpointError: the checkpoint cannot be read, or belongs to other data.
+        StorageError: the trial's folder cannot be written, or another worker holds it.
+        TrialPaused: the sweep was paused or stopped; everything is saved.
     """
     fetch_command(job)
     if not CommandWatcher(job.sweep_folder, job.command_number).should_continue():
@@ -101,7 +101,7 @@ def run_trial(
 
 
 class _Attempt:
-    """One attempt: its state is the trainer, the meter and the open evaluations."""
+    """One attempt; its state is the trainer, the meter and the pending evaluations."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Attempt:
     ) -> None:
         self.job, self.report, self.ledger, self.attempt = job, report, ledger, attempt
         self.log = TrialLog(job.folder.log)
-        self.order = CommandWatcher(job.sweep_folder, job.command_number)
+        self.command = CommandWatcher(job.sweep_folder, job.command_number)
         self.device = job.device
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)
@@ -168,7 +168,7 @@ class _Attempt:
 
     def _train_until(self, step: int) -> None:
         while self.trainer.steps_done < step:
-            self._pause_if_commanded()  # here nothing is due at the step that is done
+            self._pause_if_commanded()  # nothing is due at the step that is done
             self.meter.add(self.trainer.step())
             self.watchdog.step()
 
@@ -179,18 +179,18 @@ class _Attempt:
         return progress is not None
 
     def _collect(self, most_open: int) -> None:
-        """Where nothing but these evaluations is due at the step that is done."""
+        """Record finished evaluations; called where nothing else is due at the step that is done."""
         self.evaluations.collect(most_open, meanwhile=self._pause_if_commanded)
 
     def _pause_if_commanded(self) -> None:
-        if not self.order.should_continue():
+        if not self.command.should_continue():
             self._pause()
 
     def _pause(self) -> NoReturn:
         step = self.trainer.steps_done
         self._save()
         self.ledger.append(AttemptPaused(time_s=time.time(), attempt=self.attempt, step=step))
-        self.log.write(f"saved and left at step {step:,}: the sweep is paused or stopped")
+        self.log.write(f"saved and ended at step {step:,}: the sweep is paused or stopped")
         raise TrialPaused
 
     def _stop(self, verdict: RungDecision) -> TrialStopped:
@@ -226,7 +226,7 @@ class _Attempt:
         train_s = self.train_s + time.perf_counter() - self.started
         if status == "finished":
             self._collect(most_open=0)
-        else:  # a paused sweep would find this step done, and not see that it diverged
+        else:  # not interrupted by a pause: the next attempt would not see that this step diverged
             self.evaluations.collect(most_open=0)
         self.early_stopping.post(self.evaluations.scores)
         final = {

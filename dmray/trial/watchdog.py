@@ -1,8 +1,8 @@
-"""Ends a process whose training hangs, and keeps the stacks it hung in.
+"""Ends a process whose training hangs, and keeps the stacks of its threads.
 
-The timer is faulthandler's: a thread in C that needs no lock of Python's, so a hang inside an extension is ended too.
-It writes the stacks of all threads to `hang.txt` in the trial's folder and ends the process; whoever takes the trial up
-next turns the file into a failure in the ledger.
+The timer is faulthandler's: a C thread that does not need Python's lock, so it also ends a hang inside an extension.
+It writes the stacks of all threads to `hang.txt` in the trial's folder and ends the process. The next worker of the
+trial turns the file into a failure in the ledger.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contextlib import contextmanager
 
 from dmray.records import AttemptFailed, AttemptStarted, Ledger, TrialFolder, read_ledger
 
-_REARM_EVERY_S = 1.0  # arming starts a thread, too dear for each step
+_REARM_EVERY_S = 1.0  # arming starts a thread, which is too expensive for each step
 
 
 class Watchdog:
-    """Armed at the first step, it ends the process `timeout_s` (or up to a second less) after the last one.
+    """Ends the process `timeout_s` (or up to a second less) after the last step; starts at the first step.
 
-    `timeout_s` None: never. One process has one timer, so one trial at a time.
+    With `timeout_s` None it does nothing. A process has one such timer, so it watches one trial at a time.
     """
 
     def __init__(self, folder: TrialFolder, timeout_s: float | None) -> None:
@@ -29,7 +29,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the block: between `step`s of it, and not after its end."""
+        """Watch from the first `step` to the end of the block."""
         if self._timeout_s is None:
             yield
             return
@@ -48,16 +48,16 @@ class Watchdog:
             self._armed_at = now
 
     def pause(self) -> None:
-        """Until the next `step`, nothing is watched: waiting for evaluations is no hang of the training."""
+        """Stop watching until the next `step`: waiting for evaluations is not a hang."""
         if self._timeout_s is not None:
             faulthandler.cancel_dump_traceback_later()
             self._armed_at = float("-inf")
 
 
 def note_hang(folder: TrialFolder) -> bool:
-    """Turn the stacks of a hang, if there was one, into the failure of the last attempt; whether there was one.
+    """If the last attempt hung, record its failure with the stacks; whether it did.
 
-    The caller holds the trial's folder: no worker runs the trial.
+    No worker may be running the trial.
     """
     stacks = folder.hang.read_text(errors="replace") if folder.hang.exists() else ""
     folder.hang.unlink(missing_ok=True)

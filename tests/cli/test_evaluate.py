@@ -132,7 +132,7 @@ def test_an_option_that_cannot_be_followed_is_refused_before_anything_is_run(
 
 def test_a_file_that_is_no_checkpoint_is_told_without_advice_to_remove_it(folder: SweepFolder, tmp_path: Path) -> None:
     (tmp_path / "data.hdf5").write_bytes(b"no checkpoint")
-    assert "not a dmray checkpoint, or not all of one" in evaluate(str(tmp_path / "data.hdf5")).output.replace(
+    assert "not a dmray checkpoint, or a truncated one" in evaluate(str(tmp_path / "data.hdf5")).output.replace(
         "\n", " "
     )
 

@@ -84,7 +84,7 @@ def test_a_cut_connection_goes_on_where_it_was(server: Server, tmp_path: Path) -
 
 def test_a_short_answer_is_never_taken_for_the_whole(server: Server, tmp_path: Path) -> None:
     server.script = [short_by(1)] * 3
-    with pytest.raises(DatasetError, match="999 bytes came, not 1000"):
+    with pytest.raises(DatasetError, match="received 999 bytes instead of 1000"):
         fetch(remote(server), tmp_path, settings())
     assert not (tmp_path / NAME).exists()
     assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT

@@ -20,9 +20,9 @@ from dmray.records import (
     read_episode_table,
 )
 from dmray.rollout import EvaluationRequest
-from dmray.trial.cadence import may_be_best
 from dmray.trial.checkpoints import load_checkpoint, load_policy_snapshot
 from dmray.trial.evaluation import EvaluationFuture, InlineEvaluation
+from dmray.trial.pending_evaluations import may_be_best
 from dmray.trial.run import run_trial
 from tests.sweeps import tiny_plan
 from tests.trial.jobs import Killed, ScriptedService, StopAt, job, records_of, science
