@@ -68,7 +68,6 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
 def test_ctrl_c_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     long = CHANGES | {"training": {"steps": 1_000_000, "batch_size": 8}}
     file = sweep_file(tmp_path, **long)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     driver = subprocess.Popen(command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         trial = SweepFolder(tmp_path, "tiny").trial(tiny_plan(tmp_path, **long).trial_ids[0])
