@@ -23,15 +23,6 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.parametrize("actors", [1, 2])
-def test_the_answer_does_not_depend_on_the_number_of_actors(ray_session: None, tmp_path: Path, actors: int) -> None:
-    weights, request = policy_and_request(tmp_path)
-    resources = ResourcesSpec(evaluation_actors=actors, cpus_per_evaluation_actor=0.5)
-    pool = EvaluationPool.start(resources, f"answer-{actors}")
-    service = RemoteEvaluation(pool.dispatcher_name)
-    assert service.submit(weights, request).result() == InlineEvaluation().submit(weights, request).result()
-
-
 def test_a_killed_actor_is_replaced_and_its_episodes_run_again(ray_session: None, tmp_path: Path) -> None:
     weights, request = policy_and_request(tmp_path)
     pool = EvaluationPool.start(ResourcesSpec(evaluation_actors=2, cpus_per_evaluation_actor=0.5), "killed")
@@ -49,7 +40,9 @@ def test_a_killed_actor_is_replaced_and_its_episodes_run_again(ray_session: None
     wait_until(lambda: len(set(pool.process_ids()) - {pids[0]}) == 2)
 
 
-def test_an_error_in_a_rollout_reaches_the_trial_that_asked(ray_session: None, tmp_path: Path) -> None:
+def test_an_error_in_a_rollout_reaches_the_trial_that_asked_and_the_actor_goes_on(
+    ray_session: None, tmp_path: Path
+) -> None:
     weights, request = policy_and_request(tmp_path)
     broken = {name: value[:0] for name, value in weights.weights.items()}
     pool = EvaluationPool.start(ResourcesSpec(cpus_per_evaluation_actor=0.5), "broken")
@@ -57,7 +50,7 @@ def test_an_error_in_a_rollout_reaches_the_trial_that_asked(ray_session: None, t
     future = service.submit(type(weights)(weights.recipe, broken), request)
     with pytest.raises(RuntimeError, match="size mismatch"):
         future.result(timeout=60)
-    assert len(service.submit(weights, request).result(timeout=60)) == 12
+    assert service.submit(weights, request).result(timeout=60) == InlineEvaluation().submit(weights, request).result()
 
 
 def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_worker(
