@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from dmray.cli import sweep
 from dmray.progress.trial_states import TrialState, trial_states
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from tests.sweeps import science_of, sweep_file, tiny_plan
@@ -68,7 +71,6 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
 def test_ctrl_c_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     long = CHANGES | {"training": {"steps": 1_000_000, "batch_size": 8}}
     file = sweep_file(tmp_path, **long)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     driver = subprocess.Popen(command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         trial = SweepFolder(tmp_path, "tiny").trial(tiny_plan(tmp_path, **long).trial_ids[0])
@@ -91,7 +93,6 @@ def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-o", "grid.0.methods=[dmm]"], "did you mean 'dm'?"),
         (["-o", "datasets=[hoper-medium-v2]"], "hopper-medium-v2"),
         (
             ["-o", "datasets=[antmaze-umaze-v2]"],
@@ -103,13 +104,35 @@ def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None
         ),
         (["--storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["--mlflow-uri", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
-        (["--address", "127.0.0.1:9"], "no Ray cluster"),
         (["--address", "auto", "--local"], "--address auto: --local does not use Ray"),
     ],
 )
+@pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 def test_a_mistake_is_one_clear_message_and_a_failed_exit_status(
-    tmp_path: Path, options: list[str], message: str
+    tmp_path: Path, options: list[str], message: str, keeps_signals: None
 ) -> None:
+    told = CliRunner().invoke(sweep.app, [str(sweep_file(tmp_path)), *options])
+    assert isinstance(told.exception, SystemExit), "an error that is no mistake of the user"
+    assert told.exit_code == 1
+    assert message in told.stderr
+
+
+@pytest.fixture
+def keeps_signals() -> Iterator[None]:
+    """The command makes SIGTERM a Ctrl-C of its process, which is the tests' here."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "grid.0.methods=[dmm]"], "did you mean 'dm'?"),
+        (["--address", "127.0.0.1:9"], "no Ray cluster"),
+    ],
+)
+def test_a_mistake_ends_the_process_without_a_traceback(tmp_path: Path, options: list[str], message: str) -> None:
     done = run(sweep_file(tmp_path), *options)
     assert done.returncode == 1
     assert message in done.stderr

@@ -58,7 +58,9 @@ def test_workers_may_use_the_store_and_nothing_else(lines: str) -> None:
 
 def test_the_bucket_is_private(lines: str) -> None:
     blocks = boto3.client("s3").get_public_access_block(Bucket="a-bucket")["PublicAccessBlockConfiguration"]
-    assert all(blocks.values())
+    assert blocks == dict.fromkeys(
+        ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
+    )
 
 
 def test_somebody_elses_bucket_is_an_error() -> None:

@@ -15,7 +15,9 @@ def values(points: list[Point]) -> dict[str, float]:
 
 
 def test_a_point_is_at_the_records_step_and_time() -> None:
-    for point in points_of(trained(20), []):
+    points = points_of(trained(20), [])
+    assert points
+    for point in points:
         assert (point.step, point.time_ms) == (20, int((T0 + 20) * 1000))
 
 

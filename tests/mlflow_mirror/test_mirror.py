@@ -87,6 +87,7 @@ def test_runs_are_nested_sweep_cell_trial(folder: SweepFolder) -> None:
     mirror(store, folder).advance()
     ids = {id(run): run_id for run_id, run in store.runs.items()}
     sweep = store.level("sweep")[0]
+    assert [len(store.level(level)) for level in ("sweep", "cell", "trial")] == [1, 2, 4]
     for seed_group in store.level("cell"):
         assert seed_group.tags["mlflow.parentRunId"] == ids[id(sweep)]
     for trial in store.level("trial"):

@@ -39,7 +39,10 @@ def test_without_positions_the_last_output_forgets_the_order_of_the_others() -> 
 def test_weights_start_as_gpt2s_with_smaller_residual_projections() -> None:
     torch.manual_seed(0)
     model = CausalTransformer(TransformerConfig(d_model=128, n_layer=3))
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    assert sum(name.endswith("c_proj.weight") for name in parameters) == 2 * 3
+    assert sum(name.endswith(("c_attn.weight", "c_fc.weight")) for name in parameters) == 2 * 3
+    for name, parameter in parameters.items():
         if name.endswith("c_proj.weight"):
             assert float(parameter.detach().std()) == pytest.approx(0.02 / math.sqrt(6), rel=0.03)
         elif name.endswith(("c_attn.weight", "c_fc.weight")):

@@ -4,7 +4,8 @@
 with Ray Tune alone, whose trials start fast (tests/on_ray/test_nodes.py takes workers of Ray Train away).
 
 Kill -9 of the driver (which is then resumed), of workers that train, of evaluation actors and their dispatcher, of
-Ray Train's controllers, of the MLflow server (which is then started again), in random order at random moments.
+Ray Train's controllers, of the MLflow server (which is then started again), in random order, each when the sweep has
+done a random part of its steps: on a fast machine too, no kill comes after the end.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ import pytest
 
 from dmray.planning.plan import plan
 from dmray.progress.trial_states import TrialState, trial_states
-from dmray.records import AttemptStarted, SweepFolder, read_ledger
+from dmray.records import AttemptStarted, SweepFolder, TrainProgress, read_ledger
 from dmray.specs import load_sweep
 from tests.mlflow_mirror.mlflow_server import Server, points_of_trials
 from tests.sweeps import science_of, sweep_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 CHAOS = int(os.environ.get("DMRAY_CHAOS", "0"))
-SEEDS = {"tune": 6, "train": 2}  # of DM and DT; a trial of Ray Train takes ten seconds to start
+SEEDS = {"tune": 3, "train": 2}  # of DM and DT; a trial of Ray Train takes ten seconds to start
 CHANGES = {
     "training": {"steps": 400, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
@@ -97,10 +98,13 @@ class Monkey:
         deadline = time.monotonic() + timeout_s
         targets = [*self._kills, "worker"]
         self._rng.shuffle(targets)
+        due = sorted(self._rng.uniform(0.0, 0.7) for _ in targets)
         self._wait_for_training(deadline)
         while self._driver.poll() is None:
             assert time.monotonic() < deadline, f"the sweep hangs after {self.killed}"
-            time.sleep(self._rng.uniform(0.2, 2.0))
+            time.sleep(0.1)
+            if not targets or self._part_done() < due[len(self.killed)]:
+                continue
             for target in targets:
                 if self._driver.poll() is None and self._kills[target]():
                     self.killed.append(target)
@@ -131,6 +135,13 @@ class Monkey:
             assert self._driver.poll() is None, f"the sweep ended before it trained: {self._said()}"
             assert time.monotonic() < deadline, "training never began"
             time.sleep(0.05)
+
+    def _part_done(self) -> float:
+        """Of all trials' steps, those that their ledgers have."""
+        trials = plan(load_sweep(self._file)).trials
+        ledgers = [read_ledger(folder_of(self._file).trial(trial.trial_id).ledger) for trial in trials]
+        steps = [max((r.step for r in ledger if isinstance(r, TrainProgress)), default=0) for ledger in ledgers]
+        return sum(steps) / sum(trial.training.steps for trial in trials)
 
     def _kill_driver(self) -> bool:
         self._driver.send_signal(signal.SIGKILL)

@@ -43,10 +43,10 @@ def test_idle_actors_are_let_go_and_come_back_for_work(ray_session: None, tmp_pa
 
 @pytest.mark.slow
 def test_killing_actors_and_the_dispatcher_at_random_changes_no_score(ray_session: None, tmp_path: Path) -> None:
-    """A sweep of two trials at once, beside which something of the pool is killed every moment."""
+    """A sweep of two trials at once; something of the pool is killed whenever two more evaluations are done."""
     changes = {
         "training": {"steps": 60, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
-        "evaluation": {"episodes": 12, "every_steps": 10, "cohort_size": 2, "target_returns": [50.0]},
+        "evaluation": {"episodes": 12, "every_steps": 20, "cohort_size": 2, "target_returns": [50.0]},
         "resources": {**TWO.model_dump(), "executor": "tune", "cpus_per_trial": 0.5},
     }
     here, there = (tiny_plan(tmp_path / name, **changes) for name in ("local", "ray"))
@@ -55,22 +55,33 @@ def test_killing_actors_and_the_dispatcher_at_random_changes_no_score(ray_sessio
     others = set(ray.util.list_named_actors())
     sweep = threading.Thread(target=RayRunner().run, args=(there, there.trials, remote))
     sweep.start()
-    killed = kill_at_random(others, sweep.is_alive, random.Random(0))
+    killed = kill_as_it_goes_on(others, sweep.is_alive, lambda: evaluations_of(remote), random.Random(0))
     sweep.join()
     assert len(killed) >= 2, "the sweep was over too soon"
     assert science_of(remote, there.trial_ids) == science_of(local, here.trial_ids)
     for name in here.trial_ids:
         tables = sorted(local.trial(name).evaluations.glob("*.parquet"))
-        assert len(tables) == 6
+        assert len(tables) == 3
         for table in tables:
             assert read_episode_table(remote.trial(name).evaluations / table.name) == read_episode_table(table)
 
 
-def kill_at_random(others: set[str], running: Callable[[], bool], rng: random.Random) -> list[str]:
-    """Kill -9 what `VICTIMS` names, one after the other, while the sweep is `running`; what was killed."""
+def evaluations_of(folder: SweepFolder) -> int:
+    return len(list(folder.path.glob("trials/*/evaluations/*.parquet")))
+
+
+def kill_as_it_goes_on(
+    others: set[str], running: Callable[[], bool], evaluations: Callable[[], int], rng: random.Random
+) -> list[str]:
+    """Kill -9 what `VICTIMS` names, one after every second evaluation, while the sweep is `running`; what was killed.
+
+    By what the sweep has done, not by the clock: the sweep of a fast machine is not over before the last kill.
+    """
     killed: list[str] = []
     while running() and len(killed) < len(VICTIMS):
-        time.sleep(rng.uniform(0.1, 1.5))
+        time.sleep(0.02)
+        if evaluations() < 2 * len(killed):
+            continue
         for name in set(ray.util.list_named_actors()) - others:
             with contextlib.suppress(RayActorError, ProcessLookupError, ValueError):  # the sweep has just ended
                 dispatcher, victim = ray.get_actor(name), VICTIMS[len(killed)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.progress.trial_states import TrialState, trial_states
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from tests.sweeps import science_of, sweep_file, tiny_plan
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 CHANGES = {
     "training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
@@ -45,7 +45,12 @@ def test_a_node_that_is_lost_costs_no_more_than_the_work_since_the_last_checkpoi
     address = cluster.stdout.readline().strip()
     command = [sys.executable, "-m", "dmray.sweep", str(file), "--address", address]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as sweep:
-        _wait_until(lambda: all(remote.trial(trial).last_checkpoint.exists() for trial in there.trial_ids), sweep)
+
+        def both_have_saved() -> bool:
+            assert sweep.poll() is None, sweep.communicate()[1]
+            return all(remote.trial(trial).last_checkpoint.exists() for trial in there.trial_ids)
+
+        wait_until(both_have_saved, timeout_s=300.0)
         cluster.stdin.write("one\n")
         cluster.stdin.flush()
         assert cluster.stdout.readline() == "gone\n"
@@ -59,11 +64,3 @@ def test_a_node_that_is_lost_costs_no_more_than_the_work_since_the_last_checkpoi
     assert max(attempts, key=len)[1] > 0, "it continued from its checkpoint"
     LocalRunner().run(here, here.trials, local)
     assert science_of(remote, there.trial_ids) == science_of(local, here.trial_ids)
-
-
-def _wait_until(condition: object, sweep: subprocess.Popen[str], timeout_s: float = 600.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
-        assert sweep.poll() is None, sweep.communicate()[1]
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
