@@ -1,4 +1,4 @@
-"""What the command lines share: a mistake is one red sentence and exit status 1, never a traceback."""
+"""What the command lines share: a user's mistake is one red sentence and exit status 1, never a traceback."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def new_app() -> typer.Typer:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Tell the user's mistakes.
+    """Print a `DmrayError` as one sentence.
 
     Raises:
-        typer.Exit: one was made.
+        typer.Exit: there was one.
     """
     try:
         yield
@@ -43,7 +43,7 @@ def report_errors() -> Iterator[None]:
 
 @contextmanager
 def tolerate_outages() -> Iterator[None]:
-    """Tell that a store does not answer, and go on: whoever watches looks again."""
+    """Print that a store does not answer, and go on: the caller tries again."""
     try:
         yield
     except StoreUnavailableError as problem:
@@ -51,10 +51,10 @@ def tolerate_outages() -> Iterator[None]:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """What a file at `path` will hold may take hours to make: whether it can be written is found out before.
+    """Check that a file can be written at `path`, before hours are spent on what it will hold.
 
     Raises:
-        StorageError: it cannot, or there is a folder.
+        StorageError: it cannot be written, or `path` is a folder.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

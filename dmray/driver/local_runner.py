@@ -10,6 +10,7 @@ from dmray.driver.store_session import Refresh
 from dmray.planning.plan import Plan
 from dmray.records import SweepFolder
 from dmray.specs import TrialSpec
+from dmray.training.determinism import restore_torch_settings
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.job import TrialJob
 from dmray.trial.run import run_trial
@@ -18,19 +19,23 @@ _log = logging.getLogger(__name__)
 
 
 class LocalRunner:
-    """The same trials, records and files as on Ray. Nobody could go on after a hang here, so none is ended."""
+    """The same trials, records and files as on Ray. No watchdog ends a trial that hangs: nothing could start it again.
+
+    The calling process has its own torch settings back afterwards.
+    """
 
     def run(
         self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh = lambda: None
     ) -> list[TrialSpec]:
         """Run `todo`; a trial that fails is recorded in its ledger, and the others go on."""
-        jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]  # all under the order that stands now
-        left = []
+        jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]  # all under the command that holds now
+        paused = []
         for trial, job in zip(todo, jobs, strict=True):
             try:
-                run_trial(job.model_copy(update={"no_progress_timeout_s": None}), InlineEvaluation())
+                with restore_torch_settings():
+                    run_trial(job.model_copy(update={"no_progress_timeout_s": None}), InlineEvaluation())
             except TrialPaused:
-                left.append(trial)
+                paused.append(trial)
             except Exception as cause:  # noqa: BLE001 - recorded by run_trial with its traceback
                 _log.warning("%s failed: %s", trial.trial_id, cause)
-        return left
+        return paused

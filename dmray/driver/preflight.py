@@ -1,4 +1,4 @@
-"""What would fail a trial hours from now, told before the first one starts."""
+"""Checks before the first trial starts of what would otherwise fail a trial hours later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmray.tasks import MINARI_SCHEME, task_of
 
 
 def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
-    """Every data set has its file (which is downloaded now if it can be) and every task its simulator.
+    """Check that every data set has its file (downloading it where possible) and every task its simulator.
 
     Raises:
         DatasetError: something is missing; all of it is named.

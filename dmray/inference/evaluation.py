@@ -30,6 +30,7 @@ from dmray.rollout import (
 from dmray.rollout.pictures import WatchedEpisode
 from dmray.tasks import TASKS, Task
 from dmray.training import be_deterministic
+from dmray.training.determinism import restore_torch_settings
 from dmray.trial.evaluation import about, episode_rows, request_for, summarize
 
 PolicyFunction = Callable[[np.ndarray], np.ndarray]  # raw observations (E, S) to raw actions (E, A)
@@ -214,14 +215,10 @@ def recorded_evaluation(policy: Policy, request: EvaluationRequest) -> Evaluatio
 @contextmanager
 def computing_as_an_actor(deterministic: bool) -> Iterator[None]:
     """Have this process compute as an evaluation actor does, and afterwards as before."""
-    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    be_deterministic(deterministic)
-    try:
+    with restore_torch_settings():
+        torch.set_num_threads(1)
+        be_deterministic(deterministic)
         yield
-    finally:
-        torch.set_num_threads(threads)
-        be_deterministic(before)
 
 
 def _run(work: tuple[PolicySnapshot, EvaluationRequest, Cohort, bool]) -> tuple[EpisodeRecord, ...]:

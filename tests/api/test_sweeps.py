@@ -11,6 +11,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+import torch
 
 import dmray
 from dmray.errors import SpecError, StorageError
@@ -104,13 +105,14 @@ def test_a_second_run_needs_resume_and_keeps_what_is_finished(ran: dmray.SweepRu
 
 def test_progress_is_a_function_of_frozen_summaries_and_a_run_needs_no_main_thread(tmp_path: Path) -> None:
     seen: list[dmray.Summary] = []
-    sweep = tiny_sweep("not used")
+    sweep = tiny_sweep("not used", resources={"torch_threads": 2, "deterministic": True})
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(
             dmray.run_sweep, sweep, storage=tmp_path, local=True, only="method=dm", progress=seen.append
         ).result(timeout=120)
     assert list(run.states.values()) == ["finished"]
     assert run.folders[0].storage == tmp_path
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (1, False), "the caller's own"
     assert seen[-1].states["finished"] == 1
     with pytest.raises(FrozenInstanceError):
         seen[-1].trials = 0  # type: ignore[misc]
