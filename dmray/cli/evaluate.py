@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.errors import SpecError
-from dmray.mlflow_mirror.artifacts import download_checkpoint, upload_drawings
+from dmray.mlflow_mirror.models import download_checkpoint, upload_drawings
 from dmray.records import EvaluationDone, TargetResult, TrialFolder, read_ledger, write_episode_table
 from dmray.specs import parse_decode
 from dmray.storage import fetch_from_store, is_url

@@ -11,7 +11,7 @@ from rich.table import Table
 from dmray.planning.cost import Cost, total_cost
 from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import TimeEstimate
-from dmray.progress.trial_states import DONE, TrialState
+from dmray.progress.trial_status import DONE, TrialStatus
 from dmray.specs import SweepSpec, TrialSpec
 
 _ORDERS = {
@@ -21,7 +21,7 @@ _ORDERS = {
 }
 
 
-def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
+def render_plan(plan: Plan, states: Mapping[str, TrialStatus]) -> Group:
     """Trials by data set in the order of their start, what they cost at most, and what is already done."""
     table = Table(box=None, pad_edge=False)
     table.add_column("data set", no_wrap=True)
@@ -42,7 +42,7 @@ def render_plan(plan: Plan, states: Mapping[str, TrialState]) -> Group:
         table,
         "",
         f"cost: {steps} training steps, at most {env_steps} env steps, about {disk} on disk",
-        f"trials: {', '.join(f'{counts[state]} {state}' for state in TrialState if counts[state])}",
+        f"trials: {', '.join(f'{counts[status]} {status.label}' for status in TrialStatus if counts[status])}",
     )
 
 

@@ -23,7 +23,7 @@ from dmray.planning.plan import Plan, load_plan
 from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
-from dmray.progress.trial_states import ENDED, TrialState, failures, to_run, trial_states
+from dmray.progress.trial_status import ENDED, TrialStatus, failures, to_run, trial_statuses
 from dmray.records.folders import SweepFolder
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
@@ -100,7 +100,7 @@ def _show(planned: Plan, folder: SweepFolder, choice: TrialFilter, local: bool, 
     """The plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
     if is_url(planned.sweep.storage):
         _look_into_store(planned)
-    states = trial_states(planned, folder)
+    states = trial_statuses(planned, folder)
     difference = changes(planned, folder, states)
     part = replace(planned, trials=select_trials(planned, choice))
     out.print(render_plan(part, {trial_id: states[trial_id] for trial_id in part.trial_ids}))
@@ -187,12 +187,12 @@ def _runner(local: bool, address: str | None) -> Runner:
     return RayRunner(address)
 
 
-def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, TrialState]) -> None:
+def _tell_what_is_missing(planned: Plan, folder: SweepFolder, states: dict[str, TrialStatus]) -> None:
     errors = failures(planned, folder)
     for trial_id, state in states.items():
         if state not in ENDED:
             why = errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
-            err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
+            err.print(f"{state.label}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_how_to_continue(what: str) -> None:

@@ -22,7 +22,7 @@ from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter
 from dmray.progress.changes import changes
 from dmray.progress.progress import Follower
 from dmray.progress.summary_view import ProgressView
-from dmray.progress.trial_states import TrialState, to_run, trial_states
+from dmray.progress.trial_status import TrialStatus, restore_done_markers, to_run, trial_statuses
 from dmray.records import SweepFolder
 from dmray.specs import NO_MLFLOW, TrialSpec
 
@@ -49,7 +49,7 @@ def run_sweep(
     console: Console,
     choice: TrialFilter = ALL_TRIALS,
     again: str = "",
-) -> dict[str, TrialState]:
+) -> dict[str, TrialStatus]:
     """Run what is not done of `choice` with progress on `console`, then report; the state of each trial afterwards.
 
     Meanwhile `dmray.coordination.commands` says how to pause or stop it; `again` is the command that continues it.
@@ -62,7 +62,8 @@ def run_sweep(
     """
     folder.make_writable()
     with sweep_lock(plan, folder) as refresh, listen_for_commands(folder, again):
-        states = trial_states(plan, folder)
+        states = trial_statuses(plan, folder)
+        restore_done_markers(plan, folder)
         todo = to_run(plan, states, resume, choice)
         preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
@@ -74,7 +75,7 @@ def run_sweep(
                 with ProgressView(Follower(folder, plan.trials, plan.sweep.early_stopping), console):
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
-        return trial_states(plan, folder)
+        return trial_statuses(plan, folder)
 
 
 def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:

@@ -11,7 +11,7 @@ from typing import get_args
 
 import numpy as np
 
-from dmray.mlflow_mirror.labels import method_label
+from dmray.records import method_label
 from dmray.reporting.aggregates import (
     Statistic,
     estimate,
@@ -51,7 +51,7 @@ class ProtocolResults:
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
-        """The labels that can be summed up: of no cell of theirs were seeds stopped early."""
+        """The labels that can be summed up: those whose seeds were never stopped early."""
         out = {
             seed_group.label
             for comparison in self.comparisons
@@ -70,7 +70,7 @@ class ProtocolResults:
         )
 
     def seed_groups(self, label: str) -> tuple[SeedGroup, ...]:
-        """The label's cells, one a data set."""
+        """The label's seed groups, one a data set."""
         return tuple(
             seed_group
             for comparison in self.comparisons

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from dmray.mlflow_mirror.labels import method_label
-from dmray.records import Score
+from dmray.records import Score, method_label
 from dmray.reporting.document import Table, TableCell
 from dmray.reporting.results import Comparison, SeedGroup
 from dmray.reporting.tables import NOTHING, spread_text

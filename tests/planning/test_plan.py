@@ -10,7 +10,7 @@ from dmray.cli.plan_view import render_plan
 from dmray.errors import SpecError
 from dmray.planning.cost import num_parameters, trial_cost, trial_flops
 from dmray.planning.plan import load_plan, plan
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.specs import MethodName, load_sweep
 from dmray.tasks import task_of
 from tests.sweeps import sweep_file, tiny_plan
@@ -138,9 +138,9 @@ def test_the_plan_shows_trials_cost_and_what_is_done(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     console = Console(width=140, record=True)
     done, new = planned.trial_ids
-    console.print(render_plan(planned, {done: TrialState.FINISHED, new: TrialState.NEW}))
+    console.print(render_plan(planned, {done: TrialStatus.FINISHED, new: TrialStatus.WAITING}))
     text = console.export_text()
     assert "2 trials" in text
     assert "80 training steps" in text
     assert "1/2" in text
-    assert "1 finished, 1 new" in text
+    assert "1 waiting, 1 finished" in text

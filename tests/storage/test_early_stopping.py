@@ -25,7 +25,7 @@ def test_trials_on_s3_stop_by_each_others_scores_and_go_on_on_another_machine(
     assert run_trial(first, InlineEvaluation()).kind == "done"
     stopped = run_trial(second, InlineEvaluation())
     assert isinstance(stopped, TrialStopped)
-    assert stopped.rung.peers == 1
+    assert stopped.decision.num_peers == 1
     assert ledger_in_store(second)[-1] == stopped
     posted = Store(f"{s3_url}/tiny").list("rungs")
     assert sorted(Path(name).stem for name in posted) == sorted(plan.trial_ids[::2])

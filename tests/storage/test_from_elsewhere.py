@@ -25,7 +25,7 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
 from dmray.progress.sweep_handle import StoreSweepHandle, find_sweep
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import Ledger, LedgerRecord, SweepFolder, write_json
 from dmray.storage import Store, sweep_folder
 from dmray.trial import publish as remote
@@ -100,17 +100,17 @@ def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
         assert not (tmp_path / "another").exists()
 
         assert runner.invoke(pause.app, [f"{s3_url}/tiny"]).exit_code == 0
-        until(lambda: (seen := look(s3_url))["states"]["left"] == 1 and seen["order"] == "pause")
+        until(lambda: (seen := look(s3_url))["statuses"]["paused"] == 1 and seen["order"] == "pause")
         assert "it goes on" in runner.invoke(resume.app, [f"{s3_url}/tiny"]).output
-        until(lambda: look(s3_url)["states"]["running"] == 1)
+        until(lambda: look(s3_url)["statuses"]["running"] == 1)
         stopped = runner.invoke(stop.app, [f"{s3_url}/tiny"])
         assert "continue with: again" in stopped.output
     finally:
         StoreCommands(Store(f"{s3_url}/tiny")).add(stop_order(s3_url))
         driver.join(60)
-    assert list(states.values()) == [TrialState.STARTED]
+    assert list(states.values()) == [TrialStatus.PAUSED]
     seen = look(s3_url)
-    assert (seen["driver"], seen["states"]["left"], seen["folder"]) == (None, 1, f"{s3_url}/tiny")
+    assert (seen["driver"], seen["statuses"]["paused"], seen["folder"]) == (None, 1, f"{s3_url}/tiny")
     log = runner.invoke(logs.app, [f"{s3_url}/tiny", plan.trial_ids[0][-6:], "--attempt", "2"]).output
     assert "attempt 2 on " in log
     assert "attempt 1 on " not in log
@@ -156,7 +156,7 @@ def test_a_look_fetches_what_is_new_and_no_weights(url: str, tmp_path: Path, mon
         Ledger(running.ledger).append(evaluated(100))
         grown = running.ledger.stat().st_size
         send(store, origin)
-        assert view.look().states["running"] + view.look().states["interrupted"] == 1
+        assert view.look().statuses["running"] + view.look().statuses["interrupted"] == 1
         assert max(size for _, size in fetched) < 2_000 < grown
 
 

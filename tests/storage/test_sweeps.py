@@ -22,7 +22,7 @@ from dmray.driver.session import run_sweep
 from dmray.driver.store_session import Refresh
 from dmray.errors import CheckpointError, StorageError
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import TrialState, trial_states
+from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import AttemptFailed, AttemptPaused, AttemptStarted, LedgerRecord, SweepFolder, TrialDone
 from dmray.records.records import ledger_line
 from dmray.reporting import write_report
@@ -38,7 +38,7 @@ from tests.sweeps import science_of, sweep_file, tiny_plan
 from tests.trial.test_run import Killed, StopAt
 
 
-def run(plan: Plan) -> dict[str, TrialState]:
+def run(plan: Plan) -> dict[str, TrialStatus]:
     def reported(folder: SweepFolder) -> Path:
         return write_report(folder).folder
 
@@ -82,7 +82,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 def on_s3(s3: S3) -> Plan:
     """A whole sweep in the mocked S3; to be read only."""
     plan = tiny_plan("s3://sweeps/whole")
-    assert set(run(plan).values()) == {TrialState.FINISHED}
+    assert set(run(plan).values()) == {TrialStatus.FINISHED}
     return plan
 
 
@@ -108,7 +108,7 @@ def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
     folder = sweep_folder(on_s3.sweep.storage, "tiny", "driver")
     console = Console(file=io.StringIO())
     states = run_sweep(on_s3, folder, Refuses(), lambda folder: folder.report, resume=False, console=console)
-    assert set(states.values()) == {TrialState.FINISHED}
+    assert set(states.values()) == {TrialStatus.FINISHED}
 
 
 def test_a_bucket_that_is_not_there_is_told_before_anything_starts(s3: S3) -> None:
@@ -182,7 +182,7 @@ def test_a_killed_trial_goes_on_from_the_store_on_another_machine(
     run_trial(job(plan), InlineEvaluation())
     assert from_steps(job(plan)) == [0, 30]
     folder = read(plan)
-    assert list(trial_states(plan, folder).values()) == [TrialState.FINISHED, TrialState.NEW]
+    assert list(trial_statuses(plan, folder).values()) == [TrialStatus.FINISHED, TrialStatus.WAITING]
     first = science_of(folder, plan.trial_ids[:1])
     assert first == undisturbed[: len(first)]
 

@@ -1,20 +1,25 @@
-"""A checkpoint as an MLflow model: dmray's own file of tensors, and an MLmodel that names dmray's loader for it.
+"""Checkpoints as MLflow models: logged with a trial's run, and downloaded from there.
 
-Nothing in it is unpickled: MLflow imports `LOADER`, which reads the file with `weights_only=True`. A run has two such
-models, `final` and `best`; `runs:/<run_id>/final` and `models:/<model_id>` both lead there.
+A model is dmray's own file of tensors, and an MLmodel file that names dmray's loader for it. Nothing in it is
+unpickled: MLflow imports `LOADER`, which reads the file with `weights_only=True`. A run has two models, `final` and
+`best`; `runs:/<run_id>/final` and `models:/<model_id>` both lead there.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmray.mlflow_mirror.metric_points import Point
+from dmray.errors import TrackingError
+from dmray.mlflow_mirror.layout import Point
+from dmray.mlflow_mirror.opening import without_secrets
 
 LOADER = "dmray.inference.served_policy"
 CHECKPOINT_FILE = "policy.pt"
@@ -24,7 +29,7 @@ _READY = "READY"
 
 @dataclass(frozen=True)
 class LoggedPolicy:
-    """One checkpoint of a trial. `points`: its evaluation, as the run has it; `facts`: see `attempt` records."""
+    """A checkpoint of a trial. `points`: its evaluation's; `facts`: `policy` of the attempt's provenance."""
 
     name: str
     step: int
@@ -35,7 +40,7 @@ class LoggedPolicy:
 
 
 def ensure_logged(client: Any, experiment: str, run_id: str, policy: LoggedPolicy) -> None:
-    """Make the run's model of that name, or what is missing of it; READY is set last, so READY is complete."""
+    """Make the run's model of that name, or complete it; READY is set last, so a READY model is complete."""
     model = find_logged(client, experiment, run_id, policy.name)
     if model is None:
         tags = {"dmray.step": str(policy.step)}
@@ -56,7 +61,7 @@ def find_logged(client: Any, experiment: str, run_id: str, name: str) -> Any | N
 
 
 def _link(client: Any, run_id: str, model_id: str, policy: LoggedPolicy) -> None:
-    """The run's points once more as the model's (the same points, so the run keeps them once), and as its output."""
+    """Log the run's points as the model's too (the same points: the run has them once), and the model as its output."""
     from mlflow.entities import LoggedModelOutput, Metric
 
     points = [Metric(point.key, point.value, point.time_ms, point.step, model_id=model_id) for point in policy.points]
@@ -92,3 +97,49 @@ def _signature(facts: Mapping[str, Any]) -> Any:
     ]
     outputs = Schema([TensorSpec(number, (-1, action_dim))])
     return ModelSignature(Schema(inputs), outputs, ParamSchema([ParamSpec("first_timestep", "long", 0)]))
+
+
+def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -> Path:
+    """Download the checkpoint of a trial's model `name` (final, best) into `folder`; its path.
+
+    `uri` None: $MLFLOW_TRACKING_URI.
+
+    Raises:
+        TrackingError: no server is named, it does not answer, or the run has no such checkpoint.
+    """
+    with _client(uri) as (client, address):
+        from mlflow.artifacts import download_artifacts
+
+        model = find_logged(client, client.get_run(run_id).info.experiment_id, run_id, name)
+        if model is None:
+            raise TrackingError(
+                f"{without_secrets(address)}: run {run_id} has no model '{name}'; --which final or best"
+            )
+        place = f"{model.artifact_location}/{CHECKPOINT_FILE}"  # not runs:/, which asks the server of the environment
+        return Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=address))
+
+
+def upload_drawings(run_id: str, files: Sequence[Path], uri: str | None) -> None:
+    """Log pictures and videos as artifacts of a trial's run, in folders named as those they lie in.
+
+    Raises:
+        TrackingError: as `download_checkpoint`.
+    """
+    with _client(uri) as (client, _):
+        for path in files:
+            client.log_artifact(run_id, str(path), path.parent.name)
+
+
+@contextmanager
+def _client(uri: str | None) -> Iterator[tuple[Any, str]]:
+    """A client and its address; errors of MLflow inside the block are raised as `TrackingError`."""
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if address is None:
+        raise TrackingError("name the MLflow server with --mlflow-uri, for example sqlite:///runs/mlflow.db")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield MlflowClient(tracking_uri=address), address
+    except (MlflowException, OSError) as cause:
+        raise TrackingError(f"{without_secrets(address)}: {cause}") from cause
