@@ -14,6 +14,7 @@ Everything here is a pure function of specs and records: the same for a live tri
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -42,10 +43,16 @@ TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.draw
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 LEVELS = ("sweep", "seed group", "trial")
 
+# Tags of experiments, models and versions.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
+MODEL_STEP, GROUP_SCORE = "dmray.step", "dmray.seed_group_score"
+
 # Artifacts of runs, and the models of a trial's run.
 CONFIG, ERROR = "config.yaml", "error.txt"
 REPORT, EVALUATIONS, PICTURES, VIDEOS = "report", "evaluations", "pictures", "videos"
 FINAL_MODEL, BEST_MODEL = "final", "best"
+CHECKPOINT, MODEL_TYPE = "policy.pt", "dmray policy"
+REGISTERED_MODEL_NOTE = "Policies of dmray sweeps; aliases are data sets."
 
 # A record's points are committed together, so where its step is a point, the whole record is there.
 COMMITTED = {"train": "train/step", "evaluation": "eval/step", "rung": "rung/step", "done": "final/step"}
@@ -273,6 +280,35 @@ def _dataset_source(dataset: DatasetSpec) -> tuple[str, dict[str, object]]:
     if dataset.path is not None:
         return "local", {"uri": dataset.path}
     return "published", {"uri": DATASETS[dataset.name].url}
+
+
+def model_name(trial: TrialSpec) -> str:
+    """`dmray-{method}-{family}`."""
+    return f"dmray-{trial.method.replace('+', '_')}-{task_of(trial.dataset).family}"
+
+
+def alias_name(trial: TrialSpec) -> str:
+    """The data set, and the decode mode where it is not `window`: scores of different modes are not compared."""
+    decode = trial.evaluation.decode
+    name = trial.dataset.name if decode == "window" else f"{trial.dataset.name}--{decode}"
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def registry_tags(trial: TrialSpec, sweep: str, seeds: int, seed_group_score: float, score: float) -> dict[str, str]:
+    """Tags of the registered version with the final weights of `trial`: how it was selected, and by which scores."""
+    return {
+        "dmray.selected_by": (
+            "seed group: highest mean last score over finished seeds; seed: last score nearest the group's median; "
+            "final weights"
+        ),
+        SWEEP: sweep,
+        SEED_GROUP: trial.seed_group_id,
+        TRIAL: trial.trial_id,
+        "dmray.seeds": str(seeds),
+        "dmray.protocol": f"{task_of(trial.dataset).protocol}, decode {trial.evaluation.decode}",
+        GROUP_SCORE: repr(seed_group_score),
+        "dmray.score": repr(score),
+    }
 
 
 # The UI colours a group by a hash of its keys: with the method last, neighbours such as DM and DT never look alike.

@@ -8,23 +8,23 @@ best seed's score would be higher than that of the next training.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean, median
 from typing import Any
 
-from dmray.mlflow_mirror.layout import FINAL_MODEL, SEED_GROUP, SWEEP, SWEEP_ID, TRIAL
+from dmray.mlflow_mirror.layout import (
+    FINAL_MODEL,
+    GROUP_SCORE,
+    REGISTERED_MODEL_NOTE,
+    SWEEP_ID,
+    alias_name,
+    model_name,
+    registry_tags,
+)
 from dmray.mlflow_mirror.models import find_logged
 from dmray.specs import TrialSpec
-from dmray.tasks import task_of
-
-RULE = (
-    "seed group: highest mean last score over finished seeds; seed: last score nearest the group's median; "
-    "final weights"
-)
-_GROUP_SCORE = "dmray.seed_group_score"
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,6 @@ def best_policies(finished: Iterable[FinishedTrial], sweep: str) -> list[BestPol
     return [_best_policy(list(group), sweep) for _, group in groupby(ordered, key=_place)]
 
 
-def model_name(trial: TrialSpec) -> str:
-    """`dmray-{method}-{family}`."""
-    return f"dmray-{trial.method.replace('+', '_')}-{task_of(trial.dataset).family}"
-
-
-def alias_name(trial: TrialSpec) -> str:
-    """The data set, and the decode mode where it is not `window`: scores of different modes are not compared."""
-    decode = trial.evaluation.decode
-    name = trial.dataset.name if decode == "window" else f"{trial.dataset.name}--{decode}"
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
-
-
 def _place(finished: FinishedTrial) -> tuple[str, str]:
     return model_name(finished.trial), alias_name(finished.trial)
 
@@ -80,16 +68,7 @@ def _best_policy(trials: Sequence[FinishedTrial], sweep: str) -> BestPolicy:
     middle = median(each.score for each in seed_group)
     seed = min(seed_group, key=lambda each: (abs(each.score - middle), each.trial.seed))
     mean = fmean(each.score for each in seed_group)
-    tags = {
-        "dmray.selected_by": RULE,
-        SWEEP: sweep,
-        SEED_GROUP: seed.trial.seed_group_id,
-        TRIAL: seed.trial.trial_id,
-        "dmray.seeds": str(len(seed_group)),
-        "dmray.protocol": f"{task_of(seed.trial.dataset).protocol}, decode {seed.trial.evaluation.decode}",
-        _GROUP_SCORE: repr(mean),
-        "dmray.score": repr(seed.score),
-    }
+    tags = registry_tags(seed.trial, sweep, len(seed_group), mean, seed.score)
     return BestPolicy(model_name(seed.trial), alias_name(seed.trial), seed.run_id, mean, tags)
 
 
@@ -104,7 +83,7 @@ def ensure_registered(client: Any, experiment: str, policy: BestPolicy, sweep_id
     name = policy.model
     versions = client.search_model_versions(f"name='{name}'")
     if not versions and not client.search_registered_models(f"name='{name}'"):
-        client.create_registered_model(name, description="Policies of dmray sweeps; aliases are data sets.")
+        client.create_registered_model(name, description=REGISTERED_MODEL_NOTE)
     source = model.artifact_location  # not models:/<id>: an SQLite registry looks that up in another place
     version = next((each for each in versions if each.source == source), None)
     tags = {**policy.tags, SWEEP_ID: sweep_id}
@@ -124,4 +103,4 @@ def _may_move(client: Any, policy: BestPolicy, held: str | None, sweep_id: str) 
     if held is None:
         return True
     tags = client.get_model_version(policy.model, held).tags
-    return tags.get(SWEEP_ID) == sweep_id or float(tags.get(_GROUP_SCORE, "-inf")) <= policy.seed_group_score
+    return tags.get(SWEEP_ID) == sweep_id or float(tags.get(GROUP_SCORE, "-inf")) <= policy.seed_group_score

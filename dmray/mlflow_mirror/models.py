@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dmray.errors import TrackingError
-from dmray.mlflow_mirror.layout import Point
+from dmray.mlflow_mirror.layout import CHECKPOINT, MODEL_STEP, MODEL_TYPE, Point
 from dmray.mlflow_mirror.opening import without_secrets
 
 LOADER = "dmray.inference.served_policy"
-CHECKPOINT_FILE = "policy.pt"
-MODEL_TYPE = "dmray policy"
 _READY = "READY"
 
 
@@ -43,7 +41,7 @@ def ensure_logged(client: Any, experiment: str, run_id: str, policy: LoggedPolic
     """Make the run's model of that name, or complete it; READY is set last, so a READY model is complete."""
     model = find_logged(client, experiment, run_id, policy.name)
     if model is None:
-        tags = {"dmray.step": str(policy.step)}
+        tags = {MODEL_STEP: str(policy.step)}
         model = client.create_logged_model(experiment, policy.name, run_id, tags, dict(policy.params), MODEL_TYPE)
     if str(model.status) == _READY:
         return
@@ -74,12 +72,10 @@ def _link(client: Any, run_id: str, model_id: str, policy: LoggedPolicy) -> None
 def _write_files(folder: Path, policy: LoggedPolicy, run_id: str, model_id: str) -> None:
     from mlflow.models import Model
 
-    shutil.copyfile(policy.checkpoint, folder / CHECKPOINT_FILE)
+    shutil.copyfile(policy.checkpoint, folder / CHECKPOINT)
     signature = None if policy.facts is None else _signature(policy.facts)
     model = Model(run_id=run_id, model_id=model_id, signature=signature)
-    model.add_flavor(
-        "python_function", loader_module=LOADER, data=CHECKPOINT_FILE, python_version=platform.python_version()
-    )
+    model.add_flavor("python_function", loader_module=LOADER, data=CHECKPOINT, python_version=platform.python_version())
     model.save(str(folder / "MLmodel"))
 
 
@@ -115,7 +111,7 @@ def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -
             raise TrackingError(
                 f"{without_secrets(address)}: run {run_id} has no model '{name}'; --which final or best"
             )
-        place = f"{model.artifact_location}/{CHECKPOINT_FILE}"  # not runs:/, which asks the server of the environment
+        place = f"{model.artifact_location}/{CHECKPOINT}"  # not runs:/, which asks the server of the environment
         return Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=address))
 
 

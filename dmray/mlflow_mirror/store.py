@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dmray.errors import TrackingError
-from dmray.mlflow_mirror.layout import KEY, SWEEP_ID, DatasetUsed, Point, experiment_name, view_tags
+from dmray.mlflow_mirror.layout import EXPERIMENT_TAGS, KEY, SWEEP_ID, DatasetUsed, Point, experiment_name, view_tags
 from dmray.mlflow_mirror.model_registry import BestPolicy, ensure_registered
 from dmray.mlflow_mirror.models import LoggedPolicy, ensure_logged
 from dmray.mlflow_mirror.opening import CURE, find_address, without_secrets
@@ -29,7 +29,6 @@ _ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must 
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
 
 
 class StoreError(Exception):
@@ -222,7 +221,7 @@ class MlflowStore:
         found = _call(self._client.get_experiment_by_name, name)
         if found is None:
             location = None if artifacts is None else artifacts.as_uri()
-            _call(self._client.create_experiment, name, artifact_location=location, tags=_KIND)
+            _call(self._client.create_experiment, name, artifact_location=location, tags=EXPERIMENT_TAGS)
             found = _call(self._client.get_experiment_by_name, name)
         if found.lifecycle_stage != "active":
             raise StoreError(f"experiment '{name}' was deleted there (mlflow experiments restore brings it back)")

@@ -1,4 +1,4 @@
-"""What a sweep file says now against what its folder holds: kept, new, gone, and which fields make the difference."""
+"""Compare a sweep file with the sweep's folder: trials that are kept, new or gone, and the fields that changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a sweep is, from its ledgers alone; only what has grown is read again."""
+"""The progress and the speed of a sweep, from its ledgers alone; only what has grown is read again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Move(NamedTuple):
 
 @dataclass
 class SweepProgress:
-    """All trials, and what they did of late by the clocks of their own records."""
+    """All trials, and their recent steps and evaluations by the times in their records."""
 
     trials: dict[str, TrialHistory]
     _work: dict[str, float]
@@ -77,7 +77,7 @@ class SweepProgress:
         return Rates(steps / span, 3600 * evaluations / span, work / span)
 
     def work_left(self) -> float:
-        """FLOPs of the trials that have not ended; a step of a larger network counts for more."""
+        """FLOPs that remain of trials to be run or continued; a step of a larger network counts for more."""
         going = [(name, history) for name, history in self.trials.items() if history.status in _TO_CONTINUE]
         return sum(self._work[name] * (history.end_step - history.step) for name, history in going)
 

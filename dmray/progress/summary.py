@@ -1,4 +1,4 @@
-"""The state of a sweep as one value: what every view of it shows, and `dmray.status --json` prints."""
+"""A sweep's progress as one value, which the views show and `dmray.status --json` prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one view of a sweep: on a terminal, in a log, from the driver or from another shell."""
+"""Show a sweep's progress on a terminal or in a log, from the driver or from another shell."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def render(summary: Summary) -> Group:
 
 
 def with_driver(summary: Summary) -> Group:
-    """`render`, for those who are not the driver."""
+    """`render` with a line about the driver, for other shells than the driver's."""
     return Group(f"[bold]{summary.sweep}[/]: {escape(_driver(summary))}", render(summary))
 
 

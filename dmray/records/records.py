@@ -7,8 +7,10 @@ return (one without a target for methods that take none). Times are seconds sinc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, TypeAdapter
 
 from dmray.specs.base import Spec
@@ -69,6 +71,22 @@ class TargetResult(Spec):
     normalized_mean: float
     normalized_std: float
     length_mean: float
+
+    @classmethod
+    def of(
+        cls, target_return: float | None, returns: np.ndarray, normalized: np.ndarray, lengths: Sequence[int]
+    ) -> TargetResult:
+        """The result of episodes with these raw returns, normalized returns and lengths."""
+        return cls(
+            target_return=target_return,
+            returns=returns.tolist(),
+            lengths=list(lengths),
+            return_mean=float(returns.mean()),
+            return_std=float(returns.std()),
+            normalized_mean=float(normalized.mean()),
+            normalized_std=float(normalized.std()),
+            length_mean=float(np.mean(lengths)),
+        )
 
 
 class EvaluationDone(Record):

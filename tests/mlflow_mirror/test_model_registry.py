@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, alias_name, best_policies, model_name
+from dmray.mlflow_mirror.layout import alias_name, model_name
+from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
 from dmray.specs import TrialSpec
 from tests.mlflow_mirror.examples import example_sweep, trials_of
 

@@ -188,7 +188,7 @@ def test_of_two_orders_at_the_same_moment_one_is_told_that_it_came_second(url: s
     first, second = (StoreSweepHandle(store, SweepFolder(tmp_path / name, "tiny")) for name in ("first", "second"))
     assert [each.driver_and_command() for each in (first, second)] == [(None, None)] * 2
     first.send_command("stop")
-    with pytest.raises(StorageError, match=r"another order came first \(stop, by "):
+    with pytest.raises(StorageError, match=r"another command came first \(stop, by "):
         second.send_command("pause")
     second.driver_and_command()
     second.send_command("run")
