@@ -71,7 +71,7 @@ def look(url: str) -> dict[str, Any]:
 def test_a_running_sweep_is_seen_paused_resumed_and_stopped(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
+    monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
     monkeypatch.setattr(remote, "_PULL_EVERY_S", 0.05)
     monkeypatch.setattr("dmray.coordination.commands._LOOK_EVERY_S", 0.01)
     plan, states = tiny_plan(s3_url, **ENDLESS), {}
@@ -268,7 +268,7 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
     client = mlflow.MlflowClient(uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.tags["dmray.level"] for run in runs) == ["cell", "sweep", "trial"]
+    assert sorted(run.data.tags["dmray.level"] for run in runs) == ["seed group", "sweep", "trial"]
     (top,) = [run for run in runs if run.data.tags["dmray.level"] == "sweep"]
     assert [each.path for each in client.list_artifacts(top.info.run_id, "report")] == ["report/report.md"]
     assert StoreHeartbeats(store).read() is None

@@ -127,7 +127,7 @@ def test_a_plan_tells_what_the_store_has_and_does_without_one_that_it_may_not_re
     ]
     assert [each.exit_code for each in told] == [0, 0]
     assert "trials: 2 finished" in told[0].output
-    assert "trials: 2 new" in told[1].output
+    assert "trials: 2 waiting" in told[1].output
     assert "what is done may be more: s3://no-such-bucket/runs/tiny" in told[1].output
 
 
@@ -248,7 +248,7 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(s3: S3, s3_url: str, und
 def test_an_order_reaches_a_worker_through_the_store_and_what_it_saved_is_there(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_ORDERS_EVERY_S", 0.05)
+    monkeypatch.setattr(remote, "_COMMANDS_EVERY_S", 0.05)
     plan = tiny_plan(url, training={"steps": 1_000_000, "batch_size": 8})
     folder = sweep_folder(url, "tiny", "driver")
     store = Store(f"{url}/tiny")
