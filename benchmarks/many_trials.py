@@ -27,7 +27,7 @@ from timing import write_record
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.planning.plan import Plan, plan
-from dmray.progress.trial_states import DONE, trial_states
+from dmray.progress.trial_status import DONE, trial_statuses
 from dmray.records import SweepFolder
 from dmray.specs import SweepSpec
 
@@ -77,7 +77,7 @@ def timed(planned: Plan) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     run_sweep(planned, folder, LocalRunner(), lambda sweep: sweep.path, resume=True, console=Console(quiet=True))
     wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
-    states = trial_states(planned, folder)
+    states = trial_statuses(planned, folder)
     assert all(state in DONE for state in states.values()), states
     return {"wall_s": wall_s, "cpu_s": cpu_s, "cpu_s_per_trial": cpu_s / len(planned.trials)}
 

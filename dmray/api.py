@@ -27,7 +27,7 @@ from dmray.planning.plan import Plan, load_plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.summary import Summary
 from dmray.progress.sweep_handle import locate
-from dmray.progress.trial_states import ENDED, failures
+from dmray.progress.trial_status import ENDED, failures
 from dmray.records import SweepFolder, TrialFolder
 from dmray.registry import lookup
 from dmray.specs import SweepSpec
@@ -287,7 +287,7 @@ def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str
                 f"which={which}: chooses a model of an MLflow run; of a trial name the file, checkpoints/{which}.pt"
             )
         return inference.load_policy(source)
-    from dmray.mlflow_mirror.artifacts import download_checkpoint
+    from dmray.mlflow_mirror.models import download_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         file = download_checkpoint(run.group(1), which or run.group(2) or "final", Path(folder), mlflow_uri)

@@ -14,7 +14,7 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import Runner, run_sweep
 from dmray.on_ray import RayRunner
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.reporting import write_report
 from tests.rollout.bullet import needs_bullet
@@ -37,7 +37,7 @@ def run(plan: Plan, runner: Runner, folder: SweepFolder) -> None:
     states = run_sweep(
         plan, folder, runner, lambda sweep: write_report(sweep).folder, resume=False, console=Console(quiet=True)
     )
-    assert set(states.values()) == {TrialState.FINISHED}
+    assert set(states.values()) == {TrialStatus.FINISHED}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dmray.cli import sweep
-from dmray.progress.trial_states import TrialState, trial_states
+from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from tests.sweeps import science_of, sweep_file, tiny_plan
 from tests.waiting import wait_until
@@ -52,7 +52,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
 
     resumed = run(broken, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert set(trial_states(plan, folder).values()) == {TrialState.FINISHED}
+    assert set(trial_statuses(plan, folder).values()) == {TrialStatus.FINISHED}
     assert science_of(folder, plan.trial_ids) == science_of(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
     attempts = [r for r in read_ledger(folder.trial(plan.trial_ids[0]).ledger) if isinstance(r, AttemptStarted)]
     assert attempts[-1].from_step > 0, "the killed trial continued from its checkpoint"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dmray.api import draw_episodes, evaluate_policy, load_policy, mlflow_run_of
 from dmray.cli.shared import check_writable, err, new_app, out, report_errors
-from dmray.mlflow_mirror.artifacts import upload_drawings
+from dmray.mlflow_mirror.models import upload_drawings
 from dmray.records import write_episode_table
 
 if TYPE_CHECKING:

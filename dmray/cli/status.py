@@ -1,4 +1,4 @@
-"""`python -m dmray.status SWEEP`: how far a sweep is, from its records alone."""
+"""`python -m dmray.status SWEEP`: the progress of a sweep, from its records alone."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from dmray.progress.summary_view import text, with_driver
 from dmray.progress.sweep_handle import SweepHandle, find_sweep
 
 app = new_app()
-_FINE, _NOBODY, _FAILED = 0, 3, 4
+_OK, _NO_DRIVER, _FAILED = 0, 3, 4
 
 
 @app.command()
 def main(
     sweep: SweepSource,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until no driver is left.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no driver is at work.")] = False,
     every_s: Annotated[
-        float | None, typer.Option("--every", min=0.1, help="Seconds between two looks; else 1; of an object store 5.")
+        float | None,
+        typer.Option("--every", min=0.1, help="Seconds between two looks; else 1, for an object store 5."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a look, its keys are stable.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a look.")] = False,
     storage: SweepStorage = None,
 ) -> None:
-    """Tell how far a sweep is.
+    """Show the progress of a sweep.
 
-    Exit status 0: a driver is at work, or everything is done. 3: trials are open and nobody works on them.
-    4: nothing is open, and trials have failed.
+    Exit status 0: a driver is at work, or every trial has ended as a result or was stopped early. 3: trials are open
+    and no driver is at work. 4: no trial is open, and trials have failed.
     """
     with report_errors(), find_sweep(sweep, storage) as found:
         view = _View(found)
@@ -46,7 +47,7 @@ def main(
 
 
 class _View:
-    """A sweep that is looked at, once or again and again."""
+    """Reads a sweep once or repeatedly."""
 
     def __init__(self, found: SweepHandle) -> None:
         self._found = found
@@ -59,14 +60,14 @@ class _View:
         return replace(summarize(self._follower), folder=self._found.where)
 
     def look_again(self, before: Summary) -> Summary:
-        """The sweep now; as it was `before`, while its store does not answer."""
+        """The sweep now; `before` while its store does not answer."""
         with tolerate_outages():
             return self.look()
         return before
 
 
 def _watch(view: _View, summary: Summary, every_s: float, as_json: bool) -> Summary:
-    """Show it again and again; the last one, at rest."""
+    """Show it repeatedly; the last summary, when no driver is at work any more."""
     try:
         if as_json or not out.is_terminal:
             while True:
@@ -96,8 +97,8 @@ def _show(summary: Summary, as_json: bool) -> None:
 
 def _exit_status(summary: Summary) -> int:
     if summary.at_work or summary.done:
-        return _FINE
-    return _FAILED if summary.ended else _NOBODY
+        return _OK
+    return _FAILED if summary.ended else _NO_DRIVER
 
 
 if __name__ == "__main__":

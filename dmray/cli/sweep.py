@@ -23,7 +23,7 @@ from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
-from dmray.progress.trial_states import ENDED, to_run, trial_states
+from dmray.progress.trial_status import ENDED, to_run, trial_statuses
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
 
@@ -110,7 +110,7 @@ def _show(planned: Plan, choice: TrialFilter, local: bool, address: str | None) 
     folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader")
     if is_url(planned.sweep.storage):
         _fetch_what_is_done(planned)
-    states = trial_states(planned, folder)
+    states = trial_statuses(planned, folder)
     difference = changes(planned, folder, states)
     part = replace(planned, trials=select_trials(planned, choice))
     out.print(render_plan(part, {trial_id: states[trial_id] for trial_id in part.trial_ids}))

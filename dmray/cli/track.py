@@ -1,4 +1,4 @@
-"""`python -m dmray.track replay|champions SWEEP...`: what a sweep's ledgers hold into MLflow, at any time."""
+"""`python -m dmray.track replay|champions SWEEP...`: copy what a sweep's ledgers hold into MLflow, at any time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from dmray.cli.shared import err, new_app, out, report_errors
-from dmray.mlflow_mirror.replay import Replayed, replay_from_store
+from dmray.mlflow_mirror.layout import TRIAL
+from dmray.mlflow_mirror.replay import ReplayResult, replay_from_store
 from dmray.mlflow_mirror.replay import replay as replay_sweep
 from dmray.progress.sweep_handle import locate
 from dmray.records import SweepFolder
@@ -30,14 +31,14 @@ _MlflowUri = Annotated[
 
 @app.callback()
 def main() -> None:
-    """What a sweep's folder holds, in MLflow."""
+    """Copy what a sweep's folder holds into MLflow."""
 
 
 @app.command()
 def replay(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
-    """Fill MLflow in from ledgers: a sweep that ran without it, whose server was down, or for another server.
+    """Copy ledgers into MLflow: of a sweep that ran without it or whose server was down, or to another server.
 
-    What is there already stays as it is, so it may be run again, and after every new start of the sweep.
+    What is there already stays as it is, so this may be repeated, for example after every new start of the sweep.
     """
     replayed = [_replayed(place, mlflow_uri) for place in sweeps]
     raise typer.Exit(0 if all(each.lag.problem is None for each in replayed) else 1)
@@ -47,16 +48,17 @@ def replay(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
 def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
     """Replay, then put the best policies into MLflow's model registry: models:/dmray-<method>-<family>@<data set>.
 
-    The best is the cell with the highest mean last score; of its seeds the one nearest their median, final weights.
+    The best is the seed group with the highest mean last score; of its seeds the one nearest their median, with its
+    final weights.
     """
     replayed = [_replayed(place, mlflow_uri, register=True) for place in sweeps]
-    for each in (champion for done in replayed for champion in done.champions):
-        trial, score = each.tags["dmray.trial_key"], each.cell_score
-        out.print(f"models:/{each.model}@{each.alias}  {trial}, cell {score:.2f}", highlight=False, soft_wrap=True)
+    for policy in (policy for each in replayed for policy in each.registered):
+        told = f"{policy.tags[TRIAL]}, mean of its seeds {policy.seed_group_score:.2f}"
+        out.print(f"models:/{policy.model}@{policy.alias}  {told}", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if all(each.lag.problem is None for each in replayed) else 1)
 
 
-def _replayed(sweep: str, mlflow_uri: str | None, register: bool = False) -> Replayed:
+def _replayed(sweep: str, mlflow_uri: str | None, register: bool = False) -> ReplayResult:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with report_errors():
         storage, name = locate(sweep)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from dmray.errors import DmrayError
-from dmray.mlflow_mirror.store import probe, without_secrets
+from dmray.mlflow_mirror.opening import probe, without_secrets
 from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.planning.disk_space import free_bytes
 from dmray.records import provenance

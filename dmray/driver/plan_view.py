@@ -11,7 +11,7 @@ from rich.table import Table
 from dmray.planning.cost import Cost, total_cost
 from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import TimeEstimate
-from dmray.progress.trial_states import DONE, TrialState
+from dmray.progress.trial_status import DONE, TrialStatus
 from dmray.specs import SweepSpec, TrialSpec
 
 _ORDERS = {
@@ -21,7 +21,7 @@ _ORDERS = {
 }
 
 
-def render_plan(plan: Plan, states: Mapping[str, TrialState] | None = None) -> Group:
+def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> Group:
     """Trials by data set in the order of their start, what they cost at most, and, given `states`, what is done."""
     table = Table(box=None, pad_edge=False)
     table.add_column("data set", no_wrap=True)
@@ -34,7 +34,7 @@ def render_plan(plan: Plan, states: Mapping[str, TrialState] | None = None) -> G
         table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, log_every_steps)), *done)
     steps, env_steps, disk = _cost(total_cost(plan.trials, log_every_steps))
     counts = Counter(states.values() if states else ())
-    by_state = [f"{counts[state]} {state}" for state in TrialState if counts[state]]
+    by_state = [f"{counts[state]} {state}" for state in TrialStatus if counts[state]]
     return Group(
         f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),

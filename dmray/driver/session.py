@@ -23,7 +23,7 @@ from dmray.progress.changes import changes
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
-from dmray.progress.trial_states import TrialState, to_run, trial_states
+from dmray.progress.trial_status import TrialStatus, restore_done_markers, to_run, trial_statuses
 from dmray.records import SweepFolder
 from dmray.specs import NO_MLFLOW, TrialSpec
 
@@ -53,8 +53,8 @@ def run_sweep(
     on_progress: OnProgress | None = None,
     choice: TrialFilter = ALL_TRIALS,
     again: str = "",
-) -> dict[str, TrialState]:
-    """Run what is not done of `choice`, then report; the state of each trial afterwards.
+) -> dict[str, TrialStatus]:
+    """Run what is not done of `choice`, then report; the status of each trial afterwards.
 
     Progress is shown on `console`; `on_progress` is called with it every second, from a thread, and once at the end.
     Meanwhile `dmray.coordination.commands` says how to pause or stop it; `again` is the command that continues it.
@@ -67,7 +67,8 @@ def run_sweep(
     """
     folder.make_writable()
     with sweep_lock(plan, folder) as refresh, listen_for_commands(folder, again):
-        states = trial_states(plan, folder)
+        states = trial_statuses(plan, folder)
+        restore_done_markers(plan, folder)
         todo = to_run(plan, states, resume, choice)
         preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
@@ -79,7 +80,7 @@ def run_sweep(
                 with _shown(plan, folder, console, on_progress):
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
-        return trial_states(plan, folder)
+        return trial_statuses(plan, folder)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,9 @@
-"""MLflow as a projection of a sweep's ledgers, made by one writer that training never waits for.
-
-    sweep -> cell (all seeds of one setting) -> trial        one experiment `dmray/<sweep>`
+"""MLflow as a copy of a sweep's ledgers, written by one thread that training never waits for.
 
 `advance` brings over what is new in the ledgers. When the store does not answer, it says so once, keeps nothing but
-its place, and goes on later; the ledgers are the spool. Whatever went wrong, the run concerned is projected anew, and
-what is in the store already is recognised (`dmray.mlflow_mirror.trial_mirror`), so nothing is there twice.
+its place, and continues later: nothing is lost, since the ledgers have it all. After any error the run concerned is
+made anew, and what is in the store already is recognised (`dmray.mlflow_mirror.trial_mirror`), so nothing is there
+twice. How runs, tags and metrics are named is in `dmray.mlflow_mirror.layout`.
 """
 
 from __future__ import annotations
@@ -13,24 +12,25 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from dmray.errors import StorageError, TrackingError
-from dmray.mlflow_mirror.champions import Champion, Finished, champions
-from dmray.mlflow_mirror.labels import (
+from dmray.mlflow_mirror.layout import (
+    GROUP_COMMITTED,
+    REPORT,
     seed_group_name,
     seed_group_params,
+    seed_group_points,
     seed_group_tags,
     sweep_tags,
     trial_name,
     trial_params,
     trial_tags,
 )
-from dmray.mlflow_mirror.run_book import RunBook, RunWanted
-from dmray.mlflow_mirror.seed_group_mirror import SeedGroupMirror, end_ms, end_status
-from dmray.mlflow_mirror.store import RunStore, StoreError, open_store
+from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
+from dmray.mlflow_mirror.store import RunStore, RunWanted, StoredRun, StoreError, SweepRuns, open_store
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
+from dmray.progress.trial_status import TrialStatus
 from dmray.records.folders import SweepFolder
 from dmray.specs import SweepSpec, TrialSpec
 
@@ -48,20 +48,81 @@ class Lag:
     problem: str | None
 
 
+class SeedGroupMirror:
+    """The run of a seed group, with the mean and the spread of its trials' scores.
+
+    A mean over the seeds that early stopping left would be biased. So a group of which seeds were stopped has no
+    aggregates, and where seeds may yet be stopped (`whole_only`) a group has none before all have ended.
+    """
+
+    def __init__(self, trials: Sequence[TrialMirror], whole_only: bool = False) -> None:
+        self.trials, self._whole_only = tuple(trials), whole_only
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over: nothing that is believed about the store is kept."""
+        self.run_id: str | None = None
+        self._run_status: str | None = None
+        self._seeds: set[int] = set()  # the numbers of finished seeds that have an aggregate
+
+    def adopt(self, store: RunStore, run: StoredRun) -> None:
+        """Take over the run, new or from before."""
+        self.run_id, self._run_status = run.run_id, run.status
+        self._seeds = store.steps(run.run_id, GROUP_COMMITTED) if GROUP_COMMITTED in run.metrics else set()
+
+    def update(self, store: RunStore) -> None:
+        """Log the aggregates when another seed has finished; a group ends with its last trial."""
+        assert self.run_id is not None
+        finished = [trial for trial in self.trials if trial.status is TrialStatus.FINISHED and trial.final is not None]
+        if finished and len(finished) not in self._seeds and self.comparable:
+            last = [trial.final for trial in finished if trial.final is not None]
+            best = [trial.best for trial in finished if trial.best is not None]
+            store.log(self.run_id, seed_group_points(last, best, max(trial.ended_s for trial in finished)))
+            self._seeds.add(len(finished))
+        self._set_run_status(store, "FINISHED" if all(trial.ended for trial in self.trials) else "RUNNING")
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a mean over its finished seeds is unbiased."""
+        stopped = any(trial.status is TrialStatus.STOPPED_EARLY for trial in self.trials)
+        return not stopped and (not self._whole_only or all(trial.ended for trial in self.trials))
+
+    def stop(self, store: RunStore) -> None:
+        """The sweep ends here."""
+        if self.run_id is not None:
+            self._set_run_status(store, end_status(self.trials))
+
+    def _set_run_status(self, store: RunStore, status: str) -> None:
+        if status != self._run_status and self.run_id is not None:
+            store.set_status(self.run_id, status, end_ms(self.trials))
+            self._run_status = status
+
+
+def end_ms(trials: Sequence[TrialMirror]) -> int | None:
+    """The latest end of `trials`; None when none has ended."""
+    return int(max((trial.ended_s for trial in trials), default=0.0) * 1000) or None
+
+
+def end_status(trials: Sequence[TrialMirror]) -> str:
+    """MLflow's status of a run that consists of `trials`, when it ends now."""
+    if all(trial.ended for trial in trials):
+        return "FINISHED"
+    return "FAILED" if any(trial.status is TrialStatus.FAILED for trial in trials) else "KILLED"
+
+
 class MlflowMirror:
     """The one writer of a sweep's runs. Not for two threads at once, except `lag`."""
 
     def __init__(self, store: RunStore, folder: SweepFolder, sweep: SweepSpec, trials: Sequence[TrialSpec]) -> None:
         self._store, self._folder, self._sweep = store, folder, sweep
         self._sweep_id = folder.sweep_id()
-        self._trials = [TrialMirror(trial, folder.trial(trial.trial_id)) for trial in trials]
-        by_cell = sorted(self._trials, key=lambda mirror: mirror.trial.seed_group_id)
-        seed_groups = groupby(by_cell, key=lambda mirror: mirror.trial.seed_group_id)
-        stopping = sweep.early_stopping is not None
-        self._cells = {
-            seed_group_id: SeedGroupMirror(list(members), stopping) for seed_group_id, members in seed_groups
-        }
-        self._book: RunBook | None = None
+        rule = sweep.early_stopping
+        self._trials = [TrialMirror(trial, folder.trial(trial.trial_id), rule) for trial in trials]
+        members: dict[str, list[TrialMirror]] = {}
+        for mirror in self._trials:
+            members.setdefault(mirror.trial.seed_group_id, []).append(mirror)
+        self._seed_groups = {group: SeedGroupMirror(each, rule is not None) for group, each in members.items()}
+        self._runs: SweepRuns | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
         self._problem: str | None = None
@@ -85,23 +146,23 @@ class MlflowMirror:
         return Lag(records, behind_s, self._problem)
 
     def advance(self) -> bool:
-        """Bring over what is new; True when all of it is in the store. Never raises for the store's troubles."""
+        """Bring over what is new; True when all of it is in the store. Raises nothing when the store fails."""
         if time.monotonic() < self._next_try:
             return False
-        problem = self._pass()
+        problem = self._read_all()
         self._note(problem)
         return problem is None
 
     def close(self, report: Path | None = None) -> Lag:
-        """Bring over the rest, end every run (FINISHED, FAILED or KILLED), attach the report's folder; what is missing.
+        """Bring over the rest, end every run (FINISHED, FAILED or KILLED), attach the report; what MLflow lacks.
 
         May be called again, for example with a report that is made later.
         """
-        for left in reversed(range(_CLOSING_TRIES)):
+        for tries_left in reversed(range(_CLOSING_TRIES)):
             self._next_try = 0.0
             if self.advance() and self._end(report):
                 break
-            time.sleep(1.0 if left else 0.0)
+            time.sleep(1.0 if tries_left else 0.0)
         lag = self.lag
         if lag.problem:
             _log.warning(
@@ -110,52 +171,52 @@ class MlflowMirror:
             )
         return lag
 
-    def register(self) -> list[Champion]:
-        """Put the sweep's best policies into the model registry, after `close`; which they are.
+    def register(self) -> list[BestPolicy]:
+        """Put the sweep's best policies into the model registry, after `close`; those policies.
 
         Raises:
             TrackingError: MLflow does not take them.
         """
         finished = [
-            Finished(trial.trial, trial.run_id, trial.final)
+            FinishedTrial(trial.trial, trial.run_id, trial.final)
             for trial in self._trials
             if trial.run_id is not None
             and trial.final is not None
-            and self._cells[trial.trial.seed_group_id].comparable
+            and self._seed_groups[trial.trial.seed_group_id].comparable
         ]
-        chosen = champions(finished, self._sweep.name)
+        chosen = best_policies(finished, self._sweep.name)
         try:
-            for champion in chosen:
-                self._store.register(champion, self._sweep_id)
+            for policy in chosen:
+                self._store.register(policy, self._sweep_id)
         except StoreError as cause:
-            raise TrackingError(f"MLflow's model registry does not take the champions: {cause}") from cause
+            raise TrackingError(f"MLflow's model registry does not take the best policies: {cause}") from cause
         return chosen
 
-    def _pass(self) -> str | None:
+    def _read_all(self) -> str | None:
         """Follow every ledger once; the last problem met."""
         problem: str | None = None
         try:
-            self._runs()
+            self._sweep_runs()
         except StoreError as cause:
-            self._book = None
+            self._runs = None
             return str(cause)
         for trial in self._trials:
             try:
                 self._follow(trial)
             except StoreError as cause:
                 problem = str(cause)
-                self._doubt(trial)
+                self._forget(trial)
                 if not cause.refused:  # the others would fare no better
                     break
             except StorageError as cause:
-                self._set_aside(trial, cause)
+                self._skip_unreadable(trial, cause)
         return problem
 
     def _follow(self, trial: TrialMirror) -> None:
         trial_id = trial.trial.trial_id
         if trial_id in self._unreadable or (trial.done and trial.run_id is not None):
             return
-        if trial.run_id is None and (found := self._runs().find(trial_id)) is not None:
+        if trial.run_id is None and (found := self._sweep_runs().find(trial_id)) is not None:
             self._ensure_runs(trial, time.time())
             trial.adopt(self._store, found)
         while records := trial.read():
@@ -163,38 +224,38 @@ class MlflowMirror:
                 trial.created(self._ensure_runs(trial, records[0].time_s))
             trial.log(self._store, records)
         if trial.run_id is not None:
-            self._cells[trial.trial.seed_group_id].update(self._store)
+            self._seed_groups[trial.trial.seed_group_id].update(self._store)
 
-    def _runs(self) -> RunBook:
-        if self._book is None:
-            book = RunBook(self._store, self._sweep_id)
+    def _sweep_runs(self) -> SweepRuns:
+        if self._runs is None:
+            runs = SweepRuns(self._store, self._sweep_id)
             tags = sweep_tags(self._sweep, self._sweep_id, len(self._trials))
             begun_s = min((trial.begun_s or time.time() for trial in self._trials), default=time.time())
-            run = book.ensure(RunWanted(self._sweep.name, tags, {}, begun_s))
+            run = runs.ensure(RunWanted(self._sweep.name, tags, {}, begun_s))
             self._store.log(run.run_id, tags=tags)  # another start may have another plan
             if run.status != "RUNNING":
                 self._store.set_status(run.run_id, "RUNNING")
-            self._book, self._sweep_run = book, run.run_id
-        return self._book
+            self._runs, self._sweep_run = runs, run.run_id
+        return self._runs
 
     def _ensure_runs(self, trial: TrialMirror, start_s: float) -> str:
-        """The id of the trial's run; its cell's run is made first."""
-        book, spec = self._runs(), trial.trial
+        """The id of the trial's run; the run of its seed group is made first."""
+        runs, spec = self._sweep_runs(), trial.trial
         assert self._sweep_run is not None
         tags = seed_group_tags(spec, self._sweep, self._sweep_id, self._sweep_run)
-        seed_group = book.ensure(RunWanted(seed_group_name(spec), tags, seed_group_params(spec), start_s))
-        if self._cells[spec.seed_group_id].run_id is None:
-            self._cells[spec.seed_group_id].adopt(self._store, seed_group)
+        seed_group = runs.ensure(RunWanted(seed_group_name(spec), tags, seed_group_params(spec), start_s))
+        if self._seed_groups[spec.seed_group_id].run_id is None:
+            self._seed_groups[spec.seed_group_id].adopt(self._store, seed_group)
         tags = trial_tags(spec, self._sweep, self._sweep_id, seed_group.run_id)
-        return book.ensure(RunWanted(trial_name(spec), tags, trial_params(spec), start_s)).run_id
+        return runs.ensure(RunWanted(trial_name(spec), tags, trial_params(spec), start_s)).run_id
 
-    def _doubt(self, trial: TrialMirror) -> None:
-        """A call for this trial failed, and may have taken effect: believe nothing about its runs any more."""
+    def _forget(self, trial: TrialMirror) -> None:
+        """A call for this trial failed, and may have taken effect: find its runs anew."""
         trial.forget()
-        self._cells[trial.trial.seed_group_id].forget()
-        self._book = None
+        self._seed_groups[trial.trial.seed_group_id].forget()
+        self._runs = None
 
-    def _set_aside(self, trial: TrialMirror, cause: StorageError) -> None:
+    def _skip_unreadable(self, trial: TrialMirror, cause: StorageError) -> None:
         self._unreadable.add(trial.trial.trial_id)
         _log.error("%s", cause)
 
@@ -204,9 +265,9 @@ class MlflowMirror:
             for trial in self._trials:
                 trial.stop(self._store)
                 trial.save_drawings(self._store)
-            for seed_group in self._cells.values():
+            for seed_group in self._seed_groups.values():
                 seed_group.stop(self._store)
-            for path, place in ((self._folder.manifest, ""), (report, "report")):
+            for path, place in ((self._folder.manifest, ""), (report, REPORT)):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)
             self._store.set_status(self._sweep_run, end_status(self._trials), end_ms(self._trials))

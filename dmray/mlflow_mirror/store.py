@@ -1,4 +1,4 @@
-"""MLflow as a place to put runs: the only module that imports it, and only when a store is opened.
+"""MLflow as a store of runs. It is imported when a store is opened, since that takes seconds.
 
 Every call either takes effect or raises `StoreError`; a call that raised may have taken effect (an answer can be lost).
 """
@@ -7,29 +7,20 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 from dmray.errors import TrackingError
-from dmray.mlflow_mirror import shared_view, sqlite
-from dmray.mlflow_mirror.champions import Champion, ensure_registered
-from dmray.mlflow_mirror.dataset_input import DatasetUsed
-from dmray.mlflow_mirror.logged_policy import LoggedPolicy, ensure_logged
-from dmray.mlflow_mirror.metric_points import Point
+from dmray.mlflow_mirror.layout import EXPERIMENT_TAGS, KEY, SWEEP_ID, DatasetUsed, Point, experiment_name, view_tags
+from dmray.mlflow_mirror.model_registry import BestPolicy, ensure_registered
+from dmray.mlflow_mirror.models import LoggedPolicy, ensure_logged
+from dmray.mlflow_mirror.opening import CURE, find_address, without_secrets
 from dmray.records.folders import SweepFolder
-from dmray.registry import unknown
-from dmray.specs import NO_MLFLOW
 
 POINTS_PER_BATCH = 1000  # this and the next are MLflow's own limits
 _LABELS_PER_BATCH, _LONGEST_VALUE = 100, 5000
-_PROBE_TIMEOUT_S = 5.0
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_DATABASES = {"postgresql", "mysql", "mssql"}
-_SCHEMES = (*_PORTS, "sqlite", "databricks", "databricks-uc", "uc")
 _ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must not hold up the end of a sweep
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -38,8 +29,6 @@ _ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must 
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
-_CURE = "start it, correct --mlflow-uri, or run without MLflow: --mlflow-uri off"
 
 
 class StoreError(Exception):
@@ -91,8 +80,49 @@ class RunStore(Protocol):
     def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
         """A checkpoint as a model of the run. May be called again."""
 
-    def register(self, champion: Champion, sweep_id: str) -> None:
+    def register(self, policy: BestPolicy, sweep_id: str) -> None:
         """Put a policy into the model registry under its alias. May be called again."""
+
+
+@dataclass(frozen=True)
+class RunWanted:
+    """A run that should exist: `tags[KEY]` is what it is found by."""
+
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    start_s: float
+
+
+class SweepRuns:
+    """The runs of one sweep, found by one search and made where they are missing.
+
+    After any error a new one is made, with a new search: the call may have taken effect.
+    """
+
+    def __init__(self, store: RunStore, sweep_id: str) -> None:
+        self._store = store
+        self._found: dict[str, StoredRun] = {}
+        for run in store.find_runs(SWEEP_ID, sweep_id):
+            self._found.setdefault(run.tags[KEY], run)
+
+    def find(self, key: str) -> StoredRun | None:
+        """The run as the search found it, or as it was made since."""
+        return self._found.get(key)
+
+    def ensure(self, wanted: RunWanted) -> StoredRun:
+        """The run, with its parameters; made if it was not there."""
+        key = wanted.tags[KEY]
+        if key not in self._found:
+            run_id = self._store.create_run(wanted.name, wanted.tags, int(wanted.start_s * 1000))
+            self._found[key] = StoredRun(run_id, "RUNNING", dict(wanted.tags), frozenset(), {})
+        run = self._found[key]
+        missing = {name: value for name, value in wanted.params.items() if name not in run.params}
+        if missing:
+            self._store.log(run.run_id, params=missing)
+            run = StoredRun(run.run_id, run.status, run.tags, run.params | set(missing), run.metrics)
+            self._found[key] = run
+        return run
 
 
 class MlflowStore:
@@ -116,7 +146,7 @@ class MlflowStore:
             self._experiment = self._ensure(experiment, artifacts)
         except (StoreError, ImportError) as cause:
             raise TrackingError(
-                f"tracking.mlflow_uri: MLflow at {without_secrets(uri)} does not work: {cause}; {_CURE}"
+                f"tracking.mlflow_uri: MLflow at {without_secrets(uri)} does not work: {cause}; {CURE}"
             ) from cause
 
     def find_runs(self, tag: str, value: str) -> list[StoredRun]:
@@ -184,86 +214,32 @@ class MlflowStore:
     def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
         _call(ensure_logged, self._client, self._experiment, run_id, policy)
 
-    def register(self, champion: Champion, sweep_id: str) -> None:
-        _call(ensure_registered, self._client, self._experiment, champion, sweep_id)
+    def register(self, policy: BestPolicy, sweep_id: str) -> None:
+        _call(ensure_registered, self._client, self._experiment, policy, sweep_id)
 
     def _ensure(self, name: str, artifacts: Path | None) -> str:
         found = _call(self._client.get_experiment_by_name, name)
         if found is None:
             location = None if artifacts is None else artifacts.as_uri()
-            _call(self._client.create_experiment, name, artifact_location=location, tags=_KIND)
+            _call(self._client.create_experiment, name, artifact_location=location, tags=EXPERIMENT_TAGS)
             found = _call(self._client.get_experiment_by_name, name)
         if found.lifecycle_stage != "active":
             raise StoreError(f"experiment '{name}' was deleted there (mlflow experiments restore brings it back)")
         experiment: str = found.experiment_id
-        for key, value in shared_view.tags(experiment).items():
+        for key, value in view_tags(experiment).items():
             if key not in found.tags:  # what people changed there stays
                 _call(self._client.set_experiment_tag, experiment, key, value)
         return experiment
 
 
 def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
-    """The experiment `dmray/<sweep>` at `uri`; None is the SQLite file of the storage folder.
+    """The experiment of the sweep at `uri`; None is the SQLite file of the storage folder.
 
     Raises:
-        TrackingError: nothing answers there within about ten seconds, it is a folder, which MLflow gave up, or no
-            address that MLflow knows.
+        TrackingError: nothing answers there within about ten seconds, or it is no address for runs.
     """
-    address = uri or f"sqlite:///{folder.mlflow_database.resolve()}"
-    artifacts: Path | None = None
-    if address == NO_MLFLOW:
-        raise TrackingError(f"tracking.mlflow_uri: off: there is nothing to write to; name one: {_sqlite_example()}")
-    if _is_folder(address):
-        meant = f", did you mean '{NO_MLFLOW}'?" if address.lower() == NO_MLFLOW else ""
-        raise TrackingError(
-            f"tracking.mlflow_uri: {address} is a folder, which MLflow no longer writes to{meant}; leave mlflow_uri "
-            f"out for an SQLite file in the storage folder, or name one: {_sqlite_example()}"
-        )
-    scheme = urlsplit(address).scheme.partition("+")[0]
-    if scheme and scheme not in _SCHEMES:
-        raise TrackingError(f"tracking.mlflow_uri: {address}: {unknown('scheme', scheme, _SCHEMES)}")
-    if scheme == "sqlite":
-        name = unquote(address.partition(":///")[2])
-        if not name:  # SQLite would keep it in memory, for this process alone
-            raise TrackingError(f"tracking.mlflow_uri: {address} names no file; for example {_sqlite_example()}")
-        database = Path(name).resolve()
-        sqlite.prepare(database)
-        artifacts = database.parent / "mlartifacts" / folder.name
-    else:
-        probe(address)
-        if scheme in _DATABASES:  # no server that would keep artifacts itself
-            artifacts = folder.mlflow_artifacts.resolve() / folder.name
-    return MlflowStore(address, f"dmray/{folder.name}", artifacts)
-
-
-def without_secrets(uri: str) -> str:
-    """The URI without the user name and password that it may hold."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
-
-
-def _sqlite_example() -> str:
-    return f"sqlite:///{Path('mlflow.db').resolve()}"
-
-
-def _is_folder(uri: str) -> bool:
-    scheme = urlsplit(uri).scheme
-    return scheme == "file" or (not scheme and uri != "databricks") or len(scheme) == 1  # C:\runs
-
-
-def probe(uri: str) -> None:
-    """MLflow's own connection attempts take minutes to give up; a plain one tells in seconds."""
-    parts = urlsplit(uri)
-    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
-    if parts.hostname is None or port is None:
-        return
-    try:
-        socket.create_connection((parts.hostname, port), timeout=_PROBE_TIMEOUT_S).close()
-    except OSError as cause:
-        raise TrackingError(
-            f"tracking.mlflow_uri: no MLflow server answers at {without_secrets(uri)} (tried to connect to "
-            f"{parts.hostname}:{port} for up to {_PROBE_TIMEOUT_S:.0f} s: {cause}); {_CURE}"
-        ) from cause
+    address = find_address(uri, folder)
+    return MlflowStore(address.uri, experiment_name(folder.name), address.artifacts)
 
 
 def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -58,9 +58,11 @@ def plan(sweep: SweepSpec) -> Plan:
 def ordered(trials: tuple[TrialSpec, ...], order: str) -> tuple[TrialSpec, ...]:
     """`trials`, which come with all methods of a seed together, in a sweep's `order`; equals stay as they come."""
     if order == "seeds_together":
-        cells = {cell: place for place, cell in enumerate(dict.fromkeys(trial.seed_group_id for trial in trials))}
+        groups = {group: place for place, group in enumerate(dict.fromkeys(trial.seed_group_id for trial in trials))}
         datasets = list(dict.fromkeys(trial.dataset.name for trial in trials))
-        return tuple(sorted(trials, key=lambda trial: (datasets.index(trial.dataset.name), cells[trial.seed_group_id])))
+        return tuple(
+            sorted(trials, key=lambda trial: (datasets.index(trial.dataset.name), groups[trial.seed_group_id]))
+        )
     if order == "cheap_first":
         return tuple(sorted(trials, key=trial_flops))
     return trials

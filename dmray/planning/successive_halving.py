@@ -1,16 +1,15 @@
-"""Who goes on after a rung: asynchronous successive halving (ASHA, Li et al. 2020, arXiv 1810.05934), as pure rules.
+"""Which trials continue after a rung: asynchronous successive halving (ASHA, Li et al. 2020, arXiv 1810.05934).
 
-A trial is judged once at each rung, by the scores that are there when its own is. Of n of them the best floor(n / eta)
-go on; while there are fewer than eta, everybody does. Ties go on. As in Ray Tune's ASHAScheduler, and otherwise than in
-the paper, a trial that is not good enough is stopped at once; the paper waits with it and may promote it later.
+Pure functions. A trial is compared once at each rung, with the scores that are known when its own is. Of n scores the
+best floor(n / eta) continue; while there are fewer than eta scores, every trial continues. Ties continue. A trial that
+is not good enough is stopped at once, as in Ray Tune's ASHAScheduler; in the paper it waits and may continue later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeGuard
 
-from dmray.records.records import LedgerRecord, RungDecision, TrialStopped
+from dmray.records.records import RungDecision
 from dmray.specs import EarlyStoppingSpec, TrialSpec
 
 
@@ -19,42 +18,37 @@ def rungs_of(rule: EarlyStoppingSpec | None, trial: TrialSpec) -> tuple[int, ...
     return rule.rungs(trial.training, trial.evaluation) if rule is not None else ()
 
 
-def judge(rule: EarlyStoppingSpec, step: int, score: float, peers: Sequence[float], time_s: float) -> RungDecision:
-    """The verdict on a trial with `score` at the rung `step`, where `peers` are the others' scores so far."""
-    better = sum(peer > score for peer in peers)
+def decide(rule: EarlyStoppingSpec, step: int, score: float, peers: Sequence[float], time_s: float) -> RungDecision:
+    """Whether a trial with `score` at the rung `step` continues; `peers` are the other trials' scores so far."""
+    num_better = sum(peer > score for peer in peers)
     places = (len(peers) + 1) // rule.reduction_factor
     return RungDecision(
         time_s=time_s,
         step=step,
         score=score,
-        peers=len(peers),
-        better=better,
+        num_peers=len(peers),
+        num_better=num_better,
         cutoff=sorted([*peers, score], reverse=True)[places - 1] if places else None,
         within=rule.within,
         reduction_factor=rule.reduction_factor,
-        verdict="stop" if _is_out(better, len(peers), rule.reduction_factor) else "go on",
+        action="stop" if _is_out(num_better, len(peers), rule.reduction_factor) else "continue",
     )
 
 
-def holds(rule: EarlyStoppingSpec | None, trial: TrialSpec, judged: RungDecision) -> bool:
-    """Whether a verdict to stop is still one under `rule`, None where a sweep stops nobody early any more.
+def decision_holds(rule: EarlyStoppingSpec | None, trial: TrialSpec, decision: RungDecision) -> bool:
+    """Whether a decision to stop `trial` still holds under `rule` (None: the sweep has no early stopping any more).
 
-    By the scores that were seen then, at a rung that still is one, among the same competitors.
+    It holds if `rule` has the same rung and the same competitors, and stops the trial by the scores known then.
     """
     return (
         rule is not None
-        and judged.verdict == "stop"
-        and judged.within == rule.within
-        and judged.step in rungs_of(rule, trial)
-        and _is_out(judged.better, judged.peers, rule.reduction_factor)
+        and decision.action == "stop"
+        and decision.within == rule.within
+        and decision.step in rungs_of(rule, trial)
+        and _is_out(decision.num_better, decision.num_peers, rule.reduction_factor)
     )
 
 
-def is_stopped(last: LedgerRecord | None, trial: TrialSpec, rule: EarlyStoppingSpec | None) -> TypeGuard[TrialStopped]:
-    """Whether `trial`, whose ledger ends with `last`, was stopped early by a verdict that holds."""
-    return isinstance(last, TrialStopped) and holds(rule, trial, last.rung)
-
-
-def _is_out(better: int, peers: int, reduction_factor: int) -> bool:
-    places = (peers + 1) // reduction_factor
-    return places > 0 and better >= places
+def _is_out(num_better: int, num_peers: int, reduction_factor: int) -> bool:
+    places = (num_peers + 1) // reduction_factor
+    return places > 0 and num_better >= places

@@ -1,4 +1,4 @@
-"""What a sweep file says now against what its folder holds: kept, new, gone, and which fields make the difference."""
+"""Compare a sweep file with the sweep's folder: trials that are kept, new or gone, and the fields that changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from dmray.planning.manifest import IDENTITY_BEFORE_IT_WAS_NOTED
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import ENDED, TrialState
+from dmray.progress.trial_status import ENDED, TrialStatus
 from dmray.records import SweepFolder
 from dmray.specs import IDENTITY_VERSION, canonical_json, content_hash
 
@@ -43,14 +43,14 @@ class Changes:
         return ", ".join(parts)
 
 
-def changes(plan: Plan, folder: SweepFolder, states: Mapping[str, TrialState]) -> Changes | None:
+def changes(plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus]) -> Changes | None:
     """`plan` against the manifest of the folder's last start; None when it was never started."""
     if not folder.manifest.exists():
         return None
     before = {_key(spec): spec for spec in _noted(folder)}
     now = {_key(spec): (trial_id, spec) for trial_id, spec in _planned(plan)}
-    kept = [states[trial_id] for key, (trial_id, _) in now.items() if key in before]
-    done = sum(state in ENDED for state in kept)
+    kept = [statuses[trial_id] for key, (trial_id, _) in now.items() if key in before]
+    done = sum(status in ENDED for status in kept)
     gone = {key: spec for key, spec in before.items() if key not in now}
     new = {key: spec for key, (_, spec) in now.items() if key not in before}
     return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))

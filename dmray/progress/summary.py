@@ -1,4 +1,4 @@
-"""The state of a sweep as one value: what every view of it shows, and `dmray.status --json` prints."""
+"""A sweep's progress as one value, which the views show and `dmray.status --json` prints."""
 
 from __future__ import annotations
 
@@ -10,31 +10,40 @@ from dmray.coordination.commands import CommandKind, read_command
 from dmray.coordination.sweep_lock import Driver, find_driver
 from dmray.errors import StorageError
 from dmray.planning.manifest import read_manifest
-from dmray.progress.progress import STATES, Follower, TrialProgress
+from dmray.progress.progress import Follower, pending_evaluations
+from dmray.progress.trial_status import (
+    ENDED,
+    INTERRUPTED,
+    RUNNING,
+    TrialHistory,
+    TrialStatus,
+    with_liveness,
+)
 from dmray.records import SweepFolder
+from dmray.records.metrics import latest_values
 
-_OPEN = ("waiting", "running", "left", "interrupted")
+STATUSES = ("waiting", RUNNING, INTERRUPTED, "paused", "failed", "stopped_early", "finished", "diverged")
+_OPEN = ("waiting", RUNNING, INTERRUPTED, "paused")
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial that runs or failed. `steps` is what it is to reach; `score` its last evaluation's, normalized."""
+    """A trial that runs or failed. `steps` is what it is to reach; `latest` its newest metrics, by name."""
 
     trial: str
-    state: str
+    status: str
     step: int
     steps: int
-    steps_per_s: float
-    loss: float | None
-    score: float | None
+    latest: dict[str, float]
     error: str | None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Trials by state (a running one whose driver is gone is `interrupted`), speed over the last ten minutes.
+    """How many trials have each of `STATUSES`, and the speed over the last ten minutes.
 
-    `open_evaluations` are due and not recorded, whether they wait or run. `eta_s` is None while nothing moves.
+    A trial whose attempt started is running while a driver is alive, else interrupted. `pending_evaluations` are due
+    and not recorded, whether they wait or run. `eta_s` is None while nothing moves.
     """
 
     sweep: str
@@ -43,7 +52,7 @@ class Summary:
     order: CommandKind | None
     ordered_by: str | None
     trials: int
-    states: dict[str, int]
+    statuses: dict[str, int]
     steps: int
     total_steps: int
     steps_per_s: float
@@ -61,12 +70,12 @@ class Summary:
     @property
     def done(self) -> bool:
         """Whether every trial has ended as a result, or was stopped early."""
-        return sum(self.states[state] for state in ("finished", "diverged", "stopped")) == self.trials
+        return sum(self.statuses[status] for status in ENDED) == self.trials
 
     @property
     def ended(self) -> bool:
         """Whether no trial is open, though some may have failed."""
-        return not any(self.states[state] for state in _OPEN)
+        return not any(self.statuses[status] for status in _OPEN)
 
 
 def follower_of(folder: SweepFolder) -> Follower:
@@ -87,40 +96,37 @@ def summarize(follower: Follower) -> Summary:
     driver, order, rates = find_driver(folder), read_command(folder), progress.rates(now_s)
     alive = driver is not None and driver.alive
     moving = alive and rates.work_per_s > 0 and (order is None or order.kind == "run")
-    states = {name: _state(trial, alive) for name, trial in progress.trials.items()}
-    rows = {name: _row(trial, states[name]) for name, trial in progress.trials.items() if states[name] != "waiting"}
-    counts = Counter(states.values())
+    statuses = {name: with_liveness(history.status, alive) for name, history in progress.trials.items()}
+    rows = [_row(history, statuses[name]) for name, history in progress.trials.items()]
+    counts = Counter(statuses.values())
     return Summary(
         sweep=folder.name,
         folder=str(folder.path),
         driver=driver,
         order=order.kind if order else None,
         ordered_by=order.sent_by if order else None,
-        trials=len(states),
-        states={state: counts[state] for state in (*STATES, "interrupted")},
+        trials=len(statuses),
+        statuses={status: counts[status] for status in STATUSES},
         steps=progress.steps,
         total_steps=progress.total_steps,
         steps_per_s=rates.steps_per_s,
         evaluations_per_h=rates.evaluations_per_h,
-        pending_evaluations=sum(trial.pending_evaluations for trial in progress.trials.values()) if alive else 0,
+        pending_evaluations=sum(map(pending_evaluations, progress.trials.values())) if alive else 0,
         eta_s=progress.work_left() / rates.work_per_s if moving else None,
-        running=tuple(row for row in rows.values() if row.state == "running"),
-        failures=tuple(row for row in rows.values() if row.state == "failed"),
+        running=tuple(row for row in rows if row is not None and row.status == RUNNING),
+        failures=tuple(row for row in rows if row is not None and row.status == TrialStatus.FAILED),
     )
 
 
-def _state(trial: TrialProgress, alive: bool) -> str:
-    return "interrupted" if trial.state == "running" and not alive else trial.state
-
-
-def _row(trial: TrialProgress, state: str) -> TrialRow:
+def _row(history: TrialHistory, status: str) -> TrialRow | None:
+    if status not in (RUNNING, TrialStatus.FAILED):
+        return None
+    score = history.last_score
     return TrialRow(
-        trial=trial.trial.trial_id,
-        state=state,
-        step=trial.step,
-        steps=trial.steps,
-        steps_per_s=trial.steps_per_s,
-        loss=trial.loss,
-        score=trial.score,
-        error=trial.error,
+        trial=history.trial.trial_id,
+        status=status,
+        step=history.step,
+        steps=history.end_step,
+        latest=latest_values(history.last_training, score.values if score else {}),
+        error=history.error,
     )

@@ -1,10 +1,11 @@
-"""The one view of a sweep: on a terminal, in a log, from the driver or from another shell."""
+"""Show a sweep's progress on a terminal or in a log, from the driver or from another shell."""
 
 from __future__ import annotations
 
 import threading
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,23 +17,25 @@ from rich.text import Text
 from dmray.coordination.sweep_lock import describe_missing_driver
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
+from dmray.records.metrics import Metric, shown_metrics
 
 _MOST_ROWS = 12
 _ORDERS = {"pause": "paused", "stop": "stopping", "kill": "killed"}
 
 
 def line(summary: Summary) -> str:
-    """The state of the sweep in one line."""
-    states, eta = summary.states, summary.eta_s
-    named = [f"{states[state]} {state}" for state in ("left", "interrupted", "diverged", "stopped") if states[state]]
+    """The sweep in one line."""
+    counts, eta = summary.statuses, summary.eta_s
+    others = ("paused", "interrupted", "diverged", "stopped_early")
+    named = [f"{counts[status]} {status.replace('_', ' ')}" for status in others if counts[status]]
     order = [_ORDERS[summary.order]] if summary.at_work and summary.order in _ORDERS else []
     return ", ".join(
         [
             *order,
-            f"{states['finished'] + states['diverged']}/{summary.trials} trials done",
-            f"{states['running']} running",
+            f"{counts['finished'] + counts['diverged']}/{summary.trials} trials done",
+            f"{counts['running']} running",
             *named,
-            f"{states['failed']} failed",
+            f"{counts['failed']} failed",
             f"{summary.steps:,}/{summary.total_steps:,} steps",
             f"{summary.steps_per_s:,.0f} steps/s",
             f"{summary.evaluations_per_h:,.0f} evaluations/h ({summary.pending_evaluations} open)",
@@ -42,13 +45,13 @@ def line(summary: Summary) -> str:
 
 
 def text(summary: Summary) -> str:
-    """The state of the sweep in plain lines."""
+    """The sweep in plain lines."""
     failures = [f"failed: {row.trial}: {row.error}" for row in summary.failures]
     return "\n".join([f"{summary.sweep}: {_driver(summary)}", line(summary), *failures])
 
 
 def render(summary: Summary) -> Group:
-    """The state of the sweep for a terminal: a bar, one line, and the trials that run or failed."""
+    """The sweep for a terminal: a bar, one line, and the trials that run or failed."""
     bar = Table.grid()
     bar.add_row(ProgressBar(total=max(summary.total_steps, 1), completed=summary.steps, width=60))
     parts: list[RenderableType] = [bar, line(summary)]
@@ -62,7 +65,7 @@ def render(summary: Summary) -> Group:
 
 
 def with_driver(summary: Summary) -> Group:
-    """`render`, for those who are not the driver."""
+    """`render` with a line about the driver, for other shells than the driver's."""
     return Group(f"[bold]{summary.sweep}[/]: {escape(_driver(summary))}", render(summary))
 
 
@@ -77,19 +80,22 @@ def _driver(summary: Summary) -> str:
 def _running(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("running", no_wrap=True)
-    for name in ("step", "steps/s", "loss", "normalized score"):
+    shown = shown_metrics()
+    for name in ("step", *(metric.name.replace("_", " ") for metric in shown)):
         table.add_column(name, justify="right")
     for row in summary.running[:_MOST_ROWS]:
         table.add_row(
             Text(row.trial, style="green"),
             f"{row.step:,}/{row.steps:,}",
-            f"{row.steps_per_s:,.0f}",
-            "" if row.loss is None else f"{row.loss:.4g}",
-            "" if row.score is None else f"{row.score:.1f}",
+            *(_shown(metric, row.latest.get(metric.name)) for metric in shown),
         )
     if len(summary.running) > _MOST_ROWS:
-        table.add_row(f"and {len(summary.running) - _MOST_ROWS} more", "", "", "", "")
+        table.add_row(f"and {len(summary.running) - _MOST_ROWS} more")
     return table
+
+
+def _shown(metric: Metric[Any], value: float | None) -> str:
+    return "" if value is None or metric.status_format is None else metric.status_format.format(value)
 
 
 class ProgressView:

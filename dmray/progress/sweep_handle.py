@@ -1,4 +1,4 @@
-"""From what a user names to the sweep, as another shell sees it, and to a trial in it."""
+"""Resolve a file, a folder or a URL to a sweep, for commands that run beside its driver, and find a trial in it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _MOST_NAMES = 12
 
 
 class SweepHandle:
-    """A sweep in a folder. All of it is up to date at any time, so that nothing has to be done to see it."""
+    """A sweep in a folder, whose files are always up to date."""
 
-    look_every_s = 1.0  # more often there is nothing new
+    look_every_s = 1.0  # ledgers grow more slowly than that
 
     def __init__(self, folder: SweepFolder, where: str | None = None) -> None:
-        """`where` is what people call the place, if that is not the folder."""
+        """`where`: the place as messages name it; the folder if left out."""
         self.folder, self.where = folder, where or str(folder.path)
 
     def driver_and_command(self) -> tuple[Driver | None, SweepCommand | None]:
-        """Who drives it, and what holds now."""
+        """The driver, dead or alive, and the command that holds now."""
         return find_driver(self.folder), read_command(self.folder)
 
     def read_progress(self) -> None:
-        """Make `folder` what a `Follower` needs of the sweep, and who drives it."""
+        """Bring into `folder` what a `Follower` reads, and the driver's heartbeat."""
 
     def read_log(self, trial: TrialFolder) -> None:
-        """Make `trial`, of `folder`, hold its log, and its marker if it is done."""
+        """Bring the log of `trial` into its folder, and the done marker if there is one."""
 
     def trial_ids(self) -> tuple[str, ...]:
         """The trials that were begun."""
@@ -46,49 +46,50 @@ class SweepHandle:
         return tuple(sorted(path.name for path in trials.iterdir())) if trials.exists() else ()
 
     def send_command(self, kind: CommandKind) -> None:
-        """Give the order that follows the one seen last.
+        """Send the command that follows the one seen last.
 
         Raises:
-            StorageError: somebody else gave one meanwhile.
+            StorageError: somebody else sent one in the meantime.
         """
         send_command(self.folder, kind)
 
 
 class StoreSweepHandle(SweepHandle):
-    """A sweep in an object store. `folder` is this process's own, and holds what was asked for last.
+    """A sweep in an object store. `folder` is a temporary folder with the files that were fetched last.
 
     Raises (all methods):
-        StorageError, StoreUnavailableError: as their names say.
+        StorageError: the store refuses, or what it holds cannot be read.
+        StoreUnavailableError: the store does not answer.
     """
 
     look_every_s = 5.0  # workers publish every ten seconds
 
     def __init__(self, store: Store, folder: SweepFolder) -> None:
         super().__init__(folder, store.url)
-        self._orders, self._glimpse = StoreCommands(store), ReadOnlyView(store, folder)
+        self._commands, self._view = StoreCommands(store), ReadOnlyView(store, folder)
 
     def driver_and_command(self) -> tuple[Driver | None, SweepCommand | None]:
-        self._orders.download(self.folder)
-        self._glimpse.fetch(HEARTBEAT_NAME)
+        self._commands.download(self.folder)
+        self._view.fetch(HEARTBEAT_NAME)
         return super().driver_and_command()
 
     def read_progress(self) -> None:
         self.driver_and_command()
         if not self.folder.manifest.exists():
-            self._glimpse.fetch(self.folder.manifest.name)
-        self._glimpse.fetch_records(lambda trial: done_long_ago(trial) is not None)
+            self._view.fetch(self.folder.manifest.name)
+        self._view.fetch_records(lambda trial: done_long_ago(trial) is not None)
 
     def read_log(self, trial: TrialFolder) -> None:
-        self._glimpse.fetch_log(trial)
+        self._view.fetch_log(trial)
 
     def trial_ids(self) -> tuple[str, ...]:
-        return self._glimpse.trial_ids()
+        return self._view.trial_ids()
 
     def send_command(self, kind: CommandKind) -> None:
-        if not self._orders.add(next_command(read_command(self.folder), kind)):
-            now = self._orders.latest()
+        if not self._commands.add(next_command(read_command(self.folder), kind)):
+            now = self._commands.latest()
             other = f"{now.kind}, by {now.sent_by}" if now else "removed since"
-            raise StorageError(f"{self.where}: another order came first ({other}), and holds; look, and try again")
+            raise StorageError(f"{self.where}: another command came first ({other}); check the status and try again")
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def find_sweep(source: str, storage: str | None = None) -> Iterator[SweepHandle]
         yield SweepHandle(SweepFolder(Path(place), name))
         return
     store = existing_sweep_store(place, name)
-    with tempfile.TemporaryDirectory(prefix="dmray-look-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dmray-view-") as folder:
         yield StoreSweepHandle(store, SweepFolder(Path(folder), name))
 
 

@@ -1,9 +1,10 @@
-"""What happened: each trial's ledger (the truth), MLflow as its mirror, provenance. Light: MLflow loads when opened."""
+"""What happened: each trial's ledger (the truth), the list of metrics, scores, provenance."""
 
 from dmray.records.episode_table import read_episode_table, write_episode_table
+from dmray.records.fast_decoder import LightRecord
 from dmray.records.folders import SweepFolder, TrialFolder
-from dmray.records.ledger import Ledger, LedgerTail, distinct, read_ledger
-from dmray.records.ledger_summary import LedgerSummary, ScoreSeries, summarize_ledger, summarize_ledgers
+from dmray.records.ledger import Ledger, LedgerTail, distinct, read_done_marker, read_ledger
+from dmray.records.metrics import METRICS, Metric
 from dmray.records.provenance import provenance
 from dmray.records.records import (
     AttemptFailed,
@@ -18,9 +19,10 @@ from dmray.records.records import (
     TrialDone,
     TrialStopped,
 )
-from dmray.records.scores import Score, Spread, best_score, last_score
+from dmray.records.scores import Score, ScoreSeries, Spread, best_score, last_score
 
 __all__ = [
+    "METRICS",
     "AttemptFailed",
     "AttemptPaused",
     "AttemptStarted",
@@ -28,8 +30,9 @@ __all__ = [
     "EvaluationSkipped",
     "Ledger",
     "LedgerRecord",
-    "LedgerSummary",
     "LedgerTail",
+    "LightRecord",
+    "Metric",
     "RungDecision",
     "Score",
     "ScoreSeries",
@@ -44,9 +47,8 @@ __all__ = [
     "distinct",
     "last_score",
     "provenance",
+    "read_done_marker",
     "read_episode_table",
     "read_ledger",
-    "summarize_ledger",
-    "summarize_ledgers",
     "write_episode_table",
 ]

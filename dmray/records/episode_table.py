@@ -1,8 +1,8 @@
-"""One row an episode, as Parquet: what bootstrap intervals, histograms and a second look are made from.
+"""The episodes of an evaluation as a Parquet table, for bootstrap intervals, histograms and later analyses.
 
     index  seed  target_return  episode_return  normalized_score  length  success
 
-`target_return` is null for methods that take none, `success` where the task has no such thing.
+One row an episode. `target_return` is null for methods that take none, `success` for tasks that do not define it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dmray.files import write_atomic
 
 
 def write_episode_table(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> None:
-    """Write `rows` (each with every column) atomically; `about` is kept as the file's metadata."""
+    """Write `rows` (each with every column) atomically; `about` becomes the file's metadata."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -38,7 +38,7 @@ def write_episode_table(path: Path, rows: Sequence[Mapping[str, Any]], about: Ma
 
 
 def read_episode_table(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The rows of a file, and what it is about."""
+    """The rows of a file, and its metadata."""
     from pyarrow import parquet
 
     table = parquet.read_table(path)

@@ -1,11 +1,11 @@
-"""Where a sweep keeps what it writes: the one place that knows the names of its files.
+"""The names of all files of a sweep.
 
 <storage>/mlflow.db                              default MLflow store, shared by all sweeps of this storage path
 <storage>/datasets/                              generated data sets, named by content
 <storage>/<sweep>/sweep.json                     the resolved sweep and the plan of its last start
 <storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
 <storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
-<storage>/<sweep>/rungs/<group>/<step>/          a score a file, <trial_id>.json, by which early stopping decides
+<storage>/<sweep>/rungs/<group>/<step>/          <trial_id>.json: the scores by which early stopping decides
 <storage>/<sweep>/report/                        report.md, report.html, figures, tables
 <storage>/<sweep>/ray/<attempt>/                 Ray's own files, disposable
 """
@@ -61,12 +61,12 @@ class TrialFolder:
 
     @property
     def hang(self) -> Path:
-        """The stacks of an attempt that hung, until the ledger has them."""
+        """The stack traces of an attempt that hung, until they are copied to the ledger."""
         return self.path / "hang.txt"
 
     @property
     def log(self) -> Path:
-        """What its attempts did, for people."""
+        """A log of its attempts for people."""
         return self.path / "log.txt"
 
     @property
@@ -81,7 +81,7 @@ class TrialFolder:
 
     @property
     def done(self) -> Path:
-        """Present when the trial has ended as a result (finished or diverged): it is not run again."""
+        """Repeats the ledger's end once the trial has a result (finished or diverged): it is not run again."""
         return self.path / "DONE.json"
 
 
@@ -106,7 +106,7 @@ class SweepFolder:
 
     @property
     def control(self) -> Path:
-        """The order that holds: run, pause, stop."""
+        """The command that holds: run, pause or stop."""
         return self.path / ".control.json"
 
     @property

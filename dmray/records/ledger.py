@@ -6,13 +6,19 @@ writer removes it. One process writes a ledger at a time (its caller sees to tha
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
+from dmray.records.fast_decoder import LightRecord, decode_light
+from dmray.records.folders import TrialFolder
 from dmray.records.records import (
     AttemptFailed,
     AttemptPaused,
@@ -23,6 +29,7 @@ from dmray.records.records import (
     ledger_line,
 )
 
+_log = logging.getLogger(__name__)
 _BLOCK = 65_536
 
 
@@ -59,15 +66,17 @@ class Ledger:
 class LedgerTail:
     """Reads a ledger that grows: each call gives the whole lines that came since the last."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, light: bool = False) -> None:
+        """`light`: give light records (`dmray.records.fast_decoder`), several times faster."""
         self.path = path
         self.offset = 0
         self._line: int | None = 0
+        self._decode: Callable[[bytes], LightRecord] = decode_light if light else ledger_line.validate_json
 
     @classmethod
-    def near_end(cls, path: Path) -> LedgerTail:
+    def near_end(cls, path: Path, *, light: bool = False) -> LedgerTail:
         """Begin with the last records of a ledger that exists: those in its last 64 KiB, all if they have one line."""
-        tail = cls(path)
+        tail = cls(path, light=light)
         with path.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             if size > _BLOCK:
@@ -77,36 +86,39 @@ class LedgerTail:
                     tail.offset, tail._line = size - _BLOCK + skipped, None
         return tail
 
-    def read(self, at_most: int | None = None) -> list[LedgerRecord]:
+    def read(self, at_most: int | None = None) -> list[LightRecord]:
         """The next records, oldest first; none when nothing new is there or the ledger does not exist yet.
 
         Raises:
             StorageError: a line is no record; file and line are named, and the reader stays before it.
         """
-        records: list[LedgerRecord] = []
-        if not self.path.exists():
-            return records
-        with self.path.open("rb") as stream:
-            stream.seek(self.offset)
-            while at_most is None or len(records) < at_most:
-                line = stream.readline()
-                if not line.endswith(b"\n"):
-                    break
-                records.append(self._parse(line))
-                self.offset += len(line)
-                self._line = None if self._line is None else self._line + 1
-        return records
+        with closing(self.records()) as records:
+            return list(islice(records, at_most))
 
-    def _parse(self, line: bytes) -> LedgerRecord:
+    def records(self) -> Generator[LightRecord]:
+        """`read` of all, one by one; the reader's place is noted when the generator ends, fails or is closed."""
+        if not self.path.exists():
+            return
+        decode, offset, number = self._decode, self.offset, 0
         try:
-            return ledger_line.validate_json(line)
+            with self.path.open("rb", _BLOCK) as stream:
+                stream.seek(offset)
+                for line in stream:
+                    if line[-1:] != b"\n":
+                        return
+                    record = decode(line)
+                    offset += len(line)
+                    number += 1
+                    yield record
         except ValidationError as invalid:
-            why = invalid.errors()[0]["msg"]
-            place = f"byte {self.offset}" if self._line is None else self._line + 1
+            place = f"byte {offset}" if self._line is None else self._line + number + 1
             raise StorageError(
-                f"{self.path}:{place}: not a ledger record ({why}); "
+                f"{self.path}:{place}: not a ledger record ({invalid.errors()[0]['msg']}); "
                 "restore the file from a copy, or delete the trial's folder to run the trial again"
             ) from None
+        finally:
+            self.offset = offset
+            self._line = None if self._line is None else self._line + number
 
 
 def read_ledger(path: Path) -> list[LedgerRecord]:
@@ -116,6 +128,30 @@ def read_ledger(path: Path) -> list[LedgerRecord]:
         StorageError: a line is no record; file and line are named.
     """
     return LedgerTail(path).read()
+
+
+def read_done_marker(trial: TrialFolder) -> TrialDone | None:
+    """What DONE.json says; None without one.
+
+    The marker repeats the end that the ledger has, so a damaged one is named in a warning and counts as none.
+    """
+    try:
+        content = trial.done.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return TrialDone.model_validate_json(content)
+    except ValidationError as invalid:
+        _warn_once(
+            f"{trial.done}: not a done marker ({invalid.errors()[0]['msg']}); the trial's ledger decides instead"
+        )
+        return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Views read a marker again and again."""
+    _log.warning("%s", message)
 
 
 def distinct(records: Iterable[LedgerRecord]) -> list[LedgerRecord]:

@@ -1,4 +1,4 @@
-"""What a run was made by and on: commit, versions, hardware. What cannot be found out is None, never a guess."""
+"""The code, versions and hardware of a run. What cannot be found out is None, never a guess."""
 
 from __future__ import annotations
 

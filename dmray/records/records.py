@@ -1,14 +1,16 @@
 """The records of a trial: what its ledger holds, what MLflow mirrors, what a report is made from.
 
-A ledger is append-only and may hold a step twice after a crash (work since the last checkpoint is redone). The rule
-everywhere: **the first record of a kind and step counts**. `EvaluationDone` carries one `TargetResult` per target
+A ledger is append-only and may hold a step twice after a crash (work since the last checkpoint is redone). Everywhere
+**the first record of a kind and step counts**. `EvaluationDone` carries one `TargetResult` per target
 return (one without a target for methods that take none). Times are seconds since the epoch, durations are `_s`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, TypeAdapter
 
 from dmray.frozen import Spec
@@ -22,7 +24,7 @@ class Record(Spec):
 
 
 class AttemptStarted(Record):
-    """A worker took the trial up (attempt 1, or again after a crash), before its first step."""
+    """A worker started the trial, or continued it after a crash or a pause (`attempt` counts from 1)."""
 
     kind: Literal["attempt"] = "attempt"
     attempt: int
@@ -48,6 +50,13 @@ class TrainProgress(Record):
     system: dict[str, float] = Field(default_factory=dict)
 
 
+class _PerEpisode:
+    """Marks the fields that hold one number an episode: `dmray.records.fast_decoder` skips them."""
+
+
+PER_EPISODE = _PerEpisode()
+
+
 class TargetResult(Spec):
     """All episodes of one evaluation under one target return (None: the method takes no target).
 
@@ -55,13 +64,29 @@ class TargetResult(Spec):
     """
 
     target_return: float | None
-    returns: list[float]
-    lengths: list[int]
+    returns: Annotated[list[float], PER_EPISODE]
+    lengths: Annotated[list[int], PER_EPISODE]
     return_mean: float
     return_std: float
     normalized_mean: float
     normalized_std: float
     length_mean: float
+
+    @classmethod
+    def of(
+        cls, target_return: float | None, returns: np.ndarray, normalized: np.ndarray, lengths: Sequence[int]
+    ) -> TargetResult:
+        """The result of episodes with these raw returns, normalized returns and lengths."""
+        return cls(
+            target_return=target_return,
+            returns=returns.tolist(),
+            lengths=list(lengths),
+            return_mean=float(returns.mean()),
+            return_std=float(returns.std()),
+            normalized_mean=float(normalized.mean()),
+            normalized_std=float(normalized.std()),
+            length_mean=float(np.mean(lengths)),
+        )
 
 
 class EvaluationDone(Record):
@@ -89,7 +114,7 @@ class EvaluationSkipped(Record):
 
 
 class AttemptFailed(Record):
-    """An attempt ended by an exception; the trial is not done and may be taken up again."""
+    """An attempt ended with an exception; the trial is not done and may be run again."""
 
     kind: Literal["failure"] = "failure"
     attempt: int
@@ -99,41 +124,43 @@ class AttemptFailed(Record):
 
 
 class AttemptPaused(Record):
-    """An attempt saved its state after `step` and left, because the sweep was paused or stopped: no failure."""
+    """An attempt saved its state after `step` and ended, because the sweep was paused or stopped: no failure."""
 
-    kind: Literal["left"] = "left"
+    kind: Literal["paused"] = "paused"
     attempt: int
     step: int
 
 
 class RungDecision(Record):
-    """Early stopping's verdict on the weights after `step`, by the normalized headline scores that were there.
+    """Early stopping's decision about the weights after `step`, by the normalized headline scores known at that time.
 
-    `peers` other trials had one, `better` of them a higher one; `cutoff` is the lowest score that went on, None while
-    there were too few to tell. `within` and `reduction_factor` are the rule's (`dmray.planning.successive_halving`).
+    `num_peers` other trials had a score, `num_better` of them a higher one. `cutoff` is the lowest score that
+    continues; None while there are too few scores to stop anyone. `within` and `reduction_factor` are the rule's
+    (`dmray.planning.successive_halving`).
     """
 
     kind: Literal["rung"] = "rung"
     step: int
     score: float
-    peers: int
-    better: int
+    num_peers: int
+    num_better: int
     cutoff: float | None
     within: Within
     reduction_factor: int
-    verdict: Literal["go on", "stop"]
+    action: Literal["continue", "stop"]
 
 
 class TrialStopped(Record):
-    """An attempt saved its state after `step` and ended, by the verdict of `rung`: no result, and no failure.
+    """An attempt saved its state after `step` and ended, because early stopping decided so: no result, no failure.
 
-    The trial is not run again while that verdict holds. When it does not any more, the trial goes on from there.
+    The trial is not run again while `decision` holds under the sweep's rule. Once it no longer holds, the trial may
+    continue from there.
     """
 
     kind: Literal["stopped"] = "stopped"
     attempt: int
     step: int
-    rung: RungDecision
+    decision: RungDecision
 
 
 class TrialDone(Record):

@@ -1,41 +1,67 @@
-"""The two scores of a trial, last and best, and their spread over seeds: one rule for MLflow, tables and figures.
+"""The scores of a trial and their spread over seeds: one rule for MLflow, tables and figures.
 
-Last is the headline: the evaluation of the final weights. Best is the highest headline score along the way, which looks
-at the evaluation itself, so it is optimistic. Both are under the first target return.
+The last score is the headline: the evaluation of the final weights. The best is the highest score along the way, which
+looks at the evaluation itself, so it is optimistic. Both are under the first target return, and over all episodes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
+from typing import Any, NamedTuple, cast
 
+import numpy as np
+
+from dmray.records.metrics import single_metrics
 from dmray.records.records import EvaluationDone
 
+EVALUATION_METRICS = tuple(metric.name for metric in single_metrics("evaluation"))
+_READ: tuple[Callable[[EvaluationDone], float | None], ...] = tuple(
+    cast(Any, metric.read) for metric in single_metrics("evaluation")
+)
+_NORMALIZED, _RETURN = EVALUATION_METRICS.index("normalized_score"), EVALUATION_METRICS.index("return_mean")
 
-@dataclass(frozen=True)
-class Score:
-    """One evaluation under its headline target: mean over episodes, D4RL-normalized and raw."""
+
+class Score(NamedTuple):
+    """One evaluation under its headline target.
+
+    `numbers` are in the order of `EVALUATION_METRICS`; NaN where a metric was not measured. `quick`: over fewer
+    episodes, so it is part of a curve, and never a trial's last or best score.
+    """
 
     step: int
-    normalized: float
-    return_mean: float
-    length_mean: float
     target_return: float | None
-    quick: bool = False  # over fewer episodes: part of a curve, and never a trial's last or best score
+    quick: bool
+    numbers: tuple[float, ...]
 
     @classmethod
     def of(cls, evaluation: EvaluationDone) -> Score:
-        headline = evaluation.headline
+        numbers = [read(evaluation) for read in _READ]
         return cls(
-            step=evaluation.step,
-            normalized=headline.normalized_mean,
-            return_mean=headline.return_mean,
-            length_mean=headline.length_mean,
-            target_return=headline.target_return,
-            quick=evaluation.quick,
+            evaluation.step,
+            evaluation.headline.target_return,
+            evaluation.quick,
+            tuple(math.nan if number is None else float(number) for number in numbers),
         )
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics that were measured, by name."""
+        named = zip(EVALUATION_METRICS, self.numbers, strict=True)
+        return {name: number for name, number in named if not math.isnan(number)}
+
+    @property
+    def normalized(self) -> float:
+        """D4RL-normalized, the mean over episodes."""
+        return self.numbers[_NORMALIZED]
+
+    @property
+    def return_mean(self) -> float:
+        """Raw, the mean over episodes."""
+        return self.numbers[_RETURN]
 
 
 def last_score(scores: Iterable[Score]) -> Score | None:
@@ -50,6 +76,66 @@ def best_score(scores: Iterable[Score]) -> Score | None:
 
 def _whole(scores: Iterable[Score]) -> list[Score]:
     return [score for score in scores if not score.quick]
+
+
+@dataclass(frozen=True)
+class ScoreSeries:
+    """The scores of a trial in the order of their steps, each step once, as arrays of one length.
+
+    `columns` are the evaluation metrics by name.
+    """
+
+    step: np.ndarray
+    quick: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    target_return: float | None
+
+    @classmethod
+    def of(cls, scores: Iterable[Score]) -> ScoreSeries:
+        ordered = sorted(scores, key=lambda score: score.step)
+        columns = np.array([score.numbers for score in ordered], dtype=float).reshape(-1, len(EVALUATION_METRICS)).T
+        return cls(
+            step=np.array([score.step for score in ordered], dtype=int),
+            quick=np.array([score.quick for score in ordered], dtype=bool),
+            columns=dict(zip(EVALUATION_METRICS, columns, strict=True)),
+            target_return=ordered[-1].target_return if ordered else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def __iter__(self) -> Iterator[Score]:
+        return map(self._at, range(len(self)))
+
+    @property
+    def normalized(self) -> np.ndarray:
+        """D4RL-normalized, the mean over episodes."""
+        return self.columns["normalized_score"]
+
+    @cached_property
+    def last(self) -> Score | None:
+        """As `last_score`."""
+        whole = self._whole
+        return self._at(int(whole[-1])) if len(whole) else None
+
+    @cached_property
+    def best(self) -> Score | None:
+        """As `best_score`."""
+        whole = self._whole
+        return self._at(int(whole[self.normalized[whole].argmax()])) if len(whole) else None
+
+    def mean_of_last(self, count: int) -> float | None:
+        """The mean normalized score of the last `count` evaluations (of all, where there are fewer)."""
+        whole = self._whole[-count:]
+        return float(self.normalized[whole].mean()) if len(whole) else None
+
+    @property
+    def _whole(self) -> np.ndarray:
+        return np.flatnonzero(~self.quick)
+
+    def _at(self, place: int) -> Score:
+        numbers = tuple(float(column[place]) for column in self.columns.values())
+        return Score(int(self.step[place]), self.target_return, bool(self.quick[place]), numbers)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How busy a worker and its machine are, read when a training record is due.
+"""Processor, memory and GPU usage of a worker and its machine, read in microseconds when a record is due.
 
 Names are those of MLflow's own system metrics, which its UI shows on a page of their own, and `process_*` for the
 worker's share. Percentages of `cpu_utilization` are of the whole machine, those of `process_cpu` of one core.

@@ -47,7 +47,7 @@ class ProtocolResults:
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
-        """The labels that can be summed up: of no cell of theirs were seeds stopped early."""
+        """The labels that can be summed up: those whose seeds were never stopped early."""
         out = {
             seed_group.label
             for comparison in self.comparisons
@@ -66,7 +66,7 @@ class ProtocolResults:
         )
 
     def seed_groups(self, label: str) -> tuple[SeedGroup, ...]:
-        """The label's cells, one a data set."""
+        """The label's seed groups, one a data set."""
         return tuple(
             seed_group
             for comparison in self.comparisons

@@ -1,7 +1,12 @@
-"""Everything in long tables for spreadsheets and notebooks: a row a trial, a row an evaluation."""
+"""All results as long tables for spreadsheets and notebooks: one with a row a trial, one with a row an evaluation.
+
+Their columns of scores and speeds are the metrics of `dmray.records.metrics`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,9 @@ import pyarrow as pa
 import pyarrow.csv
 
 from dmray.files import write_atomic
-from dmray.records import Score
+from dmray.records import Score, ScoreSeries
+from dmray.records.metrics import single_metrics
+from dmray.records.scores import EVALUATION_METRICS
 from dmray.reporting.results import SweepResults, TrialResult
 from dmray.tasks import task_of
 
@@ -38,8 +45,8 @@ def curve_columns(results: SweepResults) -> pa.Table:
         places = pa.array(np.repeat(np.arange(len(scored), dtype=np.int32), counts))
         return pa.DictionaryArray.from_arrays(places, pa.array(values)).cast(pa.array(values).type)
 
-    def joined(name: str) -> pa.Array:
-        return pa.array(np.concatenate([getattr(result.scores, name) for result in scored]))
+    def joined(column: Callable[[ScoreSeries], np.ndarray]) -> pa.Array:
+        return pa.array(np.concatenate([column(result.scores) for result in scored]))
 
     if not scored:
         return pa.table({"trial_id": pa.array([], pa.string())})
@@ -51,29 +58,36 @@ def curve_columns(results: SweepResults) -> pa.Table:
             "method": repeated([result.trial.method for result in scored]),
             "seed": repeated([result.trial.seed for result in scored]),
             "target_return": repeated([result.scores.target_return for result in scored]),
-            **{name: joined(name) for name in ("step", "normalized", "return_mean", "length_mean", "quick")},
+            "step": joined(lambda scores: scores.step),
+            "quick": joined(lambda scores: scores.quick),
+            **{name: joined(partial(_column, name)) for name in EVALUATION_METRICS},
         }
     )
+
+
+def _column(name: str, scores: ScoreSeries) -> np.ndarray:
+    return scores.columns[name]
 
 
 def _trial_row(result: TrialResult) -> dict[str, object]:
     trial = result.trial
     return {
         "trial_id": trial.trial_id,
-        "cell_id": trial.seed_group_id,
+        "seed_group_id": trial.seed_group_id,
         "dataset": trial.dataset.name,
         "protocol": task_of(trial.dataset).protocol,
         "method": trial.method,
         "seed": trial.seed,
-        "status": result.status,
+        "status": result.status.value,
         **trial.model.model_dump(),
         "decode": trial.evaluation.decode,
         "episodes": trial.evaluation.episodes,
         "evaluation_seed": trial.evaluation.seed,
         "steps": result.steps,
+        **{f"train_{metric.name}": result.training.get(metric.name) for metric in single_metrics("train")},
         **_score_columns("last", result.last),
         **_score_columns("best", result.best),
-        "last_ten_normalized": result.last_ten,
+        "last_ten_normalized_score": result.last_ten,
         "attempts": result.attempts,
         "train_s": result.train_s,
         "evaluation_s": result.evaluation_s,
@@ -81,9 +95,7 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
     }
 
 
-def _score_columns(name: str, score: Score | None) -> dict[str, object]:
-    return {
-        f"{name}_step": score.step if score else None,
-        f"{name}_normalized": score.normalized if score else None,
-        f"{name}_return": score.return_mean if score else None,
-    }
+def _score_columns(which: str, score: Score | None) -> dict[str, object]:
+    values = score.values if score else {}
+    columns = {f"{which}_{name}": values.get(name) for name in EVALUATION_METRICS}
+    return {f"{which}_step": score.step if score else None, **columns}

@@ -1,4 +1,4 @@
-"""What early stopping did to a sweep: who competed, how many were stopped where, and what it saved."""
+"""The report's section on early stopping: which trials competed, how many were stopped at which rung, steps saved."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _COMPETITORS = {
 
 
 def early_stopping_blocks(results: SweepResults) -> Iterable[Block]:
-    """One section, where a sweep has a rule or a trial was judged by one."""
-    if not results.early_stopping and not any(trial.rungs for trial in results.trials):
+    """One section, if a sweep has a rule or early stopping decided about a trial."""
+    if not results.early_stopping and not any(trial.decisions for trial in results.trials):
         return
     yield Heading("Early stopping", 2)
     yield Bullets((*map(_rule, results.early_stopping.values()), *_effect(results)))
-    if any(trial.rungs for trial in results.trials):
+    if any(trial.decisions for trial in results.trials):
         yield _rungs(results)
 
 
@@ -28,12 +28,12 @@ def _rule(rule: EarlyStoppingSpec) -> str:
     eta = rule.reduction_factor
     return (
         f"Successive halving (ASHA): after {rule.grace_steps:,} steps, and {eta} times as many again and again, of "
-        f"{_COMPETITORS[rule.within]} those go on whose score is among the best 1/{eta} of the scores that are there."
+        f"{_COMPETITORS[rule.within]} those continue whose score is among the best 1/{eta} of the scores known so far."
     )
 
 
 def _effect(results: SweepResults) -> Iterable[str]:
-    stopped = [trial for trial in results.trials if trial.stopped]
+    stopped = [trial for trial in results.trials if trial.stopped_by]
     total = sum(trial.trial.training.steps for trial in results.trials)
     saved = sum(trial.trial.training.steps - trial.steps for trial in stopped)
     yield (
@@ -45,22 +45,27 @@ def _effect(results: SweepResults) -> Iterable[str]:
         out = sum(each.stopped for each in seed_groups)
         yield (
             f"{out} of {len(seed_groups)} rows have seeds that were stopped. Such a row has no mean score and is "
-            "neither compared nor summed up: its other seeds went on because they were better (survivorship bias)."
+            "neither compared nor summed up: its other seeds continued because they were better (survivorship bias)."
         )
     yield (
-        "Who comes later is judged by more scores, so another order of trials may stop others. A row that kept all its "
-        "seeds was picked by its scores along the way, which flatters it a little."
+        "A later trial is compared with more scores, so another order of trials may stop other trials. A row that kept "
+        "all its seeds was selected by its scores along the way, which is slightly optimistic."
     )
 
 
 def _rungs(results: SweepResults) -> Table:
-    steps = sorted({rung.step for trial in results.trials for rung in trial.rungs})
+    steps = sorted({decision.step for trial in results.trials for decision in trial.decisions})
     rows = []
     for step in steps:
-        judged = sum(rung.step == step for trial in results.trials for rung in trial.rungs)
-        stopped = [trial for trial in results.trials if trial.stopped and trial.stopped.step == step]
+        compared = sum(each.step == step for trial in results.trials for each in trial.decisions)
+        stopped = [trial for trial in results.trials if trial.stopped_by and trial.stopped_by.step == step]
         saved = sum(trial.trial.training.steps - trial.steps for trial in stopped)
         rows.append(
-            (TableCell(f"step {step:,}"), TableCell(str(judged)), TableCell(str(len(stopped))), TableCell(f"{saved:,}"))
+            (
+                TableCell(f"step {step:,}"),
+                TableCell(str(compared)),
+                TableCell(str(len(stopped))),
+                TableCell(f"{saved:,}"),
+            )
         )
-    return Table("Trials by rung", ("rung", "judged", "stopped", "steps saved"), tuple(rows))
+    return Table("Trials by rung", ("rung", "compared", "stopped", "steps saved"), tuple(rows))

@@ -19,7 +19,7 @@ _MOST_MARKERS, _MOST_POINTS = 12, 200
 
 
 class Curve(NamedTuple):
-    """A cell's score over steps: mean, lowest and highest over `seeds` trials; `end` is what the legend says of it."""
+    """A seed group's score over steps: mean, lowest and highest over `seeds` trials; `end` is put into the legend."""
 
     steps: list[int]
     mean: list[float]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import ENDED, TrialState
+from dmray.progress.trial_status import ENDED, TrialStatus
 from dmray.records import SweepFolder
 from dmray.records.scores import Score
 from dmray.registry import unknown
@@ -124,7 +124,7 @@ class SweepRun(Results):
     """
 
     plan: Plan = field(kw_only=True, repr=False)
-    states: Mapping[str, TrialState] = field(kw_only=True, repr=False)
+    states: Mapping[str, TrialStatus] = field(kw_only=True, repr=False)
     errors: Mapping[str, str] = field(kw_only=True)
     stopped_by: str | None = field(kw_only=True, default=None)
 

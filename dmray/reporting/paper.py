@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from dmray.mlflow_mirror.labels import method_label
+from dmray.methods import METHODS
 from dmray.models import BackboneConfig
 from dmray.records import Score
 from dmray.reporting.document import Table, TableCell
@@ -38,7 +38,7 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
                 rows.append(
                     (
                         TableCell(comparison.dataset.name),
-                        TableCell(method_label(seed_group.method)),
+                        TableCell(METHODS[seed_group.method].label),
                         TableCell(f"{theirs[seed_group.method]:g}"),
                         TableCell(spread_text(last) if last else NOTHING),
                         TableCell(spread_text(best) if best else NOTHING),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmray.files import write_atomic
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
 from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
@@ -166,8 +167,8 @@ _READING = (
 
 
 def _summary(results: SweepResults) -> str:
-    counts = [(results.count(status), status) for status in ("finished", *UNSCORED)]
-    told = ", ".join(f"{count} {status}" for count, status in counts if count)
+    counts = [(results.count(status), status) for status in (TrialStatus.FINISHED, *UNSCORED)]
+    told = ", ".join(f"{count} {status.label}" for count, status in counts if count)
     return f"{len(results.trials)} trials: {told}."
 
 
@@ -228,14 +229,14 @@ def _model(result: TrialResult) -> str:
 
 
 def _missing(results: SweepResults) -> Iterable[Block]:
-    lacking = [result for result in results.trials if result.status != "finished"]
+    lacking = [result for result in results.trials if result.status is not TrialStatus.FINISHED]
     if not lacking:
         yield Paragraph("Nothing: every trial has finished.")
         return
     rows = tuple(
         (
             TableCell(result.trial.trial_id),
-            TableCell(result.status),
+            TableCell(result.status.label),
             TableCell(f"{result.steps:,}"),
             TableCell(_reason(result)),
         )
@@ -248,10 +249,11 @@ def _missing(results: SweepResults) -> Iterable[Block]:
 
 def _reason(result: TrialResult) -> str:
     reasons = {
-        "diverged": "the loss was not finite",
-        "stopped": f"early, at the rung of step {result.stopped.step:,}" if result.stopped else "",
-        "unfinished": "interrupted, or still running",
-        "missing": "not begun",
+        TrialStatus.DIVERGED: "the loss was not finite",
+        TrialStatus.STOPPED_EARLY: f"at the rung of step {result.stopped_by.step:,}" if result.stopped_by else "",
+        TrialStatus.PAUSED: "saved, to be continued",
+        TrialStatus.STARTED: "interrupted, or still running",
+        TrialStatus.WAITING: "not begun",
     }
     return result.error or reasons.get(result.status, "")
 

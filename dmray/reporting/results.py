@@ -1,24 +1,31 @@
-"""The results of a sweep as its folder tells them: no Ray, no MLflow, no simulator.
+"""The results of sweeps, read from their folders: no Ray, no MLflow, no simulator.
 
-Grouping: a comparison is one data set under one protocol; its rows are cells (all seeds of one method and model); a
-cell has trials. Scores of different protocols never meet in a comparison.
+A comparison is one data set under one protocol. Its rows are seed groups: all trials of one method and model, which
+differ in their seed alone. Scores of different protocols are never in one comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
+from multiprocessing import get_context
 from typing import Any, Literal
 
-from dmray.mlflow_mirror.labels import method_label
+from dmray.methods import METHODS
 from dmray.planning.manifest import read_manifest
-from dmray.records import LedgerSummary, RungDecision, Score, ScoreSeries, Spread, SweepFolder, summarize_ledgers
+from dmray.progress.trial_status import DONE, TrialStatus, read_history
+from dmray.records import RungDecision, Score, ScoreSeries, Spread, SweepFolder, TrialFolder
+from dmray.records.metrics import single_metrics
 from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
 from dmray.tasks import Task, task_of
 
-Status = Literal["finished", "diverged", "stopped", "failed", "unfinished", "missing"]
-UNSCORED: tuple[Status, ...] = ("diverged", "stopped", "failed", "unfinished", "missing")
+UNSCORED = tuple(  # from the rarest to the most common in a sweep that is under way
+    TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
+)
+_MAY_BE_STOPPED = (TrialStatus.WAITING, TrialStatus.STARTED, TrialStatus.PAUSED)
+_WORTH_PROCESSES = 2**30  # bytes: a few seconds' reading
 
 
 @dataclass(frozen=True)
@@ -36,69 +43,71 @@ class Protocol:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. Unfinished: begun and not ended; missing: not begun. Scores are in the order of their steps.
+    """One trial. Scores are in the order of their steps.
 
-    `rungs` are early stopping's verdicts on it, `stopped` the one that ended it.
+    `training` is the last training record's metrics by name. `decisions` are early stopping's decisions about it;
+    `stopped_by` is the one that ended it, if that one still holds.
     """
 
     trial: TrialSpec
-    status: Status
+    status: TrialStatus
     steps: int
     scores: ScoreSeries
     attempts: int
     error: str | None
+    training: dict[str, float]
     train_s: float | None
     evaluation_s: float
     provenance: dict[str, Any]
-    rungs: tuple[RungDecision, ...] = ()
-    stopped: RungDecision | None = None
+    decisions: tuple[RungDecision, ...] = ()
+    stopped_by: RungDecision | None = None
 
     @property
     def last(self) -> Score | None:
         """The score of the final weights; None unless the trial finished."""
-        return self.scores.last if self.status == "finished" else None
+        return self.scores.last if self.status is TrialStatus.FINISHED else None
 
     @property
     def best(self) -> Score | None:
-        """The highest score along the way; None unless the trial finished, so that it stands for the same trials."""
-        return self.scores.best if self.status == "finished" else None
+        """The highest score along the way; None unless the trial finished, so it is of the same trials as `last`."""
+        return self.scores.best if self.status is TrialStatus.FINISHED else None
 
     @property
     def last_ten(self) -> float | None:
         """The mean normalized score of the last ten evaluations; None unless the trial finished."""
-        return self.scores.mean_of_last(10) if self.status == "finished" else None
+        return self.scores.mean_of_last(10) if self.status is TrialStatus.FINISHED else None
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """All seeds of one method and model on one data set. `label` tells it from the other rows."""
+    """All seeds of one method and model on one data set. `label` is unique in its comparison."""
 
     label: str
     method: str
     trials: tuple[TrialResult, ...]
 
-    def count(self, status: Status) -> int:
-        return sum(trial.status == status for trial in self.trials)
+    def count(self, status: TrialStatus) -> int:
+        return sum(trial.status is status for trial in self.trials)
 
     @property
     def stopped(self) -> bool:
         """Whether seeds were stopped early."""
-        return self.count("stopped") > 0
+        return self.count(TrialStatus.STOPPED_EARLY) > 0
 
     @property
     def scored(self) -> tuple[TrialResult, ...]:
-        """The trials whose scores stand for the cell: those with a last score.
+        """The trials whose scores stand for the group: those with a last score.
 
-        None where seeds were stopped early, or compete and may yet be: those that are through are the better ones, and
-        their mean would be no result.
+        None where seeds were stopped early, or may yet be: the seeds that remain are the better ones, so their mean
+        would be biased.
         """
-        competing = any(trial.rungs for trial in self.trials)
-        if self.stopped or (competing and self.count("unfinished") + self.count("missing")):
+        competing = any(trial.decisions for trial in self.trials)
+        if self.stopped or (competing and any(trial.status in _MAY_BE_STOPPED for trial in self.trials)):
             return ()
         return tuple(trial for trial in self.trials if trial.last is not None)
 
     def spread(self, which: Literal["last", "best"], value: Callable[[Score], float]) -> Spread | None:
-        """Mean and deviation over the seeds that stand for the cell."""
+        """Mean and deviation over the trials that stand for the group."""
         scores: list[Score | None] = [getattr(trial, which) for trial in self.scored]
         return Spread.of([value(score) for score in scores if score is not None])
 
@@ -116,7 +125,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """Everything that a report says; `name` is the sweep's, or those of several.
+    """All that a report is made from; `name` is the sweep's, or those of several.
 
     `early_stopping`: the rules of those sweeps that have one, by name.
     """
@@ -126,8 +135,8 @@ class SweepResults:
     comparisons: tuple[Comparison, ...]
     early_stopping: dict[str, EarlyStoppingSpec] = field(default_factory=dict)
 
-    def count(self, status: Status) -> int:
-        return sum(trial.status == status for trial in self.trials)
+    def count(self, status: TrialStatus) -> int:
+        return sum(trial.status is status for trial in self.trials)
 
 
 def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
@@ -140,18 +149,16 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
     """
     manifests = [(read_manifest(folder), folder) for folder in folders]
     wanted = [
-        (trial, folder.trial(trial.trial_id).ledger)
+        (folder.trial(trial.trial_id), trial, manifest.sweep.early_stopping)
         for manifest, folder in manifests
         for trial in manifest.trials
         if protocol in (None, task_of(trial.dataset).protocol)
     ]
-    summaries = summarize_ledgers([ledger for _, ledger in wanted])
     furthest: dict[str, TrialResult] = {}
-    for (trial, _), summary in zip(wanted, summaries, strict=True):
-        result = _trial_result(trial, summary)
-        held = furthest.get(trial.trial_id)
+    for result in _read_results(wanted):
+        held = furthest.get(result.trial.trial_id)
         if held is None or _progress(result) > _progress(held):
-            furthest[trial.trial_id] = result
+            furthest[result.trial.trial_id] = result
     trials = tuple(furthest.values())
     sweeps = [manifest.sweep for manifest, _ in manifests]
     rules = {sweep.name: sweep.early_stopping for sweep in sweeps if sweep.early_stopping is not None}
@@ -160,33 +167,38 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
 
 
 def _progress(result: TrialResult) -> tuple[bool, int]:
-    return result.status in ("finished", "diverged"), result.steps
+    return result.status in DONE, result.steps
 
 
-def _trial_result(trial: TrialSpec, read: LedgerSummary) -> TrialResult:
+def _read_results(
+    trials: Sequence[tuple[TrialFolder, TrialSpec, EarlyStoppingSpec | None]],
+) -> Iterable[TrialResult]:
+    """Many and large ledgers are read by as many processes as there are cores."""
+    ledgers = [folder.ledger for folder, _, _ in trials]
+    if sum(ledger.stat().st_size for ledger in ledgers if ledger.exists()) < _WORTH_PROCESSES:
+        return [_read_result(*each) for each in trials]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_read_result, *zip(*trials, strict=True), chunksize=8))
+
+
+def _read_result(folder: TrialFolder, trial: TrialSpec, rule: EarlyStoppingSpec | None) -> TrialResult:
+    history = read_history(folder, trial, rule)
+    done, training = history.done, history.last_training
+    metrics = single_metrics("train") if training is not None else ()
     return TrialResult(
         trial=trial,
-        status=_status(read),
-        steps=read.ended.step if read.ended else read.steps,
-        scores=read.scores,
-        attempts=read.attempts,
-        error=read.error if read.ended is None else None,
-        train_s=read.ended.train_s if read.ended else None,
-        evaluation_s=read.evaluation_s,
-        provenance=read.provenance,
-        rungs=read.rungs,
-        stopped=read.stopped.rung if read.stopped else None,
+        status=history.status,
+        steps=done.step if done else history.step,
+        scores=ScoreSeries.of(history.scores.values()),
+        attempts=history.attempts,
+        error=history.error,
+        training={name: value for metric in metrics for name, value in metric.values(training)},
+        train_s=done.train_s if done else None,
+        evaluation_s=sum(score.values.get("evaluation_s", 0.0) for score in history.scores.values()),
+        provenance=history.provenance,
+        decisions=tuple(history.decisions.values()),
+        stopped_by=history.stopped.decision if history.stopped else None,
     )
-
-
-def _status(read: LedgerSummary) -> Status:
-    if read.ended is not None:
-        return read.ended.status
-    if not read.begun:
-        return "missing"
-    if read.stopped is not None:
-        return "stopped"
-    return "failed" if read.failed else "unfinished"
 
 
 def _comparisons(trials: tuple[TrialResult, ...]) -> Iterable[Comparison]:
@@ -197,7 +209,7 @@ def _comparisons(trials: tuple[TrialResult, ...]) -> Iterable[Comparison]:
         first = members[0].trial
         task = task_of(first.dataset)
         targets = first.evaluation.target_returns or task.target_returns
-        yield Comparison(first.dataset, task, _protocol(first), tuple(targets), _cells(members))
+        yield Comparison(first.dataset, task, _protocol(first), tuple(targets), _seed_groups(members))
 
 
 def _protocol(trial: TrialSpec) -> Protocol:
@@ -205,24 +217,24 @@ def _protocol(trial: TrialSpec) -> Protocol:
     return Protocol(task_of(trial.dataset).protocol, evaluation.decode, evaluation.episodes, evaluation.seed)
 
 
-def _cells(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
-    by_cell: dict[str, list[TrialResult]] = {}
+def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
+    by_group: dict[str, list[TrialResult]] = {}
     for result in trials:
-        by_cell.setdefault(result.trial.seed_group_id, []).append(result)
-    settings = {seed_group_id: _setting(members[0].trial) for seed_group_id, members in by_cell.items()}
+        by_group.setdefault(result.trial.seed_group_id, []).append(result)
+    settings = {seed_group_id: _setting(members[0].trial) for seed_group_id, members in by_group.items()}
     keys = dict.fromkeys(key for setting in settings.values() for key in setting)
     differing = [key for key in keys if len({s[key] for s in settings.values() if key in s}) > 1]
     return tuple(
         SeedGroup(_label(members[0].trial, settings[seed_group_id], differing), members[0].trial.method, tuple(members))
-        for seed_group_id, members in by_cell.items()
+        for seed_group_id, members in by_group.items()
     )
 
 
 def _setting(trial: TrialSpec) -> dict[str, Any]:
-    """What may tell two cells of one method apart."""
+    """The fields in which two groups of one method may differ."""
     return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}
 
 
 def _label(trial: TrialSpec, setting: dict[str, Any], differing: list[str]) -> str:
     details = ", ".join(f"{key} {setting[key]}" for key in differing if key in setting)
-    return f"{method_label(trial.method)} ({details})" if details else method_label(trial.method)
+    return f"{METHODS[trial.method].label} ({details})" if details else METHODS[trial.method].label

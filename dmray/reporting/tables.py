@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dmray.methods import METHODS
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import Spread
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
@@ -16,7 +17,7 @@ from dmray.reporting.document import Table, TableCell
 from dmray.reporting.results import UNSCORED, Comparison, SeedGroup
 
 NOTHING = "-"
-STOPPED = "stopped"
+STOPPED = TrialStatus.STOPPED_EARLY.label
 IQM = "last, IQM [95 %]"
 LAST_TEN = "last ten, normalized"
 MISSING = "without a score"
@@ -39,7 +40,7 @@ def score_table(comparison: Comparison) -> Table:
     rows = tuple(
         (
             TableCell(seed_group.label),
-            TableCell(f"{seed_group.count('finished')} of {len(seed_group.trials)}"),
+            TableCell(f"{seed_group.count(TrialStatus.FINISHED)} of {len(seed_group.trials)}"),
             *(_cell(spread, top) for spread, top in zip(row, tops, strict=True)),
             TableCell(_iqm(seed_group)),
             *([TableCell(_missing(seed_group))] if lacking else []),
@@ -164,4 +165,4 @@ def _iqm_text(scores: tuple[float, ...]) -> str:
 
 def _missing(seed_group: SeedGroup) -> str:
     counts = [(seed_group.count(status), status) for status in UNSCORED]
-    return ", ".join(f"{count} {status}" for count, status in counts if count) or NOTHING
+    return ", ".join(f"{count} {status.label}" for count, status in counts if count) or NOTHING

@@ -96,14 +96,4 @@ def _ordered(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> l
 def _target_result(task: Task, target: float | None, episodes: list[EpisodeRecord]) -> TargetResult:
     returns = np.array([episode.episode_return for episode in episodes])
     normalized = np.array([task.reference.normalize(value) for value in returns])
-    lengths = [episode.length for episode in episodes]
-    return TargetResult(
-        target_return=target,
-        returns=returns.tolist(),
-        lengths=lengths,
-        return_mean=float(returns.mean()),
-        return_std=float(returns.std()),
-        normalized_mean=float(normalized.mean()),
-        normalized_std=float(normalized.std()),
-        length_mean=float(np.mean(lengths)),
-    )
+    return TargetResult.of(target, returns, normalized, [episode.length for episode in episodes])

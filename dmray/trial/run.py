@@ -20,12 +20,11 @@ from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.file_lock import file_lock
 from dmray.files import write_json
 from dmray.planning.disk_space import require_space
-from dmray.planning.successive_halving import is_stopped
 from dmray.policies import snapshot
+from dmray.progress.trial_status import read_history
 from dmray.records import (
     AttemptFailed,
     AttemptPaused,
-    AttemptStarted,
     Ledger,
     RungDecision,
     TrainProgress,
@@ -71,15 +70,14 @@ def run_trial(
     log = TrialLog(job.folder.log)
     lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
     with lock, sync_trial(job, report) as report:
-        if job.folder.done.exists():
-            return TrialDone.model_validate_json(job.folder.done.read_bytes())
+        history = read_history(job.folder, job.trial, job.early_stopping)
+        if history.done is not None:
+            return history.done
         note_hang(job.folder)
         ledger = Ledger(job.folder.ledger)
-        records = read_ledger(job.folder.ledger)
-        last = records[-1] if records else None
-        if is_stopped(last, job.trial, job.early_stopping):
-            return last
-        attempt = 1 + sum(isinstance(record, AttemptStarted) for record in records)
+        if history.stopped is not None:
+            return history.stopped
+        attempt = 1 + history.attempts
         log.begin(attempt, socket.gethostname(), os.getpid(), job.device)
         run: _Attempt | None = None
         try:
@@ -138,8 +136,8 @@ class _Attempt:
         spec = self.job.trial
         self.started = time.perf_counter()
         while self.trainer.steps_done < spec.training.steps:
-            if (verdict := self.early_stopping.verdict(self.evaluations.scores)) is not None:
-                return self._stop(verdict)
+            if (decision := self.early_stopping.decide(self.evaluations.scores)) is not None:
+                return self._stop(decision)
             self._train_until(self._next_stop())
             step = self.trainer.steps_done
             if self._due(step, self.job.log_every_steps) and not self._log_progress(step):
@@ -190,13 +188,13 @@ class _Attempt:
         step = self.trainer.steps_done
         self._save()
         self.ledger.append(AttemptPaused(time_s=time.time(), attempt=self.attempt, step=step))
-        self.log.write(f"saved and ended at step {step:,}: the sweep is paused or stopped")
+        self.log.write(f"saved and paused at step {step:,}: the sweep is paused or stopped")
         raise TrialPaused
 
-    def _stop(self, verdict: RungDecision) -> TrialStopped:
+    def _stop(self, decision: RungDecision) -> TrialStopped:
         step = self.trainer.steps_done
         self._save()
-        stopped = TrialStopped(time_s=time.time(), attempt=self.attempt, step=step, rung=verdict)
+        stopped = TrialStopped(time_s=time.time(), attempt=self.attempt, step=step, decision=decision)
         self.ledger.append(stopped)
         self.log.write(f"saved and stopped early at step {step:,}")
         self.report(step, self.evaluations.latest)

@@ -1,6 +1,6 @@
-"""Where the trials of a sweep post their scores at rungs, for each other: small files in the sweep's folder or store.
+"""The board on which the trials of a sweep post their scores at rungs: small files in the sweep's folder or store.
 
-rungs/<group>/<step>/<trial_id>.json      written by that trial alone, and always the same
+rungs/<competitors>/<step>/<trial_id>.json      written by that trial alone, always with the same content
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from dmray.trial.job import TrialJob
 
 
 class RungBoard:
-    """The board of `job`'s sweep.
+    """The board of the sweep that a job belongs to. `competitors` is the id of the trials that compete.
 
     Raises (both methods):
-        StoreUnavailableError: an object store does not answer; another try may do better.
-        StorageError, OSError: it cannot be written, or read.
+        StoreUnavailableError: the object store does not answer; trying again may help.
+        StorageError, OSError: the board cannot be written or read.
     """
 
     def __init__(self, job: TrialJob) -> None:
         self._folder = job.sweep_folder
         self._store = open_store(job.storage, job.sweep_name) if is_url(job.storage) else None
 
-    def post(self, group: str, step: int, trial_id: str, score: float) -> None:
-        """Put a trial's score up; again changes nothing."""
-        path, content = self._folder.rung_score(group, step, trial_id), json.dumps({"score": score}).encode()
+    def post(self, competitors: str, step: int, trial_id: str, score: float) -> None:
+        """Post a trial's score. Posting it again changes nothing."""
+        path, content = self._folder.rung_score(competitors, step, trial_id), json.dumps({"score": score}).encode()
         if self._store is None:
             write_atomic(path, content)
         else:
             self._store.write(object_name(self._folder, path), content)
 
-    def scores(self, group: str, step: int) -> dict[str, float]:
-        """What has been posted there, by trial id."""
-        contents = self._contents(self._folder.rung(group, step))
+    def scores(self, competitors: str, step: int) -> dict[str, float]:
+        """The scores posted so far, by trial id."""
+        contents = self._contents(self._folder.rung(competitors, step))
         return {trial_id: float(json.loads(content)["score"]) for trial_id, content in contents.items()}
 
     def _contents(self, rung: Path) -> dict[str, bytes]:

@@ -72,7 +72,7 @@ def test_status_by_file_and_by_folder(folder: SweepFolder, tmp_path: Path) -> No
         json.loads(runner.invoke(status.app, [str(name), "--json"]).stdout) for name in (folder.path, file)
     )
     assert by_folder == by_file
-    assert by_folder["states"]["interrupted"] == 1
+    assert by_folder["statuses"]["interrupted"] == 1
 
 
 def test_exit_statuses_of_status(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import Runner, run_sweep
 from dmray.on_ray import RayRunner
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import DONE, TrialState
+from dmray.progress.trial_status import DONE, TrialStatus
 from dmray.records import AttemptFailed, AttemptPaused, AttemptStarted, SweepFolder, TrainProgress, read_ledger
 from dmray.training import Trainer
 from dmray.trial.evaluation import InlineEvaluation
@@ -49,7 +49,7 @@ def when(condition: Callable[[], object], act: Callable[[], object]) -> threadin
     return thread
 
 
-def run(planned: Plan, folder: SweepFolder, runner: Runner, resume: bool = False) -> dict[str, TrialState]:
+def run(planned: Plan, folder: SweepFolder, runner: Runner, resume: bool = False) -> dict[str, TrialStatus]:
     return run_sweep(planned, folder, runner, lambda sweep: sweep.path, resume=resume, console=QUIET, again="again")
 
 

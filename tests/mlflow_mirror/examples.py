@@ -1,4 +1,4 @@
-"""A sweep and ledgers with known content, for the tests of tracking and reporting."""
+"""A sweep and ledgers with known content, for the tests of MLflow's mirror and of reports."""
 
 from __future__ import annotations
 
@@ -106,29 +106,29 @@ def failed(step: int, attempt: int = 1) -> AttemptFailed:
     return AttemptFailed(time_s=T0 + step, attempt=attempt, step=step, error="OSError: disk full", traceback=trace)
 
 
-def judged(step: int, score: float, *peers: float) -> RungDecision:
-    """The verdict of a rule by which the best half goes on."""
+def decided(step: int, score: float, *peers: float) -> RungDecision:
+    """The decision of a rule by which the best half continues."""
     places = (len(peers) + 1) // 2
     better = sum(peer > score for peer in peers)
     return RungDecision(
         time_s=T0 + step + 0.6,
         step=step,
         score=score,
-        peers=len(peers),
-        better=better,
+        num_peers=len(peers),
+        num_better=better,
         cutoff=sorted((score, *peers))[-places] if places else None,
         within="dataset",
         reduction_factor=2,
-        verdict="stop" if places and better >= places else "go on",
+        action="stop" if places and better >= places else "continue",
     )
 
 
 def stopped_trial(score: float, *peers: float) -> list[LedgerRecord]:
     """A trial of 40 steps that was stopped after 20."""
-    rung = judged(20, score, *peers)
-    assert rung.verdict == "stop"
-    end = TrialStopped(time_s=T0 + 21, attempt=1, step=20, rung=rung)
-    return [started(), trained(20), evaluated(20, score, score - 5), rung, end]
+    decision = decided(20, score, *peers)
+    assert decision.action == "stop"
+    end = TrialStopped(time_s=T0 + 21, attempt=1, step=20, decision=decision)
+    return [started(), trained(20), evaluated(20, score, score - 5), decision, end]
 
 
 def done(step: int = 40, status: Any = "finished", best_step: int | None = 40) -> TrialDone:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from dmray.mlflow_mirror.champions import Champion
-from dmray.mlflow_mirror.dataset_input import DatasetUsed
-from dmray.mlflow_mirror.logged_policy import LoggedPolicy
-from dmray.mlflow_mirror.metric_points import Point
+from dmray.mlflow_mirror.layout import DatasetUsed, Point
+from dmray.mlflow_mirror.model_registry import BestPolicy
+from dmray.mlflow_mirror.models import LoggedPolicy
 from dmray.mlflow_mirror.store import POINTS_PER_BATCH, StoredRun, StoreError
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ class FakeStore:
 
     def __init__(self, fails_at: int | None = None, lost_answer: bool = False, refuses: bool = False) -> None:
         self.runs: dict[str, FakeRun] = {}
-        self.registry: dict[tuple[str, str], Champion] = {}
+        self.registry: dict[tuple[str, str], BestPolicy] = {}
         self.calls = 0
         self.down = False
         self._fails_at, self._lost_answer, self._refuses = fails_at, lost_answer, refuses
@@ -106,8 +105,8 @@ class FakeStore:
     def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
         self._do(lambda: self.runs[run_id].policies.setdefault(policy.name, policy))
 
-    def register(self, champion: Champion, sweep_id: str) -> None:
-        self._do(lambda: self.registry.update({(champion.model, champion.alias): champion}))
+    def register(self, policy: BestPolicy, sweep_id: str) -> None:
+        self._do(lambda: self.registry.update({(policy.model, policy.alias): policy}))
 
     def _do(self, effect: Callable[[], T]) -> T:
         if self.down:

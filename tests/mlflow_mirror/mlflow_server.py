@@ -68,9 +68,9 @@ class Server:
 
 
 def points_of_trials(uri: str, experiment: str) -> dict[str, Any]:
-    """By run name: status, parameters, and the points of every metric that is no clock's, of trials and cells.
+    """By run name: status, parameters, and the points of every metric that is no clock's, of trials and seed groups.
 
-    Of a cell it is the last point alone: the aggregate over four of six seeds depends on which four were done first.
+    Of a group it is the last point alone: the aggregate over four of six seeds depends on which four were done first.
     """
     import mlflow
 
@@ -80,7 +80,7 @@ def points_of_trials(uri: str, experiment: str) -> dict[str, Any]:
     runs = client.search_runs([found.experiment_id], max_results=1000)
     names = [(run.data.tags["dmray.level"], run.info.run_name) for run in runs]
     assert len(set(names)) == len(names), "a trial has two runs"
-    first = {"trial": 0, "cell": -1}
+    first = {"trial": 0, "seed group": -1}
     return {
         f"{level} {name}": {
             "status": run.info.status,

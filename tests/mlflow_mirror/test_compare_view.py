@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dmray.mlflow_mirror.layout import view_link
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.mlflow_mirror.shared_view import link
 from dmray.records import SweepFolder
 from tests.mlflow_mirror import browser
 from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger
@@ -48,7 +48,7 @@ def seen(url: str, profile: Path, *wanted: str) -> str:
 
 
 def test_the_linked_table_groups_the_seeds_of_a_method(server: Server, experiment: str, tmp_path: Path) -> None:
-    shown = seen(link(server.uri, experiment, mode="TABLE"), tmp_path, r"Group:\s+DM\b", r"Group:\s+DT\b", r"\|s1")
+    shown = seen(view_link(server.uri, experiment, mode="TABLE"), tmp_path, r"Group:\s+DM\b", r"Group:\s+DT\b", r"\|s1")
     assert re.search(r"Group by:\s+model", shown)
     assert re.search(r"Methods over all seeds:\s+curves", shown)  # the experiment's description, with links
     assert re.search(r"\b65\s+\(average\)", shown)  # DM's last scores
@@ -57,9 +57,9 @@ def test_the_linked_table_groups_the_seeds_of_a_method(server: Server, experimen
 
 def test_the_linked_charts_show_a_curve_a_method(server: Server, experiment: str, tmp_path: Path) -> None:
     curves = (r"DM \(eval/normalized_score\)", r"DT \(eval/normalized_score\)")
-    seen(link(server.uri, experiment), tmp_path, r"Group:\s+DM\b", *curves)
+    seen(view_link(server.uri, experiment), tmp_path, r"Group:\s+DM\b", *curves)
 
 
 def test_data_sets_are_told_apart_where_there_are_several(server: Server, experiment: str, tmp_path: Path) -> None:
     group = r"dataset: hopper-medium-v2, model: D[MT]"
-    seen(link(server.uri, experiment, "cells", "TABLE"), tmp_path, group)
+    seen(view_link(server.uri, experiment, "datasets", "TABLE"), tmp_path, group)

@@ -19,7 +19,7 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import TrackingError
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import EvaluationDone, SweepFolder, TrainProgress, read_ledger
 from dmray.specs import TrialSpec
 from tests.mlflow_mirror.mlflow_server import Server, points_of_trials
@@ -48,7 +48,7 @@ class Swept:
 
     folder: SweepFolder
     plan: Plan
-    states: dict[str, TrialState]
+    states: dict[str, TrialStatus]
     said: str
     uri: str
     filled_in: Result
@@ -106,7 +106,7 @@ def runs_of(client: Any, filter_string: str) -> list[Any]:
 
 
 def test_the_sweep_ends_well_and_says_how_to_fill_mlflow_in(swept: Swept) -> None:
-    assert set(swept.states.values()) == {TrialState.FINISHED}
+    assert set(swept.states.values()) == {TrialStatus.FINISHED}
     assert "training goes on, they follow later" in swept.said
     assert f"--resume adds them, or: python -m dmray.track replay {swept.folder.path}" in swept.said
 
@@ -125,7 +125,7 @@ def test_every_point_is_there_once_afterwards_and_a_second_replay_adds_none(swep
         assert run["metrics"]["eval/normalized_score"] == scores
 
 
-def test_a_champion_is_loaded_from_the_registry_and_acts(swept: Swept, client: Any) -> None:
+def test_a_best_policy_is_loaded_from_the_registry_and_acts(swept: Swept, client: Any) -> None:
     import mlflow
 
     place = "models:/dmray-dt-maze2d@open-expert"

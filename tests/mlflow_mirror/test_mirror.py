@@ -67,31 +67,31 @@ def assert_complete(store: FakeStore) -> None:
     assert sorted(dt.history("train/loss")) == [(20, 0.5), (40, 0.5)]
     assert dt.history("best/step") == [(40, 20.0)]
     assert dt.artifacts["error.txt"] == failed(30).traceback
-    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"}).latest()
+    seed_group = store.by(**{"dmray.level": "seed group", "model": "DM"}).latest()
     assert seed_group["agg/n_seeds"] == 2
     assert seed_group["agg/normalized_score_last_mean"] == pytest.approx(62.0)
     assert seed_group["agg/normalized_score_last_std"] == pytest.approx(8**0.5)
     assert seed_group["agg/normalized_score_best_mean"] == pytest.approx(65.0)
     statuses = [store.by(**{"dmray.trial_key": trial.trial_id}).status for trial in TRIALS]
     assert statuses == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
-    assert {run.name: run.status for run in store.level("cell")} == {
+    assert {run.name: run.status for run in store.level("seed group")} == {
         "DM|hopper-medium-v2": "FINISHED",
         "DT|hopper-medium-v2": "KILLED",
     }
     assert store.level("sweep")[0].status == "KILLED"
 
 
-def test_runs_are_nested_sweep_cell_trial(folder: SweepFolder) -> None:
+def test_runs_are_nested_sweep_seed_group_trial(folder: SweepFolder) -> None:
     store = FakeStore()
     write_all(folder)
     mirror(store, folder).advance()
     ids = {id(run): run_id for run_id, run in store.runs.items()}
     sweep = store.level("sweep")[0]
-    assert [len(store.level(level)) for level in ("sweep", "cell", "trial")] == [1, 2, 4]
-    for seed_group in store.level("cell"):
+    assert [len(store.level(level)) for level in ("sweep", "seed group", "trial")] == [1, 2, 4]
+    for seed_group in store.level("seed group"):
         assert seed_group.tags["mlflow.parentRunId"] == ids[id(sweep)]
     for trial in store.level("trial"):
-        seed_group = store.by(**{"dmray.level": "cell", "dmray.cell": trial.tags["dmray.cell"]})
+        seed_group = store.by(**{"dmray.level": "seed group", "dmray.seed_group": trial.tags["dmray.seed_group"]})
         assert trial.tags["mlflow.parentRunId"] == ids[id(seed_group)]
         assert trial.tags["model"] == seed_group.tags["model"]
 
@@ -229,7 +229,7 @@ def test_divergence_is_a_result_without_a_final_score(folder: SweepFolder) -> No
     assert (run.status, run.tags["dmray.status"]) == ("FINISHED", "diverged")
     assert run.history("final/normalized_score") == []
     assert run.history("best/normalized_score") == [(30, 30.0)]
-    assert store.level("cell")[0].points == []
+    assert store.level("seed group")[0].points == []
 
 
 def test_params_of_all_methods_differ_only_in_the_fields_of_their_configs(folder: SweepFolder) -> None:
@@ -257,7 +257,7 @@ def test_more_seeds_later_continue_the_same_runs(folder: SweepFolder) -> None:
     new = next(trial for trial in trials_of(more) if trial.seed == 2 and trial.method == "dm")
     write_ledger(folder, new, whole_trial(10, 92))
     mirror(store, folder, more).close()
-    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"})
+    seed_group = store.by(**{"dmray.level": "seed group", "model": "DM"})
     assert seed_group.history("agg/n_seeds") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert seed_group.latest()["agg/normalized_score_last_mean"] == pytest.approx(72.0)
     assert len(store.level("sweep")) == 1

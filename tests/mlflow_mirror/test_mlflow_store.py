@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from dmray.errors import TrackingError
-from dmray.mlflow_mirror.metric_points import Point
+from dmray.mlflow_mirror.layout import Point
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.mlflow_mirror.store import RunStore, StoreError, open_store, without_secrets
+from dmray.mlflow_mirror.opening import filesystem_of, without_secrets
+from dmray.mlflow_mirror.store import RunStore, StoreError, open_store
 from dmray.records import SweepFolder
 from tests.mlflow_mirror.examples import example_sweep, started, trained, trials_of, whole_trial, write_ledger
 from tests.mlflow_mirror.fake_store import FakeStore
@@ -166,3 +167,11 @@ def test_a_database_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_secrets_are_taken_out_of_addresses() -> None:
     assert without_secrets("postgresql+psycopg2://u:p@db:5432/x") == "postgresql+psycopg2://db:5432/x"
     assert without_secrets("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/data/a/mlflow.db", "nfs4"), ("/data2/mlflow.db", "ext4"), ("/tmp/x/y", "tmpfs")]
+)
+def test_a_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> None:
+    mounts = "/dev/a / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
+    assert filesystem_of(Path(path), mounts) == kind

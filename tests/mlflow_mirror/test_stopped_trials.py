@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.records import LedgerRecord, SweepFolder, read_ledger, summarize_ledger
-from dmray.records.ledger import distinct
+from dmray.records import LedgerRecord, SweepFolder
 from dmray.specs import SweepSpec
 from tests.mlflow_mirror.examples import (
     done,
     evaluated,
     example_sweep,
-    judged,
     started,
     stopped_trial,
     trained,
@@ -43,7 +41,7 @@ def mirrored(store: FakeStore, folder: SweepFolder, sweep: SweepSpec = SWEEP) ->
     return mirror
 
 
-def test_its_run_is_killed_and_says_by_which_scores(folder: SweepFolder) -> None:
+def test_the_run_of_a_stopped_trial_is_killed_and_has_the_scores_that_decided(folder: SweepFolder) -> None:
     write_ledger(folder, FIRST, whole_trial(50, 60))
     write_ledger(folder, SECOND, stopped_trial(10, 50))
     for trial in (OTHER, ANOTHER):
@@ -53,25 +51,25 @@ def test_its_run_is_killed_and_says_by_which_scores(folder: SweepFolder) -> None
         mirrored(store, folder)
         run = store.by(**{"dmray.trial_key": SECOND.trial_id})
         assert run.status == "KILLED"
-        assert (run.tags["dmray.status"], run.tags["dmray.stopped_at_rung"]) == ("stopped", "20")
-        rung = {name: run.history(f"rung/{name}") for name in ("normalized_score", "cutoff", "peers", "stop")}
+        assert (run.tags["dmray.status"], run.tags["dmray.stopped_at_rung"]) == ("stopped_early", "20")
+        rung = {name: run.history(f"rung/{name}") for name in ("normalized_score", "cutoff", "num_peers", "stop")}
         assert rung == {
             "normalized_score": [(20, 10.0)],
             "cutoff": [(20, 50.0)],
-            "peers": [(20, 1.0)],
+            "num_peers": [(20, 1.0)],
             "stop": [(20, 1.0)],
         }
         assert run.history("final/normalized_score") == []
     assert store.level("sweep")[0].status == "FINISHED", "nothing is left to be run"
 
 
-def test_its_cell_has_no_aggregate_and_no_champion_whoever_ended_first(folder: SweepFolder) -> None:
+def test_its_seed_group_has_no_aggregate_and_no_best_policy_whichever_trial_ended_first(folder: SweepFolder) -> None:
     store = FakeStore()
     write_ledger(folder, FIRST, whole_trial(50, 60))
     mirrored(store, folder)  # the other seed may yet be stopped
     write_ledger(folder, SECOND, stopped_trial(10, 50))
     mirror = mirrored(store, folder)
-    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"})
+    seed_group = store.by(**{"dmray.level": "seed group", "model": "DM"})
     assert not [point for point in seed_group.points if point.key.startswith("agg/")]
     assert mirror.register() == []
 
@@ -85,20 +83,5 @@ def test_a_trial_that_goes_on_after_all_is_finished_and_counts(folder: SweepFold
     mirrored(store, folder, SWEEP.model_copy(update={"early_stopping": None}))
     run = store.by(**{"dmray.trial_key": SECOND.trial_id})
     assert (run.status, run.tags["dmray.status"]) == ("FINISHED", "finished")
-    seed_group = store.by(**{"dmray.level": "cell", "model": "DM"})
+    seed_group = store.by(**{"dmray.level": "seed group", "model": "DM"})
     assert seed_group.latest()["agg/normalized_score_last_mean"] == 45.0
-
-
-def test_a_ledger_that_ends_with_it_is_summed_up_so(folder: SweepFolder) -> None:
-    path = write_ledger(folder, SECOND, stopped_trial(10, 50))
-    found = summarize_ledger(path)
-    assert (found.rungs, found.steps, found.ended) == ((judged(20, 10, 50),), 20, None)
-    assert found.stopped is not None
-    write_ledger(folder, SECOND, [started(2, 20), trained(30)])
-    assert summarize_ledger(path).stopped is None, "it goes on"
-
-
-def test_the_first_verdict_of_a_rung_counts(folder: SweepFolder) -> None:
-    path = write_ledger(folder, SECOND, [started(), judged(20, 10), judged(20, 10, 50), *GOES_ON])
-    assert summarize_ledger(path).rungs == (judged(20, 10),)
-    assert [record for record in distinct(read_ledger(path)) if record.kind == "rung"] == [judged(20, 10)]

@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from dmray.planning.plan import plan
-from dmray.progress.trial_states import TrialState, trial_states
+from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import AttemptStarted, SweepFolder, TrainProgress, read_ledger
 from dmray.specs import load_sweep
 from tests.mlflow_mirror.mlflow_server import Server, points_of_trials
@@ -73,8 +73,8 @@ def test_random_kills_change_nothing_that_is_recorded(
     finally:
         monkey.stop()
     assert len(monkey.killed) >= 3, f"the sweep was over too soon: only {monkey.killed} were killed"
-    states = trial_states(plan(load_sweep(file)), folder_of(file))
-    assert set(states.values()) == {TrialState.FINISHED}, monkey.killed
+    states = trial_statuses(plan(load_sweep(file)), folder_of(file))
+    assert set(states.values()) == {TrialStatus.FINISHED}, monkey.killed
     assert list(recorded(file, server)) == expected, monkey.killed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dmray.driver.local_runner import LocalRunner
-from dmray.progress.trial_states import TrialState, trial_states
+from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from tests.sweeps import science_of, sweep_file, tiny_plan
 from tests.waiting import wait_until
@@ -57,7 +57,7 @@ def test_a_node_that_is_lost_costs_no_more_than_the_work_since_the_last_checkpoi
         _, said = sweep.communicate(timeout=600)
     assert sweep.returncode == 0, said
 
-    assert set(trial_states(there, remote).values()) == {TrialState.FINISHED}
+    assert set(trial_statuses(there, remote).values()) == {TrialStatus.FINISHED}
     ledgers = [read_ledger(remote.trial(trial).ledger) for trial in there.trial_ids]
     attempts = [[r.from_step for r in ledger if isinstance(r, AttemptStarted)] for ledger in ledgers]
     assert sorted(map(len, attempts)) == [1, 2], "one of the two trials lost its node"

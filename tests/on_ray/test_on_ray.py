@@ -12,7 +12,7 @@ import pytest
 from dmray.driver.local_runner import LocalRunner
 from dmray.on_ray import RayRunner
 from dmray.on_ray.evaluation_pool import EvaluationPool, RemoteEvaluation
-from dmray.progress.trial_states import TrialState, failures, trial_states
+from dmray.progress.trial_status import TrialStatus, failures, trial_statuses
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.specs import ResourcesSpec
 from dmray.trial.evaluation import InlineEvaluation
@@ -76,8 +76,8 @@ def test_a_sweep_on_ray_has_the_results_of_a_local_one_and_survives_a_killed_wor
     RayRunner().run(there, there.trials, remote)
     killer.join()
 
-    states = list(trial_states(there, remote).values())
-    assert states == [TrialState.FINISHED, TrialState.FAILED]
+    states = list(trial_statuses(there, remote).values())
+    assert states == [TrialStatus.FINISHED, TrialStatus.FAILED]
     assert all("maze2d-umaze-sparse-v1.hdf5" in error for error in failures(there, remote).values())
     attempts = [record for record in read_ledger(victim.ledger) if isinstance(record, AttemptStarted)]
     assert len(attempts) == 2, "the worker was killed once"

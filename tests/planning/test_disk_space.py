@@ -10,7 +10,7 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
 from dmray.planning.disk_space import free_bytes, require_space_for
-from dmray.progress.trial_states import TrialState, trial_states
+from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
 from dmray.trial.checkpoints import load_checkpoint
 from dmray.trial.evaluation import InlineEvaluation
@@ -43,7 +43,7 @@ def test_a_sweep_that_would_fill_the_disk_is_refused_before_its_start(tmp_path: 
     folder = SweepFolder(tmp_path, "tiny")
     with pytest.raises(StorageError, match=r"GiB free; the trials to run take about .* Choose another --storage"):
         run_sweep(planned, folder, LocalRunner(), lambda sweep: sweep.path, resume=False, console=Console(quiet=True))
-    assert set(trial_states(planned, folder).values()) == {TrialState.NEW}
+    assert set(trial_statuses(planned, folder).values()) == {TrialStatus.WAITING}
 
 
 def test_the_check_can_be_turned_off_and_counts_only_what_is_to_be_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.planning.cost import trial_cost, trial_flops
 from dmray.planning.plan import load_plan, plan
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.specs import load_sweep
 from dmray.tasks import task_of
 from tests.sweeps import sweep_file, tiny_plan
@@ -117,9 +117,9 @@ def test_the_plan_shows_trials_cost_and_what_is_done(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     console = Console(width=140, record=True)
     done, new = planned.trial_ids
-    console.print(render_plan(planned, {done: TrialState.FINISHED, new: TrialState.NEW}))
+    console.print(render_plan(planned, {done: TrialStatus.FINISHED, new: TrialStatus.WAITING}))
     text = console.export_text()
     assert "2 trials" in text
     assert "80 training steps" in text
     assert "1/2" in text
-    assert "1 finished, 1 new" in text
+    assert "1 waiting, 1 finished" in text

@@ -1,4 +1,4 @@
-"""Who is stopped early: the rule, its rungs, and how long a verdict holds."""
+"""Which trials are stopped early: the rule, its rungs, and how long a decision holds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from dmray.planning.successive_halving import holds, is_stopped, judge
-from dmray.records import TrialStopped
+from dmray.planning.successive_halving import decide, decision_holds
 from dmray.specs import EarlyStoppingSpec, EvaluationSpec, SweepSpec, TrainingSpec
-from tests.mlflow_mirror.examples import done, example_sweep, trials_of
+from tests.mlflow_mirror.examples import example_sweep, trials_of
 
 RULE = EarlyStoppingSpec(grace_steps=10, reduction_factor=3)
 
@@ -48,29 +47,29 @@ def test_rungs_are_evaluated_steps_before_the_end(
 
 
 @pytest.mark.parametrize(
-    ("factor", "score", "peers", "cutoff", "verdict"),
+    ("factor", "score", "peers", "cutoff", "action"),
     [
-        (3, 1.0, [], None, "go on"),
-        (3, 1.0, [9.0], None, "go on"),  # two scores cannot have a best third
+        (3, 1.0, [], None, "continue"),
+        (3, 1.0, [9.0], None, "continue"),  # two scores cannot have a best third
         (3, 1.0, [9.0, 8.0], 9.0, "stop"),
         (3, 8.9, [9.0, 8.0], 9.0, "stop"),
-        (3, 9.0, [1.0, 8.0], 9.0, "go on"),
-        (3, 9.0, [9.0, 9.0], 9.0, "go on"),  # ties go on
-        (3, 8.0, [9.0, 1.0, 1.0, 1.0], 9.0, "stop"),  # of five scores one goes on
-        (3, 8.0, [9.0, 1.0, 1.0, 1.0, 1.0], 8.0, "go on"),  # of six two
-        (2, -5.0, [-9.0], -5.0, "go on"),
+        (3, 9.0, [1.0, 8.0], 9.0, "continue"),
+        (3, 9.0, [9.0, 9.0], 9.0, "continue"),  # ties continue
+        (3, 8.0, [9.0, 1.0, 1.0, 1.0], 9.0, "stop"),  # of five scores one continues
+        (3, 8.0, [9.0, 1.0, 1.0, 1.0, 1.0], 8.0, "continue"),  # of six two
+        (2, -5.0, [-9.0], -5.0, "continue"),
         (2, -9.0, [-5.0], -5.0, "stop"),
-        (4, 0.0, [1.0, 1.0], None, "go on"),
+        (4, 0.0, [1.0, 1.0], None, "continue"),
     ],
 )
-def test_the_best_of_those_that_are_there_go_on(
-    factor: int, score: float, peers: list[float], cutoff: float | None, verdict: str
+def test_the_best_of_the_scores_so_far_continue(
+    factor: int, score: float, peers: list[float], cutoff: float | None, action: str
 ) -> None:
     rule = EarlyStoppingSpec(grace_steps=10, reduction_factor=factor)
-    judged = judge(rule, 10, score, peers, time_s=1.0)
-    assert (judged.peers, judged.cutoff, judged.verdict) == (len(peers), cutoff, verdict)
-    assert (judged.verdict == "stop") == (cutoff is not None and score < cutoff)
-    assert holds(rule, trials_of(long_sweep())[0], judged) == (verdict == "stop")
+    decision = decide(rule, 10, score, peers, time_s=1.0)
+    assert (decision.num_peers, decision.cutoff, decision.action) == (len(peers), cutoff, action)
+    assert (decision.action == "stop") == (cutoff is not None and score < cutoff)
+    assert decision_holds(rule, trials_of(long_sweep())[0], decision) == (action == "stop")
 
 
 @pytest.mark.parametrize(
@@ -80,21 +79,17 @@ def test_the_best_of_those_that_are_there_go_on(
         (None, False),
         (EarlyStoppingSpec(grace_steps=30, reduction_factor=4), True),  # stricter, and 30 is its rung too
         (EarlyStoppingSpec(grace_steps=10, reduction_factor=4), False),  # whose rungs are 10, 40, 160
-        (EarlyStoppingSpec(grace_steps=30, reduction_factor=2), False),  # of the four scores two go on
+        (EarlyStoppingSpec(grace_steps=30, reduction_factor=2), False),  # of the four scores two continue
         (EarlyStoppingSpec(grace_steps=10, reduction_factor=3, within="dataset"), False),  # others would compete
     ],
 )
-def test_a_verdict_holds_while_the_rule_would_give_it(rule: EarlyStoppingSpec | None, expected: bool) -> None:
-    judged = judge(RULE, 30, 5.0, [9.0, 1.0, 1.0], time_s=1.0)
-    assert holds(rule, TRIAL, judged) is expected
-    stopped = TrialStopped(time_s=1.0, attempt=1, step=40, rung=judged)
-    assert is_stopped(stopped, TRIAL, rule) is expected
+def test_a_decision_holds_while_the_rule_would_make_it(rule: EarlyStoppingSpec | None, expected: bool) -> None:
+    decision = decide(RULE, 30, 5.0, [9.0, 1.0, 1.0], time_s=1.0)
+    assert decision_holds(rule, TRIAL, decision) is expected
 
 
-def test_who_was_not_told_to_stop_is_not_stopped() -> None:
-    assert not holds(RULE, TRIAL, judge(RULE, 30, 9.0, [1.0, 1.0], time_s=1.0))
-    assert not is_stopped(None, TRIAL, RULE)
-    assert not is_stopped(done(), TRIAL, RULE)
+def test_a_decision_to_continue_stops_nobody() -> None:
+    assert not decision_holds(RULE, TRIAL, decide(RULE, 30, 9.0, [1.0, 1.0], time_s=1.0))
 
 
 def test_sizes_of_a_method_compete_or_of_all_methods_and_seeds_never() -> None:

@@ -7,7 +7,7 @@ import pytest
 from dmray.errors import SpecError, StorageError
 from dmray.planning.plan import Plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials, shard_of
-from dmray.progress.trial_states import TrialState, to_run
+from dmray.progress.trial_status import TrialStatus, to_run
 from dmray.specs import load_sweep
 from tests.sweeps import tiny_plan
 
@@ -79,10 +79,10 @@ def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
 @pytest.mark.parametrize(
     ("choice", "resume", "expected"),
     [
-        (TrialFilter(), True, ["failed", "started", "new"]),
+        (TrialFilter(), True, ["failed", "started", "waiting"]),
         (TrialFilter(retry_failed=True), False, ["failed"]),
         (TrialFilter(retry_failed=True), True, ["failed"]),
-        (TrialFilter("seed=4"), False, ["new"]),  # nothing of it was begun, so nothing is to be resumed
+        (TrialFilter("seed=4"), False, ["waiting"]),  # nothing of it was begun, so nothing is to be resumed
         (TrialFilter("seed=0|1"), False, []),
         (TrialFilter("seed=0|2", retry_failed=True), False, ["failed"]),
     ],
@@ -90,21 +90,21 @@ def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
 def test_what_a_start_takes_up(tmp_path: Path, choice: TrialFilter, resume: bool, expected: list[str]) -> None:
     planned = tiny_plan(tmp_path, seeds=[0, 1, 2, 3, 4], grid=[{"methods": ["dm"]}])
     states = dict(
-        zip(planned.trial_ids, map(TrialState, ["finished", "diverged", "failed", "started", "new"]), strict=True)
+        zip(planned.trial_ids, map(TrialStatus, ["finished", "diverged", "failed", "started", "waiting"]), strict=True)
     )
     assert [states[trial.trial_id] for trial in to_run(planned, states, resume, choice)] == expected
 
 
 def test_a_second_start_without_resume_is_refused(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
-    states = dict(zip(planned.trial_ids, (TrialState.FAILED, TrialState.NEW), strict=True))
+    states = dict(zip(planned.trial_ids, (TrialStatus.FAILED, TrialStatus.WAITING), strict=True))
     with pytest.raises(StorageError, match="or --retry-failed for those"):
         to_run(planned, states, resume=False)
 
 
 def test_what_was_begun_goes_on_only_when_asked(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
-    states = dict.fromkeys(planned.trial_ids, TrialState.NEW) | {planned.trial_ids[0]: TrialState.STARTED}
+    states = dict.fromkeys(planned.trial_ids, TrialStatus.WAITING) | {planned.trial_ids[0]: TrialStatus.STARTED}
     with pytest.raises(StorageError, match="was begun before: 0 trials are done, 1 are not; continue with --resume"):
         to_run(planned, states, resume=False)
     assert to_run(planned, states, resume=True) == planned.trials

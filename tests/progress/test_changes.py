@@ -8,7 +8,7 @@ import pytest
 
 from dmray.planning.manifest import write_manifest
 from dmray.progress.changes import changes
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
 from dmray.specs import IDENTITY_VERSION
 from tests.sweeps import tiny_plan
@@ -20,7 +20,7 @@ def change(tmp_path: Path, **now: Any) -> str:
     write_manifest(before, folder)
     planned = tiny_plan(tmp_path, **{"seeds": [0, 1], **now})
     kept = {t.trial_id for t in before.trials if t.method == "dm"}
-    states = {name: TrialState.FINISHED if name in kept else TrialState.NEW for name in planned.trial_ids}
+    states = {name: TrialStatus.FINISHED if name in kept else TrialStatus.WAITING for name in planned.trial_ids}
     return str(changes(planned, folder, states))
 
 
@@ -55,7 +55,7 @@ def test_a_data_sets_path_is_no_change(tmp_path: Path) -> None:
     own = {"name": "mine", "task": "maze2d-open", "path": "/here.hdf5"}
     write_manifest(tiny_plan(tmp_path, datasets=[own]), folder)
     moved = tiny_plan(tmp_path, datasets=[own | {"path": "/there.hdf5"}])
-    said = changes(moved, folder, dict.fromkeys(moved.trial_ids, TrialState.FINISHED))
+    said = changes(moved, folder, dict.fromkeys(moved.trial_ids, TrialStatus.FINISHED))
     assert said is not None
     assert not said.any
 
@@ -71,5 +71,5 @@ def test_trials_that_another_version_named_are_gone_and_why(tmp_path: Path) -> N
     manifest = json.loads(folder.manifest.read_bytes())
     del manifest["identity_version"]  # as before it was noted
     folder.manifest.write_text(json.dumps(manifest))
-    said = str(changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialState.NEW)))
+    said = str(changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialStatus.WAITING)))
     assert said == f"0 done kept, 2 new (identity_version 2 -> {IDENTITY_VERSION}), 2 gone (their folders stay)"

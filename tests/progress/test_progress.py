@@ -54,7 +54,7 @@ def test_work_done_again_after_a_crash_counts_once(tmp_path: Path) -> None:
 def test_states_are_counted_and_named(tmp_path: Path) -> None:
     _, folder = begun(tmp_path, [started(), done(40, time.time())], [started(), failed(5)])
     summary = driven(folder)
-    assert line(summary).startswith("1/2 trials done, 0 running, 1 failed, 40/80 steps")
+    assert line(summary).startswith("1/2 trials done, 0 running, 1 failed, 45/80 steps")
     assert [row.error for row in summary.failures] == ["OSError: disk [full]"]
     assert summary.ended
     assert not summary.done
@@ -62,9 +62,9 @@ def test_states_are_counted_and_named(tmp_path: Path) -> None:
 
 def test_a_trial_whose_driver_is_gone_does_not_run(tmp_path: Path) -> None:
     _, folder = begun(tmp_path, [started(), trained(30)])
-    assert driven(folder).states["running"] == 1
+    assert driven(folder).statuses["running"] == 1
     summary = summarize(follower_of(folder))
-    assert (summary.states["running"], summary.states["interrupted"], summary.eta_s) == (0, 1, None)
+    assert (summary.statuses["running"], summary.statuses["interrupted"], summary.eta_s) == (0, 1, None)
     assert not summary.at_work
 
 
@@ -85,7 +85,7 @@ def test_a_paused_sweep_says_so_and_by_whom(tmp_path: Path) -> None:
         shown = text(summary)
     assert f"process {os.getpid()}" in shown
     assert f"paused by {order.sent_by}" in shown
-    assert "1 left" in shown
+    assert "1 paused" in shown
     assert summary.steps == 17
 
 

@@ -3,11 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
-
-from dmray.mlflow_mirror import sqlite
 from dmray.records import provenance
 from dmray.records.provenance import _output, _version
 
@@ -35,11 +31,3 @@ def test_a_caller_may_change_what_it_got() -> None:
 def test_tracking_loads_neither_mlflow_nor_torch_nor_ray() -> None:
     code = "import sys, dmray.records as t; t.provenance(); print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"), [("/data/a/mlflow.db", "nfs4"), ("/data2/mlflow.db", "ext4"), ("/tmp/x/y", "tmpfs")]
-)
-def test_a_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> None:
-    mounts = "/dev/a / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
-    assert sqlite.filesystem_of(Path(path), mounts) == kind

@@ -12,7 +12,7 @@ from dmray.reporting import collect, write_report
 from dmray.reporting.across import aggregate_table, improvement_table, results_by_protocol
 from dmray.reporting.figures import curve_of
 from dmray.reporting.tables import overview_table, score_table, verdict
-from tests.mlflow_mirror.examples import evaluated, judged, started, stopped_trial, whole_trial
+from tests.mlflow_mirror.examples import decided, evaluated, started, stopped_trial, whole_trial
 from tests.reporting.examples import comparison, seed_groups, strong, write
 
 RULE = {"grace_steps": 20, "reduction_factor": 2, "within": "dataset"}
@@ -29,12 +29,12 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path, "example")
 
 
-def test_a_cell_with_a_stopped_seed_has_no_mean_and_is_not_compared(folder: SweepFolder) -> None:
+def test_a_seed_group_with_a_stopped_seed_has_no_mean_and_is_not_compared(folder: SweepFolder) -> None:
     write(folder, LEDGERS, early_stopping=RULE)
     table = score_table(comparison(folder))
     found = seed_groups(table)
     assert set(list(found["DM"].values())[2:-1]) == {"-"}
-    assert (found["DM"]["seeds"], found["DM"]["without a score"]) == ("1 of 2", "1 stopped")
+    assert (found["DM"]["seeds"], found["DM"]["without a score"]) == ("1 of 2", "1 stopped early")
     assert found["DT"]["last, normalized"] == "55.0 ± 7.1"
     assert strong(table) == set(), "DT is alone"
     told = verdict(comparison(folder))
@@ -47,7 +47,7 @@ def test_it_is_not_summed_up_over_data_sets_either(folder: SweepFolder) -> None:
     write(folder, ledgers | {"dm 1 hopper-expert-v2": LEDGERS["dm 1"]}, datasets=names, early_stopping=RULE)
     (group,) = results_by_protocol(collect(folder).comparisons)
     overview = seed_groups(overview_table(group))
-    assert (overview["hopper-medium-v2"]["DM"], overview["hopper-expert-v2"]["DM"]) == ("92.5 ± 3.5", "stopped")
+    assert (overview["hopper-medium-v2"]["DM"], overview["hopper-expert-v2"]["DM"]) == ("92.5 ± 3.5", "stopped early")
     mean = overview["mean of the 2 data sets that all have"]
     assert (mean["DM"], mean["DT"]) == ("-", "55.0")
     assert set(seed_groups(aggregate_table(group))) == {"DT"}
@@ -62,7 +62,7 @@ def test_its_curve_is_that_of_all_seeds_as_far_as_all_came(folder: SweepFolder) 
 
 
 def test_seeds_that_may_yet_be_stopped_are_waited_for(folder: SweepFolder) -> None:
-    through = [*whole_trial(70, 90)[:3], judged(20, 70), *whole_trial(70, 90)[3:]]
+    through = [*whole_trial(70, 90)[:3], decided(20, 70), *whole_trial(70, 90)[3:]]
     write(folder, {"dm 0": through, "dm 1": [started(), evaluated(20, 10, 5)]}, early_stopping=RULE)
     assert seed_groups(score_table(comparison(folder)))["DM"]["last, normalized"] == "-"
 
@@ -81,8 +81,8 @@ def test_the_report_says_in_one_place_what_it_did(folder: SweepFolder) -> None:
     assert "1 of 4 trials were stopped, which saved 20 of 160 optimizer steps (12%)." in section
     assert "1 of 2 rows have seeds that were stopped" in section
     assert "| step 20 | 1 | 1 | 20 |" in section
-    assert "| stopped | 20 | early, at the rung of step 20 |" in report
-    assert "4 trials: 3 finished, 1 stopped." in report
+    assert "| stopped early | 20 | at the rung of step 20 |" in report
+    assert "4 trials: 3 finished, 1 stopped early." in report
 
 
 def test_a_sweep_without_it_has_no_word_of_it(folder: SweepFolder) -> None:

@@ -43,7 +43,7 @@ def test_a_report_is_written_whole(folder: SweepFolder) -> None:
     markdown, html = paths.markdown.read_text(), paths.html.read_text()
     for text in (markdown, html):
         assert "62.0 ± 2.8" in text
-        assert "2 finished, 1 failed, 1 missing" in text
+        assert "2 finished, 1 failed, 1 waiting" in text
         assert "decode mode window" in text
         assert "Target return of the headline score: 3600, the first of the list" in text
         assert "OSError: disk full" in text
@@ -63,14 +63,14 @@ def test_the_page_is_self_contained(folder: SweepFolder) -> None:
 def test_the_csv_files_hold_every_trial_and_every_evaluation(folder: SweepFolder) -> None:
     paths = write_report(folder)
     trials = list(csv.DictReader(paths.trials.read_text().splitlines()))
-    assert [(row["method"], row["seed"], row["status"], row["last_normalized"]) for row in trials] == [
+    assert [(row["method"], row["seed"], row["status"], row["last_normalized_score"]) for row in trials] == [
         ("dm", "0", "finished", "60"),
         ("dt", "0", "failed", ""),
         ("dm", "1", "finished", "64"),
-        ("dt", "1", "missing", ""),
+        ("dt", "1", "waiting", ""),
     ]
     curves = list(csv.DictReader(paths.curves.read_text().splitlines()))
-    assert [(row["method"], row["step"], row["normalized"]) for row in curves][:2] == [
+    assert [(row["method"], row["step"], row["normalized_score"]) for row in curves][:2] == [
         ("dm", "20", "50"),
         ("dm", "40", "60"),
     ]
@@ -82,7 +82,7 @@ def test_a_sweep_that_has_not_begun_can_be_reported(tmp_path: Path) -> None:
     write_manifest(folder, SWEEP)
     paths = write_report(folder)
     assert paths.figures == ()
-    assert "4 missing" in paths.markdown.read_text()
+    assert "4 waiting" in paths.markdown.read_text()
 
 
 def test_data_recorded_by_dmray_is_no_benchmark(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from dmray.errors import StorageError
 from dmray.planning import manifest
 from dmray.planning.plan import Plan
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import LedgerRecord, SweepFolder
 from dmray.reporting import SweepResults, collect
 from dmray.specs import IDENTITY_VERSION, SweepSpec
@@ -49,7 +50,7 @@ def test_every_trial_has_one_status(folder: SweepFolder) -> None:
         write_ledger(folder, trial, records)
     results = results_of(folder, sweep)
     statuses = [result.status for result in results.trials]
-    assert statuses == ["finished", "diverged", "failed", "unfinished", "unfinished", "missing"]
+    assert statuses == ["finished", "diverged", "failed", "started", "started", "waiting"]
     assert [result.error for result in results.trials] == [
         None,
         None,
@@ -58,7 +59,7 @@ def test_every_trial_has_one_status(folder: SweepFolder) -> None:
         "OSError: disk full",
         None,
     ]
-    assert results.count("unfinished") == 2
+    assert results.count(TrialStatus.STARTED) == 2
 
 
 def test_only_a_finished_trial_has_last_and_best(folder: SweepFolder) -> None:
@@ -90,7 +91,7 @@ def test_a_step_that_was_redone_counts_once_and_first(folder: SweepFolder) -> No
     assert result.attempts == 2
 
 
-def test_seeds_of_a_setting_make_a_cell_and_methods_a_comparison(folder: SweepFolder) -> None:
+def test_seeds_of_a_setting_make_a_group_and_methods_a_comparison(folder: SweepFolder) -> None:
     (comparison,) = results_of(folder, example_sweep(seeds=[0, 1, 2])).comparisons
     assert [(seed_group.label, len(seed_group.trials)) for seed_group in comparison.seed_groups] == [
         ("DM", 3),

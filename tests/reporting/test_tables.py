@@ -66,8 +66,8 @@ def test_what_has_no_score_is_counted_beside_the_mean(folder: SweepFolder) -> No
     table = seed_groups(score_table(comparison(folder)))
     assert table["DM"]["seeds"] == "1 of 4"
     assert table["DM"]["last, normalized"] == "60.0"
-    assert table["DM"]["without a score"] == "1 diverged, 1 failed, 1 unfinished"
-    assert table["DT"]["without a score"] == "3 missing"
+    assert table["DM"]["without a score"] == "1 diverged, 1 failed, 1 started"
+    assert table["DT"]["without a score"] == "3 waiting"
 
 
 def test_the_headline_of_the_first_target_is_reported(folder: SweepFolder) -> None:
@@ -143,8 +143,8 @@ def test_trial_rows_are_flat_and_complete(folder: SweepFolder) -> None:
     write(folder, {"dm 0": [70, 60]}, seeds=[0])
     rows = trial_columns(collect(folder)).to_pylist()
     assert [set(row) for row in rows] == [set(rows[0])] * 2
-    assert (rows[0]["last_normalized"], rows[0]["best_normalized"], rows[0]["best_step"]) == (60, 70, 20)
-    assert (rows[1]["status"], rows[1]["last_normalized"]) == ("missing", None)
+    assert (rows[0]["last_normalized_score"], rows[0]["best_normalized_score"], rows[0]["best_step"]) == (60, 70, 20)
+    assert (rows[1]["status"], rows[1]["last_normalized_score"]) == ("waiting", None)
 
 
 def test_the_terminal_table_fits_eighty_columns(folder: SweepFolder) -> None:
@@ -154,4 +154,4 @@ def test_the_terminal_table_fits_eighty_columns(folder: SweepFolder) -> None:
     text = console.export_text()
     assert "53.0 ± 4.2" in text
     assert "530.0 ± 42.4" in text
-    assert "1 missing" in text
+    assert "1 waiting" in text

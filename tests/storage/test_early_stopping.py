@@ -25,7 +25,7 @@ def test_trials_on_s3_are_stopped_by_scores_of_others_and_continue_on_another_ma
     assert run_trial(first, InlineEvaluation()).kind == "done"
     stopped = run_trial(second, InlineEvaluation())
     assert isinstance(stopped, TrialStopped)
-    assert stopped.rung.peers == 1
+    assert stopped.decision.num_peers == 1
     assert ledger_in_store(second)[-1] == stopped
     posted = Store(f"{s3_url}/tiny").list("rungs")
     assert sorted(Path(name).stem for name in posted) == sorted(plan.trial_ids[::2])

@@ -27,7 +27,7 @@ from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
 from dmray.files import write_json
 from dmray.progress.sweep_handle import StoreSweepHandle, find_sweep
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import Ledger, LedgerRecord, SweepFolder
 from dmray.storage import Store, sweep_folder
 from dmray.trial import publish as remote
@@ -97,17 +97,17 @@ def test_a_running_sweep_is_watched_paused_resumed_and_stopped(
         assert not (tmp_path / "another").exists()
 
         assert runner.invoke(pause_app, [f"{s3_url}/tiny"]).exit_code == 0
-        wait_until(lambda: (seen := look(s3_url))["states"]["left"] == 1 and seen["order"] == "pause")
+        wait_until(lambda: (seen := look(s3_url))["statuses"]["paused"] == 1 and seen["order"] == "pause")
         assert "resumed" in runner.invoke(resume_app, [f"{s3_url}/tiny"]).output
-        wait_until(lambda: look(s3_url)["states"]["running"] == 1)
+        wait_until(lambda: look(s3_url)["statuses"]["running"] == 1)
         stopped = runner.invoke(stop_app, [f"{s3_url}/tiny"])
         assert "continue with: again" in stopped.output
     finally:
         StoreCommands(Store(f"{s3_url}/tiny")).add(stop_order(s3_url))
         driver.join(60)
-    assert list(states.values()) == [TrialState.STARTED]
+    assert list(states.values()) == [TrialStatus.PAUSED]
     seen = look(s3_url)
-    assert (seen["driver"], seen["states"]["left"], seen["folder"]) == (None, 1, f"{s3_url}/tiny")
+    assert (seen["driver"], seen["statuses"]["paused"], seen["folder"]) == (None, 1, f"{s3_url}/tiny")
     log = runner.invoke(logs.app, [f"{s3_url}/tiny", plan.trial_ids[0][-6:], "--attempt", "2"]).output
     assert "attempt 2 on " in log
     assert "attempt 1 on " not in log
@@ -155,7 +155,7 @@ def test_status_fetches_new_records_only_and_no_weights(
         Ledger(running.ledger).append(evaluated(100))
         grown = running.ledger.stat().st_size
         send(store, origin)
-        assert view.look().states["running"] + view.look().states["interrupted"] == 1
+        assert view.look().statuses["running"] + view.look().statuses["interrupted"] == 1
         assert max(size for _, size in fetched) < 2_000 < grown
 
 
@@ -187,7 +187,7 @@ def test_of_two_commands_at_the_same_moment_the_second_is_an_error(url: str, tmp
     first, second = (StoreSweepHandle(store, SweepFolder(tmp_path / name, "tiny")) for name in ("first", "second"))
     assert [each.driver_and_command() for each in (first, second)] == [(None, None)] * 2
     first.send_command("stop")
-    with pytest.raises(StorageError, match=r"another order came first \(stop, by "):
+    with pytest.raises(StorageError, match=r"another command came first \(stop, by "):
         second.send_command("pause")
     second.driver_and_command()
     second.send_command("run")
@@ -268,7 +268,7 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
     client = mlflow.MlflowClient(uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.tags["dmray.level"] for run in runs) == ["cell", "sweep", "trial"]
+    assert sorted(run.data.tags["dmray.level"] for run in runs) == ["seed group", "sweep", "trial"]
     (top,) = [run for run in runs if run.data.tags["dmray.level"] == "sweep"]
     assert [each.path for each in client.list_artifacts(top.info.run_id, "report")] == ["report/report.md"]
     assert StoreHeartbeats(store).read() is None

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dmray.driver.session import run_sweep
 from dmray.on_ray import RayRunner
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
 from dmray.storage import Store, sweep_folder
 from tests.sweeps import tiny_plan
@@ -29,7 +29,7 @@ def test_a_sweep_on_ray_keeps_its_files_in_a_store(ray_session: None, tmp_path: 
         return folder.report
 
     states = run_sweep(plan, folder, RayRunner(), no_report, resume=False, console=Console(file=io.StringIO()))
-    assert set(states.values()) == {TrialState.FINISHED}
+    assert set(states.values()) == {TrialStatus.FINISHED}
     store = Store(f"file://{tmp_path}/store/tiny")
     assert f"trials/{plan.trial_ids[0]}/DONE.json" in store.list("trials")
     assert store.list("ray") == {}

@@ -22,7 +22,7 @@ from dmray.driver.session import run_sweep
 from dmray.driver.store_session import Refresh
 from dmray.errors import CheckpointError, StorageError
 from dmray.planning.plan import Plan
-from dmray.progress.trial_states import TrialState, trial_states
+from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import AttemptFailed, AttemptPaused, AttemptStarted, SweepFolder, TrialDone
 from dmray.records.records import ledger_line
 from dmray.reporting import write_report
@@ -39,7 +39,7 @@ from tests.sweeps import science_of, sweep_file, tiny_plan
 from tests.trial.jobs import Killed, StopAt
 
 
-def run(plan: Plan) -> dict[str, TrialState]:
+def run(plan: Plan) -> dict[str, TrialStatus]:
     def reported(folder: SweepFolder) -> Path:
         return write_report(folder).folder
 
@@ -68,7 +68,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 def on_s3(s3: S3) -> Plan:
     """A whole sweep in the mocked S3; to be read only."""
     plan = tiny_plan("s3://sweeps/whole")
-    assert set(run(plan).values()) == {TrialState.FINISHED}
+    assert set(run(plan).values()) == {TrialStatus.FINISHED}
     return plan
 
 
@@ -94,7 +94,7 @@ def test_a_finished_sweep_is_not_run_again(on_s3: Plan) -> None:
     folder = sweep_folder(on_s3.sweep.storage, "tiny", "driver")
     console = Console(file=io.StringIO())
     states = run_sweep(on_s3, folder, Refuses(), lambda folder: folder.report, resume=False, console=console)
-    assert set(states.values()) == {TrialState.FINISHED}
+    assert set(states.values()) == {TrialStatus.FINISHED}
 
 
 def test_a_missing_bucket_is_named_before_anything_starts(s3: S3) -> None:
@@ -113,7 +113,7 @@ def test_a_plan_reads_the_store_and_works_without_one_that_it_may_not_read(
     ]
     assert [each.exit_code for each in told] == [0, 0]
     assert "trials: 2 finished" in told[0].output
-    assert "trials: 2 new" in told[1].output
+    assert "trials: 2 waiting" in told[1].output
     assert "what is done may be more: s3://no-such-bucket/runs/tiny" in told[1].output
 
 
@@ -168,7 +168,7 @@ def test_a_killed_trial_continues_from_the_store_on_another_machine(
     run_trial(job(plan), InlineEvaluation())
     assert from_steps(job(plan)) == [0, 30]
     folder = read(plan)
-    assert list(trial_states(plan, folder).values()) == [TrialState.FINISHED, TrialState.NEW]
+    assert list(trial_statuses(plan, folder).values()) == [TrialStatus.FINISHED, TrialStatus.WAITING]
     first = science_of(folder, plan.trial_ids[:1])
     assert first == undisturbed[: len(first)]
 

@@ -17,7 +17,7 @@ from dmray.driver.diagnosis import diagnose
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import EngineError, SpecError
-from dmray.progress.trial_states import TrialState
+from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
 from dmray.reporting import write_report
 from dmray.rollout import replay_errors
@@ -90,7 +90,7 @@ def test_a_sweep_records_trains_evaluates_and_reports(tmp_path: Path) -> None:
         resume=False,
         console=Console(quiet=True),
     )
-    assert set(states.values()) == {TrialState.FINISHED}
+    assert set(states.values()) == {TrialStatus.FINISHED}
     assert "homing (toy, " in (folder.report / "report.md").read_text()
 
 

@@ -17,7 +17,7 @@ from dmray.errors import StoreUnavailableError
 from dmray.on_ray import RayRunner
 from dmray.planning.plan import Plan
 from dmray.progress.summary import follower_of, summarize
-from dmray.progress.trial_states import TrialState, trial_states
+from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import AttemptStarted, EvaluationDone, EvaluationSkipped, RungDecision, SweepFolder, TrialStopped
 from dmray.reporting import write_report
 from dmray.trial.checkpoints import load_checkpoint
@@ -40,7 +40,7 @@ def post(work: TrialJob, *scores: float, step: int = 20) -> None:
         RungBoard(work).post(work.early_stopping.competitors_of(work.trial), step, f"other-{number}", score)
 
 
-def run(plan: Plan, resume: bool = False) -> dict[str, TrialState]:
+def run(plan: Plan, resume: bool = False) -> dict[str, TrialStatus]:
     folder = SweepFolder(Path(plan.sweep.storage), plan.sweep.name)
 
     def reported(folder: SweepFolder) -> Path:
@@ -55,7 +55,12 @@ def test_a_trial_that_is_not_among_the_best_saves_and_stops_without_being_done(t
     post(work, 1e6)
     stopped = run_trial(work, InlineEvaluation())
     assert isinstance(stopped, TrialStopped)
-    assert (stopped.step, stopped.rung.step, stopped.rung.peers, stopped.rung.verdict) == (20, 20, 1, "stop")
+    assert (stopped.step, stopped.decision.step, stopped.decision.num_peers, stopped.decision.action) == (
+        20,
+        20,
+        1,
+        "stop",
+    )
     assert records_of(work, TrialStopped) == [stopped]
     assert load_checkpoint(work.folder.last_checkpoint)["trainer"]["step"] == 20
     assert not work.folder.done.exists()
@@ -64,19 +69,19 @@ def test_a_trial_that_is_not_among_the_best_saves_and_stops_without_being_done(t
     assert work.folder.ledger.read_bytes() == before
 
 
-def test_a_trial_among_the_best_goes_on_and_its_score_is_there_for_others(tmp_path: Path) -> None:
+def test_a_trial_among_the_best_continues_and_its_score_is_there_for_others(tmp_path: Path) -> None:
     work = work_on(tmp_path)
     post(work, -1e6)
     done = run_trial(work, InlineEvaluation())
     assert done.kind == "done"
-    (judged,) = records_of(work, RungDecision)
-    assert (judged.verdict, judged.cutoff) == ("go on", judged.score)
+    (decision,) = records_of(work, RungDecision)
+    assert (decision.action, decision.cutoff) == ("continue", decision.score)
     assert work.early_stopping is not None
     posted = RungBoard(work).scores(work.early_stopping.competitors_of(work.trial), 20)
-    assert posted == {"other-0": -1e6, work.trial.trial_id: judged.score}
+    assert posted == {"other-0": -1e6, work.trial.trial_id: decision.score}
 
 
-def test_training_goes_on_until_the_verdict_comes(tmp_path: Path) -> None:
+def test_training_continues_until_the_decision_is_made(tmp_path: Path) -> None:
     work = work_on(tmp_path, training={"steps": 80, "batch_size": 8, "warmup_steps": 5})
     post(work, 1e6)
     service = ScriptedService([1.0, 1.0], at_once=False)
@@ -87,11 +92,11 @@ def test_training_goes_on_until_the_verdict_comes(tmp_path: Path) -> None:
 
     stopped = run_trial(work, service, ready_at_30)
     assert isinstance(stopped, TrialStopped)
-    assert (stopped.step, stopped.rung.step) == (40, 20)
+    assert (stopped.step, stopped.decision.step) == (40, 20)
     assert list(load_checkpoint(work.folder.last_checkpoint)["open_evaluations"]) == [40]
 
 
-def test_a_trial_that_came_to_its_end_first_is_done_and_not_judged(tmp_path: Path) -> None:
+def test_a_trial_that_came_to_its_end_first_is_done_and_nothing_is_decided(tmp_path: Path) -> None:
     work = work_on(tmp_path)
     post(work, 1e6)
 
@@ -109,7 +114,7 @@ def test_a_trial_that_came_to_its_end_first_is_done_and_not_judged(tmp_path: Pat
     assert work.trial.trial_id in RungBoard(work).scores(work.early_stopping.competitors_of(work.trial), 20)
 
 
-def test_a_verdict_is_given_once_whatever_happens_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decision_is_made_once_whatever_happens_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = work_on(tmp_path, faults={"checkpoint_every_steps": 15})
     post(work, 1e6)
 
@@ -122,14 +127,14 @@ def test_a_verdict_is_given_once_whatever_happens_after_it(tmp_path: Path, monke
             run_trial(work, InlineEvaluation())
     assert len(records_of(work, RungDecision)) == 1
     assert records_of(work, TrialStopped) == []
-    post(work, -1e6)  # it would go on now
+    post(work, -1e6)  # it would continue now
     stopped = run_trial(work, ScriptedService([]))
     assert isinstance(stopped, TrialStopped)
     assert stopped.step == 15, "nothing is trained again only to be stopped"
     assert len(records_of(work, RungDecision)) == 1
 
 
-def test_a_trial_that_died_before_its_verdict_is_judged_by_its_recorded_score(
+def test_a_trial_that_died_before_the_decision_is_decided_by_its_recorded_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = work_on(tmp_path, faults={"checkpoint_every_steps": 20})
@@ -155,7 +160,7 @@ def test_without_the_rule_a_stopped_trial_goes_on_to_the_numbers_of_one_that_was
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_store_that_is_away_makes_a_verdict_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_delays_the_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = work_on(tmp_path)
     post(work, 1e6)
     answers, scores = [False, True], RungBoard.scores
@@ -166,10 +171,10 @@ def test_a_store_that_is_away_makes_a_verdict_late(tmp_path: Path, monkeypatch: 
         return scores(self, group, step)
 
     monkeypatch.setattr(RungBoard, "scores", scores_later)
-    monkeypatch.setattr("dmray.trial.early_stopping._AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr("dmray.trial.early_stopping._RETRY_AFTER_S", 0.0)
     stopped = run_trial(work, InlineEvaluation())
     assert isinstance(stopped, TrialStopped)
-    assert (stopped.step, stopped.rung.step) == (30, 20)
+    assert (stopped.step, stopped.decision.step) == (30, 20)
 
 
 def test_an_evaluation_that_decides_is_whole_and_never_left_out(tmp_path: Path) -> None:
@@ -212,9 +217,9 @@ def test_a_sweep_whose_trials_were_stopped_has_ended_and_is_not_run_again(
     plan = tiny_plan(tmp_path, **ONE_METHOD)
     folder = SweepFolder(tmp_path, "tiny")
     states = run(plan)
-    assert list(states.values()) == [TrialState.FINISHED, TrialState.FINISHED, TrialState.STOPPED]
+    assert list(states.values()) == [TrialStatus.FINISHED, TrialStatus.FINISHED, TrialStatus.STOPPED_EARLY]
     summary = summarize(follower_of(folder))
-    assert (summary.states["stopped"], summary.steps, summary.total_steps) == (1, 100, 100)
+    assert (summary.statuses["stopped_early"], summary.steps, summary.total_steps) == (1, 100, 100)
     assert (summary.done, _exit_status(summary)) == (True, 0)
     ledgers = [folder.trial(trial_id).ledger.read_bytes() for trial_id in plan.trial_ids]
     assert run(plan) == states
@@ -223,21 +228,25 @@ def test_a_sweep_whose_trials_were_stopped_has_ended_and_is_not_run_again(
     report = (folder.report / "report.md").read_text()
     assert "1 of 3 trials were stopped, which saved 20 of 120 optimizer steps (17%)." in report
     assert "| step 20 | 3 | 1 | 20 |" in report
-    assert "| DM (n_layer 3) | 0 of 1 | - | - | - | - | - | 1 stopped |" in report
+    assert "| DM (n_layer 3) | 0 of 1 | - | - | - | - | - | 1 stopped early |" in report
 
     free = tiny_plan(tmp_path, **ONE_METHOD | {"early_stopping": None})
-    assert list(trial_states(free, folder).values()) == [TrialState.FINISHED, TrialState.FINISHED, TrialState.STARTED]
-    assert set(run(free, resume=True).values()) == {TrialState.FINISHED}
+    assert list(trial_statuses(free, folder).values()) == [
+        TrialStatus.FINISHED,
+        TrialStatus.FINISHED,
+        TrialStatus.PAUSED,
+    ]
+    assert set(run(free, resume=True).values()) == {TrialStatus.FINISHED}
     assert "| DM (n_layer 3) | 1 of 1 |" in (folder.report / "report.md").read_text()
 
 
 @pytest.mark.ray
 def test_a_stopped_trial_has_ended_on_ray(ray_session: None, tmp_path: Path) -> None:
     resources = {"executor": "tune", "cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5}
-    waits = {"max_pending_evaluations": 1}  # else the toy is at its end before its first verdict
+    waits = {"max_pending_evaluations": 1}  # else the toy is at its end before its first decision
     training = {"steps": 80, "batch_size": 8, "warmup_steps": 5}
     plan = tiny_plan(tmp_path, **ONE_METHOD, resources=resources | waits, training=training)
     folder = SweepFolder(tmp_path, "tiny")
     post(TrialJob.of(plan.trials[0], plan.sweep, folder), 1e6)
     assert RayRunner().run(plan, plan.trials[:1], folder) == [], "it has not left"
-    assert trial_states(plan, folder)[plan.trial_ids[0]] is TrialState.STOPPED
+    assert trial_statuses(plan, folder)[plan.trial_ids[0]] is TrialStatus.STOPPED_EARLY

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dmray.errors import CheckpointError, DatasetError
-from dmray.mlflow_mirror.labels import attempt_tags
+from dmray.mlflow_mirror.layout import attempt_tags
 from dmray.policies import PolicySnapshot
 from dmray.records import (
     AttemptFailed,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmray.progress.trial_states import TrialState, trial_state
+from dmray.progress.trial_status import TrialStatus, trial_status
 from dmray.records import AttemptFailed, read_ledger
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
@@ -42,7 +42,7 @@ def test_a_hung_trial_is_ended_with_its_stack_in_the_ledger_and_goes_on_from_its
     work = job(tmp_path)
     ended = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], stderr=subprocess.DEVNULL, check=False)
     assert ended.returncode == 1
-    assert trial_state(work.trial, work.folder) is TrialState.STARTED
+    assert trial_status(work.trial, work.folder) is TrialStatus.STARTED
     assert run_trial(work, InlineEvaluation()).status == "finished"
     [failure] = [record for record in read_ledger(work.folder.ledger) if isinstance(record, AttemptFailed)]
     assert failure.error.startswith("TrainingHang: no training step")
@@ -57,7 +57,7 @@ def test_a_hang_that_nobody_took_up_again_is_a_failure_too(tmp_path: Path) -> No
     folder.path.mkdir(parents=True)
     folder.hang.write_text("Thread 0x1 (most recent call first):")
     assert note_hang(folder)
-    assert trial_state(work.trial, folder) is TrialState.FAILED
+    assert trial_status(work.trial, folder) is TrialStatus.FAILED
     assert not note_hang(folder)
 
 

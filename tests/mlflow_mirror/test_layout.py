@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from dmray.mlflow_mirror.metric_points import Point, points_of, seed_group_points, target_name
+from dmray.mlflow_mirror.layout import Point, points_of, seed_group_points
+from dmray.records.metrics import target_name
 from dmray.records.records import TrainProgress
 from dmray.records.scores import Score, Spread, best_score, last_score
 from tests.mlflow_mirror.examples import T0, done, evaluated, trained
@@ -65,7 +66,7 @@ def test_the_spread_is_the_sample_deviation_and_one_seed_has_none() -> None:
     assert Spread.of([]) is None
 
 
-def test_cell_points_of_one_seed_have_no_deviation() -> None:
+def test_seed_group_points_of_one_seed_have_no_deviation() -> None:
     assert set(values(seed_group_points([5.0], [6.0], T0))) == {
         "agg/n_seeds",
         "agg/normalized_score_last_mean",

@@ -1,0 +1,356 @@
+"""How a sweep looks in MLflow: every name of a run, a tag, a parameter, a metric, an artifact and a view.
+
+    experiment dmray/<sweep>
+      sweep                                    dmray.level = sweep
+        seed group: all seeds of one setting   dmray.level = seed group
+          trial: one seed                      dmray.level = trial
+
+Parameters are what defines a trial and never change; they have the same keys for every method, so that a comparison
+lines up. All that may change when a trial is resumed (machine, versions, attempt) is a tag. Metrics are those of
+`dmray.records.metrics`, as `<group>/<name>` by optimizer step; `final/`, `best/` and `agg/` are made of scores.
+Everything here is a pure function of specs and records: the same for a live trial and for a replay.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dmray.methods import METHODS
+from dmray.records import (
+    METRICS,
+    AttemptFailed,
+    AttemptStarted,
+    EvaluationDone,
+    RungDecision,
+    Score,
+    Spread,
+    TrainProgress,
+    TrialDone,
+    TrialStopped,
+    best_score,
+    last_score,
+)
+from dmray.specs import DatasetSpec, SweepSpec, TrialSpec, canonical_json
+from dmray.tasks import DATASETS, task_of
+
+# Tags. A run is found by SWEEP_ID and KEY.
+LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep", "dmray.sweep_id", "dmray.status"
+TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+LEVELS = ("sweep", "seed group", "trial")
+
+# Tags of experiments, models and versions.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
+MODEL_STEP, GROUP_SCORE = "dmray.step", "dmray.seed_group_score"
+
+# Artifacts of runs, and the models of a trial's run.
+CONFIG, ERROR = "config.yaml", "error.txt"
+REPORT, EVALUATIONS, PICTURES, VIDEOS = "report", "evaluations", "pictures", "videos"
+FINAL_MODEL, BEST_MODEL = "final", "best"
+CHECKPOINT, MODEL_TYPE = "policy.pt", "dmray policy"
+REGISTERED_MODEL_NOTE = "Policies of dmray sweeps; aliases are data sets."
+
+# A record's points are committed together, so where its step is a point, the whole record is there.
+COMMITTED = {"train": "train/step", "evaluation": "eval/step", "rung": "rung/step", "done": "final/step"}
+GROUP_COMMITTED = "agg/n_seeds"
+FINAL_SCORE, BEST_SCORE = "final/normalized_score", "best/normalized_score"
+
+# MLflow's statuses of runs; what is FINISHED has ended as a result.
+RUN_STATUS = {
+    "waiting": "KILLED",
+    "running": "RUNNING",
+    "interrupted": "KILLED",
+    "paused": "KILLED",
+    "stopped_early": "KILLED",
+    "failed": "FAILED",
+    "finished": "FINISHED",
+    "diverged": "FINISHED",
+}
+
+MeasuredRecord = TrainProgress | EvaluationDone | RungDecision | TrialDone
+_LONGEST_DIGEST = 36  # MLflow's; the whole fingerprint is the run's tag data.sha256
+
+
+def experiment_name(sweep: str) -> str:
+    return f"dmray/{sweep}"
+
+
+def seed_group_name(trial: TrialSpec) -> str:
+    return f"{METHODS[trial.method].label}|{trial.dataset.name}"
+
+
+def trial_name(trial: TrialSpec) -> str:
+    return f"{seed_group_name(trial)}|s{trial.seed}"
+
+
+def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:
+    datasets, seeds = ", ".join(dataset.name for dataset in sweep.datasets), ", ".join(map(str, sweep.seeds))
+    methods = ", ".join(dict.fromkeys(METHODS[method].label for block in sweep.grid for method in block.methods))
+    return {
+        **_common("sweep", sweep.name, sweep, sweep_id),
+        NOTE: f"{trials} trials: {methods} on {datasets}, seeds {seeds}.",
+    }
+
+
+def seed_group_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -> dict[str, str]:
+    """Tags of the group that `trial` is a seed of."""
+    group = trial.seed_group_id
+    return {
+        **_common("seed group", group, sweep, sweep_id),
+        **_setting_tags(trial),
+        SEED_GROUP: group,
+        PARENT: parent,
+    }
+
+
+def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -> dict[str, str]:
+    return {
+        **_common("trial", trial.trial_id, sweep, sweep_id),
+        **_setting_tags(trial),
+        TRIAL: trial.trial_id,
+        SEED_GROUP: trial.seed_group_id,
+        "seed": str(trial.seed),
+        PARENT: parent,
+    }
+
+
+def attempt_tags(record: AttemptStarted) -> dict[str, str]:
+    """The machine, the versions and the data of an attempt."""
+    made = record.provenance
+    git, versions, hardware = made.get("git") or {}, made.get("versions") or {}, made.get("hardware") or {}
+    return _texts(
+        {
+            "mlflow.source.git.commit": git.get("commit"),
+            "git.commit": git.get("commit"),
+            "git.dirty": git.get("dirty"),
+            "host": made.get("hostname"),
+            "cpu.type": hardware.get("cpu"),
+            "gpu.type": hardware.get("gpu"),
+            "data.sha256": made.get("dataset_fingerprint"),
+            "data.notes": "; ".join(made.get("dataset_notes") or []) or None,
+            "mamba.backend": made.get("scan_backend"),
+            "policy.parameters": (made.get("policy") or {}).get("parameters"),
+            **{f"version.{name}": version for name, version in versions.items()},
+            "dmray.attempt": record.attempt,
+            "dmray.resumed_from_step": record.from_step,
+        }
+    )
+
+
+def failure_tags(record: AttemptFailed) -> dict[str, str]:
+    return _texts({"dmray.last_error": record.error, "dmray.failed_at_step": record.step})
+
+
+def stopped_tags(record: TrialStopped) -> dict[str, str]:
+    return _texts({"dmray.stopped_at_step": record.step, "dmray.stopped_at_rung": record.decision.step})
+
+
+def seed_group_params(trial: TrialSpec) -> dict[str, str]:
+    """Everything that defines the trial but its seed, flat: evaluation settings are `eval_*`."""
+    content = trial.model_dump(mode="json")
+    task = task_of(trial.dataset)
+    evaluation = {f"eval_{key}": value for key, value in content["evaluation"].items()}
+    values = {
+        "model": METHODS[trial.method].label,
+        "method": trial.method,
+        "dataset": trial.dataset.name,
+        "dataset_generate": content["dataset"]["generate"] or "no",
+        "task": task.name,
+        "family": task.family,
+        "protocol": task.protocol,
+        **content["model"],
+        **content["training"],
+        **evaluation,
+    }
+    return {key: value if isinstance(value, str) else canonical_json(value) for key, value in values.items()}
+
+
+def trial_params(trial: TrialSpec) -> dict[str, str]:
+    return {**seed_group_params(trial), "seed": str(trial.seed)}
+
+
+def _common(level: str, key: str, sweep: SweepSpec, sweep_id: str) -> dict[str, str]:
+    assert level in LEVELS
+    return {
+        LEVEL: level,
+        KEY: key,
+        SWEEP_ID: sweep_id,
+        SWEEP: sweep.name,
+        "mlflow.source.name": "dmray",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def _setting_tags(trial: TrialSpec) -> dict[str, str]:
+    task = task_of(trial.dataset)
+    return {
+        "model": METHODS[trial.method].label,
+        "method": trial.method,
+        "dataset": trial.dataset.name,
+        "task": task.name,
+        "family": task.family,
+        "protocol": task.protocol,
+        "protocol.decode": trial.evaluation.decode,
+        "protocol.env_id": task.env_id,
+        "protocol.engine": task.engine,
+    }
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items() if value is not None}
+
+
+class Point(NamedTuple):
+    """One value of one metric. A point has its record's time, so a point made twice is the same point twice."""
+
+    key: str
+    value: float
+    step: int
+    time_ms: int
+
+
+def points_of(record: MeasuredRecord, scores: Iterable[Score]) -> list[Point]:
+    """The points of one record; `scores` are the trial's evaluations so far."""
+    values = {
+        f"{metric.group}/{name}": value for metric in METRICS[record.kind] for name, value in metric.values(record)
+    }
+    if record.kind == "done":
+        values |= _final_values(record, list(scores))
+    values[COMMITTED[record.kind]] = record.step
+    return _points(values, record.step, record.time_s)
+
+
+def seed_group_points(last: Sequence[float], best: Sequence[float], time_s: float) -> list[Point]:
+    """Aggregates over the scores of a group's finished seeds (at least one); the step is their number."""
+    values: dict[str, float] = {GROUP_COMMITTED: len(last)}
+    for name, scores in (("last", last), ("best", best)):
+        spread = Spread.of(scores)
+        if spread is not None:
+            values[f"agg/normalized_score_{name}_mean"] = spread.mean
+            if spread.std is not None:
+                values[f"agg/normalized_score_{name}_std"] = spread.std
+    return _points(values, len(last), time_s)
+
+
+def _final_values(record: TrialDone, scores: Sequence[Score]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    last, best = last_score(scores), best_score(scores)
+    names = [metric.name for metric in METRICS["evaluation"] if metric.group == "eval"]
+    if last is not None and record.status == "finished":  # weights that diverged have no final score
+        values |= {f"final/{name}": last.values[name] for name in names if name in last.values}
+    if best is not None:
+        values |= {f"best/{name}": best.values[name] for name in names if name in best.values}
+        values["best/step"] = best.step
+    return values
+
+
+def _points(values: Mapping[str, float], step: int, time_s: float) -> list[Point]:
+    return [Point(key, float(value), step, int(time_s * 1000)) for key, value in values.items()]
+
+
+@dataclass(frozen=True)
+class DatasetUsed:
+    """A data set as MLflow knows data sets; `source` and `profile` are JSON."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    profile: str | None
+
+
+def dataset_used(trial: TrialSpec, record: AttemptStarted) -> DatasetUsed | None:
+    """The data that the attempt trains on; None for an attempt that failed before it opened them."""
+    fingerprint = record.provenance.get("dataset_fingerprint")
+    if fingerprint is None:
+        return None
+    kind, source = _dataset_source(trial.dataset)
+    facts = record.provenance.get("dataset")
+    profile = None if facts is None else json.dumps(facts)
+    return DatasetUsed(trial.dataset.name, fingerprint[:_LONGEST_DIGEST], kind, json.dumps(source), profile)
+
+
+def _dataset_source(dataset: DatasetSpec) -> tuple[str, dict[str, object]]:
+    if dataset.generate is not None:
+        return "recorded", {"task": dataset.task, **dataset.generate.model_dump(mode="json")}
+    if dataset.path is not None:
+        return "local", {"uri": dataset.path}
+    return "published", {"uri": DATASETS[dataset.name].url}
+
+
+def model_name(trial: TrialSpec) -> str:
+    """`dmray-{method}-{family}`."""
+    return f"dmray-{trial.method.replace('+', '_')}-{task_of(trial.dataset).family}"
+
+
+def alias_name(trial: TrialSpec) -> str:
+    """The data set, and the decode mode where it is not `window`: scores of different modes are not compared."""
+    decode = trial.evaluation.decode
+    name = trial.dataset.name if decode == "window" else f"{trial.dataset.name}--{decode}"
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def registry_tags(trial: TrialSpec, sweep: str, seeds: int, seed_group_score: float, score: float) -> dict[str, str]:
+    """Tags of the registered version with the final weights of `trial`: how it was selected, and by which scores."""
+    return {
+        "dmray.selected_by": (
+            "seed group: highest mean last score over finished seeds; seed: last score nearest the group's median; "
+            "final weights"
+        ),
+        SWEEP: sweep,
+        SEED_GROUP: trial.seed_group_id,
+        TRIAL: trial.trial_id,
+        "dmray.seeds": str(seeds),
+        "dmray.protocol": f"{task_of(trial.dataset).protocol}, decode {trial.evaluation.decode}",
+        GROUP_SCORE: repr(seed_group_score),
+        "dmray.score": repr(score),
+    }
+
+
+# The UI colours a group by a hash of its keys: with the method last, neighbours such as DM and DT never look alike.
+_VIEWS = {"methods": ("model",), "datasets": ("dataset", "model")}
+
+
+def view_tags(experiment: str) -> dict[str, str]:
+    """Tags of the experiment with that id: views of its trials, and a description that links to them.
+
+    The UI keeps what its own Share button makes in such tags.
+    """
+    curves, table = view_link("", experiment), view_link("", experiment, mode="TABLE")
+    by_dataset = view_link("", experiment, "datasets", "TABLE")
+    note = f"Methods over all seeds: [curves]({curves}), [table]({table}); [by data set and method]({by_dataset})."
+    return {**{f"mlflow.sharedViewState.{name}": _view_state(keys) for name, keys in _VIEWS.items()}, NOTE: note}
+
+
+def view_link(server: str, experiment: str, view: str = "methods", mode: str = "CHART") -> str:
+    """The address of a view (methods or datasets) as CHART or TABLE. `server` empty: relative to the UI's own page."""
+    place = f"#/experiments/{experiment}/runs?viewStateShareKey={view}&compareRunsMode={mode}"
+    return f"{server.rstrip('/')}/{place}" if server else place
+
+
+def _view_state(keys: tuple[str, ...]) -> str:
+    return json.dumps(
+        {
+            "searchFilter": f"tags.`{LEVEL}` = 'trial'",
+            "orderByKey": "attributes.start_time",
+            "orderByAsc": False,
+            "groupBy": {
+                "aggregateFunction": "average",
+                "groupByKeys": [{"mode": "tag", "groupByData": name} for name in keys],
+            },
+            "groupsExpanded": {},
+            "useGroupedValuesInCharts": True,
+            "chartsSearchFilter": "eval/(norm|return_m)|final/norm|train/loss$",
+            "hideEmptyCharts": True,
+            "selectedColumns": [
+                "attributes.`Source`",
+                f"metrics.`{FINAL_SCORE}`",
+                f"metrics.`{BEST_SCORE}`",
+                "metrics.`time/train_s`",
+            ],
+        }
+    )

@@ -1,0 +1,251 @@
+"""The status of a trial: one fold of its ledger, which every view of a sweep asks.
+
+What is left to run, `dmray.status`, the progress view, the report and MLflow all take a trial's records into a
+`TrialHistory` and read its `status`. A ledger cannot tell whether a worker is alive: its last word is that an attempt
+`started`. Whether that attempt is running is known where a driver's heartbeat is known: `with_liveness`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from dmray.errors import StorageError
+from dmray.files import write_json
+from dmray.planning.plan import Plan
+from dmray.planning.successive_halving import decision_holds
+from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter, select_trials
+from dmray.records import (
+    AttemptFailed,
+    AttemptStarted,
+    LedgerTail,
+    LightRecord,
+    RungDecision,
+    Score,
+    SweepFolder,
+    TrainProgress,
+    TrialDone,
+    TrialFolder,
+    TrialStopped,
+    read_done_marker,
+)
+from dmray.specs import EarlyStoppingSpec, TrialSpec
+
+
+class TrialStatus(StrEnum):
+    """What a trial's ledger says.
+
+    Waiting: it has no record. Started: an attempt began and has not said how it ended; it runs, or was killed. Paused:
+    the last attempt saved its state and ended, for a pause of the sweep, or by a decision of early stopping that does
+    not hold any more. Stopped early: early stopping ended it, and the decision holds under the sweep's rule. Failed:
+    the last attempt ended with an exception. Finished and diverged are results.
+    """
+
+    WAITING = "waiting"
+    STARTED = "started"
+    PAUSED = "paused"
+    STOPPED_EARLY = "stopped_early"
+    FAILED = "failed"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return self.value.replace("_", " ")
+
+
+RUNNING, INTERRUPTED = "running", "interrupted"  # what `with_liveness` makes of STARTED
+DONE = frozenset({TrialStatus.FINISHED, TrialStatus.DIVERGED})  # results
+ENDED = DONE | {TrialStatus.STOPPED_EARLY}  # nothing is left to run
+
+
+def with_liveness(status: TrialStatus, alive: bool) -> str:
+    """`status`, with `running` or `interrupted` for an attempt that started; `alive`: somebody works on the trial."""
+    if status is TrialStatus.STARTED:
+        return RUNNING if alive else INTERRUPTED
+    return status.value
+
+
+@dataclass
+class TrialHistory:
+    """What the records of a trial say, one by one in the order of the ledger.
+
+    Works on the end of a ledger too: `status` and what is named last are then those of the whole ledger.
+
+    Attributes:
+        rule: The sweep's early stopping as it is now.
+        step: The highest step that a record tells of.
+        attempts: How many attempts began.
+        last_attempt, last_failure, last_training: The last record of the kind.
+        scores: The first evaluation of each step.
+        decisions: Early stopping's first decision at each rung.
+        evaluated_step: The last step whose evaluation is recorded or was skipped.
+        done: How it ended as a result; the first such record counts.
+        last: The last record.
+    """
+
+    trial: TrialSpec
+    rule: EarlyStoppingSpec | None = None
+    step: int = 0
+    attempts: int = 0
+    last_attempt: AttemptStarted | None = None
+    last_failure: AttemptFailed | None = None
+    last_training: TrainProgress | None = None
+    scores: dict[int, Score] = field(default_factory=dict)
+    decisions: dict[int, RungDecision] = field(default_factory=dict)
+    evaluated_step: int = 0
+    done: TrialDone | None = None
+    last: LightRecord | None = None
+
+    def take(self, record: LightRecord) -> None:
+        """Take the next record in."""
+        self.last = record
+        if record.kind == "train":
+            self.last_training = record
+        elif record.kind == "evaluation":
+            if record.step not in self.scores:
+                self.scores[record.step] = Score.of(record)
+            self.evaluated_step = max(self.evaluated_step, record.step)
+        elif record.kind == "attempt":
+            self.last_attempt, self.attempts = record, max(self.attempts + 1, record.attempt)
+            self.step = max(self.step, record.from_step)
+            return
+        elif record.kind == "failure":
+            self.last_failure = record
+        elif record.kind == "rung":
+            self.decisions.setdefault(record.step, record)
+        elif record.kind == "skipped":
+            self.evaluated_step = max(self.evaluated_step, record.step)
+        elif record.kind == "done":
+            self.done = self.done or record
+        if record.step > self.step:
+            self.step = record.step
+
+    @property
+    def status(self) -> TrialStatus:
+        """A result stands; else the last record decides."""
+        if self.done is not None:
+            return TrialStatus(self.done.status)
+        if self.last is None:
+            return TrialStatus.WAITING
+        if self.last.kind == "stopped":
+            return TrialStatus.STOPPED_EARLY if self.stopped is not None else TrialStatus.PAUSED
+        if self.last.kind == "paused":
+            return TrialStatus.PAUSED
+        return TrialStatus.FAILED if self.last.kind == "failure" else TrialStatus.STARTED
+
+    @property
+    def stopped(self) -> TrialStopped | None:
+        """The record by which early stopping ended it, if that decision holds under the sweep's rule as it is now."""
+        last = self.last
+        if self.done is None and last is not None and last.kind == "stopped":
+            return last if decision_holds(self.rule, self.trial, last.decision) else None
+        return None
+
+    @property
+    def end_step(self) -> int:
+        """The step that it is to reach, or ended at."""
+        if self.done is not None:
+            return self.done.step
+        return self.stopped.step if self.stopped is not None else self.trial.training.steps
+
+    @property
+    def error(self) -> str | None:
+        """The first line of the last failure; None once there is a result."""
+        return self.last_failure.error if self.last_failure is not None and self.done is None else None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Of the last attempt; empty before the first."""
+        return self.last_attempt.provenance if self.last_attempt is not None else {}
+
+    @property
+    def last_score(self) -> Score | None:
+        """The last evaluation that was recorded, over whatever episodes."""
+        return self.scores[max(self.scores)] if self.scores else None
+
+
+def read_history(folder: TrialFolder, trial: TrialSpec, rule: EarlyStoppingSpec | None = None) -> TrialHistory:
+    """The history by the whole ledger, and by the done marker where the ledger lacks the end.
+
+    Raises:
+        StorageError: a line of the ledger is no record; file and line are named.
+    """
+    history = TrialHistory(trial, rule)
+    for record in LedgerTail(folder.ledger, light=True).records():
+        history.take(record)
+    return _with_marker(history, folder)
+
+
+def trial_statuses(plan: Plan, folder: SweepFolder) -> dict[str, TrialStatus]:
+    """The status of each trial of `plan`, by trial id."""
+    rule = plan.sweep.early_stopping
+    return {trial.trial_id: trial_status(trial, folder.trial(trial.trial_id), rule) for trial in plan.trials}
+
+
+def trial_status(trial: TrialSpec, folder: TrialFolder, rule: EarlyStoppingSpec | None = None) -> TrialStatus:
+    """By the done marker, else by the end of the ledger: the status alone needs no more."""
+    return _recent_history(trial, folder, rule).status
+
+
+def failures(plan: Plan, folder: SweepFolder) -> dict[str, str]:
+    """The first line of the error of each failed trial, by trial id."""
+    histories = [_recent_history(trial, folder.trial(trial.trial_id)) for trial in plan.trials]
+    return {
+        history.trial.trial_id: history.error
+        for history in histories
+        if history.status is TrialStatus.FAILED and history.error is not None
+    }
+
+
+def to_run(
+    plan: Plan, statuses: Mapping[str, TrialStatus], resume: bool, choice: TrialFilter = ALL_TRIALS
+) -> tuple[TrialSpec, ...]:
+    """The trials of `choice` that have not ended, in the plan's order; with `retry_failed`, only those that failed.
+
+    Raises:
+        SpecError: the choice is not well formed or names no trial.
+        StorageError: trials were begun before and neither `resume` nor `retry_failed` was asked for.
+    """
+    wanted = select_trials(plan, choice)
+    if choice.retry_failed:
+        return tuple(trial for trial in wanted if statuses[trial.trial_id] is TrialStatus.FAILED)
+    todo = tuple(trial for trial in wanted if statuses[trial.trial_id] not in ENDED)
+    begun = [trial for trial in todo if statuses[trial.trial_id] is not TrialStatus.WAITING]
+    if begun and not resume:
+        raise StorageError(
+            f"sweep '{plan.sweep.name}' was begun before: {len(wanted) - len(todo)} trials are done, "
+            f"{len(begun)} are not; continue with --resume (or --retry-failed for those that failed alone), "
+            "or choose another folder with --storage"
+        )
+    return todo
+
+
+def restore_done_markers(plan: Plan, folder: SweepFolder) -> None:
+    """Write the markers that are missing or damaged although the ledger has the end: a kill came between the two."""
+    for trial in plan.trials:
+        files = folder.trial(trial.trial_id)
+        done = _recent_history(trial, files).done
+        if done is not None and read_done_marker(files) is None:
+            write_json(files.done, done.model_dump(mode="json"))
+
+
+def _recent_history(trial: TrialSpec, folder: TrialFolder, rule: EarlyStoppingSpec | None = None) -> TrialHistory:
+    history = _with_marker(TrialHistory(trial, rule), folder)
+    if history.done is None and folder.ledger.exists():
+        _take_all(history, LedgerTail.near_end(folder.ledger, light=True).records())
+    return history
+
+
+def _take_all(history: TrialHistory, records: Iterable[LightRecord]) -> None:
+    for record in records:
+        history.take(record)
+
+
+def _with_marker(history: TrialHistory, folder: TrialFolder) -> TrialHistory:
+    if history.done is None and (done := read_done_marker(folder)) is not None:
+        history.take(done)
+    return history
