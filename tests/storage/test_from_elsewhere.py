@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from dmray.cli import logs, pause, report, resume, status, stop, track
 from dmray.coordination.heartbeat import Heartbeat, StoreHeartbeats
 from dmray.coordination.store_commands import StoreCommands
+from dmray.driver import store_session as remote
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
@@ -28,7 +29,6 @@ from dmray.progress.sweep_handle import StoreSweepHandle, find_sweep
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import Ledger, LedgerRecord, SweepFolder, write_json
 from dmray.storage import Store, sweep_folder
-from dmray.trial import publish as remote
 from tests.progress.test_progress import begun, done, evaluated, failed, started, trained
 from tests.storage.conftest import S3
 from tests.sweeps import sweep_file, tiny_plan
