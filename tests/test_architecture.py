@@ -15,30 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.floors import COMMANDS, FLOORS
+
 PACKAGE = Path(__file__).parent.parent / "dmray"
-COMMANDS = (
-    "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "submit",
-)  # fmt: skip
-FLOORS = {
-    "errors": 0, "fields": 0, "files": 0, "frozen": 0, "periodic_thread": 0, "plugins": 0,
-    "file_lock": 1, "registry": 1,
-    "models": 2,
-    "methods": 3,
-    "specs": 4,
-    "tasks": 5, "datasets": 5, "downloads": 5, "records": 5,
-    "policies": 6, "storage": 6,
-    "training": 7, "rollout": 7,
-    "sources": 8, "planning": 8, "coordination": 8,
-    "progress": 9,
-    "trial": 10,
-    "inference": 11,
-    "mlflow_mirror": 12, "reporting": 13,
-    "driver": 14, "on_ray": 15,
-    "api": 16,
-    "cli": 17,
-    "execution": 18,
-    **dict.fromkeys(COMMANDS, 18), "__main__": 18,
-}  # fmt: skip
 SIMULATORS = ("mujoco", "gymnasium", "envpool", "gym", "d4rl", "pybullet")
 RIM = {"ray": "on_ray", "mlflow": "mlflow_mirror", "minari": "datasets", **dict.fromkeys(SIMULATORS, "rollout")}
 MODULES = sorted(PACKAGE.rglob("*.py"))

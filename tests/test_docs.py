@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_architecture import COMMANDS, FLOORS
+from tests.floors import COMMANDS, FLOORS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

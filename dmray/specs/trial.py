@@ -88,7 +88,7 @@ class EvaluationSpec(Spec):
     depend on how many actors share the work.
 
     `quick_episodes` (off by default): along the way only the first so many episodes are run; all of them at the end,
-    and wherever the quick score leaves it open whether the weights are the best so far (`dmray.trial.cadence`).
+    and wherever the quick score leaves it open whether the weights are the best so far (`dmray.trial.pending_evaluations`).
     """
 
     episodes: PositiveInt = 100
