@@ -87,8 +87,8 @@ class EvaluationSpec(Spec):
     the targets. `cohort_size` episodes are rolled out in lockstep: it fixes the batches, so that results do not
     depend on how many actors share the work.
 
-    `quick_episodes` (off by default): along the way only the first so many episodes are run; all of them at the end,
-    and wherever the quick score leaves it open whether the weights are the best so far (`dmray.trial.pending_evaluations`).
+    `quick_episodes` (off by default): evaluations during training run only the first so many episodes. All episodes
+    are run after the last step, and whenever the quick score may be a new best (`dmray.trial.pending_evaluations`).
     """
 
     episodes: PositiveInt = 100
