@@ -42,7 +42,7 @@ def test_idle_actors_are_let_go_and_come_back_for_work(ray_session: None, tmp_pa
 
 
 @pytest.mark.slow
-def test_killing_actors_and_the_dispatcher_at_random_changes_no_score(ray_session: None, tmp_path: Path) -> None:
+def test_killing_actors_and_the_dispatcher_changes_no_score(ray_session: None, tmp_path: Path) -> None:
     """A sweep of two trials at once; something of the pool is killed whenever two more evaluations are done."""
     changes = {
         "training": {"steps": 60, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
