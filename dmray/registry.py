@@ -45,7 +45,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     `builtin` maps names to objects, or to "package.module:attribute", which is imported when the name is looked up.
     Installed packages add objects through the entry-point group `group` (`dmray.plugins`), which are loaded when a name
-    that is not built in is looked up, or when all names are. Iteration gives dmray's own names first.
+    that is not built in is looked up, or when all names are. `add` adds an object in this process only, for scripts
+    and notebooks. Iteration gives dmray's own names first.
 
     Raises (on look-up and iteration):
         PluginError: a package adds a name that is taken; both are named.
@@ -55,8 +56,29 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str, group: str, wanted: type[T], builtin: Mapping[str, T | str]) -> None:
         self.kind, self.group = kind, group
         self._wanted, self._builtin = wanted, builtin
+        self._added: dict[str, T] = {}
+
+    def add(self, value: T) -> T:
+        """Add an object in this process; one that was added under the same name before is replaced.
+
+        Processes that Ray starts do not have it: a sweep that uses it runs with `local=True`.
+
+        Raises:
+            PluginError: dmray or a package has one of that name.
+        """
+        name: str = value.name  # type: ignore[attr-defined]
+        if name in self._builtin or name in self._plugins():
+            raise PluginError(f"{self.kind} '{name}' exists already: give yours another name")
+        self._added[name] = value
+        return value
+
+    def is_installed(self, name: str) -> bool:
+        """Whether other processes have it too: it is dmray's own or a package's, and was not added by `add`."""
+        return name not in self._added
 
     def __getitem__(self, name: str) -> T:
+        if name in self._added:
+            return self._added[name]
         if name not in self._builtin:
             return self._plugins()[name]
         given = self._builtin[name]
@@ -67,13 +89,13 @@ class Registry(Mapping[str, T], Generic[T]):
         return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._builtin, *self._plugins()))
+        return iter((*self._builtin, *self._plugins(), *self._added))
 
     def __len__(self) -> int:
-        return len(self._builtin) + len(self._plugins())
+        return len(self._builtin) + len(self._plugins()) + len(self._added)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._builtin or name in self._plugins()
+        return name in self._builtin or name in self._added or name in self._plugins()
 
     def find(self, name: str, error: type[DmrayError]) -> T:
         """`self[name]`, or `error` with the nearest right name."""

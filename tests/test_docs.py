@@ -24,7 +24,6 @@ PATH = re.compile(
 )
 MODULE = re.compile(r"python -m (dmray\.[a-z]+)|(?<![\w/.-])(dmray(?:\.[a-z_]\w*){2,})")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PLANNED = {"docs/extending.md"}  # named by the documents before they exist
 
 
 def anchors(page: Path) -> set[str]:
@@ -35,7 +34,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_path_in_a_document_exists(page: Path) -> None:
-    named = set(PATH.findall(page.read_text())) - PLANNED
+    named = set(PATH.findall(page.read_text()))
     assert [path for path in sorted(named) if not any(ROOT.glob(path))] == []
 
 
@@ -61,11 +60,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 def test_the_map_of_folders_is_the_order_of_imports() -> None:
     rows = re.findall(r"^\| (`.*?`) \| ", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
-    drawn = [set(re.findall(r"`(\w+)`", row)) - (PLANNED - FLOORS.keys()) for row in rows]
+    drawn = [set(re.findall(r"`(\w+)`", row)) for row in rows]
     inner = {name: floor for name, floor in FLOORS.items() if name not in (*COMMANDS, "__main__", "execution")}
     levels = [{name for name, floor in inner.items() if floor == level} for level in sorted(set(inner.values()))]
     assert [row for row in drawn if row] == levels
-
-
-def test_planned_names_are_removed_from_the_exceptions_once_they_exist() -> None:
-    assert [name for name in sorted(PLANNED) if name in FLOORS or (ROOT / name).exists()] == []

@@ -66,3 +66,15 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(monkeypatch: pytest.Mo
     numbers = registry(monkeypatch, *values)
     with pytest.raises(PluginError, match=r"number '\w+' of entry point .* has one of that name"):
         list(numbers)
+
+
+def test_an_object_that_is_added_here_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = registry(monkeypatch, "TWO")
+    numbers.add(Number("four", 4))
+    assert numbers.add(Number("four", 44)).value == 44, "as a notebook's cell that is run again"
+    assert numbers["four"].value == 44
+    assert list(numbers) == ["one", "three", "two", "four"]
+    assert [numbers.is_installed(name) for name in ("one", "two", "four")] == [True, True, False]
+    for taken in ("one", "two"):
+        with pytest.raises(PluginError, match=f"number '{taken}' exists already"):
+            numbers.add(Number(taken, 5))

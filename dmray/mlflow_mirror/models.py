@@ -92,7 +92,11 @@ def _signature(facts: Mapping[str, Any]) -> Any:
         *([TensorSpec(number, (-1, -1), "returns_to_go")] if facts["takes_target"] else []),
     ]
     outputs = Schema([TensorSpec(number, (-1, action_dim))])
-    return ModelSignature(Schema(inputs), outputs, ParamSchema([ParamSpec("first_timestep", "long", 0)]))
+    return ModelSignature(
+        Schema(inputs),
+        outputs,
+        ParamSchema([ParamSpec("decode", "string", "window"), ParamSpec("first_timestep", "long", 0)]),
+    )
 
 
 def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -> Path:

@@ -14,7 +14,8 @@ import ray
 from ray import tune
 
 from dmray.driver.store_session import Refresh, clear_ray_files, ray_storage_path
-from dmray.errors import ClusterError
+from dmray.errors import ClusterError, PluginError
+from dmray.methods import METHODS
 from dmray.on_ray.callbacks import PauseStopper, TuneFailureCallback
 from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
 from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, Placement, machines_for_one_node, place_trials
@@ -52,7 +53,9 @@ class RayRunner:
 
         Raises:
             ClusterError: no cluster answers, or not one trial fits on it.
+            PluginError: a method was added in this process only.
         """
+        _require_installed_methods(todo)
         clear_ray_files(plan.sweep, folder)  # of attempts that were killed; nothing resumes from them
         records_before = {trial.trial_id: len(read_ledger(folder.trial(trial.trial_id).ledger)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -85,6 +88,16 @@ class RayRunner:
         clear_ray_files(plan.sweep, folder)
         ended = [trial for trial in todo if trial.trial_id not in out_of_attempts]
         return [trial for trial in ended if _is_paused(folder.trial(trial.trial_id), records_before[trial.trial_id])]
+
+
+def _require_installed_methods(todo: Sequence[TrialSpec]) -> None:
+    """Ray's workers are other processes, so a method must come from an installed package."""
+    for name in dict.fromkeys(trial.method for trial in todo):
+        if not METHODS.is_installed(name):
+            raise PluginError(
+                f"method '{name}' was added in this process only, and Ray's workers do not have it: run with local=True, "
+                "or install a package with the entry point 'dmray.methods' (docs/extending.md)"
+            )
 
 
 def _is_paused(folder: TrialFolder, records_before: int) -> bool:

@@ -1,7 +1,7 @@
 """Sweeps and trials as frozen, validated values. No numpy, no torch: planning is instant."""
 
 from dmray.frozen import Spec, canonical_json, content_hash
-from dmray.specs.decode import Decode, DecodeMode, decode_modes, parse_decode, positive_number
+from dmray.specs.decode import DECODE_MODES, Decode, DecodeMode, parse_decode, positive_number
 from dmray.specs.early_stopping import EarlyStoppingSpec, Within
 from dmray.specs.loading import apply_overrides, load_sweep
 from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
@@ -16,6 +16,7 @@ from dmray.specs.trial import (
 )
 
 __all__ = [
+    "DECODE_MODES",
     "IDENTITY_VERSION",
     "NO_MLFLOW",
     "DatasetSpec",
@@ -37,7 +38,6 @@ __all__ = [
     "apply_overrides",
     "canonical_json",
     "content_hash",
-    "decode_modes",
     "load_sweep",
     "parse_decode",
     "positive_number",

@@ -1,23 +1,20 @@
 """The registry of decode modes: how a policy's history is fed to its networks, step by step, when it acts.
 
-One entry a mode. An entry is light: it says how the mode is written in a sweep file, and names the class that carries
-it out (`dmray.policies.decoding.Decoder`), which is imported when a policy acts. A package of others adds modes through
-the entry point group `dmray.decode_modes`; docs/extending.md shows how.
+An entry is light: it says how the mode is written in a sweep file, and names the class that implements it
+(`dmray.policies.decoding.Decoder`), which is imported when a policy acts. Installed packages add modes through the
+entry-point group `dmray.decode_modes` (docs/extending.md).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.metadata import entry_points
+from functools import partial
 from typing import Any, NamedTuple
 
-from dmray.errors import SpecError
-from dmray.registry import nearest
+from dmray.registry import Registry, nearest
 
-ENTRY_POINTS = "dmray.decode_modes"
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
@@ -49,11 +46,6 @@ class Decode(NamedTuple):
         """Why policies of this context length cannot decode so; None if they can."""
         return self.mode.fit_context(self.argument, context_length) if self.mode.fit_context else None
 
-    @property
-    def streams(self) -> int | None:
-        """The number of states of `stream:m`, None for other modes."""
-        return self.argument if self.mode is STREAM else None
-
 
 def positive_number(text: str, what: str = "a whole number") -> int:
     """An argument that is a whole number from 1 on, written without leading zeros.
@@ -79,29 +71,9 @@ STREAM = DecodeMode(
     fit_context=_states_within_context,
 )
 RECURRENT = DecodeMode("recurrent", ".state_decoder:StateDecoder", "recurrent")
-_OURS = {mode.name: mode for mode in (WINDOW, STREAM, RECURRENT)}
-
-
-@cache
-def decode_modes() -> Mapping[str, DecodeMode]:
-    """All modes by name: dmray's own and those of installed packages.
-
-    Raises:
-        SpecError: a package's entry cannot be loaded, is no `DecodeMode`, or takes a name that is taken.
-    """
-    modes = dict(_OURS)
-    for entry in entry_points(group=ENTRY_POINTS):
-        where = f"entry point '{entry.name} = {entry.value}' of {ENTRY_POINTS}"
-        try:
-            mode = entry.load()
-        except (ImportError, AttributeError) as cause:
-            raise SpecError(f"{where}: cannot be loaded: {cause}; repair or remove its package") from cause
-        if not isinstance(mode, DecodeMode):
-            raise SpecError(f"{where}: is a {type(mode).__name__}, not a dmray.specs.DecodeMode")
-        if mode.name in modes:
-            raise SpecError(f"{where}: the name '{mode.name}' is taken by {modes[mode.name].decoder}")
-        modes[mode.name] = mode
-    return modes
+DECODE_MODES: Registry[DecodeMode] = Registry(
+    "decode mode", "dmray.decode_modes", DecodeMode, {mode.name: mode for mode in (WINDOW, STREAM, RECURRENT)}
+)
 
 
 def parse_decode(text: str) -> Decode:
@@ -110,11 +82,10 @@ def parse_decode(text: str) -> Decode:
     Raises:
         ValueError: it names none (the message has the nearest one), or its argument is wrong.
     """
-    modes = decode_modes()
     name, colon, argument = text.partition(":")
-    mode = modes.get(name)
+    mode = DECODE_MODES.get(name)
     if mode is None or (colon and mode.parse_argument is None):
-        raise ValueError(_unknown(text, modes))
+        raise ValueError(_unknown(text))
     if mode.parse_argument is None:
         return Decode(mode, None)
     try:
@@ -123,11 +94,11 @@ def parse_decode(text: str) -> Decode:
         raise ValueError(f"decode '{text}': {name} {wrong}, for example {mode.example}") from None
 
 
-def _unknown(text: str, modes: Mapping[str, DecodeMode]) -> str:
+def _unknown(text: str) -> str:
     name, _, argument = text.partition(":")
-    best = modes.get(nearest(name, modes) or "")
+    best = DECODE_MODES.get(nearest(name, DECODE_MODES) or "")
     if best is None:
-        return f"unknown decoding mode '{text}', known: {', '.join(mode.example for mode in modes.values())}"
+        return f"unknown decoding mode '{text}', known: {', '.join(mode.example for mode in DECODE_MODES.values())}"
     return f"unknown decoding mode '{text}', did you mean '{_with_argument(best, argument)}'?"
 
 

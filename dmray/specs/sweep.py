@@ -175,11 +175,11 @@ class SweepSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _streams_take_turns(self) -> SweepSpec:
-        streams = parse_decode(self.evaluation.decode).streams or 1
+    def _decode_mode_fits_every_context(self) -> SweepSpec:
         shortest = min(model.context_length for block in self.grid for _, model in block.configurations)
-        if streams > shortest:
-            raise ValueError(f"evaluation.decode {self.evaluation.decode}: more states than context_length {shortest}")
+        problem = parse_decode(self.evaluation.decode).problem(shortest)
+        if problem is not None:
+            raise ValueError(f"evaluation.decode {self.evaluation.decode}: {problem}")
         return self
 
     @model_validator(mode="after")

@@ -101,13 +101,15 @@ def test_what_its_simulator_cannot_do_is_said(tmp_path: Path) -> None:
 
 def test_the_doctor_tries_its_simulator(tmp_path: Path) -> None:
     found = next(finding for finding in diagnose(tmp_path, None) if finding.name == "simulator toy")
-    assert (found.verdict, found.found) == ("ok", "toy")
+    assert (found.verdict, found.detail) == ("ok", "toy")
 
 
 def test_the_examples_of_the_documentation_are_the_plugins_code() -> None:
     block_of_a_file = re.compile(r"```(?:python|toml)\n# (dmray_toy/\S+|pyproject\.toml)\n(.*?)```", re.DOTALL)
     documents = (Path(__file__).parents[2] / "docs").glob("extending*.md")
     blocks = [block for document in documents for block in block_of_a_file.findall(document.read_text())]
-    assert {"dmray_toy/tasks.py", "dmray_toy/simulator.py", "pyproject.toml"} <= {file for file, _ in blocks}
+    assert {"dmray_toy/tasks.py", "dmray_toy/simulator.py", "dmray_toy/methods.py", "pyproject.toml"} <= {
+        file for file, _ in blocks
+    }
     for file, code in blocks:
         assert code in (TOY / file).read_text(), f"{file}: the documentation shows other code"
