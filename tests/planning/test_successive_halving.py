@@ -119,21 +119,21 @@ def test_scores_of_another_training_or_protocol_never_compete() -> None:
     [
         (
             {"early_stopping": {"grace_steps": 1000}},
-            "grace_steps 1000: the first evaluation from there",
+            "grace_steps 1000: there is no evaluation between",
         ),
-        ({"early_stopping": {"grace_steps": 991}}, "grace_steps 991: the first evaluation"),
+        ({"early_stopping": {"grace_steps": 991}}, "grace_steps 991: there is no evaluation"),
         (
             {"early_stopping": {"grace_steps": 10, "reduction_factor": 4}},
             "at most 3 trials of a seed compete within",
         ),
         (
             {"early_stopping": {"grace_steps": 10, "reduction_factor": 7, "within": "dataset"}},
-            "at most 6 trials of a seed compete within a dataset, so none could be stopped; name more models",
+            "at most 6 trials of a seed compete within a dataset, so none could be stopped; add models",
         ),
         ({"early_stopping": {"grace_steps": 10, "reduction_factor": 1}}, "greater than or equal to 2"),
     ],
 )
-def test_a_rule_that_could_stop_nobody_is_a_mistake(changes: dict[str, Any], message: str) -> None:
+def test_a_rule_that_can_stop_no_trial_is_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         long_sweep(**changes)
 
