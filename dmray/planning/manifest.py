@@ -1,4 +1,4 @@
-"""The manifest of a sweep's folder: the resolved sweep and its trials, as the driver noted them at its last start."""
+"""The manifest of a sweep's folder: the sweep and its trials, as the driver wrote them at its last start."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from dmray.planning.plan import Plan
 from dmray.records.folders import SweepFolder
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 
-IDENTITY_BEFORE_IT_WAS_NOTED = 2
+UNRECORDED_IDENTITY_VERSION = 2  # of manifests without the field
 
 
 class _Manifest(Spec):
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
-    identity_version: int = IDENTITY_BEFORE_IT_WAS_NOTED
+    identity_version: int = UNRECORDED_IDENTITY_VERSION
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:
-    """Note the resolved sweep and its trials: all that a report needs beside the ledgers."""
+    """Write the sweep and its trials to the folder. Reports need this file and the ledgers."""
     manifest = _Manifest(sweep=plan.sweep, trials=plan.trials, identity_version=IDENTITY_VERSION)
     write_json(folder.manifest, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: SweepFolder) -> Plan:
-    """The plan of the sweep's last start.
+    """Read the plan of the sweep's last start.
 
     Raises:
-        StorageError: there is no sweep in the folder, or it is of another version of dmray.
+        StorageError: there is no sweep in the folder, or another version of dmray with other trial ids wrote it.
     """
     path = folder.manifest
     try:
         manifest = _Manifest.model_validate_json(path.read_bytes())
     except OSError as cause:
         raise StorageError(
-            f"{path.parent}: no sweep here (no {path.name}); name the folder <storage>/<sweep>, for example "
+            f"{path.parent}: no sweep here (no {path.name}); give the folder <storage>/<sweep>, for example "
             "runs/quickstart"
         ) from cause
     except ValidationError as invalid:
@@ -44,10 +44,10 @@ def read_manifest(folder: SweepFolder) -> Plan:
         place = ".".join(map(str, first["loc"]))
         problem = f"{place}: {first['msg']}" if place else first["msg"]
         raise StorageError(f"{path}: not the manifest of a sweep of this version: {problem}") from None
-    if manifest.identity_version != IDENTITY_VERSION:  # else every trial would be missing under its new name
+    if manifest.identity_version != IDENTITY_VERSION:  # all trial ids differ, so no trial would be found
         raise StorageError(
-            f"{path}: of another version of dmray, which named trials otherwise (identity_version "
-            f"{manifest.identity_version}, here {IDENTITY_VERSION}); read it with the commit that its ledgers name, or "
+            f"{path}: written by a version of dmray with other trial ids (identity_version "
+            f"{manifest.identity_version}, here {IDENTITY_VERSION}); read it with the git commit in its ledgers, or "
             "run the sweep again"
         )
     return Plan(manifest.sweep, manifest.trials)

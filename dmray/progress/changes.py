@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dmray.planning.manifest import IDENTITY_BEFORE_IT_WAS_NOTED
+from dmray.planning.manifest import UNRECORDED_IDENTITY_VERSION
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import ENDED, TrialStatus
 from dmray.records import SweepFolder
@@ -59,7 +59,7 @@ def changes(plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus]
 def _noted(folder: SweepFolder) -> Iterator[dict[str, Any]]:
     """The manifest's trials as they were dumped, each with the version of identities that named it."""
     manifest = json.loads(folder.manifest.read_bytes())
-    version = manifest.get("identity_version", IDENTITY_BEFORE_IT_WAS_NOTED)
+    version = manifest.get("identity_version", UNRECORDED_IDENTITY_VERSION)
     for spec in manifest["trials"]:
         yield {**spec, "identity_version": version}
 

@@ -180,7 +180,7 @@ class TrialSpec(Spec):
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-{digest}"
 
     def competitors_id(self, across_methods: bool) -> str:
-        """The id that all sizes of this method share (same data set and seed); with `across_methods`, all methods share it."""
+        """The id that all sizes of this method share under this seed; with `across_methods`, all methods share it."""
         content = _without(self.identity(), "model")
         if across_methods:  # without the settings that only some methods use
             evaluation = _without(self.evaluation.identity(), "target_returns", "return_scale")
