@@ -1,6 +1,8 @@
-"""The manifest of a sweep's folder: the sweep and its trials, as the driver wrote them at its last start."""
+"""The manifest of a sweep's folder (sweep.json): the sweep and its trials, written by the driver at each start."""
 
 from __future__ import annotations
+
+import json
 
 from pydantic import ValidationError
 
@@ -10,13 +12,13 @@ from dmray.planning.plan import Plan
 from dmray.records.folders import SweepFolder
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 
-UNRECORDED_IDENTITY_VERSION = 2  # of manifests without the field
+_UNRECORDED_IDENTITY_VERSION = 2  # of manifests without the field
 
 
 class _Manifest(Spec):
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
-    identity_version: int = UNRECORDED_IDENTITY_VERSION
+    identity_version: int
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:
@@ -29,25 +31,31 @@ def read_manifest(folder: SweepFolder) -> Plan:
     """Read the plan of the sweep's last start.
 
     Raises:
-        StorageError: there is no sweep in the folder, or another version of dmray with other trial ids wrote it.
+        StorageError: there is no sweep in the folder, its manifest is damaged, or another version of dmray made its
+            ids, so that no trial would be found.
     """
     path = folder.manifest
     try:
-        manifest = _Manifest.model_validate_json(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as cause:
         raise StorageError(
-            f"{path.parent}: no sweep here (no {path.name}); give the folder <storage>/<sweep>, for example "
+            f"{path.parent}: no sweep here (no {path.name}); name the folder <storage>/<sweep>, for example "
             "runs/quickstart"
         ) from cause
+    except ValueError as cause:
+        raise StorageError(f"{path}: not the manifest of a sweep: {cause}") from cause
+    version = content.get("identity_version", _UNRECORDED_IDENTITY_VERSION) if isinstance(content, dict) else None
+    if isinstance(version, int) and "trials" in content and version != IDENTITY_VERSION:
+        raise StorageError(
+            f"{path}: written by a version of dmray with other trial ids (identity_version {version}, here "
+            f"{IDENTITY_VERSION}). To read or continue this sweep, check out the git commit in its ledgers; to "
+            "run it again with this version, give another --storage, or another name in the sweep file"
+        )
+    try:
+        manifest = _Manifest.model_validate_json(path.read_bytes())
     except ValidationError as invalid:
         first = invalid.errors()[0]
         place = ".".join(map(str, first["loc"]))
         problem = f"{place}: {first['msg']}" if place else first["msg"]
         raise StorageError(f"{path}: not the manifest of a sweep of this version: {problem}") from None
-    if manifest.identity_version != IDENTITY_VERSION:  # all trial ids differ, so no trial would be found
-        raise StorageError(
-            f"{path}: written by a version of dmray with other trial ids (identity_version "
-            f"{manifest.identity_version}, here {IDENTITY_VERSION}); read it with the git commit in its ledgers, or "
-            "run the sweep again"
-        )
     return Plan(manifest.sweep, manifest.trials)
