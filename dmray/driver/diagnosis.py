@@ -28,9 +28,9 @@ _MIN_FREE_GIB = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. `detail` says what is there, or what is missing and how to get it.
+    """The result of one check. `detail`: what was found, or what is missing and how to install it.
 
-    The verdict "optional" means missing, and needed only by some sweeps.
+    The status "optional" means that it is missing, but that only some sweeps need it.
     """
 
     name: str
