@@ -202,7 +202,7 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     several sweeps have counts once. `protocol`: only the trials of this one, for example "d4rl-mujoco".
 
         results = dmray.load_results("runs/quickstart")
-        results.curves.pivot_table(index="step", columns="method", values="normalized")
+        results.curves.pivot_table(index="step", columns="method", values="normalized_score")
         results.episodes.groupby("method").episode_return.describe()
 
     Raises:

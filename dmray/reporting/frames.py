@@ -55,7 +55,7 @@ class Results:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row an evaluation during training: `step`, `normalized` score, `return_mean`, `length_mean`."""
+        """One row an evaluation during training: `step`, `normalized_score`, `return_mean`, `length_mean`."""
         return curve_columns(self.collected).to_pandas()
 
     @cached_property

@@ -132,7 +132,7 @@ def test_an_evaluation_has_scores_and_a_record_of_each_episode(trial_folders: di
 
 
 def test_a_policy_alone_gives_the_recorded_scores_again(ran: dmray.SweepRun, trial_folders: dict[str, Path]) -> None:
-    last = ran.trials.set_index("method").last_normalized
+    last = ran.trials.set_index("method").last_normalized_score
     assert dmray.evaluate_policy(trial_folders["dm"]).normalized == last["dm"]
 
 
