@@ -1,6 +1,8 @@
-"""The manifest of a sweep's folder: the resolved sweep and its trials, as the driver noted them at its last start."""
+"""The manifest of a sweep's folder (sweep.json): the resolved sweep and its trials, as of the driver's last start."""
 
 from __future__ import annotations
+
+import json
 
 from pydantic import ValidationError
 
@@ -10,17 +12,17 @@ from dmray.planning.plan import Plan
 from dmray.records.folders import SweepFolder
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 
-IDENTITY_BEFORE_IT_WAS_NOTED = 2
+_BEFORE_IT_WAS_RECORDED = 2
 
 
 class _Manifest(Spec):
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
-    identity_version: int = IDENTITY_BEFORE_IT_WAS_NOTED
+    identity_version: int
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:
-    """Note the resolved sweep and its trials: all that a report needs beside the ledgers."""
+    """Write the resolved sweep and its trials, which is all that a report needs beside the ledgers."""
     manifest = _Manifest(sweep=plan.sweep, trials=plan.trials, identity_version=IDENTITY_VERSION)
     write_json(folder.manifest, manifest.model_dump(mode="json"))
 
@@ -29,25 +31,31 @@ def read_manifest(folder: SweepFolder) -> Plan:
     """The plan of the sweep's last start.
 
     Raises:
-        StorageError: there is no sweep in the folder, or it is of another version of dmray.
+        StorageError: there is no sweep in the folder, its manifest is damaged, or another version of dmray made its
+            ids, so that no trial would be found.
     """
     path = folder.manifest
     try:
-        manifest = _Manifest.model_validate_json(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as cause:
         raise StorageError(
             f"{path.parent}: no sweep here (no {path.name}); name the folder <storage>/<sweep>, for example "
             "runs/quickstart"
         ) from cause
+    except ValueError as cause:
+        raise StorageError(f"{path}: not the manifest of a sweep: {cause}") from cause
+    version = content.get("identity_version", _BEFORE_IT_WAS_RECORDED) if isinstance(content, dict) else None
+    if isinstance(version, int) and "trials" in content and version != IDENTITY_VERSION:
+        raise StorageError(
+            f"{path}: of another version of dmray, whose trials have other ids (identity_version {version}, here "
+            f"{IDENTITY_VERSION}). To read or continue this sweep, check out the git commit that its ledgers name; to "
+            "run it again with this version, give another --storage, or another name in the sweep file"
+        )
+    try:
+        manifest = _Manifest.model_validate_json(path.read_bytes())
     except ValidationError as invalid:
         first = invalid.errors()[0]
         place = ".".join(map(str, first["loc"]))
         problem = f"{place}: {first['msg']}" if place else first["msg"]
         raise StorageError(f"{path}: not the manifest of a sweep of this version: {problem}") from None
-    if manifest.identity_version != IDENTITY_VERSION:  # else every trial would be missing under its new name
-        raise StorageError(
-            f"{path}: of another version of dmray, which named trials otherwise (identity_version "
-            f"{manifest.identity_version}, here {IDENTITY_VERSION}); read it with the commit that its ledgers name, or "
-            "run the sweep again"
-        )
     return Plan(manifest.sweep, manifest.trials)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dmray.planning.manifest import IDENTITY_BEFORE_IT_WAS_NOTED
+from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import ENDED, TrialStatus
 from dmray.records import SweepFolder
-from dmray.specs import IDENTITY_VERSION, canonical_json, content_hash
+from dmray.specs import canonical_json
 
 _MOST_FIELDS = 5
 
@@ -44,35 +43,20 @@ class Changes:
 
 
 def changes(plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus]) -> Changes | None:
-    """`plan` against the manifest of the folder's last start; None when it was never started."""
+    """`plan` against the manifest of the folder's last start; None when it was never started.
+
+    Raises:
+        StorageError: as `read_manifest`; also when the trials of the last start have ids of another version of dmray.
+    """
     if not folder.manifest.exists():
         return None
-    before = {_key(spec): spec for spec in _noted(folder)}
-    now = {_key(spec): (trial_id, spec) for trial_id, spec in _planned(plan)}
-    kept = [statuses[trial_id] for key, (trial_id, _) in now.items() if key in before]
+    before = {trial.trial_id: trial.model_dump(mode="json") for trial in read_manifest(folder).trials}
+    now = {trial.trial_id: trial.model_dump(mode="json") for trial in plan.trials}
+    kept = [statuses[trial_id] for trial_id in now if trial_id in before]
     done = sum(status in ENDED for status in kept)
-    gone = {key: spec for key, spec in before.items() if key not in now}
-    new = {key: spec for key, (_, spec) in now.items() if key not in before}
+    gone = {trial_id: spec for trial_id, spec in before.items() if trial_id not in now}
+    new = {trial_id: spec for trial_id, spec in now.items() if trial_id not in before}
     return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))
-
-
-def _noted(folder: SweepFolder) -> Iterator[dict[str, Any]]:
-    """The manifest's trials as they were dumped, each with the version of identities that named it."""
-    manifest = json.loads(folder.manifest.read_bytes())
-    version = manifest.get("identity_version", IDENTITY_BEFORE_IT_WAS_NOTED)
-    for spec in manifest["trials"]:
-        yield {**spec, "identity_version": version}
-
-
-def _planned(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    for trial in plan.trials:
-        yield trial.trial_id, {**trial.model_dump(mode="json"), "identity_version": IDENTITY_VERSION}
-
-
-def _key(spec: Mapping[str, Any]) -> str:
-    """A trial's identity from its dumped spec, whatever version of dmray dumped it."""
-    dataset = {name: value for name, value in spec["dataset"].items() if name != "path"}
-    return content_hash({**spec, "dataset": dataset})
 
 
 def _differences(gone: Mapping[str, dict[str, Any]], new: Mapping[str, dict[str, Any]]) -> dict[str, None]:

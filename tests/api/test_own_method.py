@@ -45,5 +45,5 @@ def test_on_ray_a_method_of_this_process_alone_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr(METHODS, "_added", {})
     METHODS.add(own_method.DCONV)
     planned = plan(sweep_of({**own_method.SWEEP, "storage": str(tmp_path)}, "own method"))
-    with pytest.raises(PluginError, match="method 'dconv' was added in this process only"):
+    with pytest.raises(PluginError, match="method 'dconv' exists in this process only"):
         RayRunner().run(planned, planned.trials, SweepFolder(tmp_path, "own-method"))

@@ -15,10 +15,10 @@ from dmray.policies import SequencePolicy, make_decoder, policy_recipe, snapshot
 from dmray.specs import MethodName
 from dmray.tasks import ReferenceScores
 from dmray.trial.checkpoints import Origin, save_checkpoint, to_tensors
-from tests.policies.windows import METHODS, SHAPE, TINY, random_fields, tiny_policy
+from tests.policies.windows import METHODS, SHAPE, config_of, random_fields, tiny_policy
 from tests.sweeps import tiny_plan
 
-STEPS = 3 * TINY.context_length
+STEPS = 3 * config_of("dm").context_length
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dmray.errors import StorageError
 from dmray.planning.manifest import write_manifest
 from dmray.progress.changes import changes
 from dmray.progress.trial_status import TrialStatus
@@ -65,11 +66,26 @@ def test_a_folder_that_was_never_started_has_nothing_to_compare_with(tmp_path: P
     assert changes(planned, SweepFolder(tmp_path, "tiny"), {}) is None
 
 
-def test_trials_that_another_version_named_are_gone_and_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, IDENTITY_VERSION - 1, IDENTITY_VERSION + 1])
+def test_a_sweep_of_another_version_is_refused_with_what_to_do(tmp_path: Path, version: int | None) -> None:
+    """Its trials have other ids, so a start would run all of them again beside their results."""
     folder, planned = SweepFolder(tmp_path, "tiny"), tiny_plan(tmp_path)
     write_manifest(planned, folder)
     manifest = json.loads(folder.manifest.read_bytes())
-    del manifest["identity_version"]  # as before it was noted
+    del manifest["identity_version"]  # as before it was recorded
+    manifest["trials"][0]["model"]["a_field_of_that_version"] = 1
+    folder.manifest.write_text(json.dumps(manifest | ({} if version is None else {"identity_version": version})))
+    with pytest.raises(StorageError, match=r"trials have other ids \(identity_version .* give another --storage"):
+        changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialStatus.WAITING))
+
+
+def test_a_field_that_this_version_added_is_no_change(tmp_path: Path) -> None:
+    folder, planned = SweepFolder(tmp_path, "tiny"), tiny_plan(tmp_path)
+    write_manifest(planned, folder)
+    manifest = json.loads(folder.manifest.read_bytes())
+    for trial in manifest["trials"]:  # as a version wrote it that did not have this field
+        del trial["training"]["dtype"]
     folder.manifest.write_text(json.dumps(manifest))
-    said = str(changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialStatus.WAITING)))
-    assert said == f"0 done kept, 2 new (identity_version 2 -> {IDENTITY_VERSION}), 2 gone (their folders stay)"
+    found = changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialStatus.FINISHED))
+    assert found is not None
+    assert (found.done_kept, found.any) == (2, False)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmray.files import write_json
 from dmray.mlflow_mirror.layout import RUN_STATUS
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.planning.plan import Plan
@@ -37,7 +38,6 @@ from dmray.records import (
     TrialDone,
     TrialStopped,
     read_done_marker,
-    write_json,
 )
 from dmray.records import ledger as ledger_module
 from dmray.records.fast_decoder import decode_light
