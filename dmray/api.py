@@ -164,7 +164,7 @@ def run_sweep(
     if local and address is not None:
         raise SpecError(f"address {address}: a local run does not use Ray; leave out address or local")
     planned = _placed(plan_sweep(sweep), storage, mlflow_uri)
-    choice = TrialFilter(only, shard, retry_failed)
+    trial_filter = TrialFilter(only, shard, retry_failed)
     folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "driver")
     from dmray.driver import session  # loads torch
     from dmray.reporting import collect
@@ -178,19 +178,19 @@ def run_sweep(
             _runner(local, address),
             lambda sweep_: write_sweep_report(sweep_).folder,
             resume=resume,
-            choice=choice,
-            again=continue_with or f"dmray.run_sweep(..., storage={planned.sweep.storage!r}, resume=True)",
+            trial_filter=trial_filter,
+            resume_command=continue_with or f"dmray.run_sweep(..., storage={planned.sweep.storage!r}, resume=True)",
             **shown,
         )
-    chosen = {trial.trial_id: states[trial.trial_id] for trial in select_trials(planned, choice)}
+    statuses = {trial.trial_id: states[trial.trial_id] for trial in select_trials(planned, trial_filter)}
     command = read_command(folder)
-    stopped = command is not None and command.kind == "stop" and not ENDED.issuperset(chosen.values())
+    stopped = command is not None and command.kind == "stop" and not ENDED.issuperset(statuses.values())
     return SweepRun(
         folders=(folder,),
         collected=collect(folder),
         plan=planned,
-        states=chosen,
-        errors={trial_id: why for trial_id, why in failures(planned, folder).items() if trial_id in chosen},
+        states=statuses,
+        errors={trial_id: why for trial_id, why in failures(planned, folder).items() if trial_id in statuses},
         stopped_by=command.sent_by if command is not None and stopped else None,
     )
 

@@ -51,4 +51,4 @@ class MissingPackageError(DmrayError):
 
 
 class PluginError(DmrayError):
-    """A package that extends dmray cannot be used: package, entry point and reason are named."""
+    """A package that extends dmray cannot be used. The message names the package, the entry point and the reason."""

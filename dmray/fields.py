@@ -1,7 +1,7 @@
-"""The quantities that one timestep of a trajectory has, and how a token refers to them.
+"""The fields of a timestep (return-to-go, state, action, subgoal), and tokens, which refer to fields.
 
-The whole comparison of methods is said in these words: a layout names the tokens a timestep contributes
-(`dmray.methods.layout`), the data provides the fields, the rollout fills them in.
+A method's layout lists the tokens of a timestep (`dmray.methods.layout`). In training the data set provides the
+fields; in an evaluation the rollout does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Field(StrEnum):
 
 @dataclass(frozen=True)
 class Token:
-    """A field as it stood `lag` timesteps ago (0: this timestep; 1: the one before)."""
+    """The value of a field `lag` timesteps ago (0: this timestep; 1: the previous one)."""
 
     field: Field
     lag: int = 0

@@ -1,4 +1,4 @@
-"""`Spec`, the base of everything that is parsed and never changes, and the hashes that identify it."""
+"""`Spec`, the base class of validated, immutable values, and the hashes that identify them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Spec(BaseModel):
-    """A frozen, validated description. Unknown fields are errors."""
+    """A frozen pydantic model. Unknown fields and numbers that are not finite are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that make this description different from one with only default values, JSON-like.
+        """The fields whose values are not the default, as JSON-like values. Ids are hashes of this.
 
-        Ids are hashes of this. A field that is added later with a default changes no id that exists. When a default
-        changes, the field keeps the default of its introduction for this purpose: declare
-        `Field(default=new, json_schema_extra={"identity_default": old})`.
+        So a new field with a default does not change existing ids. To change the default of an existing field without
+        changing ids, declare `Field(default=new, json_schema_extra={"identity_default": old})`.
         """
         content = self.model_dump(mode="json")
         kept: dict[str, Any] = {}
@@ -33,10 +32,10 @@ class Spec(BaseModel):
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a JSON-like value: sorted keys, no spaces, shortest floats."""
+    """The JSON text of a JSON-like value: sorted keys, no spaces, shortest floats. Equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON."""
+    """The SHA-256 (hex) of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""Objects that other installed packages bring: the entry points of a group, loaded when something asks for them.
+"""Load objects that installed packages provide through entry points. A group is loaded when it is first used.
 
     [project.entry-points."dmray.tasks"]
     toy = "dmray_toy.tasks:TOY"
 
-The value of an entry point is the object itself, or a function without arguments that returns it. An entry point that
-fails to load is reported by one warning in the log and left out; the others are used.
+The value of an entry point is the object itself, or a function without arguments that returns it. If an entry point
+fails to load, a warning is logged and the others are used.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _loaded: dict[str, tuple[Plugin[Any], ...]] = {}
 
 @dataclass(frozen=True)
 class Plugin(Generic[T]):
-    """`value`: the object; `origin`: which entry point of which package brought it, for messages."""
+    """`value`: the object. `origin`: the entry point and the package that it comes from, for messages."""
 
     value: T
     origin: str
 
 
 def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
-    """The objects of class `kind` that installed packages register under `group`; each group is loaded once."""
+    """The objects of class `kind` in the entry-point group `group`, in the order of their names. Loads a group once."""
     if group not in _loaded:
         points = sorted(entry_points(group=group), key=lambda point: (point.name, point.value))
         plugins = [_load(point, kind) for point in points]
@@ -37,7 +37,7 @@ def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
 
 
 def forget_plugins() -> None:
-    """Load every group again when it is next asked for: after packages were installed or removed."""
+    """Load each group again at its next use. Call this after packages were installed or removed."""
     _loaded.clear()
 
 
@@ -50,7 +50,7 @@ def _load(point: EntryPoint, kind: type[T]) -> Plugin[T] | None:
             value = value()
         if not isinstance(value, kind):
             raise TypeError(f"it gives a {type(value).__name__}, not a {kind.__name__}")
-    except Exception as problem:  # noqa: BLE001 - another package's import may fail in any way
-        _log.warning("%s is left out (group '%s'): %s: %s", origin, point.group, type(problem).__name__, problem)
+    except Exception as problem:  # noqa: BLE001 - the import of another package may raise anything
+        _log.warning("%s is ignored (group '%s'): %s: %s", origin, point.group, type(problem).__name__, problem)
         return None
     return Plugin(value, origin)

@@ -1,4 +1,4 @@
-"""Look names up in a table, with "did you mean" for a wrong name; tables that other packages can add to."""
+"""Look up names in a table, with "did you mean" for an unknown name; registries, to which packages can add entries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    """An error message for an unknown name, with the most similar known one, or else a list of the known ones."""
+    """The error message for an unknown name: with the most similar known name, or with a list of the known names."""
     known = sorted(choices)
     best = nearest(name, known)
     listed = ", ".join(known) if len(known) <= _MAX_LISTED else f"{', '.join(known[:3])} and {len(known) - 3} more"
@@ -33,7 +33,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T], error: type[DmrayError]
     """Return `table[name]`.
 
     Raises:
-        error: `name` is not in the table; the message is `unknown`'s.
+        error: `name` is not in the table. The message is made by `unknown`.
     """
     if name not in table:
         raise error(unknown(kind, name, table))
@@ -41,16 +41,16 @@ def lookup(kind: str, name: str, table: Mapping[str, T], error: type[DmrayError]
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """The objects of one kind by their `name`: dmray's own, and those of installed packages.
+    """A mapping from names to the objects of one kind: dmray's own, and those of installed packages.
 
-    `builtin` maps names to objects, or to "package.module:attribute", which is imported when the name is looked up.
-    Installed packages add objects through the entry-point group `group` (`dmray.plugins`), which are loaded when a name
-    that is not built in is looked up, or when all names are. `add` adds an object in this process only, for scripts
-    and notebooks. Iteration gives dmray's own names first.
+    `builtin` maps names to objects, or to "package.module:attribute", which is imported at its look-up. Installed
+    packages add objects through the entry-point group `group` (`dmray.plugins`). They are loaded at the look-up of a
+    name that is not built in, and at iteration. `add` adds an object in this process only, for scripts and notebooks.
+    Iteration gives dmray's own names first.
 
     Raises (on look-up and iteration):
-        PluginError: a package adds a name that is taken; both are named.
-        KeyError: the name is unknown (`find` turns that into a sentence).
+        PluginError: a package uses a name that dmray or another package already has. The message names both.
+        KeyError: the name is unknown. (`find` raises a `DmrayError` with a message instead.)
     """
 
     def __init__(self, kind: str, group: str, wanted: type[T], builtin: Mapping[str, T | str]) -> None:
@@ -59,21 +59,21 @@ class Registry(Mapping[str, T], Generic[T]):
         self._added: dict[str, T] = {}
 
     def add(self, value: T) -> T:
-        """Add an object in this process; one that was added under the same name before is replaced.
+        """Add an object in this process. It replaces an object that was added under the same name.
 
-        Processes that Ray starts do not have it: a sweep that uses it runs with `local=True`.
+        Processes that Ray starts do not have it, so a sweep that uses it must run with `local=True`.
 
         Raises:
-            PluginError: dmray or a package has one of that name.
+            PluginError: dmray or an installed package already has this name.
         """
         name: str = value.name  # type: ignore[attr-defined]
         if name in self._builtin or name in self._plugins():
-            raise PluginError(f"{self.kind} '{name}' exists already: give yours another name")
+            raise PluginError(f"{self.kind} '{name}' already exists; choose another name")
         self._added[name] = value
         return value
 
     def is_installed(self, name: str) -> bool:
-        """Whether other processes have it too: it is dmray's own or a package's, and was not added by `add`."""
+        """Whether other processes have it too, because it is dmray's own or a package's and was not added by `add`."""
         return name not in self._added
 
     def __getitem__(self, name: str) -> T:
@@ -98,7 +98,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return name in self._builtin or name in self._added or name in self._plugins()
 
     def find(self, name: str, error: type[DmrayError]) -> T:
-        """`self[name]`, or `error` with the nearest right name."""
+        """`self[name]`.
+
+        Raises:
+            error: the name is unknown. The message has the most similar known name.
+        """
         return lookup(self.kind, name, self, error)
 
     def _plugins(self) -> dict[str, T]:
@@ -107,6 +111,6 @@ class Registry(Mapping[str, T], Generic[T]):
             name: str = plugin.value.name  # type: ignore[attr-defined]
             if name in self._builtin or name in found:
                 other = found[name].origin if name in found else "dmray"
-                raise PluginError(f"{self.kind} '{name}' of {plugin.origin}: {other} has one of that name; rename it")
+                raise PluginError(f"{self.kind} '{name}' of {plugin.origin}: {other} already has this name; rename it")
             found[name] = plugin
         return {name: plugin.value for name, plugin in found.items()}

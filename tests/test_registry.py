@@ -64,7 +64,7 @@ def test_a_broken_plugin_is_named_in_a_warning_and_the_others_work(
 @pytest.mark.parametrize("values", [["THREE"], ["ANOTHER_TWO", "TWO"]])
 def test_a_name_that_is_taken_is_an_error_that_names_both(monkeypatch: pytest.MonkeyPatch, values: list[str]) -> None:
     numbers = registry(monkeypatch, *values)
-    with pytest.raises(PluginError, match=r"number '\w+' of entry point .* has one of that name"):
+    with pytest.raises(PluginError, match=r"number '\w+' of entry point .* already has this name"):
         list(numbers)
 
 
@@ -76,5 +76,5 @@ def test_an_object_that_is_added_here_is_not_installed(monkeypatch: pytest.Monke
     assert list(numbers) == ["one", "three", "two", "four"]
     assert [numbers.is_installed(name) for name in ("one", "two", "four")] == [True, True, False]
     for taken in ("one", "two"):
-        with pytest.raises(PluginError, match=f"number '{taken}' exists already"):
+        with pytest.raises(PluginError, match=f"number '{taken}' already exists"):
             numbers.add(Number(taken, 5))

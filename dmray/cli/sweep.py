@@ -105,18 +105,18 @@ def _continue_command() -> str:
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 
 
-def _show(planned: Plan, choice: TrialFilter, local: bool, address: str | None) -> None:
+def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | None) -> None:
     """Print the plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
     folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader")
     if is_url(planned.sweep.storage):
         _fetch_what_is_done(planned)
     states = trial_statuses(planned, folder)
     difference = changes(planned, folder, states)
-    part = replace(planned, trials=select_trials(planned, choice))
+    part = replace(planned, trials=select_trials(planned, trial_filter))
     out.print(render_plan(part, {trial_id: states[trial_id] for trial_id in part.trial_ids}))
     if difference and difference.any:
         out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
-    todo = to_run(planned, states, resume=True, choice=choice)
+    todo = to_run(planned, states, resume=True, trial_filter=trial_filter)
     out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
 
 

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class LocalRunner:
-    """The same trials, records and files as on Ray. No watchdog ends a trial that hangs: nothing could start it again.
+    """The same trials, records and files as on Ray. There is no watchdog: a trial that hangs blocks the sweep.
 
     The calling process has its own torch settings back afterwards.
     """

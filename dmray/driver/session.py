@@ -31,13 +31,16 @@ _log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """Something that runs trials: Ray, or this process."""
+    """Runs trials, for example on Ray or in this process."""
 
     def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh) -> Sequence[TrialSpec]:
-        """Run `todo` until each trial has ended, well or not; their folders tell. Gives those that were paused."""
+        """Run `todo` until each trial has finished, failed or been paused. Returns those that were paused.
+
+        How each trial ended is recorded in its folder.
+        """
 
 
-ReportWriter = Callable[[SweepFolder], Path]  # makes the report of a sweep's folder, gives the report's folder
+ReportWriter = Callable[[SweepFolder], Path]  # writes the report of a sweep's folder, returns the report's folder
 OnProgress = Callable[[Summary], None]
 _PROGRESS_EVERY_S = 1.0
 
@@ -51,31 +54,33 @@ def run_sweep(
     resume: bool,
     console: Console | None = None,
     on_progress: OnProgress | None = None,
-    choice: TrialFilter = ALL_TRIALS,
-    again: str = "",
+    trial_filter: TrialFilter = ALL_TRIALS,
+    resume_command: str = "",
 ) -> dict[str, TrialStatus]:
-    """Run what is not done of `choice`, then report; the status of each trial afterwards.
+    """Run the trials that `trial_filter` selects and that have not ended, then write the report.
 
-    Progress is shown on `console`; `on_progress` is called with it every second, from a thread, and once at the end.
-    Meanwhile `dmray.coordination.commands` says how to pause or stop it; `again` is the command that continues it.
+    Returns the status of each trial afterwards. Progress is shown on `console`. `on_progress` is called with it every
+    second, from a thread, and once at the end. Meanwhile the sweep can be paused and stopped with the commands of
+    `dmray.coordination.commands`. `resume_command` is the shell command that continues the sweep, shown to users.
 
     Raises:
-        DatasetError: a data set has no file here, or its task no simulator.
-        StorageError: the folder cannot be written, another driver holds it, or trials were begun and not `resume`.
-        TrackingError: the MLflow server does not answer at the start (later it may come and go).
-        ClusterError: the sweep does not fit the machines.
+        DatasetError: the file of a data set is not on this machine, or its task has no simulator here.
+        StorageError: the folder cannot be written, another driver runs the sweep, or the sweep was started before and
+            `resume` is false.
+        TrackingError: the MLflow server does not answer at the start. (Later outages are tolerated.)
+        ClusterError: a trial needs more resources than the machines have.
     """
     folder.make_writable()
-    with sweep_lock(plan, folder) as refresh, listen_for_commands(folder, again):
+    with sweep_lock(plan, folder) as refresh, listen_for_commands(folder, resume_command):
         states = trial_statuses(plan, folder)
         restore_done_markers(plan, folder)
-        todo = to_run(plan, states, resume, choice)
+        todo = to_run(plan, states, resume, trial_filter)
         preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
         if (difference := changes(plan, folder, states)) and difference.any:
             _log.info("the sweep file has changed: %s", difference)
         with _mirrored(plan, folder) as attach:
-            write_manifest(plan, folder)  # not before: a start without an MLflow to write to changes nothing
+            write_manifest(plan, folder)  # only now: if MLflow does not answer, the start has changed nothing
             if todo:
                 with _shown(plan, folder, console, on_progress):
                     _run(plan, todo, folder, runner, refresh)
@@ -85,7 +90,7 @@ def run_sweep(
 
 @contextlib.contextmanager
 def _shown(plan: Plan, folder: SweepFolder, console: Console | None, on_progress: OnProgress | None) -> Iterator[None]:
-    """Show the progress meanwhile. Each view follows the ledgers by itself."""
+    """Show the progress during the block. Each view reads the ledgers itself."""
 
     def follower() -> Follower:
         return Follower(folder, plan.trials, plan.sweep.early_stopping)
@@ -101,7 +106,7 @@ def _shown(plan: Plan, folder: SweepFolder, console: Console | None, on_progress
 
 
 class _ProgressCallback:
-    """Hands the summary of a sweep to a function. A function that raises is logged, and not called again."""
+    """Calls a function with the summary of a sweep. After the function has raised, it is not called again."""
 
     def __init__(self, follower: Follower, on_progress: OnProgress) -> None:
         self._follower, self._on_progress, self._failed = follower, on_progress, False
@@ -111,28 +116,28 @@ class _ProgressCallback:
             summary = summarize(self._follower)
             try:
                 self._on_progress(summary)
-            except Exception:  # noqa: BLE001 - the caller's code, and hours of training must not end with it
+            except Exception:  # noqa: BLE001 - an error in the caller's function must not end hours of training
                 self._failed = True
                 _log.exception("the progress callback failed; it is not called any more")
         return not self._failed
 
 
 def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:
-    """Run `todo`, again after each pause, until nothing has left or the sweep is to stop."""
+    """Run `todo`, and after each pause the trials that were paused, until none is left or the sweep is stopped."""
     while todo:
-        refresh()  # the command to run is where all workers see it
+        refresh()  # copies the `run` command to where all workers read it
         before = read_command(folder)
         todo = runner.run(plan, todo, folder, refresh)
         refresh()
         if todo and (
             not wait_for_resume(folder) or read_command(folder) == before
-        ):  # no command: they paused by themselves
+        ):  # no new command: the trials paused by themselves
             return
 
 
 @contextlib.contextmanager
 def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None]]:
-    """Keep MLflow up to date with the ledgers meanwhile, complete at the end; yields how to attach a report."""
+    """Copy the ledgers to MLflow during the block, completely at its end. Yields a function that attaches a report."""
     tracking = plan.sweep.tracking
     if tracking.mlflow_uri == NO_MLFLOW:
         yield lambda report: None

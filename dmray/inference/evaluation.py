@@ -239,7 +239,7 @@ class _FunctionDecoder:
         self._function, self._task = function, task
 
     def decide(
-        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+        self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> np.ndarray:
         actions = np.asarray(self._function(observations), dtype=np.float32)
         expected = (len(observations), self._task.action_dim)

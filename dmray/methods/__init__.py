@@ -1,7 +1,7 @@
-"""Methods: what a policy sees of each timestep, what it predicts, on which backbone, and how a report shows it.
+"""The registry of methods: tokens, targets and backbone of each, and its label and colour in reports.
 
-To add one: a file here with a `Method` and a line in `METHODS`, or a package with an entry point `dmray.methods`
-(docs/extending.md). Nothing else in dmray lists methods.
+To add a method, add a file here with a `Method` and a line to `METHODS`, or install a package with an entry point
+`dmray.methods` (docs/extending.md). Nothing else in dmray lists methods.
 """
 
 from dmray.methods.layout import Layout

@@ -1,4 +1,4 @@
-"""A control: behaviour cloning by an MLP on the present state."""
+"""Behaviour cloning by an MLP on the current state. A control: no memory, no return-to-go."""
 
 from dmray.fields import Field
 from dmray.methods.layout import Layout, S
@@ -8,7 +8,7 @@ from dmray.models.backbones import MLP
 BC = Method(
     name="bc",
     label="BC",
-    summary="Behaviour cloning by an MLP on the present state: no memory, no return-to-go.",
+    summary="Behaviour cloning by an MLP on the current state: no memory, no return-to-go.",
     source="dmray (a control)",
     backbone=MLP,
     stages=(Layout((S,), Field.ACTION, read_at=0),),

@@ -1,4 +1,4 @@
-"""Decision Transformer, as the paper's authors trained it."""
+"""Decision Transformer (arXiv 2106.01345), with the tokens of the code of arXiv 2405.07943."""
 
 from dmray.fields import Field
 from dmray.methods.layout import A1, Layout, R, S

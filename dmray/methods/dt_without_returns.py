@@ -1,4 +1,4 @@
-"""A control: Decision Transformer without the return token, the transformer half of returns x backbone."""
+"""Decision Transformer without the return token. A control: it separates the effects of returns and backbone."""
 
 from dmray.fields import Field
 from dmray.methods.layout import A1, Layout, S
@@ -8,7 +8,7 @@ from dmray.models.backbones import TRANSFORMER
 DT_WITHOUT_RETURNS = Method(
     name="dt-r",
     label="DT-R",
-    summary="DT without the return-to-go token: with DM+R, DM and DT it separates returns from backbone.",
+    summary="DT without the return-to-go token. With DM+R, DM and DT it separates the effects of returns and backbone.",
     source="dmray (a control)",
     backbone=TRANSFORMER,
     stages=(Layout((S, A1), Field.ACTION, read_at=0),),

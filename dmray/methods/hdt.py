@@ -1,4 +1,4 @@
-"""Hierarchical Decision Transformer (arXiv 2209.10447), as the authors of arXiv 2405.07943 trained it."""
+"""Hierarchical Decision Transformer (arXiv 2209.10447), with the tokens of the code of arXiv 2405.07943."""
 
 from dmray.fields import Field
 from dmray.methods.layout import A1, G1, G, Layout, S
@@ -8,7 +8,7 @@ from dmray.models.backbones import TRANSFORMER
 HDT = Method(
     name="hdt",
     label="HDT",
-    summary="Hierarchical DT: a high level predicts a subgoal, a low level the action that leads there.",
+    summary="Hierarchical DT: a high network predicts a subgoal, a low network the action that leads there.",
     source="arXiv 2209.10447",
     backbone=TRANSFORMER,
     stages=(

@@ -1,4 +1,4 @@
-"""What a method is, as one value that everything else asks."""
+"""The description of a method, from which training, evaluation, planning and reports get what depends on the method."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ACTION, _PREVIOUS_ACTION = Token(Field.ACTION), Token(Field.ACTION, lag=1)
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """Sizes that the task and the data set impose.
+    """The sizes of a policy that follow from its task and data set.
 
-    Actions lie in [-action_limit, action_limit]; timesteps in [0, max_timesteps).
+    Actions are in [-action_limit, action_limit], timesteps in [0, max_timesteps).
     """
 
     observation_dim: int
@@ -28,7 +28,7 @@ class PolicyShape:
     max_timesteps: int
 
     def dim(self, field: Field) -> int:
-        """Numbers per timestep of a field."""
+        """The length of a field's vector at one timestep."""
         if field is Field.RETURN_TO_GO:
             return 1
         return self.action_dim if field is Field.ACTION else self.observation_dim
@@ -36,14 +36,14 @@ class PolicyShape:
 
 @dataclass(frozen=True)
 class Method:
-    """A backbone (one network per stage) and the stages, in the order in which they decide a timestep's fields.
+    """A backbone (one network per stage) and the stages, in the order in which they predict a timestep's fields.
 
-    `name` is the word in sweep files, `label` the name in reports. `colour` (hex) and `marker` (matplotlib's) are its
-    looks in figures. `baselines` are the names of the methods that it is compared with. `source` says where it is
-    published, `summary` what it is, in one sentence.
+    `name`: the name in sweep files. `label`: the name in reports. `colour` (hex), `marker` (matplotlib's): how figures
+    draw it. `baselines`: the names of the methods that it is compared with. `source`: where it is published. `summary`:
+    one sentence that describes it.
 
     Raises:
-        ValueError: a stage sees a field of its timestep before a stage has decided it, or no stage predicts the action.
+        ValueError: a stage has an input that no earlier stage predicts, or no stage predicts the action.
     """
 
     name: str
@@ -68,22 +68,25 @@ class Method:
 
     @property
     def config(self) -> type[BackboneConfig]:
-        """The class of its entries under `models:` in a sweep file."""
+        """The config class, whose fields a sweep file gives under `models:`."""
         return self.backbone.config
 
     @property
     def takes_target(self) -> bool:
-        """Whether the policy is given a target return."""
+        """Whether the policy takes a target return."""
         return self._has(Field.RETURN_TO_GO)
 
     @property
     def sees_actions(self) -> bool:
-        """Whether past actions are among the tokens."""
+        """Whether actions are among the tokens."""
         return self._has(Field.ACTION)
 
     def with_action_input(self, action_input: ActionInput) -> Method:
-        """This method with the action token as published (`paper`: the action one timestep earlier), or as in Chen et
-        al. (arXiv 2106.01345; `dt`: the timestep's own action, after the token that it is predicted from)."""
+        """This method with another action token.
+
+        `paper`: the action of the previous timestep, as published. `dt`: the action of the same timestep, after the
+        token from which it is predicted, as in Chen et al. (arXiv 2106.01345).
+        """
         if action_input == "paper":
             return self
         return replace(self, stages=tuple(_with_own_action(stage) for stage in self.stages))

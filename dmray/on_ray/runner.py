@@ -95,7 +95,7 @@ def _require_installed_methods(todo: Sequence[TrialSpec]) -> None:
     for name in dict.fromkeys(trial.method for trial in todo):
         if not METHODS.is_installed(name):
             raise PluginError(
-                f"method '{name}' exists in this process only, and Ray's workers do not have it: run with local=True, "
+                f"method '{name}' exists in this process only, so Ray's workers do not have it: use local=True, "
                 "or install a package with the entry point 'dmray.methods' (docs/extending.md)"
             )
 

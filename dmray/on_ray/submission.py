@@ -30,7 +30,7 @@ class Submission:
 
     @property
     def entrypoint(self) -> str:
-        """What the cluster runs, in a folder that holds the file. What was begun before goes on."""
+        """The command that the cluster runs, in a folder with the sweep file. It continues a sweep that was started."""
         fixed = ["python", "-m", "dmray.sweep", self.file.name, "--address", "auto", "--resume"]
         return shlex.join([*fixed, *self.options])
 

@@ -1,1 +1,1 @@
-"""From a sweep file to its trials, what they cost and how long they take. Pure and light: no torch, no Ray."""
+"""From a sweep file to its trials, their cost and their duration. Imports no Ray, and torch only in `measuring`."""

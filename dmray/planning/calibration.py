@@ -1,10 +1,10 @@
-"""How fast this hardware is: measured points, and the rule that carries them over to another trial's shape.
+"""The measured speed of this hardware, and the formula that estimates other model sizes from it.
 
     seconds of a pass = a * layers + b * FLOPs
 
-Small networks cost by their layers (calls, kernel launches), large ones by their FLOPs; `a` and `b` (not negative) are
-what two measured shapes of the same backbone give. Good to a factor of two: it ignores what shares the machine, the
-several trials of one GPU, and that kernels differ in how well they use it.
+The time of small networks depends on their layers (calls, kernel launches), that of large ones on their FLOPs. `a` and
+`b` (not negative) are computed from two measured sizes of the same backbone. An estimate is right to about a factor of
+two: it does not consider other load on the machine, several trials on one GPU, and different efficiency of kernels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERSION = 1
 
 
 class Point(Spec):
-    """One shape, measured: `seconds` for one pass of `flops` through `layers`."""
+    """One measurement: `seconds` of one pass with `flops` through `layers` layers. `what` describes it for readers."""
 
     what: str
     flops: float
@@ -37,8 +37,11 @@ class Point(Spec):
 
 
 class Calibration(Spec):
-    """`training[device][backbone]`: optimizer steps; `decisions[backbone]`: window decoding on one CPU thread;
-    `env_step_s[engine]`: seconds of one step of one episode, on one CPU."""
+    """The measured speed of one kind of machine.
+
+    `training[device][backbone]`: optimizer steps. `decisions[backbone]`: window decoding on one CPU thread.
+    `env_step_s[engine]`: seconds of one environment step of one episode on one CPU. `made`: date and time.
+    """
 
     version: Literal[1] = 1
     hardware: str
@@ -49,12 +52,12 @@ class Calibration(Spec):
 
 
 def backbone_of(trial: TrialSpec) -> str:
-    """The name of the backbone, by which rates are measured and found."""
+    """The name of the trial's backbone, the key of `Calibration.training` and `Calibration.decisions`."""
     return METHODS[trial.method].backbone.name
 
 
 def seconds_of(points: tuple[Point, ...], work: Work) -> float:
-    """Seconds that `work` would take by the module's rule, from one point or two."""
+    """Estimate the seconds of `work` from one or two measurements, with the module's formula."""
     per_layer, per_flop = _rates(points)
     return per_layer * work.layers + per_flop * work.flops
 
@@ -72,18 +75,18 @@ def _rates(points: tuple[Point, ...]) -> tuple[float, float]:
 
 
 def hardware_name(hardware: Mapping[str, Any] | None = None) -> str:
-    """The machine in words, by which its calibration is found again."""
+    """The processor, its cores and the GPU as text. Calibrations are stored under this name. None: this machine."""
     found = hardware or provenance()["hardware"]
     return f"{found['cpu']}, {found['cores']} cores, {found['gpu'] or 'no GPU'}"
 
 
 def calibration_file(hardware: str) -> Path:
-    """In `dmray.files.cache_folder`, one file for each hardware."""
+    """The file of a calibration, in `dmray.files.cache_folder`."""
     return cache_folder() / "calibration" / f"{re.sub(r'[^A-Za-z0-9]+', '-', hardware).strip('-').lower()}.json"
 
 
 def load_calibration(hardware: str) -> Calibration | None:
-    """What was measured on such hardware; None when nothing was, or by another version."""
+    """The stored calibration of this hardware; None if there is none, or it has another format."""
     try:
         return Calibration.model_validate(json.loads(calibration_file(hardware).read_bytes()))
     except (FileNotFoundError, ValidationError, json.JSONDecodeError):
@@ -91,6 +94,7 @@ def load_calibration(hardware: str) -> Calibration | None:
 
 
 def save_calibration(calibration: Calibration) -> Path:
+    """Store a calibration in `calibration_file`; returns the file."""
     file = calibration_file(calibration.hardware)
     write_json(file, calibration.model_dump(mode="json"))
     return file

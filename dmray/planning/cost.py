@@ -1,6 +1,6 @@
-"""What a trial will cost, before anything is started: training steps, environment steps, disk.
+"""The cost of a trial, computed before it starts: training steps, environment steps, disk space, FLOPs.
 
-Sizes are closed formulas so that planning imports no torch; a test holds them equal to the built networks.
+Sizes of networks are formulas, so that planning does not import torch; tests compare them with the built networks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TRAIN_RECORD_BYTES = 260
 
 @dataclass(frozen=True)
 class Cost:
-    """Sums over trials. `env_steps` is the most there can be: every episode up to its horizon."""
+    """The cost of one or several trials. `env_steps` is an upper bound: every episode runs to its horizon."""
 
     training_steps: int = 0
     env_steps: int = 0
@@ -40,7 +40,7 @@ def total_cost(trials: Iterable[TrialSpec], log_every_steps: int) -> Cost:
 
 
 def trial_cost(trial: TrialSpec, log_every_steps: int) -> Cost:
-    """One trial's cost; its disk is three checkpoints (last with the moments, best, final) and its ledger."""
+    """The cost of one trial. Disk: last.pt (with the optimizer's moments), best.pt, final.pt and the ledger."""
     task, evaluation, steps = task_of(trial.dataset), trial.evaluation, trial.training.steps
     episodes = evaluation.episodes * num_targets(trial)
     evaluations = num_evaluations(trial)
@@ -51,42 +51,46 @@ def trial_cost(trial: TrialSpec, log_every_steps: int) -> Cost:
 
 @dataclass(frozen=True)
 class Work:
-    """One pass of the networks over a batch of windows: multiply-adds count as two FLOPs, `layers` over all stages."""
+    """One pass of the networks over a batch of windows. A multiply-add is two FLOPs; `layers` counts all stages."""
 
     flops: float
     layers: int
 
 
 def training_work(trial: TrialSpec) -> Work:
-    """One optimizer step: forward, and twice as much backward."""
+    """The work of one optimizer step: a forward pass, and a backward pass of twice the FLOPs."""
     forward = forward_work(trial, trial.training.batch_size)
     return Work(3 * forward.flops, forward.layers)
 
 
 def forward_work(trial: TrialSpec, rows: int) -> Work:
-    """One forward pass over `rows` windows; in mode `window` that is one decision for `rows` episodes."""
+    """The work of a forward pass over `rows` windows. In decode mode `window` this is one action of `rows` episodes."""
     method = METHODS[trial.method]
     return Work(rows * method.forward_flops(trial.model), trial.model.n_layer * len(method.stages))
 
 
 def trial_flops(trial: TrialSpec) -> float:
-    """FLOPs of the networks in training and in evaluation (window decoding, all horizons): what trials compare by."""
+    """FLOPs of the networks in training and in evaluation (window decoding, episodes to the horizon)."""
     env_steps = num_evaluations(trial) * trial.evaluation.episodes * num_targets(trial) * task_of(trial.dataset).horizon
     return training_work(trial).flops * trial.training.steps + forward_work(trial, 1).flops * env_steps
 
 
 def num_evaluations(trial: TrialSpec) -> int:
-    """Every `every_steps`, and at the end."""
+    """The number of evaluations: one every `every_steps` steps, and one at the end."""
     return ceil(trial.training.steps / trial.evaluation.every_steps)
 
 
 def num_targets(trial: TrialSpec) -> int:
-    """Target returns that the method is evaluated under (1, none, for methods without a return-to-go)."""
+    """The number of target returns that are evaluated; 1 for methods without a return-to-go."""
     targets = trial.evaluation.target_returns or task_of(trial.dataset).target_returns
     return len(targets) if METHODS[trial.method].takes_target else 1
 
 
 def num_parameters(trial: TrialSpec, task: Task) -> int:
-    """Trainable parameters of all stages (timestep table of the horizon's length; a longer trajectory adds rows)."""
+    """Trainable parameters of all stages.
+
+    The table of timesteps has a row for each step up to the horizon. A data set with longer trajectories adds rows,
+    which are not counted here.
+    """
     shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
     return METHODS[trial.method].num_parameters(trial.model, shape)

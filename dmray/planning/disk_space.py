@@ -1,4 +1,4 @@
-"""Free space on the storage: enough for the whole plan before the start, and a floor at each checkpoint."""
+"""Checks of free disk space: before a sweep starts, and before each checkpoint."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ _GIB = 2**30
 
 
 def free_bytes(path: Path) -> int:
-    """What is free where `path` is, or would be."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    """The free bytes of the file system of `path`, which need not exist yet."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def require_space(path: Path, min_free_gib: float) -> None:
-    """Refuse to write when less than the floor is free (0: never).
+    """Check that at least `min_free_gib` are free at `path` (0: no check).
 
     Raises:
-        StorageError: so it is.
+        StorageError: less is free.
     """
     free = free_bytes(path) if min_free_gib else 0
     if free < min_free_gib * _GIB:
         raise StorageError(
-            f"{path}: {free / _GIB:.2f} GiB free, less than faults.min_free_gib ({min_free_gib:g}); the last "
-            "checkpoint is whole. Free some space and continue with --resume"
+            f"{path}: {free / _GIB:.2f} GiB free, less than faults.min_free_gib ({min_free_gib:g}); the previous "
+            "checkpoint is kept. Free some space and continue with --resume"
         )
 
 
 def require_space_for(trials: Iterable[TrialSpec], sweep: SweepSpec, path: Path) -> None:
-    """Refuse a start whose trials would fill the disk. (An object store does not tell what it has free.)
+    """Check that the disk has room for `trials`. Object stores are not checked, since their free space is unknown.
 
     Raises:
-        StorageError: the plan's bytes and the floor are more than is free.
+        StorageError: the bytes that the trials write and `faults.min_free_gib` are more than is free.
     """
     if not sweep.faults.min_free_gib or is_url(sweep.storage):
         return
@@ -46,7 +46,7 @@ def require_space_for(trials: Iterable[TrialSpec], sweep: SweepSpec, path: Path)
     needed, free = planned + sweep.faults.min_free_gib * _GIB, free_bytes(path)
     if needed > free:
         raise StorageError(
-            f"{path}: {free / _GIB:.1f} GiB free; the trials to run take about {planned / _GIB:.1f} GiB and "
-            f"faults.min_free_gib {sweep.faults.min_free_gib:g} stay free. Choose another --storage, run a part of the "
-            "trials (--only, --shard), or lower faults.min_free_gib (0: no check)"
+            f"{path}: {free / _GIB:.1f} GiB free, but the trials to run need about {planned / _GIB:.1f} GiB, and "
+            f"faults.min_free_gib requires that {sweep.faults.min_free_gib:g} GiB stay free. Choose another --storage, "
+            "run a part of the trials (--only, --shard), or lower faults.min_free_gib (0: no check)"
         )

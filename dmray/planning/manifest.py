@@ -1,4 +1,4 @@
-"""The manifest of a sweep's folder (sweep.json): the resolved sweep and its trials, as of the driver's last start."""
+"""The manifest of a sweep's folder (sweep.json): the sweep and its trials, written by the driver at each start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dmray.planning.plan import Plan
 from dmray.records.folders import SweepFolder
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 
-_BEFORE_IT_WAS_RECORDED = 2
+_UNRECORDED_IDENTITY_VERSION = 2  # of manifests without the field
 
 
 class _Manifest(Spec):
@@ -22,13 +22,13 @@ class _Manifest(Spec):
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:
-    """Write the resolved sweep and its trials, which is all that a report needs beside the ledgers."""
+    """Write the sweep and its trials to the folder. Reports need this file and the ledgers."""
     manifest = _Manifest(sweep=plan.sweep, trials=plan.trials, identity_version=IDENTITY_VERSION)
     write_json(folder.manifest, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: SweepFolder) -> Plan:
-    """The plan of the sweep's last start.
+    """Read the plan of the sweep's last start.
 
     Raises:
         StorageError: there is no sweep in the folder, its manifest is damaged, or another version of dmray made its
@@ -44,11 +44,11 @@ def read_manifest(folder: SweepFolder) -> Plan:
         ) from cause
     except ValueError as cause:
         raise StorageError(f"{path}: not the manifest of a sweep: {cause}") from cause
-    version = content.get("identity_version", _BEFORE_IT_WAS_RECORDED) if isinstance(content, dict) else None
+    version = content.get("identity_version", _UNRECORDED_IDENTITY_VERSION) if isinstance(content, dict) else None
     if isinstance(version, int) and "trials" in content and version != IDENTITY_VERSION:
         raise StorageError(
-            f"{path}: of another version of dmray, whose trials have other ids (identity_version {version}, here "
-            f"{IDENTITY_VERSION}). To read or continue this sweep, check out the git commit that its ledgers name; to "
+            f"{path}: written by a version of dmray with other trial ids (identity_version {version}, here "
+            f"{IDENTITY_VERSION}). To read or continue this sweep, check out the git commit in its ledgers; to "
             "run it again with this version, give another --storage, or another name in the sweep file"
         )
     try:

@@ -1,4 +1,4 @@
-"""Makes a calibration: short runs of training steps, decisions and simulators, about a minute in all."""
+"""Measure the speed of this machine: training steps, window decoding and simulators. Takes about a minute."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
 from dmray.tasks import FAMILIES, TASKS, Task
 from dmray.training import Trainer
 
-SHAPES: tuple[dict[str, int], ...] = ({"d_model": 64, "n_layer": 2, "context_length": 5}, {})  # {}: the defaults
+SIZES: tuple[dict[str, int], ...] = ({"d_model": 64, "n_layer": 2, "context_length": 5}, {})  # {}: the defaults
 _TASK, _ROWS, _EPISODE_STEPS = "hopper", 20, 1000
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 
 
-def calibrate(say: Say, budget_s: float = 3.0) -> Calibration:
-    """Measure this machine, each figure within about `budget_s`; what a simulator lacks is said and left out."""
+def calibrate(show: Print, budget_s: float = 3.0) -> Calibration:
+    """Measure this machine, about `budget_s` seconds for each number. `show` is called with a line for each result.
+
+    Simulators that are not installed are reported to `show` and are not in the calibration.
+    """
     threads = torch.get_num_threads()
     backbones = list(dict.fromkeys(METHODS[name].backbone.name for name in METHODS))
     torch.set_num_threads(1)  # as in trials and actors
     devices: tuple[Device, ...] = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     try:
         training = {
-            device: {backbone: _training(backbone, device, budget_s, say) for backbone in backbones}
+            device: {backbone: _training(backbone, device, budget_s, show) for backbone in backbones}
             for device in devices
         }
-        decisions = {backbone: _decisions(backbone, budget_s, say) for backbone in backbones}
-        env_step_s = _engines(budget_s, say)
+        decisions = {backbone: _decisions(backbone, budget_s, show) for backbone in backbones}
+        env_step_s = _engines(budget_s, show)
     finally:
         torch.set_num_threads(threads)
     made = datetime.now(UTC).isoformat(timespec="seconds")
@@ -47,7 +50,10 @@ def calibrate(say: Say, budget_s: float = 3.0) -> Calibration:
 
 
 def seconds_each(action: Callable[[], object], device: Device, budget_s: float) -> float:
-    """The least time of `action` (what else runs here only adds), after two warm-ups, within about `budget_s`."""
+    """The shortest time of one call of `action` after two warm-ups; stops after about `budget_s`.
+
+    The minimum, because other processes on the machine can only make a call slower.
+    """
     times: list[float] = []
     for run in range(1000):
         started = time.perf_counter()
@@ -62,7 +68,7 @@ def seconds_each(action: Callable[[], object], device: Device, budget_s: float) 
 
 
 def reference_trial(backbone: str, size: dict[str, int]) -> TrialSpec:
-    """The first method on the backbone, at Hopper's sizes with the paper's batch."""
+    """A trial of the first method with this backbone, with Hopper's dimensions and the paper's batch size."""
     method = next(name for name in METHODS if METHODS[name].backbone.name == backbone)
     return TrialSpec(
         dataset=DatasetSpec(name="hopper-medium-v2"),
@@ -74,15 +80,15 @@ def reference_trial(backbone: str, size: dict[str, int]) -> TrialSpec:
     )
 
 
-def _training(backbone: str, device: Device, budget_s: float, say: Say) -> tuple[Point, ...]:
+def _training(backbone: str, device: Device, budget_s: float, show: Print) -> tuple[Point, ...]:
     points = []
-    for size in SHAPES:
+    for size in SIZES:
         trial = reference_trial(backbone, size)
         model = trial.model
         trainer, work = _trainer(trial, device), training_work(trial)
         seconds = seconds_each(trainer.step, device, budget_s)
         what = f"{trial.method} {model.d_model}x{model.n_layer} K{model.context_length} batch 16 on {device}"
-        say(f"{what}: {1 / seconds:.1f} training steps/s")
+        show(f"{what}: {1 / seconds:.1f} training steps/s")
         points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
     return tuple(points)
 
@@ -111,11 +117,14 @@ def _policy(trial: TrialSpec, task: Task) -> SequencePolicy:
     return SequencePolicy(policy_recipe(trial, shape))
 
 
-def _decisions(backbone: str, budget_s: float, say: Say) -> tuple[Point, ...]:
-    """Window decoding as an evaluation does it, less the simulator, in maze2d-open: its episodes never end early."""
+def _decisions(backbone: str, budget_s: float, show: Print) -> tuple[Point, ...]:
+    """The time of window decoding in an evaluation without the simulator's time.
+
+    The task is maze2d-open, because its episodes never end before the horizon.
+    """
     task = TASKS["maze2d-open"]
     physics, points = _env_step_s(task, budget_s / 4), []
-    for size in SHAPES:
+    for size in SIZES:
         trial = reference_trial(backbone, size)
         model = trial.model
         policy, work = _policy(trial, task).eval(), forward_work(trial, _ROWS)
@@ -123,16 +132,16 @@ def _decisions(backbone: str, budget_s: float, say: Say) -> tuple[Point, ...]:
         request = EvaluationRequest(task, _ROWS, 0, "window", targets, _ROWS)
         started = time.perf_counter()
         episodes = run_cohort(policy, request, cohorts(request)[0])
-        a_step = (time.perf_counter() - started) / max(episode.length for episode in episodes)
-        seconds = max(a_step - _ROWS * physics, 1e-6)
+        step_s = (time.perf_counter() - started) / max(episode.length for episode in episodes)
+        seconds = max(step_s - _ROWS * physics, 1e-6)
         what = f"{trial.method} {model.d_model}x{model.n_layer} K{model.context_length} window, {_ROWS} episodes"
-        say(f"{what}: {_ROWS / seconds:.0f} decisions/s")
+        show(f"{what}: {_ROWS / seconds:.0f} decisions/s")
         points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
     return tuple(points)
 
 
-def _engines(budget_s: float, say: Say) -> dict[str, float]:
-    """Seconds of one env step of each engine, measured in one of its tasks."""
+def _engines(budget_s: float, show: Print) -> dict[str, float]:
+    """Seconds of one environment step of each engine, measured in one of its tasks."""
     measured: dict[str, Task] = {}
     for family in FAMILIES.values():
         measured.setdefault(family.engine, family.task_to_calibrate)
@@ -141,9 +150,9 @@ def _engines(budget_s: float, say: Say) -> dict[str, float]:
         try:
             seconds[engine] = _env_step_s(task, budget_s)
         except (EngineError, MissingPackageError, ImportError) as problem:
-            say(f"{engine}: left out: {problem}")
+            show(f"{engine}: not measured: {problem}")
         else:
-            say(f"{engine} ({task.name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
+            show(f"{engine} ({task.name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
     return seconds
 
 

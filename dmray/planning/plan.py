@@ -1,4 +1,4 @@
-"""From a sweep to its trials: pure, the same on every machine, instant."""
+"""Expand a sweep into its trials. The result is the same on every machine and does not depend on files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dmray.tasks import Task, task_of
 
 @dataclass(frozen=True)
 class Plan:
-    """The trials of a sweep in the order in which they are started; no trial twice."""
+    """The trials of a sweep in the order in which they start, without duplicates."""
 
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
@@ -25,10 +25,10 @@ class Plan:
 
 
 def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
-    """The plan of the sweep file at `path` with `key.path=value` overrides.
+    """Load the sweep file at `path`, apply `key.path=value` overrides, and expand it.
 
     Raises:
-        SpecError: a mistake, named by file, place, value and nearest right word.
+        SpecError: the file or an override is invalid. The message names the file, the field and a valid value.
     """
     sweep = load_sweep(path, overrides)
     try:
@@ -40,23 +40,22 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
 def plan(sweep: SweepSpec) -> Plan:
     """Expand data sets x seeds x (methods x models) in the sweep's `order`.
 
-    What the sweep leaves to the task (target returns, return scale) is filled in, so that a trial's spec says
-    everything.
+    If the sweep does not give target returns or a return scale, those of the task are written into the trials' specs.
 
     Raises:
-        SpecError: an unknown data set or task, with its place in the sweep and the nearest right name.
+        SpecError: an unknown data set or task. The message has its place in the sweep and the most similar name.
     """
     trials: dict[str, TrialSpec] = {}
     for dataset, task in zip(sweep.datasets, _tasks(sweep), strict=True):
         evaluation = _resolved(sweep.evaluation, task)
         for seed in sweep.seeds:
-            for trial in _comparison(sweep, dataset, evaluation, seed):
+            for trial in _trials_of_seed(sweep, dataset, evaluation, seed):
                 trials.setdefault(trial.trial_id, trial)
     return Plan(sweep, ordered(tuple(trials.values()), sweep.order))
 
 
 def ordered(trials: tuple[TrialSpec, ...], order: str) -> tuple[TrialSpec, ...]:
-    """`trials`, which come with all methods of a seed together, in a sweep's `order`; equals stay as they come."""
+    """Sort `trials` by a sweep's `order`. They must come in the order "methods_together". The sort is stable."""
     if order == "seeds_together":
         groups = {group: place for place, group in enumerate(dict.fromkeys(trial.seed_group_id for trial in trials))}
         datasets = list(dict.fromkeys(trial.dataset.name for trial in trials))
@@ -78,7 +77,9 @@ def _tasks(sweep: SweepSpec) -> list[Task]:
     return tasks
 
 
-def _comparison(sweep: SweepSpec, dataset: DatasetSpec, evaluation: EvaluationSpec, seed: int) -> tuple[TrialSpec, ...]:
+def _trials_of_seed(
+    sweep: SweepSpec, dataset: DatasetSpec, evaluation: EvaluationSpec, seed: int
+) -> tuple[TrialSpec, ...]:
     return tuple(
         TrialSpec(
             dataset=dataset, method=method, model=model, seed=seed, training=sweep.training, evaluation=evaluation

@@ -1,4 +1,4 @@
-"""What a plan will take in hours: its cost times the measured rates of a calibration. No calibration, no bill."""
+"""Estimate how many hours trials take: their cost, and the measured speed of a calibration."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from dmray.tasks import task_of
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Hours. `trial_hours` is training, of all trials; GPU-hours are their shares of GPUs; `wall_hours` leaves out the
-    start of each trial, and anything lost."""
+    """Hours. `trial_hours`: training of all trials, summed. `gpu_hours`: `trial_hours` times the GPUs per trial.
+
+    `wall_hours` does not include the start of each trial and work that is repeated after errors.
+    """
 
     trial_hours: float
     gpu_hours: float
@@ -26,10 +28,12 @@ class TimeEstimate:
 def estimate_time(
     trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Calibration, concurrent: int
 ) -> TimeEstimate:
-    """The bill of `trials`; `concurrent` 0: one after the other in one process, evaluations between the training.
+    """Estimate the hours of `trials`, of which `concurrent` run at the same time.
+
+    `concurrent` 0: the trials run one after the other in one process, which also runs their evaluations.
 
     Raises:
-        SpecError: the calibration lacks a rate; the message says which, and how to measure it.
+        SpecError: the calibration has no measurement of a backbone or simulator. The message says which.
     """
     _check(trials, resources, calibration)
     training = [training_hours(trial, calibration, resources) for trial in trials]
@@ -53,18 +57,19 @@ def _check(trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: C
         lacking += sorted(f"backbone {name}" for name in {backbone_of(trial) for trial in trials} - measured)
     if lacking:
         raise SpecError(
-            f"no rates of {', '.join(lacking)} in the calibration of {calibration.hardware}; "
-            "python -m dmray.doctor --calibrate, where they are"
+            f"the calibration of {calibration.hardware} has no measurement of {', '.join(lacking)}; "
+            "run python -m dmray.doctor --calibrate on a machine that has it"
         )
 
 
 def training_hours(trial: TrialSpec, calibration: Calibration, resources: ResourcesSpec) -> float:
+    """Hours of the trial's training steps."""
     points = calibration.training[resources.trial_device][backbone_of(trial)]
     return trial.training.steps * seconds_of(points, training_work(trial)) / 3600
 
 
 def evaluation_hours(trial: TrialSpec, calibration: Calibration) -> float:
-    """Every episode to its horizon, in cohorts, decoded as in mode `window` (the other modes are cheaper)."""
+    """Core-hours of all evaluations, if every episode runs to its horizon in decode mode `window`, the slowest mode."""
     rows = min(trial.evaluation.cohort_size, trial.evaluation.episodes)
     decision_s = seconds_of(calibration.decisions[backbone_of(trial)], forward_work(trial, rows)) / rows
     env_steps = trial_cost(trial, 1).env_steps

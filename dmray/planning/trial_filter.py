@@ -1,11 +1,11 @@
-"""Which trials of a plan one start takes up: `--only EXPR` and `--shard i/n`.
+"""Select some trials of a plan: `--only EXPR`, `--shard i/n` and `--retry-failed`.
 
-    EXPR     = term {"," term}                  all terms must hold
+    EXPR     = term {"," term}                  all terms must match
     term     = key "=" pattern {"|" pattern}    one pattern must match; case matters; *, ? and [ab] as in a shell
     key      = dataset | task | method | seed | trial, or a field of the model (d_model, n_layer, context_length, ...)
 
-A shard is decided by the trial's id alone, so n machines with the same sweep file share it without talking, and a
-changed sweep file moves no trial that stays.
+A trial's shard depends only on its id. So n machines can divide a sweep without communication, and trials that stay
+in a changed sweep file stay in their shard.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEYS = ("dataset", "task", "method", "seed", "trial")
 
 @dataclass(frozen=True)
 class TrialFilter:
-    """What a start is about; without anything, the whole plan. `retry_failed`: only trials that failed."""
+    """Which trials to run; with the default values, all. `retry_failed`: only trials that failed."""
 
     only: str | None = None
     shard: str | None = None
@@ -35,30 +35,30 @@ class TrialFilter:
 ALL_TRIALS = TrialFilter()
 
 
-def select_trials(plan: Plan, choice: TrialFilter) -> tuple[TrialSpec, ...]:
-    """The trials of `plan` that `only` and `shard` name, in the plan's order.
+def select_trials(plan: Plan, trial_filter: TrialFilter) -> tuple[TrialSpec, ...]:
+    """The trials of `plan` that match `only` and `shard`, in the plan's order. Ignores `retry_failed`.
 
     Raises:
-        SpecError: the expression or the shard is not well formed, or a term matches no trial at all.
+        SpecError: the expression or the shard is malformed, or a term matches no trial.
     """
     trials = plan.trials
-    for key, patterns in _terms(choice.only, _keys(plan)).items():
+    for key, patterns in _terms(trial_filter.only, _keys(plan)).items():
         trials = tuple(trial for trial in trials if _matches(_value(trial, key), patterns))
         if not trials:
-            raise SpecError(f"--only {choice.only}: {_no_trial(plan, key, patterns)}")
-    if choice.shard is None:
+            raise SpecError(f"--only {trial_filter.only}: {_no_trial(plan, key, patterns)}")
+    if trial_filter.shard is None:
         return trials
-    number, count = _shard(choice.shard)
+    number, count = _shard(trial_filter.shard)
     return tuple(trial for trial in trials if shard_of(trial.trial_id, count) == number)
 
 
 def shard_of(trial_id: str, count: int) -> int:
-    """1 to `count`, evenly over trials: the id ends with ten hex digits of a hash."""
+    """The trial's shard, from 1 to `count`. It is computed from the ten hex digits of a hash that end the id."""
     return int(trial_id[-10:], 16) % count + 1
 
 
 def _keys(plan: Plan) -> tuple[str, ...]:
-    """What a term may name: `_KEYS` and every field of a config in the plan."""
+    """The valid keys of a term: `_KEYS` and every field of a config in the plan."""
     return (*_KEYS, *dict.fromkeys(field for trial in plan.trials for field in type(trial.model).model_fields))
 
 
@@ -71,14 +71,14 @@ def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence
         if key not in keys:
             raise SpecError(f"--only {expression}: {unknown('key', key, keys)}")
         if key in terms:
-            raise SpecError(f"--only {expression}: '{key}' is named twice; write {key}={terms[key][0]}|{patterns}")
+            raise SpecError(f"--only {expression}: '{key}' is given twice; write {key}={terms[key][0]}|{patterns}")
         terms[key] = [pattern.strip() for pattern in patterns.split("|")]
     return terms
 
 
 def _value(trial: TrialSpec, key: str) -> str:
     if key not in _KEYS:
-        return str(getattr(trial.model, key, ""))  # a method without the field has no value that matches
+        return str(getattr(trial.model, key, ""))  # "" for methods without this field
     values = {
         "dataset": trial.dataset.name,
         "task": task_of(trial.dataset).name,
@@ -96,7 +96,7 @@ def _matches(value: str, patterns: Sequence[str]) -> bool:
 def _no_trial(plan: Plan, key: str, patterns: Sequence[str]) -> str:
     values = list(dict.fromkeys(_value(trial, key) for trial in plan.trials))
     if any(_matches(value, patterns) for value in values):
-        return f"no trial has {key}={'|'.join(patterns)} beside what comes before it"
+        return f"no trial that matches the terms before it has {key}={'|'.join(patterns)}"
     best = nearest(patterns[0], values)
     known = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")
     return f"no trial has {key}={'|'.join(patterns)}, " + (f"did you mean '{best}'?" if best else f"there are {known}")

@@ -1,10 +1,9 @@
-"""The policy of any method: its networks, its snapshots and how it acts."""
+"""Policies: the networks of a method, snapshots of their weights, and decoders, which act with them."""
 
 from dmray.methods import Layout, PolicyShape
 from dmray.policies.authors import from_authors
 from dmray.policies.decoding import Decoder, make_decoder
-from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
-from dmray.policies.recipe import PolicyRecipe, policy_recipe
+from dmray.policies.policy import PolicyRecipe, PolicySnapshot, SequencePolicy, policy_recipe, snapshot
 from dmray.policies.rollout_fields import RolloutFields
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder

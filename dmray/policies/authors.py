@@ -1,20 +1,20 @@
-"""The authors' state dicts as our policies: names, layouts and sizes, nothing else.
+"""Convert the authors' state dicts to our policies: names, layouts and sizes of weights.
 
-Glossary (theirs -> ours, N a layer):
+Glossary (theirs -> ours, N is the number of a layer):
     embed_{return,state,action,subgoal}   embeddings.{return_to_go,state,action,subgoal}
     embed_timestep                        timesteps
     embed_ln                              norm
-    backbone.layers.N.*, backbone.norm_f  the same (DM, DM+R, HDM; inside the mixer, mamba_ssm's names)
+    backbone.layers.N.*, backbone.norm_f  the same (DM, DM+R, HDM; the mixer's weights have mamba_ssm's names)
     transformer.h.N.attn                  backbone.layers.N.attention (DT, HDT)
     transformer.h.N.{ln_1,ln_2,mlp}       backbone.layers.N.{ln_1,ln_2,mlp}
     transformer.ln_f                      backbone.ln_f
     predict_{action,subgoal}.0            head, before the Tanh
     embed_sub_goal, predict_state         embeddings.subgoal and head of HDT's high network, which has no Tanh
-GPT-2's c_attn, c_proj and c_fc keep their weights as (in, out), the transpose of a linear layer's.
+GPT-2's c_attn, c_proj and c_fc store their weights as (in, out), the transpose of a linear layer's.
 
-Passed over, since no decision depends on it: GPT-2's token table and mask buffers, the return embedding of HDT's high
-network, the predicted states and returns of Chen et al.'s DT. The networks of DM and DM+R are not published; their
-names here are those that DT and HDM have for the same parts.
+Ignored, because actions do not depend on them: GPT-2's token table and mask buffers, the return embedding of HDT's high
+network, the heads of Chen et al.'s DT for states and returns. The code of DM and DM+R is not published; their names
+here are those of the same parts of DT and HDM.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from torch import Tensor
 
 from dmray.errors import CheckpointError
 from dmray.methods import METHODS, ActionInput, PolicyShape
-from dmray.policies.policy import SequencePolicy
-from dmray.policies.recipe import PolicyRecipe
+from dmray.policies.policy import PolicyRecipe, SequencePolicy
 from dmray.registry import nearest, unknown
 
 StateDict = Mapping[str, Tensor]
@@ -39,30 +38,35 @@ _MAX_TIMESTEPS = 4096  # rows of the authors' timestep table, for networks that 
 
 @dataclass(frozen=True)
 class _Names:
-    """How the authors name a network's parts: patterns of our names, the first that fits counts; `unread` of theirs."""
+    """The authors' names of a network's weights.
+
+    `renamed`: patterns of our names and the replacements; the first pattern that matches is used. `ignored`: a pattern
+    of their names that have no counterpart.
+    """
 
     renamed: Mapping[str, str]
-    unread: str = r"(?!)"  # fits nothing
+    ignored: str = r"(?!)"  # matches nothing
 
     def theirs(self, ours: str) -> str:
+        """Their name of our weight `ours`."""
         for pattern, replacement in self.renamed.items():
             if re.match(pattern, ours):
                 return re.sub(pattern, replacement, ours, count=1)
         raise AssertionError(f"the table has no name for {ours}")
 
 
-_AROUND = {
+_EMBEDDINGS = {
     r"embeddings\.return_to_go\.": "embed_return.",
     r"embeddings\.": "embed_",
     r"timesteps\.": "embed_timestep.",
     r"norm\.": "embed_ln.",
 }
-_MAMBA = {r"backbone\.": "backbone.", **_AROUND}
+_MAMBA = {r"backbone\.": "backbone.", **_EMBEDDINGS}
 _TRANSFORMER = {
     r"backbone\.layers\.(\d+)\.attention\.": r"transformer.h.\1.attn.",
     r"backbone\.layers\.": "transformer.h.",
     r"backbone\.": "transformer.",
-    **_AROUND,
+    **_EMBEDDINGS,
 }
 _ACTION, _SUBGOAL = {r"head\.": "predict_action.0."}, {r"head\.": "predict_subgoal.0."}
 _HDT_HIGH = {r"head\.": "predict_state.", r"embeddings\.subgoal\.": "embed_sub_goal."}
@@ -89,15 +93,16 @@ def from_authors(
     action_limit: float = 1.0,
     return_scale: float = 1000.0,
 ) -> SequencePolicy:
-    """The policy that computes what the authors' networks with these weights compute; float32, in evaluation mode.
+    """Make a policy that computes what the authors' networks with these weights compute; float32, in evaluation mode.
 
-    `networks` has a state dict for each of `SequencePolicy.stage_names`. Sizes are read from the weights; the keyword
-    arguments are what weights do not say, as published. Chen et al.'s network is "dt" with action_input "dt". Nor do
-    weights say the states' statistics: raw states need `set_statistics` first. Leaves torch's RNG as it was.
+    `networks` has a state dict for each of `SequencePolicy.stage_names`. Sizes are read from the weights. The keyword
+    arguments are settings that are not in the weights; their defaults are the published ones. Chen et al.'s network is
+    method "dt" with action_input "dt". The statistics of states are not in the weights either: call `set_statistics`
+    before acting on raw states. Does not change torch's global RNG.
 
     Raises:
-        CheckpointError: a stage, weight or shape is unknown, missing or wrong: named, with the nearest right one. Also
-            when two stages differ in size, which one config cannot say.
+        CheckpointError: the method is not a published one; a stage or weight is unknown or missing; a weight has the
+            wrong shape; or two stages differ in size (a policy has one config). The message has the most similar name.
     """
     published = {name for name, _ in _NAMES}
     if method not in published:
@@ -120,14 +125,14 @@ def from_authors(
 
 @dataclass(frozen=True)
 class _Network:
-    """One state dict of theirs; `label` begins its errors."""
+    """One of the authors' state dicts. Error messages begin with `label`."""
 
     label: str
     weights: StateDict
     names: _Names
 
     def sizes(self) -> dict[str, int]:
-        """What the weights say, by the names of the method's config and of PolicyShape."""
+        """The sizes of the network, under the field names of the method's config and of PolicyShape."""
         width = self.size("embed_ln.weight", 0)
         sizes = {"d_model": width, "observation_dim": self.size("embed_state.weight", 1)}
         if self.names.theirs("backbone.layers.").startswith("transformer"):
@@ -142,26 +147,26 @@ class _Network:
         }
 
     def size(self, name: str, axis: int) -> int:
-        """The length of one axis of one weight."""
+        """The length of one axis of a weight."""
         if name not in self.weights:
             raise CheckpointError(_missing(self.label, name, self.weights))
         shape = tuple(self.weights[name].shape)
         if axis >= len(shape):
-            raise CheckpointError(f"{self.label}: '{name}' has shape {shape}, {axis + 1} axes or more are right")
+            raise CheckpointError(f"{self.label}: '{name}' has shape {shape}, but must have at least {axis + 1} axes")
         return shape[axis]
 
     def translated(self, ours: StateDict) -> dict[str, Tensor]:
-        """Their weights by the names and in the layouts of `ours`, the state dict of a network of this size."""
+        """Their weights with the names and layouts of `ours`, the state dict of our network of the same size."""
         theirs = {name: self.names.theirs(name) for name in ours}
-        given = [name for name in self.weights if not re.fullmatch(self.names.unread, name)]
+        given = [name for name in self.weights if not re.fullmatch(self.names.ignored, name)]
         _check_names(self.label, given, theirs.values())
         return {name: self._as(value.shape, theirs[name]) for name, value in ours.items()}
 
     def _as(self, shape: torch.Size, name: str) -> Tensor:
         value, transposed = self.weights[name], _TRANSPOSED.fullmatch(name) is not None
-        right = tuple(reversed(shape)) if transposed else tuple(shape)
-        if tuple(value.shape) != right:
-            raise CheckpointError(f"{self.label}: '{name}' has shape {tuple(value.shape)}, {right} is right")
+        expected = tuple(reversed(shape)) if transposed else tuple(shape)
+        if tuple(value.shape) != expected:
+            raise CheckpointError(f"{self.label}: '{name}' has shape {tuple(value.shape)}, but must have {expected}")
         return value.T if transposed else value
 
     def _layers(self) -> int:
@@ -176,21 +181,21 @@ def _shared_sizes(networks: Sequence[_Network]) -> dict[str, int]:
         for name, size in other.sizes().items():
             if size != sizes[name]:
                 raise CheckpointError(
-                    f"{other.label}: {name} is {size}, but {sizes[name]} in '{first.label}'; a policy has one size"
+                    f"{other.label}: {name} is {size}, but {sizes[name]} in '{first.label}'; they must be equal"
                 )
     return sizes
 
 
-def _check_names(label: str, given: Collection[str], right: Collection[str]) -> None:
+def _check_names(label: str, given: Collection[str], expected: Collection[str]) -> None:
     for name in given:
-        if name not in right:
-            best = nearest(name, right)
+        if name not in expected:
+            best = nearest(name, expected)
             raise CheckpointError(f"{label}: unknown '{name}'" + (f", did you mean '{best}'?" if best else ""))
-    for name in right:
+    for name in expected:
         if name not in given:
             raise CheckpointError(_missing(label, name, given))
 
 
 def _missing(label: str, name: str, given: Collection[str]) -> str:
     best = nearest(name, given)
-    return f"{label}: '{name}' is missing" + (f", the nearest given is '{best}'" if best else "")
+    return f"{label}: '{name}' is missing" + (f"; the most similar given name is '{best}'" if best else "")

@@ -1,8 +1,8 @@
-"""How a trained policy acts: for all live episodes of a cohort at once, with its history in an object of the caller's.
+"""Acting with a trained policy in all live episodes of a cohort at once. The caller owns the decoder with the history.
 
-Shapes: E live episodes, S observation_dim, A action_dim. A cohort moves in lockstep: one timestep for all. The modes
-are the entries of `dmray.specs.decode`. They are not interchangeable, so the mode is part of what a score means (see
-`state_decoder`).
+Shapes: E live episodes, S observation_dim, A action_dim. All episodes of a cohort are at the same timestep. The decode
+modes are the entries of `dmray.specs.decode`. Different modes give different actions in episodes that are longer than
+the context (see `state_decoder`), so scores of different modes are not compared.
 """
 
 from __future__ import annotations
@@ -19,35 +19,32 @@ from dmray.specs import Decode, parse_decode
 
 
 class Decoder(Protocol):
-    """The state of one cohort's rollout, from its first timestep on.
-
-    The class of a mode is called with a fresh `RolloutFields` and the mode's argument.
-    """
+    """The state of one cohort's rollout. The class of a mode is called with `RolloutFields` and the mode's argument."""
 
     def decide(
-        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+        self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> np.ndarray:
-        """Actions (E, A) float32 for raw observations (E, S) and raw returns-to-go (E,); moves to the next timestep.
+        """The actions (E, A) float32 for raw observations (E, S) and raw returns-to-go (E,). Advances one timestep.
 
-        Policies without a return-to-go ignore it. `done_actions` (E, A): what was done at this timestep, so that
-        nothing is to be decided; they go into the history and are returned. An episode may not outlast the shape's
-        `max_timesteps`.
+        Policies without a return-to-go ignore it. `known_actions` (E, A): the actions that were taken at this timestep,
+        if they are known already. They are added to the history and returned. An episode must not be longer than
+        `PolicyShape.max_timesteps`.
         """
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these of the current rows only, in this order; positions (E',) int."""
+        """Continue with these rows only, in this order; (E',) int positions among the current rows."""
 
     def subgoals(self) -> np.ndarray | None:
-        """The raw subgoals (E, S) float32 that the last decision was made for; None for methods that have none."""
+        """The raw subgoals (E, S) float32 of the last call of `decide`; None for methods without subgoals."""
 
 
 def make_decoder(policy: SequencePolicy, decode: str, num_rows: int, first_timestep: int = 0) -> Decoder:
-    """A fresh decoder for `num_rows` episodes; `policy` is in evaluation mode and stays as it is.
+    """Make a decoder for `num_rows` episodes. `policy` must be in evaluation mode and is not changed.
 
-    `first_timestep`: when the episodes are not known from their start, the timestep of the first observation.
+    `first_timestep`: the timestep of the first observation, if the episodes are not known from their start.
 
     Raises:
-        SpecError: no decode mode of that name, a wrong argument, or one that does not fit the policy's context.
+        SpecError: there is no such decode mode, or its argument is invalid or does not fit the policy's context length.
     """
     try:
         parsed = parse_decode(decode)

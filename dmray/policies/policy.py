@@ -1,8 +1,8 @@
-"""The policy: one sequence model per stage, and the one encoding of raw values that training and acting share.
+"""The policy: one sequence model per stage, and the encoding of raw values, which training and acting share.
 
-Deliberate differences from the authors' code: the subgoal before an episode's first is a zero state, encoded like any
-other, on both paths; their evaluation feeds a zero that is not encoded. Timesteps belong to their states in windows
-shorter than K too; their training pads timesteps on the left and the rest on the right.
+Deliberate differences from the authors' code: before the first subgoal of an episode we use a zero state that is
+encoded like any other state, in training and in evaluation; their evaluation uses a zero that is not encoded. In
+windows shorter than K we pad timesteps and all other fields on the right; their training pads timesteps on the left.
 """
 
 from __future__ import annotations
@@ -16,18 +16,42 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from dmray.fields import Field, Token
+from dmray.methods import METHODS, ActionInput, Method, PolicyShape
+from dmray.models import BackboneConfig
 from dmray.models.selective_scan import scan_backend
-from dmray.policies.recipe import PolicyRecipe
 from dmray.policies.sequence_model import SequenceModel
+from dmray.specs import TrialSpec
 
 if TYPE_CHECKING:
     from dmray.datasets import Windows
 
 
-class SequencePolicy(nn.Module):
-    """A method's stages and the data set's statistics. Initial weights follow from the recipe and torch's global RNG.
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """A policy without its weights. Returns-to-go are divided by `return_scale` before they enter the network."""
 
-    Encoded units: states and subgoals are z-scored, returns-to-go divided by the recipe's scale, actions as they are.
+    method: str
+    model: BackboneConfig
+    action_input: ActionInput
+    shape: PolicyShape
+    return_scale: float
+
+    def resolved_method(self) -> Method:
+        """The method with the action token of `action_input`."""
+        return METHODS[self.method].with_action_input(self.action_input)
+
+
+def policy_recipe(trial: TrialSpec, shape: PolicyShape) -> PolicyRecipe:
+    """The recipe of a planned trial's policy."""
+    assert trial.evaluation.return_scale is not None, "a planned trial has a return scale"
+    return PolicyRecipe(trial.method, trial.model, trial.training.action_input, shape, trial.evaluation.return_scale)
+
+
+class SequencePolicy(nn.Module):
+    """The networks of a method's stages, and the data set's statistics. Initial weights depend on torch's global RNG.
+
+    Encoded values: states and subgoals have mean 0 and deviation 1 over the data set, returns-to-go are divided by the
+    recipe's scale, actions are not changed.
     """
 
     state_mean: Tensor
@@ -52,43 +76,43 @@ class SequencePolicy(nn.Module):
 
     @property
     def tokens(self) -> frozenset[Token]:
-        """What training windows must hold: every stage's inputs and labels."""
+        """The tokens that training windows must contain: inputs and targets of all stages."""
         inputs = {token for stage in self.method.stages for token in stage.tokens}
         return frozenset(inputs | {Token(stage.target) for stage in self.method.stages})
 
     @property
     def takes_target(self) -> bool:
-        """Whether the policy is told which return to reach."""
+        """Whether the policy has the return-to-go as an input."""
         return self.method.takes_target
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """What each stage predicts."""
+        """The name of the field that each stage predicts."""
         return tuple(stage.target.value for stage in self.method.stages)
 
     @property
     def scan_backend(self) -> str | None:
-        """What computes the selective scan on the policy's device; None for a policy that has none."""
+        """The implementation of the selective scan on the policy's device; None for policies without Mamba."""
         if not self.method.backbone.uses_selective_scan:
             return None
         return scan_backend(self.state_mean.device, self.state_mean.dtype)
 
     def stage_parameters(self) -> tuple[tuple[Parameter, ...], ...]:
-        """The parameters of each stage; together all of the policy's, none twice."""
+        """The parameters of each stage. Each parameter of the policy belongs to one stage."""
         return tuple(tuple(stage.parameters()) for stage in self.stages)
 
     def encode(self, field: Field, raw: Tensor) -> Tensor:
-        """Raw values (..., dim) in the units that networks take and predict."""
+        """Encode raw values (..., dim) of a field."""
         if field is Field.RETURN_TO_GO:
             return raw / self.recipe.return_scale
         return raw if field is Field.ACTION else (raw - self.state_mean) / self.state_std
 
     def predict(self, windows: Windows) -> tuple[Tensor, ...]:
-        """Each stage's predictions (B, T, target dim), encoded, with the data's fields as inputs (teacher forcing)."""
+        """The encoded predictions (B, T, target dim) of each stage; inputs are the data's fields (teacher forcing)."""
         return self._predict(self._encoded(windows), windows.timesteps)
 
     def stage_losses(self, windows: Windows) -> Tensor:
-        """Mean squared error of each stage over valid timesteps and dimensions, encoded units, (stages,) float32."""
+        """The mean squared error of each stage over valid timesteps and dimensions, encoded; (stages,) float32."""
         values = self._encoded(windows)
         predictions = self._predict(values, windows.timesteps)
         valid = windows.valid[:, :, None].float()
@@ -107,21 +131,21 @@ class SequencePolicy(nn.Module):
 
 @dataclass(frozen=True)
 class PolicySnapshot:
-    """A policy at one moment of its training, to be built again elsewhere. The arrays belong to the snapshot."""
+    """The recipe and weights of a policy at one training step, to send to another process. It owns its arrays."""
 
     recipe: PolicyRecipe
     weights: dict[str, np.ndarray]
 
     def build(self) -> SequencePolicy:
-        """The policy on the CPU, in evaluation mode. Leaves torch's RNG as it was."""
+        """Build the policy on the CPU, in evaluation mode. Does not change torch's global RNG."""
         with torch.random.fork_rng(devices=[]):
             policy = SequencePolicy(self.recipe)
-        # np.array copies: arrays out of Ray's object store are read-only, which torch warns of
+        # np.array copies: arrays from Ray's object store are read-only, and torch warns about such arrays
         policy.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights.items()})
         return policy.eval()
 
 
 def snapshot(policy: SequencePolicy) -> PolicySnapshot:
-    """A copy of the policy's weights and statistics; waits for its device."""
+    """Copy the policy's weights and statistics. Waits until its device has finished its work."""
     weights = {name: value.detach().cpu().numpy().copy() for name, value in policy.state_dict().items()}
     return PolicySnapshot(policy.recipe, weights)

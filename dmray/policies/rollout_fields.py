@@ -1,6 +1,6 @@
-"""What an acting policy knows of its live episodes, encoded: the bookkeeping that all decoders share.
+"""The encoded fields of the live episodes that a policy acts in. All decoders use this class.
 
-A decoder calls, at each timestep: `observe`, then for each stage `embed` and `decide`, at last `end`.
+At each timestep a decoder calls `observe`, then `embed` and `decide` for each stage, and finally `end`.
 
 Shapes: E live episodes, K tokens per timestep, W width, S observation_dim, A action_dim.
 """
@@ -19,13 +19,13 @@ from dmray.policies.sequence_model import SequenceModel
 
 
 class RolloutFields:
-    """The fields of this timestep and of as many before it as tokens reach back.
+    """The fields of the current timestep (`now`) and of the previous ones that tokens refer to.
 
-    `steps`: timesteps that have ended since the first observation. `timestep`: the present one of the episodes.
+    `steps`: the number of timesteps since the first observation. `timestep`: the current timestep of the episodes.
     """
 
     def __init__(self, policy: SequencePolicy, num_rows: int, first_timestep: int = 0) -> None:
-        assert not policy.training, "acting needs the policy in evaluation mode"
+        assert not policy.training, "a policy must be in evaluation mode to act"
         self.policy, self.device = policy, policy.state_mean.device
         self.stages = [cast(SequenceModel, stage) for stage in policy.stages]
         self.num_rows, self.steps, self._first_timestep = num_rows, 0, first_timestep
@@ -38,40 +38,40 @@ class RolloutFields:
         return self._first_timestep + self.steps
 
     def observe(
-        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+        self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> None:
-        """Begin a timestep with raw observations (E, S), raw returns-to-go (E,) and, where known, what is done."""
-        assert self.timestep < self.policy.recipe.shape.max_timesteps, "the episode outlasts the policy's shape"
+        """Begin a timestep with raw observations (E, S), raw returns-to-go (E,) and, if known, actions (E, A)."""
+        assert self.timestep < self.policy.recipe.shape.max_timesteps, "the episode is longer than max_timesteps"
         raw = {Field.STATE: observations, Field.RETURN_TO_GO: returns_to_go[:, None]}
-        if done_actions is not None:
-            raw[Field.ACTION] = done_actions
+        if known_actions is not None:
+            raw[Field.ACTION] = known_actions
         tensors = {field: torch.as_tensor(value).to(self.policy.state_mean) for field, value in raw.items()}
         self.now = {field: self.policy.encode(field, value) for field, value in tensors.items()}
 
     def decided(self, stage: SequenceModel) -> bool:
-        """Whether the stage's target is known at this timestep, so that its network need not predict it."""
+        """Whether the stage's target is known at this timestep already, so that its network need not predict it."""
         return stage.layout.target in self.now
 
     def decide(self, stage: SequenceModel, prediction: Tensor) -> None:
-        """Set the stage's target (E, target dim), encoded."""
+        """Set the stage's target at this timestep; (E, target dim), encoded."""
         self.now[stage.layout.target] = prediction
 
     def embed(self, stage: SequenceModel) -> Tensor:
-        """This timestep's tokens, (E, K, W); a field that is not decided yet stands as zeros, which nothing reads."""
+        """The embedded tokens (E, K, W) of this timestep. Fields that are not known yet are zeros, never read."""
         values = {token: self._value(token)[:, None] for token in stage.layout.tokens}
         rows = len(self.now[Field.STATE])
         timesteps = torch.full((rows, 1), self.timestep, dtype=torch.int64, device=self.device)
         return stage.embed(values, timesteps)[:, 0]
 
     def end(self) -> np.ndarray:
-        """End the timestep, all of whose fields are decided: its actions (E, A) float32."""
+        """End the timestep, after all stages have decided. Returns its actions (E, A) float32."""
         self._past = [self.now, *self._past][: len(self._past)]
         self.steps += 1
         actions: np.ndarray = self.now[Field.ACTION].float().cpu().numpy()
         return actions
 
     def keep(self, rows: np.ndarray) -> Tensor:
-        """Go on with these rows (E',) only; gives them as an index on the policy's device."""
+        """Continue with these rows (E',) only. Returns them as an index on the policy's device."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
         self._past = [{field: values[index] for field, values in fields.items()} for fields in self._past]
         self.now = {field: values[index] for field, values in self.now.items()}
@@ -95,7 +95,7 @@ class RolloutFields:
         return state.new_zeros(len(state), self.policy.recipe.shape.dim(token.field))
 
     def _before_the_start(self, rows: int) -> dict[Field, Tensor]:
-        """The fields of a timestep before the first: zeros, encoded, as the training windows have them."""
+        """The fields of a timestep before the first: encoded zeros, as in training windows."""
         shape = self.policy.recipe.shape
         zeros = {field: self.policy.state_mean.new_zeros(rows, shape.dim(field)) for field in Field}
         return {field: self.policy.encode(field, value) for field, value in zeros.items()}

@@ -1,4 +1,4 @@
-"""One network for every stage of every method: embed a timestep's tokens, interleave, run a causal backbone, read.
+"""The network of a stage of any method: embed the tokens of all timesteps, run a causal backbone, apply a linear head.
 
 Shapes: B windows, T timesteps, K tokens per timestep, W width (d_model).
 """
@@ -17,7 +17,7 @@ from dmray.models import Backbone, BackboneConfig, BackboneNetwork
 
 
 class SequenceModel(nn.Module):
-    """A layout over a backbone. Takes encoded values and gives predictions in the target's encoded units."""
+    """The network of one stage. Inputs and predictions are encoded values."""
 
     def __init__(self, layout: Layout, backbone: Backbone, config: BackboneConfig, shape: PolicyShape) -> None:
         super().__init__()
@@ -35,17 +35,17 @@ class SequenceModel(nn.Module):
                     nn.init.zeros_(parameter)
 
     def forward(self, values: Mapping[Token, Tensor], timesteps: Tensor) -> Tensor:
-        """Predictions (B, T, target dim) for every timestep; values (B, T, dim) per token, timesteps (B, T)."""
+        """The predictions (B, T, target dim). `values`: (B, T, dim) per token; `timesteps`: (B, T)."""
         embedded = self.embed(values, timesteps)
         hidden: Tensor = self.backbone(embedded.flatten(1, 2))
         return self.read(hidden.view_as(embedded)[:, :, self.layout.read_at])
 
     def embed(self, values: Mapping[Token, Tensor], timesteps: Tensor) -> Tensor:
-        """The backbone's input, (B, T, K, W). Each timestep's part depends on that timestep alone."""
+        """The backbone's input, (B, T, K, W). The part of a timestep depends on the values of that timestep only."""
         tokens = torch.stack([self.embeddings[token.field](values[token]) for token in self.layout.tokens], dim=2)
         if self.timesteps is not None:
             tokens = tokens + self.timesteps(timesteps)[:, :, None]
-        # The residual path starts here: in the parameters' dtype, whatever autocast made of the products above.
+        # The residual path starts here, in the dtype of the parameters; autocast may have changed that of the tokens.
         normed: Tensor = self.norm(tokens.to(self.norm.weight.dtype))
         return normed
 
@@ -57,14 +57,14 @@ class SequenceModel(nn.Module):
     def predict_last(self, embedded: Tensor) -> Tensor:
         """The prediction (B, target dim) for the last of the embedded timesteps (B, T, K, W).
 
-        What the last timestep holds after the token that is read has no influence.
+        It does not depend on the last timestep's tokens after the one at which the prediction is read.
         """
         unread = len(self.layout.tokens) - 1 - self.layout.read_at
         tokens = embedded.flatten(1, 2)
         return self.read(self.causal.last(tokens[:, : tokens.shape[1] - unread]))
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Predictions (..., target dim) from the backbone's outputs (..., W) at the token that is read."""
+        """The predictions (..., target dim) from the backbone's outputs (..., W) at the token `layout.read_at`."""
         prediction: Tensor = self.head(hidden)
         if self.layout.squash:
             prediction = torch.tanh(prediction)

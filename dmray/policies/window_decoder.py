@@ -1,4 +1,4 @@
-"""Decoding mode `window`, the paper's: the last context_length timesteps are run again for each decision.
+"""Decode mode `window`, as in the paper: the network runs on the last context_length timesteps at each step.
 
 Shapes: E live episodes, T timesteps, K tokens per timestep, W width.
 """
@@ -13,7 +13,7 @@ from dmray.policies.rollout_fields import RolloutFields
 
 
 class WindowDecoder:
-    """See `dmray.policies.decoding.Decoder`; `context` is the number of timesteps run again, None: context_length."""
+    """See `dmray.policies.decoding.Decoder`. `context`: the number of timesteps of the window; None: context_length."""
 
     def __init__(self, fields: RolloutFields, context: int | None = None) -> None:
         self._fields = fields
@@ -27,17 +27,17 @@ class WindowDecoder:
 
     @torch.inference_mode()
     def decide(
-        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+        self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> np.ndarray:
         """See `Decoder.decide`."""
         fields = self._fields
-        fields.observe(observations, returns_to_go, done_actions)
+        fields.observe(observations, returns_to_go, known_actions)
         for stage, history in zip(fields.stages, self._histories, strict=True):
             history.append(fields.embed(stage))
             if not fields.decided(stage):
                 fields.decide(stage, stage.predict_last(history.window()))
         for stage, history in zip(fields.stages, self._histories, strict=True):
-            if stage.layout.waits:
+            if stage.layout.has_late_tokens:
                 history.replace_last(fields.embed(stage))
         return fields.end()
 
@@ -54,7 +54,10 @@ class WindowDecoder:
 
 
 class _History:
-    """The embedded tokens of the last `length` timesteps, in a buffer of twice that length that is moved when full."""
+    """The embedded tokens of the last `length` timesteps.
+
+    The buffer has twice that length. When it is full, the last timesteps are moved to its start.
+    """
 
     def __init__(self, rows: int, length: int, tokens: int, width: int, device: torch.device) -> None:
         self._buffer = torch.zeros(rows, 2 * length, tokens, width, device=device)

@@ -202,30 +202,33 @@ def failures(plan: Plan, folder: SweepFolder) -> dict[str, str]:
 
 
 def to_run(
-    plan: Plan, statuses: Mapping[str, TrialStatus], resume: bool, choice: TrialFilter = ALL_TRIALS
+    plan: Plan, statuses: Mapping[str, TrialStatus], resume: bool, trial_filter: TrialFilter = ALL_TRIALS
 ) -> tuple[TrialSpec, ...]:
-    """The trials of `choice` that have not ended, in the plan's order; with `retry_failed`, only those that failed.
+    """The selected trials that have not ended, in the plan's order; with `retry_failed`, only those that failed.
 
     Raises:
-        SpecError: the choice is not well formed or names no trial.
-        StorageError: trials were begun before and neither `resume` nor `retry_failed` was asked for.
+        SpecError: `trial_filter` is malformed or matches no trial.
+        StorageError: trials were started before, and neither `resume` nor `retry_failed` is given.
     """
-    wanted = select_trials(plan, choice)
-    if choice.retry_failed:
+    wanted = select_trials(plan, trial_filter)
+    if trial_filter.retry_failed:
         return tuple(trial for trial in wanted if statuses[trial.trial_id] is TrialStatus.FAILED)
     todo = tuple(trial for trial in wanted if statuses[trial.trial_id] not in ENDED)
     begun = [trial for trial in todo if statuses[trial.trial_id] is not TrialStatus.WAITING]
     if begun and not resume:
         raise StorageError(
-            f"sweep '{plan.sweep.name}' was begun before: {len(wanted) - len(todo)} trials are done, "
-            f"{len(begun)} are not; continue with --resume (or --retry-failed for those that failed alone), "
-            "or choose another folder with --storage"
+            f"sweep '{plan.sweep.name}' was started before: {len(wanted) - len(todo)} trials are done, "
+            f"{len(begun)} are not; continue with --resume (or with --retry-failed, which runs only trials that "
+            "failed), or choose another folder with --storage"
         )
     return todo
 
 
 def restore_done_markers(plan: Plan, folder: SweepFolder) -> None:
-    """Write the markers that are missing or damaged although the ledger has the end: a kill came between the two."""
+    """Write done markers that are missing or damaged although the ledger has the end of the trial.
+
+    This happens if the worker is killed between the two writes.
+    """
     for trial in plan.trials:
         files = folder.trial(trial.trial_id)
         done = _recent_history(trial, files).done

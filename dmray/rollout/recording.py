@@ -83,7 +83,7 @@ class RandomActions:
         return cls(request.task, [np.random.default_rng([seed, 1]) for seed in seeds])
 
     def decide(
-        self, observations: np.ndarray, returns_to_go: np.ndarray, done_actions: np.ndarray | None = None
+        self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> np.ndarray:
         """See `Decoder.decide`."""
         drawn = [rng.uniform(-self._limit, self._limit, self._size) for rng in self._rngs]

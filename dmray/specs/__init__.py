@@ -1,4 +1,4 @@
-"""Sweeps and trials as frozen, validated values. No numpy, no torch: planning is instant."""
+"""Sweeps and trials as frozen, validated values. Imports neither numpy nor torch, so that planning is fast."""
 
 from dmray.frozen import Spec, canonical_json, content_hash
 from dmray.specs.decode import DECODE_MODES, Decode, DecodeMode, parse_decode, positive_number

@@ -1,8 +1,8 @@
-"""The registry of decode modes: how a policy's history is fed to its networks, step by step, when it acts.
+"""The registry of decode modes. A decode mode says how a policy uses the past of an episode when it acts.
 
-An entry is light: it says how the mode is written in a sweep file, and names the class that implements it
-(`dmray.policies.decoding.Decoder`), which is imported when a policy acts. Installed packages add modes through the
-entry-point group `dmray.decode_modes` (docs/extending.md).
+An entry says how the mode is written in a sweep file and names the class that implements it
+(`dmray.policies.decoding.Decoder`). The class is imported only when a policy acts. Installed packages add modes through
+the entry-point group `dmray.decode_modes` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 @dataclass(frozen=True)
 class DecodeMode:
-    """A decode mode. A sweep file writes it as `name`, or as `name:argument` where it takes an argument.
+    """A decode mode, written in a sweep file as `name`, or as `name:argument` if the mode has an argument.
 
-    `decoder` is "module:Class"; a module that begins with a dot is one of `dmray.policies`. The class is called with
-    the rollout's fields and the argument. `parse_argument` turns the text after the colon into the argument. It raises
-    a ValueError that says what the mode takes, and accepts one spelling of each value only, as the text is part of
-    what identifies a trial. `fit_context(argument, context_length)` says what is wrong with the argument for policies
-    of that context length; None if nothing is. `example` is a complete text, for messages.
+    `decoder`: "module:Class"; a module that begins with a dot is in `dmray.policies`. The class is called with the
+    rollout's fields and the argument. `parse_argument` converts the text after the colon to the argument. It raises a
+    ValueError that says which arguments are valid, for example "takes a whole number from 1 on". It must accept only
+    one spelling of each value, because trial ids depend on the text. `fit_context(argument, context_length)` returns
+    what is wrong with the argument for policies of that context length, or None. `example`: a valid text, for messages.
     """
 
     name: str
@@ -37,21 +37,21 @@ class DecodeMode:
 
 
 class Decode(NamedTuple):
-    """A parsed `decode`: the mode, and its argument (None for modes without one)."""
+    """A parsed `decode` field: the mode and its argument (None for modes without one)."""
 
     mode: DecodeMode
     argument: Any
 
     def problem(self, context_length: int) -> str | None:
-        """Why policies of this context length cannot decode so; None if they can."""
+        """Why policies of this context length cannot use the mode; None if they can."""
         return self.mode.fit_context(self.argument, context_length) if self.mode.fit_context else None
 
 
 def positive_number(text: str, what: str = "a whole number") -> int:
-    """An argument that is a whole number from 1 on, written without leading zeros.
+    """Parse a whole number from 1 on without leading zeros; a `parse_argument` for modes.
 
     Raises:
-        ValueError: it is not; the message says that the mode takes `what`.
+        ValueError: `text` is not such a number. The message says that the mode takes `what`.
     """
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"takes {what} from 1 on")
@@ -59,7 +59,7 @@ def positive_number(text: str, what: str = "a whole number") -> int:
 
 
 def _states_within_context(states: int, context_length: int) -> str | None:
-    return None if states <= context_length else f"at most context_length, {context_length}, states can take turns"
+    return None if states <= context_length else f"takes at most context_length ({context_length}) states"
 
 
 WINDOW = DecodeMode("window", ".window_decoder:WindowDecoder", "window")
@@ -77,10 +77,10 @@ DECODE_MODES: Registry[DecodeMode] = Registry(
 
 
 def parse_decode(text: str) -> Decode:
-    """The mode and the argument that `text` names.
+    """Parse the `decode` field of a sweep file, for example "window" or "stream:2".
 
     Raises:
-        ValueError: it names none (the message has the nearest one), or its argument is wrong.
+        ValueError: there is no such mode (the message has the most similar one), or its argument is invalid.
     """
     name, colon, argument = text.partition(":")
     mode = DECODE_MODES.get(name)
@@ -98,12 +98,12 @@ def _unknown(text: str) -> str:
     name, _, argument = text.partition(":")
     best = DECODE_MODES.get(nearest(name, DECODE_MODES) or "")
     if best is None:
-        return f"unknown decoding mode '{text}', known: {', '.join(mode.example for mode in DECODE_MODES.values())}"
-    return f"unknown decoding mode '{text}', did you mean '{_with_argument(best, argument)}'?"
+        return f"unknown decode mode '{text}', known: {', '.join(mode.example for mode in DECODE_MODES.values())}"
+    return f"unknown decode mode '{text}', did you mean '{_with_argument(best, argument)}'?"
 
 
 def _with_argument(mode: DecodeMode, argument: str) -> str:
-    """The mode with the argument that was given, if it takes that one."""
+    """The mode with this argument if it is valid, else the mode's example."""
     if mode.parse_argument is None:
         return mode.name
     try:

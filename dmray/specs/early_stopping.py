@@ -1,4 +1,4 @@
-"""Early stopping: which trials of a sweep compete, and after which steps."""
+"""The early stopping section of a sweep file: which trials compete, and after which steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Within = Literal["method", "dataset"]
 
 
 class EarlyStoppingSpec(Spec):
-    """Asynchronous successive halving (ASHA, arXiv 1810.05934), the variant that stops: off unless a sweep asks for it.
+    """Asynchronous successive halving (ASHA, arXiv 1810.05934), the variant that stops trials. Off by default.
 
-    After `grace_steps`, and `reduction_factor` times as many again and again (rungs), a trial goes on only if its score
-    is among the best 1/`reduction_factor` of those that came there so far. Trials of one data set and seed compete, so
-    that no seed is stopped for another's luck; `within` "method", those of one method, so that no method is stopped for
-    the sake of another; `within` "dataset", those of all methods.
+    The rungs are the steps `grace_steps`, `grace_steps * reduction_factor`, `grace_steps * reduction_factor**2`, and so
+    on. After a rung a trial continues only if its score is among the best 1/`reduction_factor` of the trials that have
+    reached the rung so far. Only trials of the same data set and seed compete, so that a seed's luck stops no trial of
+    another seed. With `within` "method" they must also be of the same method, so that no method is stopped in favour of
+    another; with `within` "dataset" all methods compete.
 
-    It decides which trials end early and never what a trial measures, so it is no part of a trial's identity.
+    The rule changes which trials end early, but not what a trial measures. So trial ids do not depend on it.
     """
 
     grace_steps: PositiveInt
@@ -29,11 +30,11 @@ class EarlyStoppingSpec(Spec):
     within: Within = "method"
 
     def rungs(self, training: TrainingSpec, evaluation: EvaluationSpec) -> tuple[int, ...]:
-        """The steps after which trials compete: rounded up to evaluated ones, and before the last."""
+        """The steps at which trials compete: rounded up to the next evaluation, and less than `training.steps`."""
         return tuple(dict.fromkeys(self._rounded(training.steps, evaluation.every_steps)))
 
     def competitors_of(self, trial: TrialSpec) -> str:
-        """The id of the trials that compete with `trial`."""
+        """The id of the group of trials in which `trial` competes."""
         return trial.competitors_id(across_methods=self.within == "dataset")
 
     def _rounded(self, steps: int, every: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Sweep files and overrides in, a `SweepSpec` out; every mistake named by file, place, value and nearest right word."""
+"""Read sweep files. An error names the file, the field, the value and the most similar valid one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dmray.specs.sweep import SweepSpec
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader as people write sweeps: 1e-4 is a number, off is a word, a key given twice is an error."""
+    """PyYAML's safe loader with three changes: 1e-4 is a number, `off` is a string, and duplicate keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -40,10 +40,10 @@ _Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
-    """The sweep in the YAML file at `path` with `key.path=value` overrides applied.
+    """Read the sweep file at `path` (YAML) and apply `key.path=value` overrides.
 
     Raises:
-        SpecError: the file is missing, is no YAML mapping, or says something impossible.
+        SpecError: the file cannot be read, is not a YAML mapping, or is not a valid sweep.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -61,16 +61,20 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
 
 
 def sweep_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> SweepSpec:
-    """The sweep in a mapping with overrides applied; messages name `source`.
+    """Make a sweep from a mapping and apply overrides. Error messages begin with `source`.
 
     Raises:
-        SpecError: it says something impossible.
+        SpecError: the mapping is not a valid sweep, or an override is invalid.
     """
     return _validate(apply_overrides(content, overrides), source)
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `content` with each `a.b=value` set (value read as YAML; list items by number: `datasets.0.name=x`)."""
+    """A copy of `content` with each `a.b=value` set. Values are parsed as YAML; list items are numbered from 0.
+
+    Raises:
+        SpecError: an override is not of this form, or its path does not exist in a list or below a value.
+    """
     changed: dict[str, Any] = _copy(content)
     for override in overrides:
         place, equals, value = override.partition("=")
@@ -86,8 +90,8 @@ def _parse(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as cause:
         mark = cause.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        said = ", ".join(part for part in (cause.problem, cause.context) if part)
-        raise SpecError(f"{source}: not valid YAML: {place}{said}") from cause
+        problem = ", ".join(part for part in (cause.problem, cause.context) if part)
+        raise SpecError(f"{source}: not valid YAML: {place}{problem}") from cause
     except yaml.YAMLError as cause:
         raise SpecError(f"{source}: not valid YAML: {' '.join(str(cause).split())}") from cause
 

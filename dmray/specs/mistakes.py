@@ -1,4 +1,4 @@
-"""Pydantic's validation errors as sentences: the place in the file, the value, and the nearest right word."""
+"""Turn pydantic's validation errors into messages with the field, the value and the most similar valid one."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ _NESTED = "nested_mistakes"
 
 
 class Mistake(NamedTuple):
-    """One mistake: `place` is the path of the field (`grid.0.models.0.d_model`), `said` what is wrong with it."""
+    """One mistake: `place` is the path of the field (`grid.0.models.0.d_model`), `problem` what is wrong with it."""
 
     place: str
-    said: str
+    problem: str
     unknown_field: bool = False
 
     @property
     def field(self) -> str:
-        """The last part of the place."""
+        """The name of the field: the last part of `place`."""
         return self.place.rpartition(".")[2]
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.said}" if self.place else self.said
+        return f"{self.place}: {self.problem}" if self.place else self.problem
 
 
 def mistakes_of(invalid: ValidationError, root: type[BaseModel]) -> list[Mistake]:
-    """The mistakes that `root.model_validate` found, without those that only follow from another one inside."""
+    """The mistakes that `root.model_validate` found, without those that follow from a mistake in an inner field."""
     return [mistake for error in _causes(invalid) for mistake in _mistakes(error, root)]
 
 
 def nested_mistakes(mistakes: Sequence[Mistake]) -> PydanticCustomError:
-    """An error for a validator to raise: mistakes that it found at places inside the validated value."""
+    """An error for a validator to raise that contains several mistakes, with places inside the validated value."""
     return PydanticCustomError(_NESTED, "mistakes inside", {"mistakes": tuple(mistakes)})
 
 
 def _causes(invalid: ValidationError) -> list[ErrorDetails]:
-    """The errors without those that only follow from a wrong item inside (a tuple left too short)."""
+    """The errors without those that only follow from an error in an inner field (such as "tuple too short")."""
     errors = invalid.errors()
     places = [error["loc"] for error in errors]
     return [e for e in errors if not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] for p in places)]
 
 
-# pydantic words these kinds of error for readers of Python.
+# For these error types pydantic's own messages need knowledge of Python.
 _WANTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
@@ -65,7 +65,7 @@ def _mistakes(error: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
     kind, value = error["type"], error["input"]
     if kind == _NESTED:
         for inner in error["ctx"]["mistakes"]:
-            yield Mistake(f"{place}.{inner.place}", inner.said)
+            yield Mistake(f"{place}.{inner.place}", inner.problem)
     elif kind == "extra_forbidden":
         known = _fields_at(error["loc"][:-1], root)
         best = nearest(str(error["loc"][-1]), known)

@@ -1,4 +1,4 @@
-"""A sweep file, parsed: what to run (data sets x methods x models x seeds) and where and how to run it."""
+"""The fields of a sweep file: what to run (data sets x methods x models x seeds), and where and how to run it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ NO_MLFLOW = "off"
 
 
 class GridBlock(Spec):
-    """Methods x models; a sweep may have several blocks (trials that two blocks share are run once).
+    """Methods x models. A sweep may have several blocks; a trial that is in two blocks is run once.
 
-    Each entry of `models` gives fields of the methods' configs, and must be right for every method of the block.
+    Each entry of `models` has fields of the methods' configs and must be valid for every method of the block.
     """
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
@@ -57,14 +57,14 @@ class GridBlock(Spec):
             except ValidationError as invalid:
                 for mistake in mistakes_of(invalid, config):
                     users = self._users_of(mistake.field) if mistake.unknown_field else []
-                    said = mistake.said
+                    problem = mistake.problem
                     if users:
-                        said = (
+                        problem = (
                             f"method '{method}' has no '{mistake.field}' ({', '.join(users)} of this block "
                             f"{'has' if len(users) == 1 else 'have'}); give '{method}' a block of its own in 'grid'"
                         )
                     where = f"models.{place}.{mistake.place}".removesuffix(".")
-                    found[Mistake(where, said)] = None
+                    found[Mistake(where, problem)] = None
         return list(found)
 
     def _users_of(self, field: str) -> list[str]:
@@ -72,23 +72,24 @@ class GridBlock(Spec):
 
 
 class ResourcesSpec(Spec):
-    """What one trial and the evaluation actors take. It changes when a result is there, not what it is.
+    """What a trial and the evaluation actors use of a machine. It changes the speed of a sweep, not its results.
 
-    (`torch_threads` may change the last bits of a result, as any change of the hardware may. So may `deterministic`: it
-    forces PyTorch's deterministic algorithms and the reference scan, several times slower, in training and evaluation.)
+    Two fields may change the last bits of results, as other hardware may: `torch_threads`, and `deterministic`, which
+    makes training and evaluation use PyTorch's deterministic algorithms and the reference scan (several times slower).
 
-    A trial trains on while its evaluations run, until `max_pending_evaluations` of them are open. Then it waits, or, if
-    `when_evaluations_lag` is "skip", leaves evaluations out (never the last one); the ledger says which.
+    A trial continues to train while its evaluations run, until `max_pending_evaluations` of them are pending. Then it
+    waits, or, if `when_evaluations_lag` is "skip", skips evaluations (never the last one) and records this in the
+    ledger.
 
-    A trial with a share of a GPU trains on it; with `device` "cpu" it only holds the share, so that the scheduling of a
-    GPU sweep can be rehearsed on machines without GPUs (which are then logical: `ray start --num-gpus`). On a GPU the
-    training step is recorded once as a CUDA graph and replayed, unless `capture` is "off"; batches and checkpoints are
-    the same either way. An evaluation actor with a share of a GPU has its policy there, the simulators stay on its CPU;
-    its actions differ from a CPU's in the last bits.
+    A trial with a share of a GPU trains on the GPU. With `device` "cpu" it reserves the share but trains on the CPU, so
+    that the scheduling of a GPU sweep can be tested on machines without GPUs (`ray start --num-gpus` declares them). On
+    a GPU the training step is captured as a CUDA graph and replayed, unless `capture` is "off"; batches and checkpoints
+    are the same either way. An evaluation actor with a share of a GPU runs its policy there and the simulators on its
+    CPU; its actions differ from a CPU's in the last bits.
 
-    `executor` "train" gives each trial a Ray Train worker beside a driver, which takes some ten seconds and eight
-    processes to start: nothing against hours of training. "tune" runs the trial in Tune's own actor, one process that
-    takes trial after trial: for trials of seconds or minutes. The records are the same.
+    `executor` "train" starts a Ray Train worker and a driver process for each trial. This takes about ten seconds and
+    eight processes, which does not matter for trials of hours. "tune" runs the trial in a Ray Tune actor, a single
+    process that is reused for the next trial: for trials of seconds or minutes. The records are the same.
     """
 
     executor: Literal["train", "tune"] = "train"
@@ -117,18 +118,19 @@ class ResourcesSpec(Spec):
     @classmethod
     def _whole_above_one(cls, value: float) -> float:
         if value > 1 and value != int(value):
-            raise ValueError(f"{value}: a fraction of a GPU is below 1, more than one GPU is a whole number")
+            raise ValueError(f"{value}: must be below 1 (a fraction of a GPU) or a whole number")
         return value
 
 
 class FaultSpec(Spec):
-    """How often a trial may be started again after its worker or its driver died, and how often it saves.
+    """How many times a trial is retried after its worker or its driver process died, and how often it saves.
 
-    With executor "tune" worker and driver are one process, which may be started again as often as a worker.
+    With executor "tune" the worker and the driver are one process, which is restarted up to `worker_restarts` times.
 
-    On Ray a worker that takes no training step for `no_progress_timeout_s` (None: as long as it likes; waiting for
-    evaluations does not count) is ended and started again like one that died; its stacks are in the ledger. A trial
-    stops before a checkpoint that would leave less than `min_free_gib` on the storage, and a sweep before its start.
+    On Ray a worker that takes no training step for `no_progress_timeout_s` is killed and retried like one that died,
+    and its stack traces are written to the ledger. Waiting for evaluations does not count; None: no timeout. If less
+    than `min_free_gib` is free on the storage, a trial stops before its next checkpoint. A sweep does not start if its
+    trials would leave less than that.
     """
 
     worker_restarts: Annotated[int, Field(ge=0)] = 3
@@ -139,7 +141,11 @@ class FaultSpec(Spec):
 
 
 class TrackingSpec(Spec):
-    """Where records go beside the ledger. `mlflow_uri` None: an SQLite file in the storage folder; "off": no MLflow."""
+    """Which records are copied to MLflow. `mlflow_uri` None: an SQLite file in the sweep's folder; "off": no MLflow.
+
+    `log_every_steps`: training steps between two training records of the ledger. `flush_every_s`: seconds between two
+    updates of MLflow.
+    """
 
     mlflow_uri: str | None = None
     log_every_steps: PositiveInt = 100
@@ -149,9 +155,9 @@ class TrackingSpec(Spec):
 class SweepSpec(Spec):
     """The whole sweep file.
 
-    `order` says which trials are started first, data set by data set: "methods_together" all methods of a seed, so that
-    a first comparison is there early; "seeds_together" all seeds of a method and size, so that its spread is.
-    "cheap_first" goes by the work of each trial, whatever its data set.
+    `order`: the order in which trials start. Within each data set, "methods_together" starts all methods of a seed
+    first, for an early comparison of methods; "seeds_together" starts all seeds of a method and size first, for an
+    early estimate of the deviation over seeds. "cheap_first" sorts all trials by their number of FLOPs.
     """
 
     name: Slug
@@ -169,7 +175,8 @@ class SweepSpec(Spec):
 
     @field_validator("datasets", mode="before")
     @classmethod
-    def _names_are_short_for_datasets(cls, value: object) -> object:
+    def _expand_dataset_names(cls, value: object) -> object:
+        """A string in the list is short for a data set with that name."""
         if isinstance(value, list | tuple):
             return tuple({"name": item} if isinstance(item, str) else item for item in value)
         return value
@@ -183,38 +190,38 @@ class SweepSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _somebody_could_be_stopped(self) -> SweepSpec:
+    def _early_stopping_can_stop_trials(self) -> SweepSpec:
         rule = self.early_stopping
         if rule is None:
             return self
         if not rule.rungs(self.training, self.evaluation):
             raise ValueError(
-                f"early_stopping.grace_steps {rule.grace_steps}: the first evaluation from there on is not before the "
-                f"end (training.steps {self.training.steps}, evaluation.every_steps {self.evaluation.every_steps})"
+                f"early_stopping.grace_steps {rule.grace_steps}: there is no evaluation between this step and the end "
+                f"(training.steps {self.training.steps}, evaluation.every_steps {self.evaluation.every_steps})"
             )
-        compete = self._most_competing(rule)
+        compete = self._largest_competition(rule)
         if compete < rule.reduction_factor:
             raise ValueError(
                 f"early_stopping.reduction_factor {rule.reduction_factor}: at most {compete} trials of a seed compete "
-                f"within a {rule.within}, so none could be stopped; name more models"
-                + (", or early_stopping.within: dataset" if rule.within == "method" else "")
+                f"within a {rule.within}, so none could be stopped; add models"
+                + (", or set early_stopping.within: dataset" if rule.within == "method" else "")
             )
         return self
 
-    def _most_competing(self, rule: EarlyStoppingSpec) -> int:
-        """Trials of a data set and seed in the largest group."""
+    def _largest_competition(self, rule: EarlyStoppingSpec) -> int:
+        """The number of trials in the largest group of trials that compete."""
         configurations = {configuration for block in self.grid for configuration in block.configurations}
         by_method = Counter(method for method, _ in configurations)
         return max(by_method.values()) if rule.within == "method" else len(configurations)
 
     @model_validator(mode="after")
-    def _nothing_twice(self) -> SweepSpec:
+    def _no_duplicates(self) -> SweepSpec:
         given: dict[str, list[str]] = {
             "datasets": [dataset.name for dataset in self.datasets],
             "seeds": [str(seed) for seed in self.seeds],
         }
         for kind, values in given.items():
-            again = sorted({value for value in values if values.count(value) > 1})
-            if again:
-                raise ValueError(f"{kind}: named twice: {', '.join(again)}")
+            duplicates = sorted({value for value in values if values.count(value) > 1})
+            if duplicates:
+                raise ValueError(f"{kind}: given twice: {', '.join(duplicates)}")
         return self

@@ -1,8 +1,8 @@
-"""What defines one trial, and nothing else: the same TrialSpec is the same experiment on any machine.
+"""The fields that define a trial. The same TrialSpec is the same experiment on any machine.
 
-Machines, paths, actors and fault budgets are not in here (see `dmray.specs.sweep`), so changing them keeps every
-trial's identity. A data set is identified by its name; its content is fingerprinted when the trial starts and
-compared on resume.
+Resources, paths and numbers of retries are not among them (see `dmray.specs.sweep`), so changing them does not change
+trial ids. A data set is identified by its name. The fingerprint of its content is recorded when the trial starts and
+compared when it continues.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dmray.models import BackboneConfig
 from dmray.registry import unknown
 from dmray.specs.decode import parse_decode
 
-IDENTITY_VERSION = 4  # raised when the meaning of a field changes, so that old results are not mistaken for new ones
+IDENTITY_VERSION = 4  # increased when the meaning of a field changes, so that old results are not taken for new ones
 
 
 def _known_method(name: str) -> str:
@@ -42,7 +42,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Generation(Spec):
-    """Record a data set instead of reading a file: random actions in any task, or a behaviour of the task's family."""
+    """How to record a data set: with behaviour "random" in any task, or with a behaviour of the task's family."""
 
     behaviour: Slug = "expert"
     transitions: PositiveInt = 60_000
@@ -50,7 +50,7 @@ class Generation(Spec):
 
 
 class DatasetSpec(Spec):
-    """One data set: a name of the catalog, or a name of one's own with its task and where its transitions come from."""
+    """A data set: the name of a published one, or any other name with its task and a `path` or `generate`."""
 
     name: Slug
     task: Slug | None = None
@@ -67,7 +67,10 @@ class DatasetSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """Behaviour cloning: AdamW, linear warm-up, clipping per stage. Defaults: the paper's, else its code's."""
+    """Behaviour cloning: AdamW, linear warm-up, gradient clipping per stage.
+
+    The defaults are the paper's, or those of its code where the paper does not give them.
+    """
 
     steps: PositiveInt = 1_000_000
     batch_size: PositiveInt = 16
@@ -81,14 +84,14 @@ class TrainingSpec(Spec):
 
 
 class EvaluationSpec(Spec):
-    """Closed-loop validation: `episodes` episodes, each with its own seed by index, every `every_steps` training steps.
+    """Rollouts in the simulator: `episodes` episodes after every `every_steps` training steps.
 
-    `target_returns` and `return_scale` default to the task's (`dmray.tasks`); methods without a return-to-go ignore
-    the targets. `cohort_size` episodes are rolled out in lockstep: it fixes the batches, so that results do not
-    depend on how many actors share the work.
+    The seed of an episode follows from `seed` and the episode's number. `target_returns` and `return_scale` default to
+    the task's (`dmray.tasks`); methods without a return-to-go ignore the targets. `cohort_size` episodes are rolled out
+    in lockstep. It fixes the batches, so that results do not depend on the number of evaluation actors.
 
-    `quick_episodes` (off by default): evaluations during training run only the first so many episodes. All episodes
-    are run after the last step, and whenever the quick score may be a new best (`dmray.trial.pending_evaluations`).
+    `quick_episodes` (None: off): evaluations during training run only this many episodes. All `episodes` are run after
+    the last step, and when the quick score may be a new best (`dmray.trial.pending_evaluations`).
     """
 
     episodes: PositiveInt = 100
@@ -107,16 +110,16 @@ class EvaluationSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _possible(self) -> EvaluationSpec:
+    def _consistent(self) -> EvaluationSpec:
         if self.target_returns is not None and not self.target_returns:
-            raise ValueError("target_returns: give at least one, or leave it out for the task's own")
+            raise ValueError("target_returns: give at least one, or omit the field to use the task's")
         if self.quick_episodes is not None and self.quick_episodes >= self.episodes:
             raise ValueError(f"quick_episodes {self.quick_episodes} is not less than episodes {self.episodes}")
         return self
 
 
 class TrialSpec(Spec):
-    """One training run: a data set, a method with its config, and a seed, trained and evaluated as said."""
+    """One training run: data set, method, the method's config, seed, and how to train and evaluate."""
 
     dataset: DatasetSpec
     method: MethodName
@@ -128,7 +131,7 @@ class TrialSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _config_of_the_method(cls, content: Any) -> Any:
-        """A trial read from JSON: its model is an instance of its method's config class."""
+        """Parse `model` as the config class of the method, for trials that are read from JSON."""
         if isinstance(content, dict) and content.get("method") in METHODS and isinstance(content.get("model"), dict):
             config = METHODS[content["method"]].config
             return {**content, "model": config.model_validate(content["model"])}
@@ -142,9 +145,9 @@ class TrialSpec(Spec):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What the trial's ids are hashes of: only what its method uses, and of that only what is no default.
+        """The content that the trial's ids are hashes of: the fields that its method uses, without default values.
 
-        So a field that a later version adds renames no trial (`dmray.frozen.Spec.identity`).
+        So a field that a later version adds does not change existing ids (`dmray.frozen.Spec.identity`).
         """
         method = METHODS[self.method]
         return {
@@ -158,7 +161,7 @@ class TrialSpec(Spec):
         }
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> TrialSpec:
-        """As pydantic's, but ids that were computed for the original are computed anew for the copy."""
+        """As pydantic's `model_copy`, without the original's cached ids."""
         copied = super().model_copy(update=update, deep=deep)
         for name in ("trial_id", "seed_group_id"):
             copied.__dict__.pop(name, None)
@@ -166,20 +169,20 @@ class TrialSpec(Spec):
 
     @cached_property
     def trial_id(self) -> str:
-        """Content id, the trial's name everywhere: `<dataset>-<method>-s<seed>-<ten hex digits>`."""
+        """The trial's id: `<dataset>-<method>-s<seed>-<ten hex digits of a hash of identity()>`."""
         digest = content_hash(self.identity())[:10]
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-s{self.seed}-{digest}"
 
     @cached_property
     def seed_group_id(self) -> str:
-        """The id that all seeds of this trial share."""
+        """The id that all trials share that differ from this one only in the seed."""
         digest = content_hash(_without(self.identity(), "seed"))[:10]
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-{digest}"
 
     def competitors_id(self, across_methods: bool) -> str:
-        """The id that all sizes of this method share under this seed; with `across_methods`, all methods too."""
+        """The id that all sizes of this method share under this seed; with `across_methods`, all methods share it."""
         content = _without(self.identity(), "model")
-        if across_methods:  # methods differ in which settings they use, so those are left out
+        if across_methods:  # without the settings that only some methods use
             evaluation = _without(self.evaluation.identity(), "target_returns", "return_scale")
             training = _without(self.training.identity(), "action_input")
             content = {**_without(content, "method"), "evaluation": evaluation, "training": training}

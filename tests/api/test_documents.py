@@ -113,7 +113,7 @@ for decode in ("short:5", "short:x", "shrt:2"):
     assert run.stdout.splitlines()[1:] == [
         "decode short:5: is longer than context_length 4",
         "decode 'short:x': short takes a number of timesteps from 1 on, for example short:5",
-        "unknown decoding mode 'shrt:2', did you mean 'short:2'?",
+        "unknown decode mode 'shrt:2', did you mean 'short:2'?",
     ]
     assert run.stdout.startswith("True ")
 

@@ -115,7 +115,7 @@ def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("dm", ["--decode", "strem:2"], "unknown decoding mode 'strem:2', did you mean 'stream:2'?"),
+        ("dm", ["--decode", "strem:2"], "unknown decode mode 'strem:2', did you mean 'stream:2'?"),
         ("dm", ["--target", "5"], "target return 5: DM takes no target return"),
         ("dm", ["--which", "best"], "which=best: chooses a model of an MLflow run"),
         ("dt", ["--records", "/proc/nowhere/episodes.parquet"], "/proc/nowhere/episodes.parquet: cannot be written"),

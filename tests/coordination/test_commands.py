@@ -48,7 +48,9 @@ def when(condition: Callable[[], object], act: Callable[[], object]) -> threadin
 
 
 def run(planned: Plan, folder: SweepFolder, runner: Runner, resume: bool = False) -> dict[str, TrialStatus]:
-    return run_sweep(planned, folder, runner, lambda sweep: sweep.path, resume=resume, console=QUIET, again="again")
+    return run_sweep(
+        planned, folder, runner, lambda sweep: sweep.path, resume=resume, console=QUIET, resume_command="again"
+    )
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_an_episode_that_outlasts_the_longest_is_told() -> None:
 
 def test_parameters_that_mlflow_hands_over_are_checked() -> None:
     served = ServedPolicy(tiny_policy("dm"))
-    with pytest.raises(SpecError, match="unknown decoding mode 'recurent', did you mean 'recurrent'"):
+    with pytest.raises(SpecError, match="unknown decode mode 'recurent', did you mean 'recurrent'"):
         served.predict(windows(), {"decode": "recurent"})
     with pytest.raises(SpecError, match="unknown parameter 'first_step', did you mean 'first_timestep'"):
         served.predict(windows(), {"first_step": 3})

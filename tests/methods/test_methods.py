@@ -18,7 +18,7 @@ def method_of(*stages: Layout) -> Method:
     return replace(METHODS["dm"], stages=stages)
 
 
-def test_a_stage_cannot_need_what_a_later_stage_decides() -> None:
+def test_a_stage_with_an_input_that_a_later_stage_predicts_is_an_error() -> None:
     low = Layout((SUBGOAL, STATE), Field.ACTION, read_at=1)
     high = Layout((STATE,), Field.SUBGOAL, read_at=0)
     assert method_of(high, low).stages == (high, low)
@@ -64,7 +64,7 @@ def test_the_methods_have_the_tokens_that_their_sources_say() -> None:
     }
 
 
-def test_names_labels_and_looks_tell_all_methods_apart() -> None:
+def test_methods_have_different_names_labels_colours_and_markers() -> None:
     methods = [METHODS[name] for name in METHODS]
     for values in ([m.name for m in methods], [m.label for m in methods], [(m.colour, m.marker) for m in methods]):
         assert len(set(values)) == len(methods)

@@ -21,7 +21,7 @@ from tests.trial.jobs import job
 MORE_THAN_THERE_IS_GIB = 1e9
 
 
-def test_a_trial_stops_before_a_checkpoint_that_would_fill_the_disk_and_keeps_the_last_one(tmp_path: Path) -> None:
+def test_a_trial_stops_before_a_checkpoint_that_would_fill_the_disk_and_keeps_the_previous_one(tmp_path: Path) -> None:
     class Fills(Exception):
         pass
 
@@ -38,10 +38,10 @@ def test_a_trial_stops_before_a_checkpoint_that_would_fill_the_disk_and_keeps_th
     assert run_trial(job(tmp_path), InlineEvaluation()).step == 40
 
 
-def test_a_sweep_that_would_fill_the_disk_is_refused_before_its_start(tmp_path: Path) -> None:
+def test_a_sweep_that_would_fill_the_disk_does_not_start(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path, faults={"min_free_gib": MORE_THAN_THERE_IS_GIB})
     folder = SweepFolder(tmp_path, "tiny")
-    with pytest.raises(StorageError, match=r"GiB free; the trials to run take about .* Choose another --storage"):
+    with pytest.raises(StorageError, match=r"GiB free, but the trials to run need about .* Choose another --storage"):
         run_sweep(planned, folder, LocalRunner(), lambda sweep: sweep.path, resume=False, console=Console(quiet=True))
     assert set(trial_statuses(planned, folder).values()) == {TrialStatus.WAITING}
 
@@ -61,5 +61,5 @@ def test_the_check_can_be_turned_off_and_counts_only_what_is_to_be_run(tmp_path:
         require_space_for(huge.trials, huge.sweep, tmp_path)
 
 
-def test_free_space_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
+def test_free_space_is_that_of_the_nearest_existing_folder(tmp_path: Path) -> None:
     assert abs(free_bytes(tmp_path / "not" / "yet") - shutil.disk_usage(tmp_path).free) < 2**32

@@ -83,13 +83,13 @@ def test_a_planned_trial_names_its_targets_and_scale(tmp_path: Path) -> None:
     assert (trial.evaluation.target_returns, trial.evaluation.return_scale) == (task.target_returns, task.return_scale)
 
 
-def test_storage_actors_and_budgets_do_not_change_the_trials(tmp_path: Path) -> None:
+def test_storage_resources_and_retries_do_not_change_the_trials(tmp_path: Path) -> None:
     here = tiny_plan(tmp_path)
     there = tiny_plan(tmp_path / "other", resources={"evaluation_actors": 7}, faults={"worker_restarts": 9})
     assert here.trial_ids == there.trial_ids
 
 
-def test_an_unknown_data_set_is_named_with_file_place_and_the_nearest_right_one(tmp_path: Path) -> None:
+def test_an_unknown_data_set_is_an_error_with_file_field_and_the_most_similar_name(tmp_path: Path) -> None:
     file = sweep_file(tmp_path, datasets=["hopper-medium-v2", "hoper-medium-v2"])
     with pytest.raises(SpecError) as error:
         load_plan(file)
@@ -97,7 +97,7 @@ def test_an_unknown_data_set_is_named_with_file_place_and_the_nearest_right_one(
     assert str(error.value).startswith(told)
 
 
-def test_only_methods_that_take_a_target_pay_for_several_targets(tmp_path: Path) -> None:
+def test_several_targets_cost_more_only_for_methods_that_take_one(tmp_path: Path) -> None:
     grid = [{"methods": list(METHODS), "models": [{"d_model": 16}]}]
     trials = tiny_plan(tmp_path, grid=grid, evaluation={"episodes": 4, "every_steps": 40, "target_returns": [1.0, 2.0]})
     several = {trial.method for trial in trials.trials if trial_cost(trial, 10).env_steps == 2 * 4 * 150}

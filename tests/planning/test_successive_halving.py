@@ -88,11 +88,11 @@ def test_a_decision_holds_while_the_rule_would_make_it(rule: EarlyStoppingSpec |
     assert decision_holds(rule, TRIAL, decision) is expected
 
 
-def test_a_decision_to_continue_stops_nobody() -> None:
+def test_a_decision_to_continue_stops_no_trial() -> None:
     assert not decision_holds(RULE, TRIAL, decide(RULE, 30, 9.0, [1.0, 1.0], time_s=1.0))
 
 
-def test_sizes_of_a_method_compete_or_of_all_methods_and_seeds_never() -> None:
+def test_sizes_of_one_or_all_methods_compete_but_not_different_seeds() -> None:
     grid = [{"methods": ["dm", "dt"], "models": [{"d_model": 64}, {"d_model": 128}]}]
     trials = trials_of(long_sweep(grid=grid, datasets=["hopper-medium-v2", "hopper-expert-v2"]))
     by_method = {trial.trial_id: RULE.competitors_of(trial) for trial in trials}
@@ -119,24 +119,24 @@ def test_scores_of_another_training_or_protocol_never_compete() -> None:
     [
         (
             {"early_stopping": {"grace_steps": 1000}},
-            "grace_steps 1000: the first evaluation from there",
+            "grace_steps 1000: there is no evaluation between",
         ),
-        ({"early_stopping": {"grace_steps": 991}}, "grace_steps 991: the first evaluation"),
+        ({"early_stopping": {"grace_steps": 991}}, "grace_steps 991: there is no evaluation"),
         (
             {"early_stopping": {"grace_steps": 10, "reduction_factor": 4}},
             "at most 3 trials of a seed compete within",
         ),
         (
             {"early_stopping": {"grace_steps": 10, "reduction_factor": 7, "within": "dataset"}},
-            "at most 6 trials of a seed compete within a dataset, so none could be stopped; name more models",
+            "at most 6 trials of a seed compete within a dataset, so none could be stopped; add models",
         ),
         ({"early_stopping": {"grace_steps": 10, "reduction_factor": 1}}, "greater than or equal to 2"),
     ],
 )
-def test_a_rule_that_could_stop_nobody_is_a_mistake(changes: dict[str, Any], message: str) -> None:
+def test_a_rule_that_can_stop_no_trial_is_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         long_sweep(**changes)
 
 
-def test_it_does_not_change_which_trial_it_is() -> None:
+def test_early_stopping_does_not_change_trial_ids() -> None:
     assert trials_of(long_sweep(early_stopping={"grace_steps": 10})) == trials_of(long_sweep())

@@ -38,7 +38,7 @@ def point(layers: int, flops: float, seconds: float) -> Point:
         ((point(6, 1e9, 1.0),), Work(5e8, 1), 0.5),
     ],
 )
-def test_measured_points_are_carried_over_by_layers_and_flops(
+def test_times_of_other_sizes_follow_from_layers_and_flops(
     points: tuple[Point, ...], work: Work, seconds: float
 ) -> None:
     assert seconds_of(points, work) == pytest.approx(seconds, rel=1e-3)
@@ -57,7 +57,7 @@ def calibration(**changes: object) -> Calibration:
     return Calibration.model_validate(content | changes)
 
 
-def test_the_bill_is_cost_times_rates(tmp_path: Path) -> None:
+def test_the_estimate_is_the_cost_times_the_measured_rates(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials  # 40 steps, 2 evaluations of 4 episodes of 150 steps, DM and DT
     training_s = sum(40 * seconds_of(calibration().training["cpu"]["mamba"], training_work(t)) for t in trials)
     evaluation_s = 2 * 2 * 4 * 150 * 1e-3
@@ -68,7 +68,7 @@ def test_the_bill_is_cost_times_rates(tmp_path: Path) -> None:
     assert alone.gpu_hours == 0
 
 
-def test_wall_time_is_the_longer_of_training_and_evaluation_beside_each_other(tmp_path: Path) -> None:
+def test_wall_time_is_the_longer_of_training_and_evaluation(tmp_path: Path) -> None:
     trials, rates = tiny_plan(tmp_path, seeds=[0, 1]).trials, calibration()
     by_actors = [estimate_time(trials, ResourcesSpec(evaluation_actors=n), rates, 2) for n in (1, 1000)]
     assert by_actors[0].wall_hours == pytest.approx(
@@ -87,15 +87,15 @@ def test_gpu_hours_are_the_trials_shares(tmp_path: Path) -> None:
     assert made.gpu_hours == pytest.approx(made.trial_hours / 4)
 
 
-def test_a_rate_that_was_not_measured_is_not_invented(tmp_path: Path) -> None:
+def test_a_missing_measurement_is_an_error(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials
-    with pytest.raises(SpecError, match=r"no rates of training on cuda .*doctor --calibrate"):
+    with pytest.raises(SpecError, match=r"has no measurement of training on cuda.*doctor --calibrate"):
         estimate_time(trials, ResourcesSpec(gpus_per_trial=1), calibration(), 1)
-    with pytest.raises(SpecError, match="no rates of maze2d"):
+    with pytest.raises(SpecError, match="has no measurement of maze2d"):
         estimate_time(trials, ResourcesSpec(), calibration(env_step_s={}), 1)
 
 
-def test_a_calibration_is_found_again_by_its_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibrations_are_stored_by_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMRAY_CACHE", str(tmp_path))
     made = calibration()
     assert load_calibration(made.hardware) is None
@@ -116,12 +116,12 @@ def test_the_flops_of_a_step_are_mostly_six_for_each_weight_and_token(tmp_path: 
         assert training_work(trial).flops == pytest.approx(3 * forward_work(trial, 8).flops)
 
 
-def test_what_is_measured_here_predicts_what_is_measured_here() -> None:
+def test_a_calibration_predicts_a_training_step_of_this_machine() -> None:
     """The whole path at toy cost: points of this machine, of a positive rate and ordered by size."""
-    from dmray.planning.measuring import SHAPES, _env_step_s, _trainer, reference_trial, seconds_each
+    from dmray.planning.measuring import SIZES, _env_step_s, _trainer, reference_trial, seconds_each
     from dmray.tasks import TASKS
 
-    trial = reference_trial("mamba", SHAPES[0])
+    trial = reference_trial("mamba", SIZES[0])
     seconds = seconds_each(_trainer(trial, "cpu").step, "cpu", budget_s=0.01)
     work = training_work(trial)
     assert seconds > 0

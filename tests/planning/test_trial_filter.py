@@ -26,11 +26,11 @@ FULL = plan(load_sweep(Path(__file__).parents[2] / "sweeps" / "full_benchmark.ya
         ("trial=hopper-medium-v2-dm-s0-*", 1),
     ],
 )
-def test_an_expression_names_trials(only: str, count: int) -> None:
+def test_an_expression_selects_trials(only: str, count: int) -> None:
     assert len(select_trials(FULL, TrialFilter(only))) == count
 
 
-def test_chosen_trials_keep_the_plans_order() -> None:
+def test_selected_trials_keep_the_plans_order() -> None:
     assert select_trials(FULL, TrialFilter("seed=0|2")) == tuple(trial for trial in FULL.trials if trial.seed in {0, 2})
 
 
@@ -44,10 +44,10 @@ def test_chosen_trials_keep_the_plans_order() -> None:
         ("seed=0,seed=1", r"write seed=0\|1"),
         ("dataset=hoper-medium-v2", "no trial has dataset=hoper-medium-v2, did you mean 'hopper-medium-v2'"),
         ("seed=99", "no trial has seed=99, there are 0, 1, 2, 3"),
-        ("dataset=maze2d-*,task=hopper", "no trial has task=hopper beside what comes before it"),
+        ("dataset=maze2d-*,task=hopper", "no trial that matches the terms before it has task=hopper"),
     ],
 )
-def test_a_wrong_expression_is_told_with_the_nearest_right_word(only: str, message: str) -> None:
+def test_a_wrong_expression_is_an_error_with_the_most_similar_valid_word(only: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         select_trials(FULL, TrialFilter(only))
 
@@ -71,40 +71,42 @@ def test_shards_are_even_and_do_not_depend_on_the_other_trials() -> None:
 
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3"])
-def test_a_shard_that_cannot_be_is_refused(shard: str) -> None:
+def test_an_impossible_shard_is_an_error(shard: str) -> None:
     with pytest.raises(SpecError, match="i from 1 to n"):
         select_trials(FULL, TrialFilter(shard=shard))
 
 
 @pytest.mark.parametrize(
-    ("choice", "resume", "expected"),
+    ("trial_filter", "resume", "expected"),
     [
         (TrialFilter(), True, ["failed", "started", "waiting"]),
         (TrialFilter(retry_failed=True), False, ["failed"]),
         (TrialFilter(retry_failed=True), True, ["failed"]),
-        (TrialFilter("seed=4"), False, ["waiting"]),  # nothing of it was begun, so nothing is to be resumed
+        (TrialFilter("seed=4"), False, ["waiting"]),  # none of these trials was started
         (TrialFilter("seed=0|1"), False, []),
         (TrialFilter("seed=0|2", retry_failed=True), False, ["failed"]),
     ],
 )
-def test_what_a_start_takes_up(tmp_path: Path, choice: TrialFilter, resume: bool, expected: list[str]) -> None:
+def test_which_trials_a_start_runs(
+    tmp_path: Path, trial_filter: TrialFilter, resume: bool, expected: list[str]
+) -> None:
     planned = tiny_plan(tmp_path, seeds=[0, 1, 2, 3, 4], grid=[{"methods": ["dm"]}])
     states = dict(
         zip(planned.trial_ids, map(TrialStatus, ["finished", "diverged", "failed", "started", "waiting"]), strict=True)
     )
-    assert [states[trial.trial_id] for trial in to_run(planned, states, resume, choice)] == expected
+    assert [states[trial.trial_id] for trial in to_run(planned, states, resume, trial_filter)] == expected
 
 
-def test_a_second_start_without_resume_is_refused(tmp_path: Path) -> None:
+def test_a_second_start_without_resume_is_an_error(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     states = dict(zip(planned.trial_ids, (TrialStatus.FAILED, TrialStatus.WAITING), strict=True))
-    with pytest.raises(StorageError, match="or --retry-failed for those"):
+    with pytest.raises(StorageError, match="or with --retry-failed"):
         to_run(planned, states, resume=False)
 
 
-def test_what_was_begun_goes_on_only_when_asked(tmp_path: Path) -> None:
+def test_started_trials_continue_only_with_resume(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     states = dict.fromkeys(planned.trial_ids, TrialStatus.WAITING) | {planned.trial_ids[0]: TrialStatus.STARTED}
-    with pytest.raises(StorageError, match="was begun before: 0 trials are done, 1 are not; continue with --resume"):
+    with pytest.raises(StorageError, match="was started before: 0 trials are done, 1 are not; continue with --resume"):
         to_run(planned, states, resume=False)
     assert to_run(planned, states, resume=True) == planned.trials

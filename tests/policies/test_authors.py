@@ -78,7 +78,7 @@ def test_with_the_authors_weights_we_compute_the_published_formulas(
         torch.testing.assert_close(ours.detach(), expected, rtol=0, atol=tolerance)
 
 
-def test_what_the_action_token_holds_shows_in_the_golden_files() -> None:
+def test_golden_files_differ_by_action_input() -> None:
     held = golden("dt")
     assert np.abs(held["outputs/paper/action"] - held["outputs/dt/action"]).max() > 0.01
 
@@ -96,7 +96,7 @@ def test_sizes_are_read_from_the_weights(method: MethodName) -> None:
         assert (model.d_state, model.d_conv, model.expand) == (case.d_state, case.d_conv, case.expand)
 
 
-def test_what_weights_do_not_say_is_as_published() -> None:
+def test_settings_that_are_not_in_the_weights_default_to_the_published_ones() -> None:
     recipe = from_authors("dt", networks("dt")).recipe
     assert (getattr(recipe.model, "n_head"), recipe.model.context_length, recipe.action_input) == (1, 20, "paper")  # noqa: B009
     assert (recipe.shape.action_limit, recipe.return_scale) == (1.0, 1000.0)
@@ -125,9 +125,7 @@ UNREAD = [
 
 
 @pytest.mark.parametrize(("method", "stage", "name"), UNREAD)
-def test_what_the_published_networks_keep_without_reading_is_passed_over(
-    method: MethodName, stage: str, name: str
-) -> None:
+def test_weights_that_do_not_affect_actions_are_ignored(method: MethodName, stage: str, name: str) -> None:
     weights = networks(method)
     weights[stage][name] = torch.full((1, 1), torch.nan)
     for ours, plain in zip(
@@ -136,7 +134,7 @@ def test_what_the_published_networks_keep_without_reading_is_passed_over(
         assert torch.equal(ours, plain)
 
 
-def test_an_unknown_weight_is_answered_with_the_nearest_right_name() -> None:
+def test_an_unknown_weight_is_an_error_with_the_most_similar_name() -> None:
     weights = networks("hdm")
     weights["subgoal"]["backbone.layers.1.mixer.A_logs"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"hdm, subgoal: unknown '.*A_logs', did you mean '.*layers\.1.*A_log'"):
@@ -144,10 +142,10 @@ def test_an_unknown_weight_is_answered_with_the_nearest_right_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["embed_state.weight", "embed_action.bias", "backbone.layers.1.mixer.D"])
-def test_a_missing_weight_is_named(name: str) -> None:
+def test_a_missing_weight_is_an_error(name: str) -> None:
     weights = networks("dm")
     del weights["action"][name]
-    with pytest.raises(CheckpointError, match=f"dm, action: '{name}' is missing, the nearest given is '.+'"):
+    with pytest.raises(CheckpointError, match=f"dm, action: '{name}' is missing; the most similar given name is '.+'"):
         from_authors("dm", weights)
 
 
@@ -159,7 +157,7 @@ def test_a_missing_weight_is_named(name: str) -> None:
         ("embed_state.weight", (20,), "2 axes"),
     ],
 )
-def test_a_wrong_shape_is_answered_with_the_right_one(name: str, shape: tuple[int, ...], right: str) -> None:
+def test_a_wrong_shape_is_an_error_with_the_right_shape(name: str, shape: tuple[int, ...], right: str) -> None:
     weights = networks("dt")
     weights["action"][name] = torch.zeros(shape)
     with pytest.raises(CheckpointError, match="has shape") as caught:
@@ -176,12 +174,12 @@ def test_stages_are_named_as_the_policy_names_them() -> None:
         from_authors("hdm", {"action": weights["action"]})
 
 
-def test_networks_of_different_sizes_are_refused() -> None:
+def test_networks_of_different_sizes_are_an_error() -> None:
     mixed = {"subgoal": networks("hdm")["subgoal"], "action": networks("dm")["action"]}
     with pytest.raises(CheckpointError, match="hdm, action: d_state is 6, but 16 in 'hdm, subgoal'"):
         from_authors("hdm", mixed)
 
 
-def test_an_unknown_method_is_answered_with_the_nearest_one() -> None:
+def test_an_unknown_method_is_an_error_with_the_most_similar_name() -> None:
     with pytest.raises(CheckpointError, match="did you mean 'hdm'"):
         from_authors("hdms", {})  # type: ignore[arg-type]

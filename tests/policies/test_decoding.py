@@ -116,7 +116,9 @@ def test_a_cohort_equals_single_episodes(method: MethodName, decode: str) -> Non
 @pytest.mark.parametrize("decode", ["window", "stream:2", "recurrent"])
 @given(data=st.data())
 @settings(max_examples=5, deadline=None)
-def test_rows_that_are_kept_decide_as_if_none_had_left(method: MethodName, decode: str, data: st.DataObject) -> None:
+def test_dropping_rows_does_not_change_the_actions_of_the_others(
+    method: MethodName, decode: str, data: st.DataObject
+) -> None:
     policy, fields = tiny_policy(method, "dt"), random_fields(5, STEPS)
     expected = act(policy, fields, STEPS, decode)
     decoder, live = make_decoder(policy, decode, 5), np.arange(5)
@@ -131,7 +133,7 @@ def test_rows_that_are_kept_decide_as_if_none_had_left(method: MethodName, decod
             live = live[rows]
 
 
-def test_what_lies_before_the_window_is_forgotten() -> None:
+def test_timesteps_before_the_window_have_no_effect() -> None:
     policy, fields = tiny_policy("dt"), random_fields(2, CONTEXT + 2)
     changed = {name: values.clone() for name, values in fields.items()}
     changed[Field.STATE][:, 0] += 1.0
@@ -144,7 +146,7 @@ def test_what_lies_before_the_window_is_forgotten() -> None:
 
 
 @every_method
-def test_only_policies_with_a_target_listen_to_it(method: MethodName) -> None:
+def test_only_policies_with_a_target_depend_on_it(method: MethodName) -> None:
     policy, fields = tiny_policy(method), random_fields(2, 3)
     changed = {**fields, Field.RETURN_TO_GO: fields[Field.RETURN_TO_GO] + 20.0}
     assert bool((act(policy, fields, 3) != act(policy, changed, 3)).any()) == policy.takes_target
@@ -172,19 +174,19 @@ def test_actions_are_single_precision_rows_for_the_environment() -> None:
         ("stream:5", "at most context_length, 4"),
     ],
 )
-def test_an_unknown_decoding_mode_is_answered_with_the_nearest_one(decode: str, message: str) -> None:
+def test_an_unknown_decode_mode_is_an_error_with_the_most_similar_name(decode: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make_decoder(tiny_policy("dm"), decode, 1)
 
 
 @every_mode
-def test_acting_in_training_mode_is_refused(decode: str) -> None:
+def test_acting_in_training_mode_is_an_error(decode: str) -> None:
     with pytest.raises(AssertionError, match="evaluation mode"):
         make_decoder(tiny_policy("dt").train(), decode, 1)
 
 
 @every_mode
-def test_acting_longer_than_the_shape_allows_is_refused(decode: str) -> None:
+def test_acting_longer_than_max_timesteps_is_an_error(decode: str) -> None:
     policy = tiny_policy("dm")
     decoder = make_decoder(policy, decode, 1)
     for _ in range(SHAPE.max_timesteps):
@@ -215,9 +217,7 @@ def test_a_policy_of_one_stage_has_no_subgoals() -> None:
 @every_method
 @every_input
 @every_mode
-def test_actions_that_were_done_take_the_place_of_decisions(
-    method: MethodName, action_input: ActionInput, decode: str
-) -> None:
+def test_known_actions_replace_decisions(method: MethodName, action_input: ActionInput, decode: str) -> None:
     """A decoder that is shown another one's episode decides its next action, whatever it would have done itself."""
     policy, fields = tiny_policy(method, action_input), random_fields(2, STEPS)
     done = act(policy, fields, STEPS, decode)
@@ -233,7 +233,7 @@ def test_actions_that_were_done_take_the_place_of_decisions(
     assert changes == METHODS_BY_NAME[method].sees_actions, "they count where actions are among the tokens"
 
 
-def test_a_later_first_timestep_matters_to_policies_with_timestep_embeddings_alone() -> None:
+def test_the_first_timestep_matters_only_to_policies_with_timestep_embeddings() -> None:
     for method, matters in (("dt", True), ("dm", False)):
         fields = random_fields(1, 1)
         actions = [make_decoder(tiny_policy(method), "stream:2", 1, t).decide(*observed(fields, 0)) for t in (0, 3)]

@@ -31,13 +31,13 @@ def test_stages_share_no_parameter_and_have_them_all(method: MethodName) -> None
 
 
 @every_method
-def test_only_transformers_carry_a_timestep_embedding(method: MethodName) -> None:
+def test_only_transformers_have_a_timestep_embedding(method: MethodName) -> None:
     named = [name for name, _ in tiny_policy(method).named_parameters() if "timesteps" in name]
     assert bool(named) == (method in ("dt", "hdt", "dt-r"))
 
 
 @every_method
-def test_weights_follow_from_recipe_and_seed(method: MethodName) -> None:
+def test_initial_weights_depend_on_recipe_and_seed(method: MethodName) -> None:
     recipe = tiny_policy(method).recipe
     weights = []
     for seed in (1, 1, 2):
@@ -63,7 +63,7 @@ def test_windows_need_the_stages_tokens_and_labels(method: MethodName, action_in
 @every_method
 @every_input
 @pytest.mark.parametrize("field", [Field.ACTION, Field.SUBGOAL, Field.STATE, Field.RETURN_TO_GO])
-def test_a_prediction_sees_no_later_timestep_and_not_its_own_answer(
+def test_a_prediction_does_not_depend_on_later_timesteps_or_its_target(
     method: MethodName, action_input: ActionInput, field: Field
 ) -> None:
     policy = tiny_policy(method, action_input)
@@ -122,7 +122,7 @@ def test_encoding_is_z_scores_for_states_and_subgoals_and_a_scale_for_returns() 
     assert policy.encode(Field.ACTION, raw) is raw
 
 
-def test_actions_stay_within_the_limit_and_reach_for_it() -> None:
+def test_actions_are_within_the_limit_and_can_reach_it() -> None:
     policy = tiny_policy("dm")
     with torch.no_grad():
         policy.stages[0].get_parameter("head.bias").fill_(20.0)
@@ -139,13 +139,13 @@ def test_only_hdms_subgoals_are_squashed(method: MethodName, squashed: bool) -> 
     assert bool((subgoal.abs() <= 1.0).all()) == squashed
 
 
-def test_statistics_of_another_task_are_refused() -> None:
+def test_statistics_of_another_task_are_an_error() -> None:
     with pytest.raises(AssertionError, match="another task"):
         tiny_policy("dm").set_statistics(torch.zeros(1), torch.ones(1))
 
 
 @every_method
-def test_a_snapshot_crosses_a_process_and_builds_the_same_policy(method: MethodName) -> None:
+def test_a_pickled_snapshot_builds_the_same_policy(method: MethodName) -> None:
     policy = tiny_policy(method)
     windows = windows_of(random_fields(2, 4), policy.tokens, 0, 4, 4)
     built = pickle.loads(pickle.dumps(snapshot(policy))).build()

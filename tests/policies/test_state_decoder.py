@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dmray.fields import Field
 from dmray.policies import SequencePolicy, make_decoder
-from dmray.policies.state_decoder import Stagger
+from dmray.policies.state_decoder import RestartSchedule
 from dmray.specs import MethodName
 from tests.policies.windows import METHODS, SHAPE, Fields, random_fields, tiny_policy, windows_of
 
@@ -58,9 +58,7 @@ def act_by_predict(policy: SequencePolicy, mode: str, given: Fields, steps: int 
 
 @given(st.sampled_from(METHODS), st.integers(1, 7), st.data())
 @settings(max_examples=25, deadline=None)
-def test_in_double_precision_they_agree_to_the_actions_single_precision(
-    method: MethodName, context: int, data: st.DataObject
-) -> None:
+def test_all_modes_agree_in_double_precision(method: MethodName, context: int, data: st.DataObject) -> None:
     mode = data.draw(st.sampled_from(["recurrent", *(f"stream:{m}" for m in range(1, context + 1))]))
     sizes = {"d_model": 8, "n_head": 2, "context_length": context, "d_state": 2, "d_conv": 3}
     layers, action_input = data.draw(st.integers(1, 2)), data.draw(st.sampled_from(["paper", "dt"]))
@@ -81,7 +79,7 @@ def test_recurrent_is_one_forward_over_the_whole_episode(method: MethodName) -> 
 @every_method
 @given(data=st.data())
 @settings(max_examples=8, deadline=None)
-def test_rows_may_leave_whichever_state_is_the_oldest(method: MethodName, data: st.DataObject) -> None:
+def test_rows_may_be_dropped_at_any_timestep(method: MethodName, data: st.DataObject) -> None:
     mode = data.draw(st.sampled_from(["stream:1", "stream:2", "stream:3", "recurrent"]))
     policy, fields = tiny_policy(method, data.draw(st.sampled_from(["paper", "dt"]))), random_fields(5, STEPS)
     expected = act(policy, mode, fields)
@@ -112,15 +110,13 @@ def test_a_timestep_takes_one_call_of_each_stages_backbone(
 
 @given(st.integers(1, 40), st.data())
 @settings(max_examples=60, deadline=None)
-def test_the_oldest_of_staggered_states_has_seen_almost_a_period_and_never_more(
-    period: int, data: st.DataObject
-) -> None:
+def test_the_oldest_state_has_seen_almost_one_period_and_never_more(period: int, data: st.DataObject) -> None:
     states = data.draw(st.integers(1, period))
-    stagger, begun = Stagger(period, states), [0] * states
+    schedule, begun = RestartSchedule(period, states), [0] * states
     for t in range(3 * period):
-        if (state := stagger.begins(t)) is not None:
+        if (state := schedule.restarted(t)) is not None:
             begun[state] = t
-        oldest = stagger.oldest(t)
+        oldest = schedule.oldest(t)
         seen = t - begun[oldest] + 1
         assert begun[oldest] == min(begun)
         assert seen == t + 1 if t < period else period - -(-period // states) + 1 <= seen <= period

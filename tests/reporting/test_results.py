@@ -131,7 +131,7 @@ def test_a_sweep_whose_trials_have_other_names_by_now_is_refused_and_not_reporte
     unnoted = {key: value for key, value in content.items() if key != "identity_version"}
     for other in (content | {"identity_version": IDENTITY_VERSION + 1}, unnoted):
         folder.manifest.write_text(json.dumps(other))
-        with pytest.raises(StorageError, match=r"sweep\.json: of another version .* whose trials have other ids"):
+        with pytest.raises(StorageError, match=r"sweep\.json: written by a version of dmray with other trial ids"):
             collect(folder)
 
 

@@ -48,17 +48,17 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
             "grid.0.models.0.contex_length: unknown field, did you mean 'context_length'?",
         ),
         ("grid.0.methods=[dmm]", "grid.0.methods.0: unknown method 'dmm', did you mean 'dm'?"),
-        ("evaluation.decode=windw", "evaluation.decode: unknown decoding mode 'windw', did you mean 'window'?"),
+        ("evaluation.decode=windw", "evaluation.decode: unknown decode mode 'windw', did you mean 'window'?"),
         ("training.steps=0", "training.steps: Input should be greater than 0, not 0"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number"),
-        ("seeds=[1, 1]", "seeds: named twice: 1"),
+        ("seeds=[1, 1]", "seeds: given twice: 1"),
         ("training.steps=1.5", "training.steps: Input should be a whole number, not 1.5"),
         ("training.steps=many", "training.steps: Input should be a whole number, not 'many'"),
         ("training.learning_rate=fast", "training.learning_rate: Input should be a number, not 'fast'"),
         ("training=5", "training: Input should be a mapping of fields, not 5"),
         ("resources.deterministic=perhaps", "resources.deterministic: Input should be true or false, not 'perhaps'"),
         ("seeds=[]", "seeds: Input should be a list with at least one item, not []"),
-        ("resources.gpus_per_trial=1.5", "a fraction of a GPU is below 1"),
+        ("resources.gpus_per_trial=1.5", "must be below 1 (a fraction of a GPU) or a whole number"),
         (
             "grid.0={methods: [dt], models: [{d_model: 65, n_head: 2}]}",
             "models.0: n_head 2 does not divide d_model 65",
@@ -79,7 +79,7 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
         ("datasets=null", "datasets: Input should be a list, not None"),
     ],
 )
-def test_a_mistake_is_named_by_file_place_and_cure(sweep_file: Path, override: str, message: str) -> None:
+def test_an_error_names_the_file_the_field_and_a_valid_value(sweep_file: Path, override: str, message: str) -> None:
     with pytest.raises(SpecError) as error:
         load_sweep(sweep_file, [override])
     assert str(error.value).startswith(f"{sweep_file}: ")
@@ -96,13 +96,13 @@ def test_a_mistake_is_named_by_file_place_and_cure(sweep_file: Path, override: s
         ("seeds=[1", "not valid YAML"),
     ],
 )
-def test_a_malformed_override_is_named(sweep_file: Path, override: str, message: str) -> None:
+def test_a_malformed_override_is_an_error_that_names_it(sweep_file: Path, override: str, message: str) -> None:
     with pytest.raises(SpecError, match="-o ") as error:
         load_sweep(sweep_file, [override])
     assert message in str(error.value)
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(sweep_file: Path) -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once(sweep_file: Path) -> None:
     with pytest.raises(SpecError) as error:
         load_sweep(sweep_file, ["training.stepz=3", "evaluation.episodes=-1"])
     assert len(str(error.value).splitlines()) == 2
@@ -117,18 +117,18 @@ def test_all_mistakes_of_a_file_are_told_at_once(sweep_file: Path) -> None:
         ("name: x\n", "datasets: missing"),
     ],
 )
-def test_a_file_that_is_no_sweep_is_refused(sweep_file: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_sweep_is_an_error(sweep_file: Path, text: str, message: str) -> None:
     sweep_file.write_text(text)
     with pytest.raises(SpecError) as error:
         load_sweep(sweep_file)
     assert message in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"nowhere\.yaml: no such sweep file$"):
         load_sweep(tmp_path / "nowhere.yaml")
 
 
-def test_a_misspelt_file_is_told_the_nearest_beside_it(sweep_file: Path) -> None:
+def test_a_misspelt_file_name_suggests_the_most_similar_file(sweep_file: Path) -> None:
     with pytest.raises(SpecError, match=rf"seep\.yaml: no such sweep file, did you mean '{sweep_file}'\?"):
         load_sweep(sweep_file.with_name("seep.yaml"))

@@ -37,7 +37,7 @@ def test_recorded_trials_keep_their_ids(spec: dict[str, Any]) -> None:
 
 
 @recorded
-def test_a_field_that_is_added_later_renames_no_trial(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_field_with_a_default_changes_no_trial_id(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """One more field in the method's config, in the training and in the evaluation, each with a default."""
     before, method = TrialSpec.model_validate(spec), METHODS[spec["method"]]
     config = create_model("Config", __base__=method.config, later=(int, 3))
@@ -52,38 +52,38 @@ def test_a_field_that_is_added_later_renames_no_trial(spec: dict[str, Any], monk
     assert other.trial_id != before.trial_id
 
 
-def test_a_default_that_changes_later_renames_no_trial_that_names_its_value() -> None:
+def test_a_changed_default_changes_no_id_of_a_trial_that_gives_the_value() -> None:
     now = Field(default=7, json_schema_extra={"identity_default": 3})
     old, new = create_model("Old", __base__=Spec, size=(int, 3)), create_model("New", __base__=Spec, size=(int, now))
     assert old().identity() == new(size=3).identity() == {}
     assert old(size=7).identity() == new().identity() == {"size": 7}
 
 
-def test_a_copy_that_differs_has_an_id_of_its_own() -> None:
+def test_a_copy_with_other_values_has_another_id() -> None:
     original = trial()
     copied = original.model_copy(update={"seed": 5}) if original.trial_id and original.seed_group_id else original
     assert copied.trial_id == trial(seed=5).trial_id != original.trial_id
 
 
 @pytest.mark.parametrize("method", ["dm", "hdm", "hdt", "dt-r", "bc", "dlstm"])
-def test_targets_are_no_part_of_a_method_that_takes_none(method: str) -> None:
+def test_ids_of_methods_without_a_target_do_not_depend_on_targets(method: str) -> None:
     asked = EvaluationSpec(target_returns=(1.0, 2.0), return_scale=10.0)
     assert trial(method=method, evaluation=asked).trial_id == trial(method=method).trial_id
     assert trial(method="dt", evaluation=asked).trial_id != trial(method="dt").trial_id
 
 
-def test_the_action_token_is_no_part_of_a_method_without_one() -> None:
+def test_ids_of_methods_without_an_action_token_do_not_depend_on_action_input() -> None:
     own = TrainingSpec(action_input="dt")
     assert trial(method="bc", training=own).trial_id == trial(method="bc").trial_id
     assert trial(method="dm", training=own).trial_id != trial(method="dm").trial_id
 
 
-def test_a_config_of_another_method_is_refused() -> None:
+def test_a_config_of_another_method_is_an_error() -> None:
     with pytest.raises(ValueError, match="method 'dt' takes a TransformerConfig, not a MambaConfig"):
         trial(method="dt", model=MambaConfig())
 
 
-def test_the_id_survives_json() -> None:
+def test_a_trial_read_from_json_has_the_same_id() -> None:
     assert TrialSpec.model_validate_json(trial().model_dump_json()).trial_id == trial().trial_id
 
 

@@ -77,7 +77,15 @@ def test_a_running_sweep_is_watched_paused_resumed_and_stopped(
         folder, quiet = sweep_folder(s3_url, "tiny", "driver"), Console(file=io.StringIO())
         report_nothing = folder.report
         states.update(
-            run_sweep(plan, folder, LocalRunner(), lambda _: report_nothing, resume=False, console=quiet, again="again")
+            run_sweep(
+                plan,
+                folder,
+                LocalRunner(),
+                lambda _: report_nothing,
+                resume=False,
+                console=quiet,
+                resume_command="again",
+            )
         )
 
     driver = threading.Thread(target=drive)

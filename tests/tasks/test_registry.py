@@ -78,7 +78,7 @@ def test_a_broken_package_is_named_once_and_the_others_are_used(
         assert "line-v0" in DATASETS
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(
-        "entry point 'broken_point = broken_module:FAMILY' of package 'broken 1.2' is left out (group 'dmray.tasks'): "
+        "entry point 'broken_point = broken_module:FAMILY' of package 'broken 1.2' is ignored (group 'dmray.tasks'): "
     )
     assert reason in warning
 
