@@ -160,7 +160,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_run(trial_folder
         dmray.evaluate_policy(policy, "hopper")
     with pytest.raises(SpecError, match="episodes 0: must be at least 1"):
         dmray.evaluate_policy(policy, episodes=0)
-    with pytest.raises(SpecError, match="decode stream:9: takes at most context_length \(4\) states"):
+    with pytest.raises(SpecError, match=r"decode stream:9: takes at most context_length \(4\) states"):
         dmray.evaluate_policy(policy, decode="stream:9")
     with pytest.raises(SpecError, match="name a task"):
         dmray.evaluate_policy(lambda observations: observations)

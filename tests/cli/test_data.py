@@ -137,9 +137,6 @@ def test_a_behaviour_that_a_task_has_not_is_told() -> None:
         ),
         (["make", "--task", "hopper", "--out", ".", "--target-return", "5"], "--out .: is a folder; name a file in it"),
         (["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"], "none.pt: no checkpoint; name a"),
-            ["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"],
-            "none.pt: no checkpoint; name a file",
-        ),
         (["make", "--task", "hopper", "--out", "x.hdf5", "--target-return", "5"], "name its --checkpoint"),
     ],
 )
