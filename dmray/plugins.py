@@ -36,6 +36,16 @@ def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
     return _loaded[group]
 
 
+def installed_plugins() -> dict[str, str]:
+    """The packages that extend dmray, with their versions; none of them is imported."""
+    found = {point.dist.name: point.dist.version for point in entry_points() if _extends_dmray(point) and point.dist}
+    return dict(sorted(found.items()))
+
+
+def _extends_dmray(point: EntryPoint) -> bool:
+    return point.group.startswith("dmray.")
+
+
 def forget_plugins() -> None:
     """Load each group again at its next use. Call this after packages were installed or removed."""
     _loaded.clear()
