@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -38,12 +38,10 @@ def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
 
 def installed_plugins() -> dict[str, str]:
     """The packages that extend dmray, with their versions; none of them is imported."""
-    found = {point.dist.name: point.dist.version for point in entry_points() if _extends_dmray(point) and point.dist}
-    return dict(sorted(found.items()))
-
-
-def _extends_dmray(point: EntryPoint) -> bool:
-    return point.group.startswith("dmray.")
+    extending = (
+        package for package in distributions() if any(p.group.startswith("dmray.") for p in package.entry_points)
+    )
+    return dict(sorted((package.name, package.version) for package in extending))
 
 
 def forget_plugins() -> None:
