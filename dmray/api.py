@@ -172,7 +172,7 @@ def run_sweep(
     from dmray.reporting.frames import SweepRun
 
     with _progress_of(progress, console) as shown:
-        states = session.run_sweep(
+        all_statuses = session.run_sweep(
             planned,
             folder,
             _runner(local, address),
@@ -182,14 +182,14 @@ def run_sweep(
             resume_command=continue_with or f"dmray.run_sweep(..., storage={planned.sweep.storage!r}, resume=True)",
             **shown,
         )
-    statuses = {trial.trial_id: states[trial.trial_id] for trial in select_trials(planned, trial_filter)}
+    statuses = {trial.trial_id: all_statuses[trial.trial_id] for trial in select_trials(planned, trial_filter)}
     command = read_command(folder)
     stopped = command is not None and command.kind == "stop" and not ENDED.issuperset(statuses.values())
     return SweepRun(
         folders=(folder,),
         collected=collect(folder),
         plan=planned,
-        states=statuses,
+        statuses=statuses,
         errors={trial_id: why for trial_id, why in failures(planned, folder).items() if trial_id in statuses},
         stopped_by=command.sent_by if command is not None and stopped else None,
     )
@@ -202,7 +202,7 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     several sweeps have counts once. `protocol`: load only the trials of this protocol, for example "d4rl-mujoco".
 
         results = dmray.load_results("runs/quickstart")
-        results.curves.pivot_table(index="step", columns="method", values="normalized")
+        results.curves.pivot_table(index="step", columns="method", values="normalized_score")
         results.episodes.groupby("method").episode_return.describe()
 
     Raises:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -34,6 +34,14 @@ def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
         plugins = [_load(point, kind) for point in points]
         _loaded[group] = tuple(plugin for plugin in plugins if plugin is not None)
     return _loaded[group]
+
+
+def installed_plugins() -> dict[str, str]:
+    """The packages that extend dmray, with their versions; none of them is imported."""
+    extending = (
+        package for package in distributions() if any(p.group.startswith("dmray.") for p in package.entry_points)
+    )
+    return dict(sorted((package.name, package.version) for package in extending))
 
 
 def forget_plugins() -> None:

@@ -112,13 +112,13 @@ def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | 
     folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader")
     if is_url(planned.sweep.storage):
         _download_records(planned)
-    states = trial_statuses(planned, folder)
-    difference = changes(planned, folder, states)
+    statuses = trial_statuses(planned, folder)
+    difference = changes(planned, folder, statuses)
     part = replace(planned, trials=select_trials(planned, trial_filter))
-    out.print(render_plan(part, {trial_id: states[trial_id] for trial_id in part.trial_ids}))
+    out.print(render_plan(part, {trial_id: statuses[trial_id] for trial_id in part.trial_ids}))
     if difference and difference.any:
         out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
-    todo = to_run(planned, states, resume=True, trial_filter=trial_filter)
+    todo = to_run(planned, statuses, resume=True, trial_filter=trial_filter)
     out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
 
 
@@ -177,10 +177,10 @@ def _print_end(run: SweepRun) -> None:
     if run.stopped_by is not None:
         _print_how_to_continue(f"Stopped by {run.stopped_by}")
         return
-    for trial_id, state in run.states.items():
-        if state not in ENDED:
+    for trial_id, status in run.statuses.items():
+        if status not in ENDED:
             why = run.errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
-            err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
+            err.print(f"{status.label}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_how_to_continue(what: str) -> None:

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dmray.plugins import installed_plugins
+
 _PACKAGES = (
     *("dmray", "torch", "ray", "mlflow", "numpy", "mamba-ssm"),
     *("mujoco", "gymnasium", "envpool", "pybullet", "gym", "d4rl"),  # a score holds for a release of its simulator
@@ -45,7 +47,8 @@ def _git() -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str | None]:
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+    named = {name: _version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **named, **installed_plugins()}
 
 
 def _version(package: str) -> str | None:

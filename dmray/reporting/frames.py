@@ -55,7 +55,7 @@ class Results:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row per evaluation during training: `step`, `normalized` score, `return_mean`, `length_mean`."""
+        """One row per evaluation during training: `step`, `normalized_score`, `return_mean`, `length_mean`."""
         return curve_columns(self.collected).to_pandas()
 
     @cached_property
@@ -120,19 +120,19 @@ class Results:
 class SweepRun(Results):
     """The results of a sweep that was run, and how it ended.
 
-    `states`: the status of each trial that was selected to run, by trial id. `errors`: the first line of the error of
+    `statuses`: the status of each trial that was selected to run, by trial id. `errors`: the first line of the error of
     each trial that failed, by trial id. `stopped_by`: who sent the command that stopped the sweep; None: nobody did.
     """
 
     plan: Plan = field(kw_only=True, repr=False)
-    states: Mapping[str, TrialStatus] = field(kw_only=True, repr=False)
+    statuses: Mapping[str, TrialStatus] = field(kw_only=True, repr=False)
     errors: Mapping[str, str] = field(kw_only=True)
     stopped_by: str | None = field(kw_only=True, default=None)
 
     @property
     def succeeded(self) -> bool:
         """Whether every trial has a result or was stopped early. If some failed, the other results are valid."""
-        return ENDED.issuperset(self.states.values())
+        return ENDED.issuperset(self.statuses.values())
 
     @property
     def report(self) -> Path:

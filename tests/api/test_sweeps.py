@@ -110,10 +110,10 @@ def test_progress_is_a_function_of_frozen_summaries_and_a_run_needs_no_main_thre
         run = pool.submit(
             dmray.run_sweep, sweep, storage=tmp_path, local=True, only="method=dm", progress=seen.append
         ).result(timeout=120)
-    assert list(run.states.values()) == ["finished"]
+    assert list(run.statuses.values()) == ["finished"]
     assert run.folders[0].storage == tmp_path
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (1, False), "the caller's own"
-    assert seen[-1].states["finished"] == 1
+    assert seen[-1].statuses["finished"] == 1
     with pytest.raises(FrozenInstanceError):
         seen[-1].trials = 0  # type: ignore[misc]
 

@@ -146,10 +146,10 @@ def test_fewer_episodes_than_the_sweeps_quick_ones_can_be_asked_for(tmp_path: Pa
     assert "2 episodes" in done.output
 
 
-def test_a_place_without_a_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
     done = evaluate(str(tmp_path))
     assert done.exit_code == 1
-    assert "no checkpoint; name a file" in done.output.replace("\n", " ")
+    assert "no checkpoint; give a file" in done.output.replace("\n", " ")
 
 
 def mirrored(folder: SweepFolder) -> tuple[Plan, str]:

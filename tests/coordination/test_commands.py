@@ -22,8 +22,6 @@ from tests.sweeps import science_of, tiny_plan
 from tests.trial.jobs import job, science
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)  # a sweep that stays paused waits for ever
-
 QUIET = Console(quiet=True)
 LONG: dict[str, Any] = {
     "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},

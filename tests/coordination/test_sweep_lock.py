@@ -15,7 +15,7 @@ from dmray.records import SweepFolder
 from tests.coordination.heartbeats import leave_heartbeat
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(60)  # a lock that is never free is waited for as long as `stale_s`
+pytestmark = pytest.mark.timeout(300)  # a lock that is never free is waited for as long as `stale_s`
 
 FAST = LockTiming(heartbeat_s=0.1, stale_s=1.0)
 HOLD = """

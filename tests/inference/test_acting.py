@@ -93,8 +93,9 @@ def save_tiny(path: Path) -> None:
 def test_stored_mlflow_models_still_load(tmp_path: Path, loader: str) -> None:
     """The MLmodel file names the loader: the old name is that of models logged by dmray 0.1."""
     import mlflow.pyfunc
-    from dmray.mlflow_mirror.logged_policy import LOADER
     from mlflow.models import Model
+
+    from dmray.mlflow_mirror.models import LOADER
 
     assert LOADER == "dmray.inference.pyfunc"
     save_tiny(tmp_path / "policy.pt")

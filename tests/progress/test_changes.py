@@ -75,7 +75,7 @@ def test_a_sweep_of_another_version_is_refused_with_what_to_do(tmp_path: Path, v
     del manifest["identity_version"]  # as before it was recorded
     manifest["trials"][0]["model"]["a_field_of_that_version"] = 1
     folder.manifest.write_text(json.dumps(manifest | ({} if version is None else {"identity_version": version})))
-    with pytest.raises(StorageError, match=r"trials have other ids \(identity_version .* give another --storage"):
+    with pytest.raises(StorageError, match=r"with other trial ids \(identity_version .* give another --storage"):
         changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialStatus.WAITING))
 
 

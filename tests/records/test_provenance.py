@@ -31,3 +31,8 @@ def test_a_caller_may_change_what_it_got() -> None:
 def test_tracking_loads_neither_mlflow_nor_torch_nor_ray() -> None:
     code = "import sys, dmray.records as t; t.provenance(); print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_installed_plugins_are_named_with_their_versions(toy_plugin: None) -> None:
+    code = "from dmray.records import provenance; print(provenance()['versions']['dmray-toy'])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0.1.0\n"

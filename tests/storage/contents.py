@@ -10,8 +10,8 @@ from dmray.trial.job import TrialJob
 
 
 def read(plan: Plan) -> SweepFolder:
-    copy = SweepCopy.to_read(plan.sweep.storage, plan.sweep.name)
-    copy.open()
+    copy = SweepCopy.for_reading(plan.sweep.storage, plan.sweep.name)
+    copy.download()
     return copy.folder
 
 
