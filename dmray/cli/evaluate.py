@@ -123,8 +123,8 @@ def _compare_with_record(policy: Policy, evaluation: Evaluation) -> str:
     recorded = {each.target_return: each.returns for each in record.targets}
     if all(recorded.get(each.target_return) == each.returns for each in evaluation.scores):
         return f"{spread} The sweep recorded the same returns, to the last digit."
-    if len(record.headline.returns) == evaluation.request.episodes:
-        return f"{spread} The sweep recorded {record.headline.normalized_mean:.2f} for the first target."
+    if len(record.first_target.returns) == evaluation.request.episodes:
+        return f"{spread} The sweep recorded {record.first_target.normalized_mean:.2f} for the first target."
     return spread
 
 

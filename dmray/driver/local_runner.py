@@ -27,7 +27,7 @@ class LocalRunner:
     def run(
         self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh = lambda: None
     ) -> list[TrialSpec]:
-        """Run `todo`; a trial that fails is recorded in its ledger, and the others go on."""
+        """Run `todo`. The error of a trial that fails is in its ledger; the next trial runs."""
         jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]  # all under the command that holds now
         paused = []
         for trial, job in zip(todo, jobs, strict=True):

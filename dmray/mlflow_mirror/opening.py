@@ -80,7 +80,7 @@ def _is_folder(uri: str) -> bool:
 
 
 def probe(uri: str) -> None:
-    """MLflow's own connection attempts take minutes to give up; a plain one tells in seconds."""
+    """Check that the server accepts connections. MLflow's own attempts take minutes to fail, this one seconds."""
     parts = urlsplit(uri)
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     if parts.hostname is None or port is None:

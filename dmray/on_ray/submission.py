@@ -39,7 +39,7 @@ class JobClient:
     """The jobs of the cluster whose dashboard is at `address`.
 
     Raises:
-        ClusterError: nobody answers there, or the token is missing or wrong.
+        ClusterError: no Ray dashboard answers at the address, or the token is missing or wrong.
     """
 
     def __init__(self, address: str) -> None:

@@ -49,7 +49,7 @@ class SweepHandle:
         """Send the command that follows the one seen last.
 
         Raises:
-            StorageError: somebody else sent one in the meantime.
+            StorageError: another process sent a command at the same time.
         """
         send_command(self.folder, kind)
 

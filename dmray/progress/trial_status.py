@@ -77,7 +77,7 @@ class TrialHistory:
 
     Attributes:
         rule: The sweep's early stopping as it is now.
-        step: The highest step that a record tells of.
+        step: The highest step of any record.
         attempts: How many attempts began.
         last_attempt, last_failure, last_training: The last record of the kind.
         scores: The first evaluation of each step.

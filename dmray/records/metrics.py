@@ -68,12 +68,19 @@ _EVALUATION: tuple[Metric[EvaluationDone], ...] = (
         "points",
         "higher",
         "D4RL-normalized score: 100 is the reference maximum",
-        lambda record: record.headline.normalized_mean,
+        lambda record: record.first_target.normalized_mean,
         "{:.1f}",
     ),
-    Metric("return_mean", "eval", "", "higher", "mean return of an episode", lambda r: r.headline.return_mean),
-    Metric("return_std", "eval", "", None, "deviation of the return over episodes", lambda r: r.headline.return_std),
-    Metric("length_mean", "eval", "steps", None, "mean length of an episode", lambda r: r.headline.length_mean),
+    Metric("return_mean", "eval", "", "higher", "mean return of an episode", lambda r: r.first_target.return_mean),
+    Metric(
+        "return_std",
+        "eval",
+        "",
+        None,
+        "deviation of the return over episodes",
+        lambda r: r.first_target.return_std,
+    ),
+    Metric("length_mean", "eval", "steps", None, "mean length of an episode", lambda r: r.first_target.length_mean),
     Metric(
         "target_*", "eval", "points", "higher", "normalized score under each target return", lambda r: _by_target(r)
     ),

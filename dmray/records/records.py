@@ -101,7 +101,7 @@ class EvaluationDone(Record):
     wall_s: float
 
     @property
-    def headline(self) -> TargetResult:
+    def first_target(self) -> TargetResult:
         """The result for the first target return, which gives the trial's score (not the best of several)."""
         return self.targets[0]
 
@@ -132,7 +132,7 @@ class AttemptPaused(Record):
 
 
 class RungDecision(Record):
-    """Early stopping's decision about the weights after `step`, by the normalized headline scores known at that time.
+    """Early stopping's decision about the weights after `step`, by the normalized scores known at that time.
 
     `num_peers` other trials had a score, `num_better` of them a higher one. `cutoff` is the lowest score that
     continues; None while there are too few scores to stop anyone. `within` and `reduction_factor` are the rule's

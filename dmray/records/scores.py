@@ -43,7 +43,7 @@ class Score(NamedTuple):
         numbers = [read(evaluation) for read in _READ]
         return cls(
             evaluation.step,
-            evaluation.headline.target_return,
+            evaluation.first_target.target_return,
             evaluation.quick,
             tuple(math.nan if number is None else float(number) for number in numbers),
         )

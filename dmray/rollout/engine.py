@@ -18,7 +18,7 @@ from dmray.tasks import Task
 
 
 class Step(NamedTuple):
-    """What one step gave the rows that were stepped, in the order they were asked for."""
+    """The results of one step for the rows that were stepped, in the order of the arguments."""
 
     observations: np.ndarray  # (L, S) float32
     rewards: np.ndarray  # (L,) float64, raw

@@ -50,7 +50,7 @@ def record_decoder(
 ) -> RecordedTransitions:
     """At least `transitions` transitions in whole episodes of the decoders that `make_decoder(rows)` makes.
 
-    Each is asked for the request's first target; `request.episodes` and `request.decode` are not used.
+    The target return is the request's first one; `request.episodes` and `request.decode` are not used.
     """
     return _record_episodes(lambda cohort: make_decoder(len(cohort.rows)), request, transitions)
 

@@ -1,4 +1,4 @@
-"""A task family: everything that tells one kind of environment under one protocol from the others.
+"""A task family: everything that depends on the kind of environment and its protocol.
 
 A built-in family has two files: `dmray/tasks/families/<family>.py` holds its `TaskFamily`, and
 `dmray/rollout/simulators/<engine>.py` holds its `Simulator` (engine, replay, recorders, drawing), which needs packages

@@ -36,7 +36,7 @@ class Task:
 
     `engine` names the simulator, `env_id` is the simulator's name for the environment: gymnasium's id, or a maze's
     layout. `observation_parts` are the names and sizes of what an observation is made of. Actions lie within
-    `action_limit` of zero. A trial is judged by the first of `target_returns` (raw units). Minari's data sets may bring
+    `action_limit` of zero. A trial's score is that of the first of `target_returns` (raw). Minari's data sets may bring
     a `reference` of their own.
 
     `success_return`: an episode with at least this return succeeded; None where the task has no success.

@@ -53,7 +53,7 @@ def may_be_best(quick: TargetResult, best: float | None) -> bool:
 
 
 class PendingEvaluations:
-    """`latest` is the headline score that this attempt recorded last, `scores` those of full evaluations by step.
+    """`latest` is the normalized score that this attempt recorded last, `scores` those of full evaluations by step.
 
     Evaluations at the trial's rungs and after its last step are full, and never skipped.
     """
@@ -69,7 +69,7 @@ class PendingEvaluations:
         self._rungs = rungs_of(job.early_stopping, job.trial)
         self.latest: float | None = None
         self.scores = {
-            record.step: record.headline.normalized_mean
+            record.step: record.first_target.normalized_mean
             for record in distinct(records)
             if isinstance(record, EvaluationDone) and not record.quick
         }
@@ -147,7 +147,7 @@ class PendingEvaluations:
             targets=results,
             wall_s=time.perf_counter() - evaluation.submitted,
         )
-        score = self.latest = done.headline.normalized_mean
+        score = self.latest = done.first_target.normalized_mean
         if not done.quick and (self.best is None or score > self.best[1]):
             best: dict[str, Any] = {"step": step, "score": score, "weights": to_tensors(evaluation.weights.weights)}
             save_checkpoint(self._job.folder.best_checkpoint, self._origin, best)

@@ -48,7 +48,7 @@ from dmray.trial.publish import fetch_command, share_recording, sync_trial
 from dmray.trial.watchdog import Watchdog, note_hang
 
 _LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
-Report = Callable[[int, float | None], None]  # optimizer steps done, headline score of the latest evaluation
+Report = Callable[[int, float | None], None]  # optimizer steps done, normalized score of the latest evaluation
 
 
 def run_trial(

@@ -184,7 +184,7 @@ def test_a_trial_is_evaluated_from_its_mlflow_run_which_gets_its_pictures(
     for which in ("final", "best"):
         done = evaluate(f"runs:/{run.info.run_id}", "--mlflow-uri", uri, "--which", which, "--pictures", "1")
         assert done.exit_code == 0, done.output
-        assert f"{recorded[-1].headline.normalized_mean:.2f}" in done.output
+        assert f"{recorded[-1].first_target.normalized_mean:.2f}" in done.output
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]  # no database of MLflow's own making
     drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert drawn <= {Path(each.path).name for each in client.list_artifacts(run.info.run_id, "pictures")}

@@ -119,7 +119,9 @@ def test_every_point_is_there_once_afterwards_and_a_second_replay_adds_none(swep
         (run,) = [run for name, run in found.items() if name.startswith(f"trial {trial.method.upper()}|")]
         records = read_ledger(swept.folder.trial(trial.trial_id).ledger)
         losses = [(record.step, record.loss) for record in records if isinstance(record, TrainProgress)]
-        scores = [(each.step, each.headline.normalized_mean) for each in records if isinstance(each, EvaluationDone)]
+        scores = [
+            (each.step, each.first_target.normalized_mean) for each in records if isinstance(each, EvaluationDone)
+        ]
         assert run["status"] == "FINISHED"
         assert run["metrics"]["train/loss"] == losses
         assert run["metrics"]["eval/normalized_score"] == scores

@@ -45,7 +45,7 @@ def science(job: TrialJob) -> list[dict[str, Any]]:
 
 
 class ScriptedService:
-    """Evaluations whose headline return is scripted per submission; they end when the test says so, or at once."""
+    """Evaluations with scripted returns, one per submission; they end when the test says so, or at once."""
 
     def __init__(self, returns: list[float], at_once: bool = True) -> None:
         self.returns, self.at_once = list(returns), at_once

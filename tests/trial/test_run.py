@@ -37,8 +37,8 @@ def test_a_trial_records_its_cadence_and_ends_with_a_done_marker(tmp_path: Path,
     assert [record.step for record in records_of(work, TrainProgress)] == [10, 20, 30, 40]
     evaluations = records_of(work, EvaluationDone)
     assert [record.step for record in evaluations] == [20, 40]
-    assert [len(record.headline.returns) for record in evaluations] == [4, 4]
-    assert evaluations[0].headline.target_return == (50.0 if method in ("dt", "dm+r") else None)
+    assert [len(record.first_target.returns) for record in evaluations] == [4, 4]
+    assert evaluations[0].first_target.target_return == (50.0 if method in ("dt", "dm+r") else None)
     assert TrialDone.model_validate_json(work.folder.done.read_bytes()) == done
     assert records_of(work, AttemptStarted)[0].provenance["dataset_fingerprint"]
 
@@ -109,7 +109,12 @@ def test_training_waits_when_too_many_evaluations_are_open(tmp_path: Path) -> No
     service = Watched([1.0, 2.0, 3.0, 4.0], at_once=False)
     run_trial(work, service)
     assert service.most_open == 2
-    assert [record.headline.return_mean for record in records_of(work, EvaluationDone)] == [1.0, 2.0, 3.0, 4.0]
+    assert [record.first_target.return_mean for record in records_of(work, EvaluationDone)] == [
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_a_quick_look_is_enough_unless_the_best_may_have_changed(
     assert not service.returns, "as many evaluations as expected"
     evaluations = records_of(work, EvaluationDone)
     assert [record.quick for record in evaluations] == quick
-    assert [len(record.headline.returns) for record in evaluations] == [3 if each else 6 for each in quick]
+    assert [len(record.first_target.returns) for record in evaluations] == [3 if each else 6 for each in quick]
     assert load_checkpoint(work.folder.best_checkpoint)["step"] == (10 if quick[1] else 40)
 
 
@@ -246,7 +251,7 @@ def test_quick_looks_do_not_change_what_whole_evaluations_say(tmp_path: Path) ->
         run_trial(one, InlineEvaluation())
     expected = {record.step: record for record in records_of(whole, EvaluationDone)}
     for record in records_of(quick, EvaluationDone):
-        ours, theirs = record.headline.returns, expected[record.step].headline.returns
+        ours, theirs = record.first_target.returns, expected[record.step].first_target.returns
         assert len(ours) == (3 if record.quick else 6)
         if not record.quick:
             assert ours == theirs
@@ -283,7 +288,7 @@ def test_each_evaluation_has_a_table_of_its_episodes(tmp_path: Path) -> None:
     run_trial(work, InlineEvaluation())
     for record in records_of(work, EvaluationDone):
         rows, about = read_episode_table(work.folder.episode_table(record.step))
-        assert [row["episode_return"] for row in rows] == record.headline.returns
+        assert [row["episode_return"] for row in rows] == record.first_target.returns
         assert [row["index"] for row in rows] == [0, 1, 2, 3]
         assert len({row["seed"] for row in rows}) == 4
         assert {row["target_return"] for row in rows} == {50.0}

@@ -21,7 +21,7 @@ _NEVER = 2**31 - 1  # envpool's own horizon: the engine counts the task's
 
 
 class PoolStep(NamedTuple):
-    """What one call gave the rows that were stepped, in the order they were asked for."""
+    """The results of one call for the rows that were stepped, in the order of the arguments."""
 
     observations: Any  # an array (L, S) float64, or a mapping of them
     rewards: np.ndarray  # (L,) float32
