@@ -22,7 +22,7 @@ def test_a_point_is_at_the_records_step_and_time() -> None:
         assert (point.step, point.time_ms) == (20, int((T0 + 20) * 1000))
 
 
-def test_the_headline_is_the_first_target_even_when_another_is_better() -> None:
+def test_the_score_is_that_of_the_first_target_even_if_another_is_better() -> None:
     points = values(points_of(evaluated(20, 40, 90), []))
     assert points["eval/normalized_score"] == 40
     assert points["eval/return_mean"] == 400

@@ -67,7 +67,7 @@ def test_the_normalized_score_is_0_at_the_minimum_and_100_at_the_maximum() -> No
     assert TASKS["kitchen-mixed"].reference.normalize(1.0) == 25.0
 
 
-def test_every_task_has_a_headline_target_that_its_horizon_can_pay() -> None:
+def test_every_task_has_a_first_target_that_is_possible_within_its_horizon() -> None:
     for task in TASKS.values():
         assert task.target_returns[0] == max(task.target_returns)
         if task.family == "maze2d":

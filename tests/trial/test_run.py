@@ -120,7 +120,7 @@ def test_training_waits_when_too_many_evaluations_are_open(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("returns", "best_step"), [([1.0, 2.0, 3.0, 2.5], 30), ([3.0, 3.0, 1.0, 3.0], 10), ([0.0, 0.0, 0.0, 9.0], 40)]
 )
-def test_the_best_checkpoint_is_the_first_of_the_highest_headline_scores(
+def test_the_best_checkpoint_is_the_first_with_the_highest_score(
     tmp_path: Path, returns: list[float], best_step: int
 ) -> None:
     work = job(tmp_path, evaluation={"episodes": 2, "every_steps": 10})
