@@ -7,8 +7,8 @@
     policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
     dmray.evaluate_policy(policy, episodes=100).normalized
 
-docs/api.md has an example of each function. Importing dmray loads nothing else; a function's modules load when it is
-first used.
+docs/api.md has an example of each function. Importing dmray imports no other module of the package; the modules of a
+function are imported when it is first used.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""The functions of `import dmray`: plan, run and read sweeps, load, evaluate and draw policies.
+"""The functions of `import dmray`: plan, run and read sweeps; load, evaluate and draw policies.
 
-The command lines are thin over them. Light to import: torch, Ray, MLflow and pandas load when a function needs them.
+The command lines call these functions. torch, Ray, MLflow and pandas are imported only when a function needs them.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _PLAN_COLUMNS = 120
 
 
 class SweepPlan(Plan):
-    """The trials of a sweep in the order in which they are started; shown as a table in a terminal and a notebook."""
+    """The trials of a sweep in the order in which they start. Terminals and notebooks show it as a table."""
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a trial: its id, data set, method, seed and model."""
+        """One row per trial: its id, data set, method, seed and model."""
         import pandas as pd
 
         rows = [
@@ -86,14 +86,14 @@ class SweepPlan(Plan):
 
 
 def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> SweepSpec:
-    """The sweep in a YAML file, or in a mapping of the same fields.
+    """Load a sweep from a YAML file, or from a mapping with the same fields.
 
-    `overrides`: "key.path=value" each, as after `-o` on the command line. The value is read as YAML.
+    `overrides`: strings "key.path=value", as after `-o` on the command line. The value is parsed as YAML.
 
         sweep = dmray.load_sweep("sweeps/quickstart.yaml", ["training.steps=100", "seeds=[0]"])
 
     Raises:
-        SpecError: a mistake, named by file, place, value and the nearest right name.
+        SpecError: the sweep is invalid. The message names the file, the field, the value and a valid one.
     """
     if isinstance(source, Mapping):
         return sweep_of(source, "sweep", overrides)
@@ -101,16 +101,16 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
 
 
 def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
-    """The trials that a sweep consists of. Nothing is run, read or written but the sweep file.
+    """List the trials of a sweep. Nothing is run, and no file is read except the sweep file.
 
-    `overrides` as in `load_sweep`; they need a file or a mapping.
+    `overrides`: as in `load_sweep`, only if `sweep` is a file or a mapping.
 
         plan = dmray.plan_sweep("sweeps/quickstart.yaml", ["seeds=[0, 1, 2]"])
-        print(plan)                                          # what is run, and what it costs
-        plan.table                                           # one row a trial, as a pandas table
+        print(plan)                                          # the trials and their cost
+        plan.table                                           # one row per trial, as a pandas table
 
     Raises:
-        SpecError: a mistake in the sweep, or overrides of a sweep that is already loaded.
+        SpecError: the sweep is invalid, or there are overrides although it is already loaded.
     """
     if isinstance(sweep, SweepSpec | Plan):
         if list(overrides):
@@ -136,34 +136,34 @@ def run_sweep(
     console: Console | None = None,
     continue_with: str = "",
 ) -> SweepRun:
-    """Run every trial of a sweep, write its report, and read its results. A trial that fails does not end the sweep.
+    """Run the trials of a sweep, write its report, and return its results. A trial that fails does not end the sweep.
 
-    `storage`: where everything is written, a folder or s3://bucket/prefix; None: as the sweep says (runs).
-    `local`: one trial after the other in this process, without Ray; else on the Ray cluster at `address`, or on one
-    that is started on this machine. `resume`: continue a sweep that was started before: finished trials are kept.
-    `only`, `shard`, `retry_failed`: some of the trials, as on the command line: "method=dm|dt,seed=0", "1/4".
-    `mlflow_uri`: an MLflow server, or "off"; None: as the sweep says (SQLite in the storage).
-    `progress`: True shows it on `console` (None: a bar in a notebook, else standard error); a function is called with
-    a `Summary` every second, from another thread, and once at the end. `continue_with`: the command that
-    `dmray status` and `dmray stop` name to continue the sweep.
+    `storage`: the folder or s3://bucket/prefix where everything is written; None: that of the sweep file ("runs").
+    `local`: run one trial after the other in this process, without Ray. Otherwise the trials run on the Ray cluster at
+    `address`, or, if that is None, on a cluster that is started on this machine. `resume`: continue a sweep that was
+    started before; finished trials are kept. `only`, `shard`, `retry_failed`: run only some of the trials, as on the
+    command line, for example "method=dm|dt,seed=0" and "1/4". `mlflow_uri`: an MLflow server, or "off"; None: that of
+    the sweep file (SQLite in the storage). `progress`: if True, it is shown on `console` (None: a bar in a notebook,
+    else standard error); a function is called with a `Summary` every second, from another thread, and once at the
+    end. `continue_with`: the command to continue the sweep that `dmray stop` and `dmray resume` print.
 
         results = dmray.run_sweep(sweep, local=True, progress=lambda summary: print(summary.steps, summary.eta_s))
         results.scores                                       # mean and deviation over seeds, by method
 
-    May be called from any thread. No signal handlers are set: an interrupt (Ctrl-C) saves nothing more, and `resume`
-    continues from the last checkpoints. `dmray pause` and `dmray stop` work from another shell.
+    May be called from any thread and sets no signal handlers. After an interrupt (Ctrl-C) nothing more is saved;
+    `resume` continues from the last checkpoints. `dmray pause` and `dmray stop` work from another shell.
 
     Raises:
-        SpecError: a mistake in the sweep, in `only` or in `shard`; or `local` together with `address`.
-        DatasetError: a data set has no file here, or its task no simulator.
+        SpecError: the sweep, `only` or `shard` is invalid, or both `local` and `address` are given.
+        DatasetError: the file of a data set is not on this machine, or its task has no simulator here.
         StorageError: the storage cannot be written, another process runs this sweep, or it was started before and
-            `resume` was not given.
+            `resume` is false.
         TrackingError: the MLflow server does not answer at the start.
-        ClusterError: the sweep does not fit the machines.
+        ClusterError: a trial needs more resources than the machines have.
     """
     if local and address is not None:
-        raise SpecError(f"address {address}: a local run does not use Ray; leave out address or local")
-    planned = _placed(plan_sweep(sweep), storage, mlflow_uri)
+        raise SpecError(f"address {address}: a local run does not use Ray; give either address or local")
+    planned = _with_storage(plan_sweep(sweep), storage, mlflow_uri)
     trial_filter = TrialFilter(only, shard, retry_failed)
     folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "driver")
     from dmray.driver import session  # loads torch
@@ -196,24 +196,24 @@ def run_sweep(
 
 
 def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
-    """The results of one or several sweeps as pandas tables: `.trials`, `.scores`, `.curves`, `.episodes`.
+    """Load the results of one or several sweeps as pandas tables: `.trials`, `.scores`, `.curves`, `.episodes`.
 
-    `sweeps`: each a sweep's folder (<storage>/<name>), its address in an object store, or its file. A trial that
-    several sweeps have counts once. `protocol`: only the trials of this one, for example "d4rl-mujoco".
+    `sweeps`: for each sweep its folder (<storage>/<name>), its URL in an object store, or its sweep file. A trial that
+    several sweeps have counts once. `protocol`: load only the trials of this protocol, for example "d4rl-mujoco".
 
         results = dmray.load_results("runs/quickstart")
         results.curves.pivot_table(index="step", columns="method", values="normalized_score")
         results.episodes.groupby("method").episode_return.describe()
 
     Raises:
-        SpecError: no such protocol, or no trial is of it.
+        SpecError: the protocol is unknown, or the sweeps have no trial with it.
         StorageError: there is no sweep, or a file of it is damaged. StoreUnavailableError: a store does not answer.
     """
     from dmray.reporting import collect
     from dmray.reporting.frames import Results
 
     if not sweeps:
-        raise SpecError("sweeps: name at least one, for example runs/quickstart")
+        raise SpecError("sweeps: give at least one, for example runs/quickstart")
     if protocol is not None:
         lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
     places = [locate(str(sweep)) for sweep in sweeps]
@@ -223,7 +223,7 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     ]
     collected = collect(*folders, protocol=protocol)
     if protocol is not None and not collected.trials:
-        raise SpecError(f"protocol {protocol}: no trial of these sweeps is of it")
+        raise SpecError(f"protocol {protocol}: these sweeps have no trial with this protocol")
     stored = [(at[0], folder) for at, folder in zip(places, folders, strict=True) if is_url(at[0])]
     return Results(tuple(folders), collected, partial(_fetch_episode_tables, stored))
 
@@ -236,24 +236,28 @@ def write_report(
 ) -> ReportPaths:
     """Write the report of one or several sweeps: report.html, report.md, tables.tex, CSV files and figures.
 
-    `into`: the folder; None: <sweep>/report of the first sweep, and in its object store too. `baseline`: the method
-    that all others are compared with; None: each method's own baselines. Else as `load_results`.
+    `into`: the folder to write; None: <sweep>/report of the first sweep, also in its object store. `baseline`: the
+    method that all others are compared with; None: each method's own baselines. `sweeps`, `protocol`: as in
+    `load_results`.
 
         paths = dmray.write_report("runs/quickstart", into="report", baseline="dt")
 
     Raises:
-        SpecError: no such baseline or protocol, or no trial is of it. Else as `load_results`.
+        SpecError: the baseline or the protocol is unknown, or the sweeps have no trial of it.
+        StorageError, StoreUnavailableError: as `load_results`.
     """
     return write_report_of(load_results(*sweeps, protocol=protocol), str(sweeps[0]), into, baseline)
 
 
 def write_report_of(results: Results, first: str, into: str | Path | None, baseline: str | None) -> ReportPaths:
-    """`write_report` of results that were loaded already; `first` is the first sweep that they are of."""
+    """Write the report of loaded results as `write_report` does; `first` is the first of their sweeps."""
     if baseline is not None:
         METHODS.find(baseline, SpecError)
         methods = sorted({result.trial.method for result in results.collected.trials})
         if baseline not in methods:
-            raise SpecError(f"baseline {baseline}: no trial is of it, there are {', '.join(methods)}")
+            raise SpecError(
+                f"baseline {baseline}: these sweeps have no trial of this method, but of {', '.join(methods)}"
+            )
     paths = results.write_report(into, baseline)
     storage, name = locate(first)
     if into is None and is_url(storage):
@@ -262,20 +266,20 @@ def write_report_of(results: Results, first: str, into: str | Path | None, basel
 
 
 def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str | None = None) -> Policy:
-    """A trained policy, to act with (`policy.start()`), to evaluate and to draw.
+    """Load a trained policy. `policy.start()` acts with it; `evaluate_policy` and `draw_episodes` take it.
 
-    `source`: a checkpoint file, a trial's folder (its final policy; its last, while it trains), the address of either
-    in an object store, or the id of a trial's MLflow run. Of an MLflow run, `which` is "final" (if None) or "best",
-    and `mlflow_uri` the server; None: $MLFLOW_TRACKING_URI.
+    `source`: a checkpoint file; a trial's folder (loads final.pt, or last.pt if the trial has not finished); the URL of
+    either in an object store; or the id of a trial's MLflow run. For an MLflow run, `which` is "final" (if None) or
+    "best", and `mlflow_uri` is the server; None: $MLFLOW_TRACKING_URI.
 
         policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
         rollout = policy.start(num_episodes=2)
         actions = rollout.act(observations)                  # (2, S) to (2, A)
-        actions = rollout.act(observations, rewards)         # and the rewards (2,) that the last actions were paid
+        actions = rollout.act(observations, rewards)         # also with the rewards (2,) of the last actions
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is unreadable.
-        SpecError: `which` for something that is no MLflow run.
+        CheckpointError: there is no checkpoint, or it cannot be read.
+        SpecError: `which` is given, but `source` is not an MLflow run.
         StorageError: the store has no such trial. TrackingError: MLflow does not answer, or has no such model.
     """
     from dmray import inference  # loads torch
@@ -284,7 +288,7 @@ def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str
     if run is None:
         if which is not None:
             raise SpecError(
-                f"which={which}: chooses a model of an MLflow run; of a trial name the file, checkpoints/{which}.pt"
+                f"which={which}: selects a model of an MLflow run; for a trial give the file, checkpoints/{which}.pt"
             )
         return inference.load_policy(source)
     from dmray.mlflow_mirror.models import download_checkpoint
@@ -295,7 +299,7 @@ def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str
 
 
 def mlflow_run_of(source: str | Path) -> str | None:
-    """The id of the MLflow run that `source` names, None if it names something else."""
+    """The id of the MLflow run that `source` names; None if it is not an MLflow run."""
     run = _RUN_ID.match(str(source))
     return run.group(1) if run else None
 
@@ -313,24 +317,26 @@ def evaluate_policy(
     deterministic: bool = False,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Evaluation:
-    """Roll a policy out in closed loop: scores (`.scores`, `.normalized`) and a record of each episode (`.episodes`).
+    """Roll out a policy in the simulator. Returns scores (`.scores`, `.normalized`) and each episode (`.episodes`).
 
-    `policy`: what `load_policy` gives or takes; or a function of raw observations (E, S) float32 that gives raw
-    actions (E, A), E being the episodes that still run. A function needs a `task`, for example "hopper".
-    What is None is as in the policy's sweep, so that a policy alone gives the recorded scores again; for a function it
-    is 100 episodes, seed 0, 50 at a time.
+    `policy`: the result of `load_policy`, or a source that `load_policy` takes; or a function from raw observations
+    (E, S) float32 to raw actions (E, A), where E is the number of episodes that have not ended. A function needs a
+    `task`, for example "hopper". Settings that are None are those of the policy's sweep, so that
+    `evaluate_policy(policy)` reproduces the recorded scores; for a function they are 100 episodes, seed 0 and cohorts
+    of 50.
 
-    `decode`: the decode mode. `target_returns`: raw; each is asked for in all episodes. `seed`: of the episodes'
-    starts. `cohort_size`: episodes in lockstep. `workers`: processes; the result is the same for any number.
-    `deterministic`: as a sweep with `resources.deterministic`. `progress`: True shows a bar, a function is called
-    with the episodes done and in all.
+    `decode`: the decode mode. `target_returns`: raw; all episodes are run for each of them. `seed`: the seed from which
+    the seeds of episodes follow. `cohort_size`: the number of episodes in lockstep. `workers`: the number of processes;
+    it does not change the result. `deterministic`: as `resources.deterministic` of a sweep. `progress`: if True, show a
+    bar; a function is called with the number of finished episodes and the number of all episodes.
 
         evaluation = dmray.evaluate_policy(policy, episodes=20)
         evaluation = dmray.evaluate_policy(lambda observations: -observations[:, :2], "maze2d-umaze", episodes=20)
 
     Raises:
-        SpecError: an unknown task or decode mode, a target for a policy that takes none, a number below its least.
-        CheckpointError: the policy cannot act in the task.
+        SpecError: an unknown task or decode mode, a target return for a policy that takes none, or a number that is
+            too small.
+        CheckpointError: the policy's sizes are not those of the task.
         EngineError: the task has no simulator here.
         FloatingPointError: an action is not finite.
     """
@@ -359,18 +365,19 @@ def draw_episodes(
     deterministic: bool = False,
     **evaluation: Any,
 ) -> list[Path]:
-    """Draw the first episodes of an evaluation: `pictures` of them as PNG, `videos` as MP4. The paths of the files.
+    """Draw the first episodes of an evaluation: `pictures` of them as PNG, `videos` as MP4. Returns the files' paths.
 
-    Mazes are drawn from above: an overview of all paths, and a panel an episode with the subgoals of HDM and HDT. Other
-    tasks are shown in a strip of moments. The files are in `pictures` and `videos` of the folder `into`; None: of the
-    trial's folder, or of the working directory where there is none. `evaluation`: `task`, `episodes`, `decode`,
-    `target_returns`, `seed`, `cohort_size` of `evaluate_policy`; the first target return is the one drawn.
+    For mazes, pictures show the plan of the maze: all paths, and each episode with the subgoals of HDM and HDT. For
+    other tasks they show several timesteps side by side. The files are in the folders `pictures` and `videos` of
+    `into`; None: of the trial's folder, or of the working directory if the checkpoint is not in a trial's folder.
+    `evaluation`: `task`, `episodes`, `decode`, `target_returns`, `seed`, `cohort_size` as in `evaluate_policy`. The
+    episodes of the first target return are drawn.
 
         pictures = dmray.draw_episodes(policy, 1, into="drawn", episodes=5)
 
     Raises:
-        SpecError: more episodes than the first cohort has. EngineError: nothing here can draw the task.
-        Else as `evaluate_policy`.
+        SpecError: there are more pictures or videos than episodes in the first cohort. EngineError: no simulator here
+            can draw the task. CheckpointError, FloatingPointError: as `evaluate_policy`.
     """
     from dmray import inference  # loads torch
     from dmray.rollout.film import write_films
@@ -387,8 +394,8 @@ def draw_episodes(
     return [*paths, *films]
 
 
-def _placed(planned: SweepPlan, storage: str | Path | None, mlflow_uri: str | None) -> SweepPlan:
-    """The plan with another storage, another MLflow server."""
+def _with_storage(planned: SweepPlan, storage: str | Path | None, mlflow_uri: str | None) -> SweepPlan:
+    """The plan with this storage and this MLflow server, where they are not None."""
     sweep = planned.sweep
     if storage is not None:
         sweep = sweep.model_copy(update={"storage": str(storage)})
@@ -409,7 +416,7 @@ def _runner(local: bool, address: str | None) -> Runner:
 
 @contextmanager
 def _progress_of(progress: bool | Callable[[Summary], None], console: Console | None) -> Iterator[dict[str, Any]]:
-    """The arguments of `session.run_sweep` that show the progress."""
+    """Yield the arguments of `session.run_sweep` that show the progress."""
     if callable(progress):
         yield {"on_progress": progress}
     elif progress and console is None and in_notebook():
@@ -420,7 +427,7 @@ def _progress_of(progress: bool | Callable[[Summary], None], console: Console | 
 
 @contextmanager
 def _episode_bar(progress: bool | Callable[[int, int], None], task: str) -> Iterator[Callable[[int, int], None] | None]:
-    """What is called with the episodes done and in all."""
+    """Yield the function to call with the numbers of finished and of all episodes; None: no progress is shown."""
     if callable(progress):
         yield progress
     elif not progress:
@@ -437,14 +444,14 @@ def _episode_bar(progress: bool | Callable[[int, int], None], task: str) -> Iter
 
 
 def _drawing_folder(policy: Policy, into: str | Path | None) -> TrialFolder:
-    """A sweep's trial keeps its own drawings, and MLflow shows them with it."""
+    """The folder of the drawings: `into`; if it is None, the folder of the policy's trial in a sweep."""
     if into is None and policy.folder is not None and TrialFolder(policy.folder).ledger.exists():
         return TrialFolder(policy.folder)
     return TrialFolder(Path(into or ""))
 
 
 def _fetch_episode_tables(stored: Sequence[tuple[str, SweepFolder]]) -> None:
-    """Bring the episode tables of sweeps in object stores to this machine."""
+    """Copy the episode tables of sweeps in object stores to this machine."""
     for storage, folder in stored:
         store = open_store(storage, folder.name)
         for name in store.list("evaluations"):

@@ -1,1 +1,1 @@
-"""The command lines. Each is a thin layer over a function of the library."""
+"""The command lines. Each calls functions of the library and prints the result."""

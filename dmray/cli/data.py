@@ -1,4 +1,4 @@
-"""`python -m dmray.data list | fetch | verify | stats | make`: the data sets, on the command line."""
+"""`python -m dmray.data list | fetch | verify | stats | make`: list, fetch, check, summarize and record data sets."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, RANDOM, TASKS, Task,
 
 app = new_app()
 _REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
-_STARTS, _FAR = 16, 100.0  # episodes' starts; deviations, ten times what files of the right task show
+_STARTS, _FAR = 16, 100.0  # number of episode starts; deviations, ten times the distance for files of the right task
 
 
 @app.command("list")
 def list_datasets(
     pattern: Annotated[str, typer.Argument(help="Names, for example 'hopper-*'.")] = "*",
-    protocol: Annotated[str | None, typer.Option(help="Only those of this protocol.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only data sets of this protocol.")] = None,
 ) -> None:
-    """The published data sets: how each is evaluated and scored, and which are on this machine.
+    """List the published data sets, how they are evaluated and scored, and which are on this machine.
 
-    A task that has no published data set is listed by its own name; its data can be recorded with `make`.
+    Tasks without a published data set are listed by the name of the task; record their data with `make`.
     """
     with report_errors():
         if protocol is not None:
@@ -61,7 +61,7 @@ def list_datasets(
 
 @app.command()
 def fetch(names: Annotated[list[str], typer.Argument(help="Names or patterns: hopper-medium-v2 'antmaze-*'.")]) -> None:
-    """Download data sets; a download that was cut goes on where it stopped."""
+    """Download data sets. A download that was interrupted continues."""
     with report_errors():
         for name in [name for pattern in names for name in _matching(pattern)]:
             with progress_bar(err) as progress:
@@ -71,11 +71,11 @@ def fetch(names: Annotated[list[str], typer.Argument(help="Names or patterns: ho
 
 @app.command("verify")
 def verify_datasets(
-    names: Annotated[list[str], typer.Argument(help="Names, patterns, or files of --task.")],
+    names: Annotated[list[str], typer.Argument(help="Names, patterns, or (with --task) files.")],
     task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
     replay: Annotated[bool, typer.Option(help="Also replay recorded actions in the simulator.")] = True,
 ) -> None:
-    """Check files: checksums, every value, and whether the simulator repeats the recorded episodes."""
+    """Check files: checksums, all values, and whether the simulator reproduces the recorded episodes."""
     failed = False
     for name in [name for given in names for name in _to_verify(given, task)]:
         try:
@@ -94,10 +94,10 @@ def verify_datasets(
 
 @app.command()
 def stats(
-    name: Annotated[str, typer.Argument(help="A published name, or a file of --task.")],
+    name: Annotated[str, typer.Argument(help="The name of a published data set, or (with --task) a file.")],
     task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
 ) -> None:
-    """What is in a data set: episodes, lengths, returns, normalized scores, ranges."""
+    """Print statistics of a data set: episodes, lengths, returns, normalized scores, ranges."""
     with report_errors():
         opened = _opened(name, task)
     table = Table(box=None, pad_edge=False)
@@ -117,8 +117,8 @@ def stats(
     sizes = f"{episodes.num_episodes:,} episodes, {episodes.num_transitions:,} transitions"
     out.print(f"{name}: {sizes}, task {opened.task.name} ({opened.task.protocol})", highlight=False)
     out.print(table)
-    asked = ", ".join(f"{target:g}" for target in opened.task.target_returns)
-    out.print(f"target returns {asked}; the greatest return here is {returns.max():,.1f}", highlight=False)
+    targets = ", ".join(f"{target:g}" for target in opened.task.target_returns)
+    out.print(f"target returns {targets}; the highest return in the data is {returns.max():,.1f}", highlight=False)
     out.print(f"fingerprint {episodes.fingerprint}", *episodes.notes, sep="\n", highlight=False, soft_wrap=True)
 
 
@@ -126,29 +126,31 @@ def stats(
 def make(
     task: Annotated[str, typer.Option(help="The task, for example hopper or maze2d-umaze.")],
     out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    behaviour: Annotated[str, typer.Option(help="Random actions, or what the task's family can record.")] = RANDOM,
-    transitions: Annotated[int, typer.Option(min=1, help="At least this many; episodes are whole.")] = 10_000,
+    behaviour: Annotated[str, typer.Option(help="'random', or a behaviour of the task's family.")] = RANDOM,
+    transitions: Annotated[int, typer.Option(min=1, help="Record whole episodes until there are so many.")] = 10_000,
     checkpoint: Annotated[Path | None, typer.Option(help="Record this policy (best.pt, last.pt) instead.")] = None,
-    target_return: Annotated[float | None, typer.Option(help="The policy's; by default the task's first.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    target_return: Annotated[
+        float | None, typer.Option(help="The policy's target return; by default the task's first.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes.")] = 0,
 ) -> None:
-    """Record episodes in D4RL's layout: of random actions, of a behaviour of the task, or of a trained policy."""
+    """Record a data set in D4RL's format: with random actions, a behaviour of the task, or a trained policy."""
     with report_errors():
         where = lookup("task", task, TASKS, SpecError)
         check_writable(out_file, "--out")
         if out_file.exists():
-            raise StorageError(f"--out {out_file}: is there already; remove it, or name another file")
+            raise StorageError(f"--out {out_file}: the file exists; remove it, or give another file")
         if checkpoint is None:
             check_behaviour(where, behaviour, f"--behaviour {behaviour}")
             made = Generation(behaviour=behaviour, transitions=transitions, seed=seed)
             if target_return is not None:
-                raise SpecError(f"--target-return {target_return:g}: only a policy takes one; name its --checkpoint")
+                raise SpecError(f"--target-return {target_return:g}: only a policy takes one; give a --checkpoint")
             recorded, by = record(where, made), made.model_dump_json()
         else:
             from dmray.inference import record_checkpoint  # loads torch
 
             recorded = record_checkpoint(checkpoint, where, transitions, seed, target_return)
-            by = checkpoint.name if target_return is None else f"{checkpoint.name} asked for {target_return:g}"
+            by = checkpoint.name if target_return is None else f"{checkpoint.name}, target return {target_return:g}"
         write_recording(out_file, recorded, where, by)
     out.print(f"{out_file}: {len(recorded.rewards):,} transitions of {task}", highlight=False, soft_wrap=True)
 
@@ -168,7 +170,7 @@ def _tasks_without_datasets() -> list[str]:
 
 
 def _to_verify(given: str, task: str | None) -> list[str]:
-    """A file or a name as given; for a pattern, the data sets on this machine that match."""
+    """The file or name itself; for a pattern, the matching data sets that are on this machine."""
     if task is not None or Path(given).is_file() or given in DATASETS:
         return [given]
     return [name for name in _matching(given) if _here(name)]
@@ -187,11 +189,11 @@ def _here(name: str) -> bool:
 
 
 def _opened(name: str, task: str | None) -> OpenedDataset:
-    """A file of `task`, or a published data set that is on this machine."""
+    """Open a file as a data set of `task`, or a published data set that is on this machine."""
     if task is not None:
         return open_file(Path(name), lookup("task", task, TASKS, SpecError))
     if name not in DATASETS and Path(name).is_file():
-        raise SpecError(f"{name}: say which task it is of, for example --task hopper")
+        raise SpecError(f"{name}: a file needs a --task, for example --task hopper")
     entry = entry_of(name)
     if not entry.url.startswith(MINARI_SCHEME) and not _here(name):
         raise DatasetError(f"not on this machine: python -m dmray.data fetch {name}")
@@ -199,7 +201,7 @@ def _opened(name: str, task: str | None) -> OpenedDataset:
 
 
 def _checksum(name: str, task: str | None) -> list[str]:
-    """The note on a published file's checksum, from the manifest beside it."""
+    """The note on the checksum of a published file, from the manifest in its folder."""
     if task is not None or DATASETS[name].url.startswith(MINARI_SCHEME):
         return []
     remote = remote_file(name)
@@ -212,10 +214,12 @@ def _summary(values: np.ndarray) -> tuple[float, ...]:
 
 
 def _check_starts(opened: OpenedDataset) -> None:
-    """Compare the simulator's first observations with the file's statistics, by which policies normalize observations.
+    """Compare the simulator's first observations with the mean and deviation of the file's observations.
+
+    Policies normalize observations with these statistics, so a value that is far away would outweigh all others.
 
     Raises:
-        DatasetError: a number is so many deviations away that the normalized value would outweigh all others.
+        DatasetError: a number of an observation is more than `_FAR` deviations from the mean.
     """
     try:
         with closing(make_engine(opened.task, _STARTS)) as engine:
@@ -229,28 +233,28 @@ def _check_starts(opened: OpenedDataset) -> None:
         raise DatasetError(
             f"observation number {worst} (from 0) is {statistics.mean[worst]:.4g} ± {statistics.std[worst]:.1g} in the "
             f"file, but {shown[:, worst].min():.4g} to {shown[:, worst].max():.4g} where {opened.task.env_id} starts: "
-            f"{furthest[worst]:,.0f} deviations; is it another task's file?"
+            f"{furthest[worst]:,.0f} deviations. Is it the file of another task?"
         )
 
 
 def _replayed(opened: OpenedDataset) -> list[str]:
-    """The note on a replay of recorded actions.
+    """Replay recorded actions in the simulator. Returns a note on the result.
 
     Raises:
-        DatasetError: the simulator does not repeat most episodes.
+        DatasetError: the simulator reproduces less than half of the episodes.
     """
     try:
         errors = replay_errors(opened.task, opened.episodes, _REPLAYED_STEPS).max(axis=1)
     except EngineError as cannot:
         return [f"not replayed: {cannot}"]
     same = int((errors < _REPLAY_TOLERANCE).sum())
-    seen = (
+    result = (
         f"{same} of {len(errors)} replayed episodes stay within {_REPLAY_TOLERANCE:g} for {_REPLAYED_STEPS} steps "
         f"(median {np.median(errors):.1g})"
     )
     if same < len(errors) / 2:
-        raise DatasetError(f"{opened.task.env_id} does not repeat it: {seen}; is it another task's file?")
-    return [f"{opened.task.env_id} repeats it: {seen}"]
+        raise DatasetError(f"{opened.task.env_id} does not reproduce it: {result}. Is it the file of another task?")
+    return [f"{opened.task.env_id} reproduces it: {result}"]
 
 
 if __name__ == "__main__":

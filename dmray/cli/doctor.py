@@ -1,4 +1,4 @@
-"""`python -m dmray.doctor`: check this machine; with `--calibrate`, also measure how fast it is."""
+"""`python -m dmray.doctor`: check this machine; with `--calibrate`, also measure its speed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def main(
         bool,
         typer.Option(
             "--calibrate",
-            help="Also measure the speed, for the hours of --plan.",
+            help="Also measure the speed, so that --plan can estimate hours.",
         ),
     ] = False,
     storage: Annotated[Path, typer.Option(help="The folder whose free disk space is checked.")] = Path("runs"),
     mlflow_uri: Annotated[str | None, typer.Option(help="Also check that this MLflow server answers.")] = None,
 ) -> None:
-    """Check processor, GPU, packages, simulators and disk of this machine; say how to get what is missing.
+    """Check processor, GPU, packages, simulators and disk of this machine, and say how to install what is missing.
 
     Exit status 1 if something necessary is missing.
     """
@@ -37,18 +37,18 @@ def main(
         findings = list(diagnose(storage, mlflow_uri))
         table = Table(box=None, pad_edge=False, show_header=False)
         for finding in findings:
-            colour = {"ok": "green", "missing": "red", "optional": "yellow"}[finding.verdict]
-            table.add_row(f"[{colour}]{finding.verdict}[/]", finding.name, Text(finding.detail))
+            colour = {"ok": "green", "missing": "red", "optional": "yellow"}[finding.status]
+            table.add_row(f"[{colour}]{finding.status}[/]", finding.name, Text(finding.detail))
         out.print(table)
         if calibrate:
             _calibrate()
-    raise typer.Exit(int(any(finding.verdict == "missing" for finding in findings)))
+    raise typer.Exit(int(any(finding.status == "missing" for finding in findings)))
 
 
 def _calibrate() -> None:
     from dmray.planning.measuring import calibrate
 
-    err.print(f"calibrating {hardware_name()}: about a minute; run nothing else meanwhile", highlight=False)
+    err.print(f"measuring {hardware_name()}: about a minute; run nothing else during this time", highlight=False)
     made = calibrate(lambda line: err.print(f"  {line}", highlight=False, markup=False))
     save_calibration(made)
     out.print(f"saved in {calibration_file(made.hardware)}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`python -m dmray.evaluate CHECKPOINT_OR_RUN`: closed-loop evaluation of a stored policy, as its sweep would do it."""
+"""`python -m dmray.evaluate CHECKPOINT_OR_RUN`: evaluate a stored policy as its sweep does it."""
 
 from __future__ import annotations
 
@@ -26,46 +26,53 @@ def main(
         str,
         typer.Argument(help="A checkpoint file or a trial's folder (s3://... too), or the id of a trial's MLflow run."),
     ],
-    episodes: Annotated[int | None, typer.Option(min=1, help="Else as in the sweep, like all that follow.")] = None,
-    decode: Annotated[str | None, typer.Option(help="The decode mode, for example window.")] = None,
-    target: Annotated[list[float] | None, typer.Option(help="A target return; may be given several times.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the episodes' starts.")] = None,
-    cohort_size: Annotated[int | None, typer.Option(min=1, help="Episodes in lockstep.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same for any number.")] = 1,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of episodes. Default of this and the next four: the sweep's.")
+    ] = None,
+    decode: Annotated[str | None, typer.Option(help="Decode mode, for example window.")] = None,
+    target: Annotated[list[float] | None, typer.Option(help="Target return; may be given several times.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the episodes.")] = None,
+    cohort_size: Annotated[int | None, typer.Option(min=1, help="Number of episodes in lockstep.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; it does not change the result.")] = 1,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="As a sweep with resources.deterministic: true.")
     ] = False,
-    records: Annotated[Path | None, typer.Option(help="Write one row an episode to this Parquet file.")] = None,
-    video: Annotated[int, typer.Option(min=0, help="Film so many of the episodes, MP4.")] = 0,
-    pictures: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, PNG.")] = 0,
+    records: Annotated[Path | None, typer.Option(help="Write one row per episode to this Parquet file.")] = None,
+    video: Annotated[int, typer.Option(min=0, help="Number of episodes to film (MP4).")] = 0,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of episodes to draw (PNG).")] = 0,
     into: Annotated[
         Path | None,
-        typer.Option(help="Where pictures/ and videos/ go: else the trial's folder, or this one and the MLflow run."),
+        typer.Option(
+            help="Folder for pictures/ and videos/. Default: the trial's folder; for MLflow runs, the working directory."
+        ),
     ] = None,
-    which: Annotated[str | None, typer.Option(help="Of an MLflow run: final (if left out) or best.")] = None,
-    mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,
+    which: Annotated[str | None, typer.Option(help="Model of an MLflow run: final (default) or best.")] = None,
+    mlflow_uri: Annotated[str | None, typer.Option(help="MLflow server. Default: $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
-    """Evaluate a stored policy and print its scores; with no options, exactly as its sweep evaluated it."""
+    """Evaluate a stored policy and print its scores; without options, exactly as its sweep evaluated it.
+
+    Pictures and videos of an MLflow run are also uploaded to the run.
+    """
     with report_errors():
         if records is not None:
             check_writable(records, "--records")
         policy = load_policy(source, which=which, mlflow_uri=mlflow_uri)
-        chosen: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "episodes": episodes,
             "decode": decode,
             "target_returns": target or None,
             "seed": seed,
             "cohort_size": cohort_size,
         }
-        # Drawn first, from the first cohort alone: what cannot be drawn is said before the hours of an evaluation.
+        # Drawn first, which needs only the first cohort, so that errors appear before hours of evaluation.
         drawn: list[Path] = []
         if pictures or video:
-            drawn = draw_episodes(policy, pictures, videos=video, into=into, deterministic=deterministic, **chosen)
+            drawn = draw_episodes(policy, pictures, videos=video, into=into, deterministic=deterministic, **settings)
         with Progress(console=err, transient=True) as progress:
             bar = progress.add_task(f"episodes of {policy.task.name}", total=None)
             evaluation = evaluate_policy(
                 policy,
-                **chosen,
+                **settings,
                 workers=workers,
                 deterministic=deterministic,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
@@ -106,7 +113,7 @@ def _table(evaluation: Evaluation) -> Table:
 
 
 def _compare_with_record(policy: Policy, evaluation: Evaluation) -> str:
-    """Whether the sweep recorded the same, where it evaluated the same weights in the same way."""
+    """Say whether the sweep recorded the same returns, if it evaluated the same weights with the same settings."""
     from dmray.inference import recorded_evaluation
 
     spread = "± is the standard deviation over episodes."

@@ -19,7 +19,7 @@ app = new_app()
 @app.command()
 def main(
     sweep: SweepSource,
-    trial: Annotated[str, typer.Argument(help="The trial's id, or the beginning or the end of it.")],
+    trial: Annotated[str, typer.Argument(help="The trial's id, or the beginning or end of it.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the trial is done.")] = False,
     attempt: Annotated[int | None, typer.Option(min=1, help="Only the lines of this attempt.")] = None,
     storage: SweepStorage = None,
@@ -42,7 +42,7 @@ def main(
 def _follow(found: SweepHandle, folder: TrialFolder, offset: int) -> None:
     try:
         while True:
-            ended = folder.done.exists()  # asked before the last read, so that no line is missed
+            ended = folder.done.exists()  # checked before the last read, so that no line is missed
             if folder.log.exists():
                 with folder.log.open("rb") as stream:
                     stream.seek(offset)

@@ -1,4 +1,4 @@
-"""`python -m dmray.report SWEEP...`: the tables and figures of sweeps, from their records alone."""
+"""`python -m dmray.report SWEEP...`: write the report of sweeps from their records."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ app = new_app()
 def main(
     sweeps: Annotated[
         list[str],
-        typer.Argument(help="sweeps: their files, or where they are: runs/quickstart, s3://bucket/prefix/quickstart"),
+        typer.Argument(help="Sweep files, or folders or URLs of sweeps: runs/quickstart, s3://bucket/runs/quickstart."),
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="The method to compare all others with; else each method's own baselines.")
+        str | None, typer.Option(help="The method to compare all others with. Default: each method's own baselines.")
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="only this one, for example d4rl-mujoco")] = None,
-    into: Annotated[Path | None, typer.Option(help="where to write; else SWEEP/report of the first")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only trials of this protocol, for example d4rl-mujoco.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Folder to write. Default: SWEEP/report of the first.")] = None,
 ) -> None:
     """Write report.html, report.md, tables.tex, CSV files and figures, and print the tables."""
     with report_errors():

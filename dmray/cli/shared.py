@@ -1,4 +1,4 @@
-"""What the command lines share: a user's mistake is one red sentence and exit status 1, never a traceback."""
+"""Functions that all command lines use: arguments, consoles, and errors as one red line and exit status 1."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from rich.console import Console
 
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
 
-_PIPE_COLUMNS = 200  # a file or another program has no width; rich's 80 would cut names
+_PIPE_COLUMNS = 200  # for output into a file or a pipe; rich's default of 80 would cut names
 SweepSource = Annotated[
-    str, typer.Argument(help="The sweep's file, or where it is: runs/quickstart, s3://bucket/prefix/quickstart.")
+    str, typer.Argument(help="A sweep file, or a sweep's folder or URL: runs/quickstart, s3://bucket/runs/quickstart.")
 ]
-SweepStorage = Annotated[str | None, typer.Option(help="Where the file's sweep is, as given to dmray.sweep.")]
+SweepStorage = Annotated[str | None, typer.Option(help="With a sweep file: the --storage given to dmray.sweep.")]
 out = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True)
 
 
 def new_app() -> typer.Typer:
+    """A typer application that prints its help if it gets no arguments."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Print a `DmrayError` as one sentence.
+    """Print a `DmrayError` in one red line.
 
     Raises:
-        typer.Exit: there was one.
+        typer.Exit: the block raised a `DmrayError`; the exit status is 1.
     """
     try:
         yield
@@ -43,7 +44,7 @@ def report_errors() -> Iterator[None]:
 
 @contextmanager
 def tolerate_outages() -> Iterator[None]:
-    """Print that a store does not answer, and go on: the caller tries again."""
+    """Print the error if the object store does not answer, and continue; the caller must try again."""
     try:
         yield
     except StoreUnavailableError as problem:
@@ -51,16 +52,16 @@ def tolerate_outages() -> Iterator[None]:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Check that a file can be written at `path`, before hours are spent on what it will hold.
+    """Check that a file can be written at `path`, before hours of computing its content.
 
     Raises:
-        StorageError: it cannot be written, or `path` is a folder.
+        StorageError: the file cannot be written, or `path` is a folder.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path.parent):
             pass
     except OSError as cause:
-        raise StorageError(f"{option} {path}: cannot be written: {cause.strerror}; name another place") from cause
+        raise StorageError(f"{option} {path}: cannot be written: {cause.strerror}; give another path") from cause
     if path.is_dir():
-        raise StorageError(f"{option} {path}: is a folder; name a file in it")
+        raise StorageError(f"{option} {path}: is a folder; give a file in it")

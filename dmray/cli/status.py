@@ -1,4 +1,4 @@
-"""`python -m dmray.status SWEEP`: the progress of a sweep, from its records alone."""
+"""`python -m dmray.status SWEEP`: show the progress of a sweep, from its records."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _OK, _NO_DRIVER, _FAILED = 0, 3, 4
 @app.command()
 def main(
     sweep: SweepSource,
-    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no driver is at work.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no driver is running.")] = False,
     every_s: Annotated[
         float | None,
-        typer.Option("--every", min=0.1, help="Seconds between two looks; else 1, for an object store 5."),
+        typer.Option("--every", min=0.1, help="Seconds between updates. Default: 1, for an object store 5."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a look.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per update.")] = False,
     storage: SweepStorage = None,
 ) -> None:
     """Show the progress of a sweep.
 
-    Exit status 0: a driver is at work, or every trial has ended as a result or was stopped early. 3: trials are open
-    and no driver is at work. 4: no trial is open, and trials have failed.
+    Exit status 0: a driver is running, or every trial has a result or was stopped early. 3: some trials have not
+    ended, and no driver is running. 4: every trial has ended, and some have failed.
     """
     with report_errors(), find_sweep(sweep, storage) as found:
         view = _View(found)
-        summary = view.look()
+        summary = view.read()
         if watch:
             summary = _watch(view, summary, every_s or found.look_every_s, as_json)
         else:
@@ -53,21 +53,22 @@ class _View:
         self._found = found
         self._follower: Follower | None = None
 
-    def look(self) -> Summary:
+    def read(self) -> Summary:
+        """The current progress."""
         self._found.read_progress()
         if self._follower is None:
             self._follower = follower_of(self._found.folder)
         return replace(summarize(self._follower), folder=self._found.where)
 
-    def look_again(self, before: Summary) -> Summary:
-        """The sweep now; `before` while its store does not answer."""
+    def read_or(self, previous: Summary) -> Summary:
+        """The current progress; `previous` if the object store does not answer."""
         with tolerate_outages():
-            return self.look()
-        return before
+            return self.read()
+        return previous
 
 
 def _watch(view: _View, summary: Summary, every_s: float, as_json: bool) -> Summary:
-    """Show it repeatedly; the last summary, when no driver is at work any more."""
+    """Show the progress repeatedly until no driver is running. Returns the last summary."""
     try:
         if as_json or not out.is_terminal:
             while True:
@@ -75,11 +76,11 @@ def _watch(view: _View, summary: Summary, every_s: float, as_json: bool) -> Summ
                 if not summary.at_work:
                     return summary
                 time.sleep(every_s)
-                summary = view.look_again(summary)
+                summary = view.read_or(summary)
         with Live(with_driver(summary), console=out, auto_refresh=False) as live:
             while summary.at_work:
                 time.sleep(every_s)
-                summary = view.look_again(summary)
+                summary = view.read_or(summary)
                 live.update(with_driver(summary), refresh=True)
     except KeyboardInterrupt:
         pass

@@ -26,7 +26,7 @@ def main(
     ] = False,
     options: Annotated[list[str] | None, typer.Argument(help="After --: options for dmray.sweep there.")] = None,
 ) -> None:
-    """Run a sweep as a Ray job. It continues what its storage has of the sweep. A second job of one sweep is refused.
+    """Run a sweep as a Ray job. If the storage has the sweep already, the job continues it. A sweep can have one job.
 
     Exit status with --follow: 0 if the job succeeded, else 1.
     """
@@ -52,20 +52,20 @@ def main(
 
 
 def _values(options: list[str], name: str) -> list[str]:
-    """All values that an option was given."""
+    """All values of an option."""
     following = [after for option, after in pairwise(options) if option == name]
     return following + [option.removeprefix(f"{name}=") for option in options if option.startswith(f"{name}=")]
 
 
 def _check_paths(file: Path, sweep: SweepSpec, storage: str) -> None:
-    """Refuse relative paths: on the cluster they would be in the job's own folder, which is removed with the job.
+    """Check that no path is relative. On the cluster it would be in the job's folder, which is removed with the job.
 
     Raises:
         SpecError: the storage or the path of a data set is relative.
     """
     if not is_url(storage) and not Path(storage).is_absolute():
         raise SpecError(
-            f"{file}: storage '{storage}' is relative; name the absolute path of a folder that every machine of the "
+            f"{file}: storage '{storage}' is relative; give the absolute path of a folder that every machine of the "
             "cluster mounts, or an object store: dmray submit ... -- --storage /mnt/dmray/runs"
         )
     for dataset in sweep.datasets:

@@ -1,4 +1,4 @@
-"""`python -m dmray.sweep FILE`: plan a sweep, run it, report it."""
+"""`python -m dmray.sweep FILE`: plan a sweep, run it, write its report."""
 
 from __future__ import annotations
 
@@ -38,49 +38,47 @@ _INTERRUPTED = 130
 def main(
     file: Annotated[Path, typer.Argument(help="The sweep file, for example sweeps/quickstart.yaml.")],
     only_plan: Annotated[
-        bool, typer.Option("--plan", help="Print trials, order, cost, what is done; run nothing.")
+        bool, typer.Option("--plan", help="Print trials, order, cost and status; run nothing.")
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue: what is finished is kept, the rest goes on.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a sweep; finished trials are kept.")] = False,
     only: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Some trials: 'method=dm|dt,dataset=hopper-*,seed=0'.")
+        str | None, typer.Option(metavar="EXPR", help="Run some trials: 'method=dm|dt,dataset=hopper-*,seed=0'.")
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="The I-th of N parts, each with a storage of its own.")
+        str | None, typer.Option(metavar="I/N", help="Run part I of N; give each part its own storage.")
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run the trials again that ended with an error, and no others.")
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run only the trials that failed.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run one trial after the other in this process, without Ray.")
     ] = False,
-    local: Annotated[bool, typer.Option("--local", help="No Ray: one trial after the other in this process.")] = False,
     address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster, for example auto; else one is started.")
+        str | None, typer.Option(help="A running Ray cluster, for example auto. Default: start one on this machine.")
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(help="Everything that the sweep writes: a folder, or s3://bucket/prefix.")
+        str | None, typer.Option(help="Where the sweep is written: a folder, or s3://bucket/prefix.")
     ] = None,
     mlflow_uri: Annotated[
-        str | None, typer.Option(help="An MLflow server, or off; else SQLite in the storage.")
+        str | None, typer.Option(help="An MLflow server, or off. Default: SQLite in the storage.")
     ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("-o", help="KEY=VALUE over the file: -o training.steps=1000.")
+        list[str] | None, typer.Option("-o", help="KEY=VALUE replaces a value of the file: -o training.steps=1000.")
     ] = None,
 ) -> None:
-    """Run every trial of a sweep file on Ray, keep its records, and tell which method is better."""
-    named = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
-    overrides = [*(override or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    """Run the trials of a sweep file on Ray, write the report, and print which method has the higher score."""
+    options = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
+    overrides = [*(override or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     handler = RichHandler(console=err, show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
         with report_errors():
             if local and address is not None:
-                raise SpecError(f"--address {address}: --local does not use Ray; leave one of them out")
+                raise SpecError(f"--address {address}: --local does not use Ray; give only one of them")
             planned = plan_sweep(file, overrides)
             if only_plan:
                 _show(planned, TrialFilter(only, shard, retry_failed), local, address)
                 return
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is a Ctrl-C
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM has the effect of Ctrl-C
             run = run_sweep(
                 planned,
                 local=local,
@@ -100,16 +98,20 @@ def main(
 
 
 def _continue_command() -> str:
-    """The command that continues this one."""
+    """The command that continues this sweep."""
     options = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 
 
 def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | None) -> None:
-    """Print the plan, what changed, what it takes; an error at the end if it does not fit the cluster."""
+    """Print the plan, what has changed since the last start, which trials would run, and the time.
+
+    Raises:
+        ClusterError: the trials do not fit the cluster at `address`. (The plan is printed before.)
+    """
     folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader")
     if is_url(planned.sweep.storage):
-        _fetch_what_is_done(planned)
+        _download_records(planned)
     statuses = trial_statuses(planned, folder)
     difference = changes(planned, folder, statuses)
     part = replace(planned, trials=select_trials(planned, trial_filter))
@@ -120,39 +122,42 @@ def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | 
     out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
 
 
-def _fetch_what_is_done(planned: Plan) -> None:
-    """Fetch what is done; a machine that may not look can plan all the same."""
+def _download_records(planned: Plan) -> None:
+    """Download the sweep's records from its object store. If that is not possible, print it and continue."""
     try:
         SweepCopy.for_reading(planned.sweep.storage, planned.sweep.name).download()
     except StorageError as problem:
-        err.print(f"what is done may be more: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        message = f"the status of trials may be out of date: {problem}"
+        err.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | None) -> str:
-    """How many at once, and hours where this hardware was calibrated.
+    """Say how many trials run at the same time, and how many hours they take if this hardware was measured.
 
     Raises:
-        ClusterError: they do not fit the cluster at `address`. (What does not fit this machine may be for another.)
+        ClusterError: the trials do not fit the cluster at `address`. (If they do not fit this machine, the result says
+            so.)
     """
-    resources, concurrent, said = planned.sweep.resources, 0, "one after the other in this process"
+    resources, concurrent, placement = planned.sweep.resources, 0, "one after the other in this process"
     if not local:
         try:
-            concurrent, said = _room(planned, len(todo), address)
+            concurrent, placement = _placement(planned, len(todo), address)
         except ClusterError as problem:
             if address:
                 raise
             return f"not on this machine: {problem}"
     calibration = load_calibration(hardware_name())
     if calibration is None:
-        return f"{said}\ntime: unknown; measure this hardware once with: python -m dmray.doctor --calibrate"
+        return f"{placement}\ntime: unknown; measure this hardware once with: python -m dmray.doctor --calibrate"
     try:
         made = estimate_time(todo, resources, calibration, concurrent)
     except SpecError as lacking:
-        return f"{said}\ntime: unknown; {lacking}"
-    return f"{said}\n{render_time_estimate(made, calibration.hardware)}"
+        return f"{placement}\ntime: unknown; {lacking}"
+    return f"{placement}\n{render_time_estimate(made, calibration.hardware)}"
 
 
-def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str]:
+def _placement(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str]:
+    """The number of concurrent trials, and a sentence that says where they run."""
     from dmray import on_ray
 
     resources = planned.sweep.resources
@@ -166,7 +171,7 @@ def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str
 
 
 def _print_end(run: SweepRun) -> None:
-    """The tables, where everything is, and what is missing."""
+    """Print the tables, the places of report and MLflow runs, and the trials that have not ended well."""
     out.print(run)
     _print_places(run)
     if run.stopped_by is not None:
@@ -183,7 +188,7 @@ def _print_how_to_continue(what: str) -> None:
 
 
 def _print_places(run: SweepRun) -> None:
-    """Where the report and the MLflow runs are."""
+    """Print where the report and the MLflow runs are."""
     sweep, (folder,) = run.plan.sweep, run.folders
     uri = sweep.tracking.mlflow_uri
     out.print(f"report   {run.report / 'report.html'}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`python -m dmray.track replay|champions SWEEP...`: copy what a sweep's ledgers hold into MLflow, at any time."""
+"""`python -m dmray.track replay|champions SWEEP...`: copy the records of sweeps to MLflow at any time."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ app = new_app()
 _Sweeps = Annotated[
     list[str],
     typer.Argument(
-        metavar="SWEEP...", help="A sweep's file, or where it is: runs/quickstart, s3://bucket/prefix/quickstart."
+        metavar="SWEEP...",
+        help="Sweep files, or folders or URLs of sweeps: runs/quickstart, s3://bucket/runs/quickstart.",
     ),
 ]
 _MlflowUri = Annotated[
-    str | None, typer.Option(help="Where to; else where the sweep meant to, or SQLite in its storage folder.")
+    str | None, typer.Option(help="MLflow server. Default: that of the sweep file, or SQLite in the sweep's folder.")
 ]
 
 
 @app.callback()
 def main() -> None:
-    """Copy what a sweep's folder holds into MLflow."""
+    """Copy the records of sweeps to MLflow."""
 
 
 @app.command()
 def replay(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
-    """Copy ledgers into MLflow: of a sweep that ran without it or whose server was down, or to another server.
+    """Copy ledgers to MLflow: of a sweep that ran without MLflow or during an outage, or to another server.
 
-    What is there already stays as it is, so this may be repeated, for example after every new start of the sweep.
+    Records that MLflow already has are not changed, so the command may be repeated.
     """
     replayed = [_replayed(place, mlflow_uri) for place in sweeps]
     raise typer.Exit(0 if all(each.lag.problem is None for each in replayed) else 1)
@@ -46,15 +47,15 @@ def replay(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
 
 @app.command()
 def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
-    """Replay, then put the best policies into MLflow's model registry: models:/dmray-<method>-<family>@<data set>.
+    """Replay, then register the best policies in MLflow: models:/dmray-<method>-<family>@<data set>.
 
-    The best is the seed group with the highest mean last score; of its seeds the one nearest their median, with its
-    final weights.
+    For each method and data set this is the size with the highest mean last score; of its seeds, the one whose score is
+    nearest to their median, with its final weights.
     """
     replayed = [_replayed(place, mlflow_uri, register=True) for place in sweeps]
     for policy in (policy for each in replayed for policy in each.registered):
-        told = f"{policy.tags[TRIAL]}, mean of its seeds {policy.seed_group_score:.2f}"
-        out.print(f"models:/{policy.model}@{policy.alias}  {told}", highlight=False, soft_wrap=True)
+        details = f"{policy.tags[TRIAL]}, mean of its seeds {policy.seed_group_score:.2f}"
+        out.print(f"models:/{policy.model}@{policy.alias}  {details}", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if all(each.lag.problem is None for each in replayed) else 1)
 
 
@@ -68,7 +69,7 @@ def _replayed(sweep: str, mlflow_uri: str | None, register: bool = False) -> Rep
             replayed = replay_sweep(SweepFolder(Path(storage), name), mlflow_uri, register)
     where = f"{storage}/{name}"
     if replayed.lag.problem is None:
-        out.print(f"{where}: all of it is in experiment dmray/{name}", highlight=False, soft_wrap=True)
+        out.print(f"{where}: all records are in experiment dmray/{name}", highlight=False, soft_wrap=True)
     else:
         lag = replayed.lag
         err.print(f"{where}: {lag.records} records are missing: {lag.problem}", highlight=False, soft_wrap=True)

@@ -204,7 +204,7 @@ def _check_shapes(path: Path, file: h5py.File, rules: FileRules) -> None:
             shape = "x".join(map(str, file[name].shape))
             wanted = " or ".join(map(str, sorted(allowed)))
             raise DatasetError(
-                f"{path}: {name} are {shape}, the task has {wanted} numbers a row; is it another task's file?"
+                f"{path}: {name} are {shape}, the task has {wanted} numbers a row; is it the file of another task?"
             )
 
 

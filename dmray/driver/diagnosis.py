@@ -34,7 +34,7 @@ class Finding:
     """
 
     name: str
-    verdict: Literal["ok", "missing", "optional"]
+    status: Literal["ok", "missing", "optional"]
     detail: str
 
 

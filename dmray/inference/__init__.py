@@ -1,4 +1,4 @@
-"""Trained policies from checkpoints: load, act, evaluate, record. No Ray and no MLflow needed."""
+"""Load trained policies from checkpoints, act with them, evaluate them, record episodes. Without Ray and MLflow."""
 
 from dmray.inference.acting import Rollout, act_on_windows
 from dmray.inference.evaluation import (
@@ -6,11 +6,11 @@ from dmray.inference.evaluation import (
     PolicyFunction,
     evaluate,
     evaluation_request,
+    record_checkpoint,
     recorded_evaluation,
     watch_episodes,
 )
 from dmray.inference.policy import Policy, load_policy
-from dmray.inference.recording import record_checkpoint
 
 __all__ = [
     "Evaluation",

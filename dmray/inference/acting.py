@@ -1,6 +1,6 @@
-"""Acting with a network, for callers with an environment of their own: step by step, or from windows of an episode.
+"""Act with a policy in the caller's own environment: step by step, or from windows of episodes.
 
-Shapes: E episodes, B windows, T timesteps of one episode each, S observation_dim, A action_dim; raw values, float32.
+Shapes: E episodes, B windows, T timesteps, S observation_dim, A action_dim. All values are raw and float32.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dmray.policies import SequencePolicy, make_decoder
 
 
 class Rollout:
-    """Episodes under way, all at the same timestep. Made by `Policy.start`; holds the history and the returns-to-go.
+    """The history and the returns-to-go of episodes that are all at the same timestep. Made by `Policy.start`.
 
-    `live` (E,) int: which of the episodes that were started the rows of the arrays are. `returns_to_go` (E,) float64:
-    what is left of each target return, raw; zeros for methods that take no target.
+    `live` (E,) int: the numbers of the episodes that have not been dropped; the rows of all arrays are in this order.
+    `returns_to_go` (E,) float64: raw; zeros for methods that take no target return. `timestep`: the current timestep.
     """
 
     def __init__(
         self, network: SequencePolicy, decode: str, target_returns: np.ndarray, *, zero_dims: int, single: bool
     ) -> None:
-        """`target_returns` (E,), one an episode. `single`: one episode, whose arrays have no first axis."""
+        """`target_returns` (E,): one per episode. `single`: there is one episode, and its arrays have no first axis."""
         self._network, self._zero_dims, self._single = network, zero_dims, single
         self._decoder = make_decoder(network, decode, len(target_returns))
         self.live = np.arange(len(target_returns))
@@ -32,14 +32,15 @@ class Rollout:
         self.timestep = 0
 
     def act(self, observations: ArrayLike, rewards: ArrayLike | None = None) -> np.ndarray:
-        """The actions (E, A) float32 for `observations` (E, S) of the live episodes; moves to the next timestep.
+        """The actions (E, A) float32 for `observations` (E, S) of the live episodes. Advances one timestep.
 
-        `rewards` (E,): what the last actions were paid; the first call takes none. A single episode (`Policy.start`
-        without a number) takes (S,) and a number, and gives (A,).
+        `rewards` (E,): the rewards of the last actions; None in the first call. For a single episode (`Policy.start`
+        without a number) the shapes are (S,), a number, and (A,).
 
         Raises:
-            SpecError: an array has another shape, rewards are missing, or the episode outlasts the policy's longest.
-            FloatingPointError: the policy decided an action that is not finite.
+            SpecError: an array has the wrong shape, rewards are missing, or the episode is longer than
+                `Policy.max_timesteps`.
+            FloatingPointError: an action is not finite.
         """
         self._take_rewards(rewards)
         longest = self._network.recipe.shape.max_timesteps
@@ -52,25 +53,25 @@ class Rollout:
         return actions[0] if self._single else actions
 
     def drop(self, ended: ArrayLike) -> np.ndarray:
-        """Leave out the live episodes that have ended, (E,) bool; gives the positions (E',) of those that go on.
+        """Drop the live episodes that have ended, (E,) bool. Returns the positions (E',) of the others.
 
-        The next call of `act` takes the observations and rewards of those that go on, in the same order.
+        The next call of `act` takes the observations and rewards of the others, in the same order.
 
         Raises:
-            SpecError: `ended` has another shape.
+            SpecError: `ended` has the wrong shape.
         """
         mask = np.atleast_1d(np.asarray(ended, dtype=bool))
         if mask.shape != self.live.shape:
             raise SpecError(f"ended: shape {mask.shape}, but {self.live.shape} episodes are live")
-        going: np.ndarray = np.flatnonzero(~mask)
-        if going.size < self.live.size:
-            self._decoder.keep(going)
-            self.live, self.returns_to_go = self.live[going], self.returns_to_go[going]
-        return going
+        kept: np.ndarray = np.flatnonzero(~mask)
+        if kept.size < self.live.size:
+            self._decoder.keep(kept)
+            self.live, self.returns_to_go = self.live[kept], self.returns_to_go[kept]
+        return kept
 
     @property
     def subgoals(self) -> np.ndarray | None:
-        """The raw subgoals (E, S) that the last actions were decided for; None for methods without, or before `act`."""
+        """The raw subgoals (E, S) of the last actions; None before the first, and for methods without subgoals."""
         subgoals = self._decoder.subgoals()
         return subgoals[0] if subgoals is not None and self._single else subgoals
 
@@ -78,7 +79,7 @@ class Rollout:
         values = np.asarray(given, dtype=np.float32)
         values = values[None] if self._single else values
         width = self._network.recipe.shape.observation_dim
-        if self._zero_dims and values.shape[-1] == width - self._zero_dims:  # as the simulator shows them
+        if self._zero_dims and values.shape[-1] == width - self._zero_dims:  # as the simulator gives them
             values = np.pad(values, ((0, 0), (0, self._zero_dims)))
         if values.shape != (len(self.live), width):
             expected = (width,) if self._single else (len(self.live), width)
@@ -88,10 +89,10 @@ class Rollout:
     def _take_rewards(self, rewards: ArrayLike | None) -> None:
         if self.timestep == 0 or not self._network.takes_target:
             if rewards is not None and self.timestep == 0:
-                raise SpecError("rewards: nothing was done yet; the first call of act takes observations alone")
+                raise SpecError("rewards: there are none yet; the first call of act takes only observations")
             return
         if rewards is None:
-            raise SpecError("rewards: missing; this policy is told how much of its target return is left")
+            raise SpecError("rewards: missing; this policy needs them to compute its return-to-go")
         values = np.atleast_1d(np.asarray(rewards, dtype=np.float64))
         if values.shape != self.live.shape:
             raise SpecError(f"rewards: shape {values.shape}, but {self.live.shape} episodes are live")
@@ -107,16 +108,16 @@ def act_on_windows(
     decode: str = "window",
     first_timestep: int = 0,
 ) -> np.ndarray:
-    """The actions (B, A) float32 for the last timestep of each window, as an evaluation with `decode` decides them.
+    """The actions (B, A) float32 at the last timestep of each window, as in an evaluation with decode mode `decode`.
 
-    `observations` (B, T, S), the present one last; `actions` (B, T, A), what was done at each (the last one is not
-    read); `returns_to_go` (B, T), for methods that take a target. The windows are shown to the decoder from their
-    first timestep on. So with an episode from its start the decision is that of an evaluation. For windows that begin
-    later, `first_timestep` is the timestep that they begin at, and what was before counts as nothing.
+    `observations` (B, T, S): the current one is the last. `actions` (B, T, A): the actions that were taken; the last
+    one is not used. `returns_to_go` (B, T): for methods that take a target return. The decoder runs over the whole
+    window. So for a window from the start of an episode the action is that of an evaluation. For other windows,
+    `first_timestep` is the number of their first timestep; the policy knows nothing of the timesteps before.
 
     Raises:
-        SpecError: an array is missing or has another shape, the episode would outlast the policy's longest, or there
-            is no such decode mode.
+        SpecError: an array is missing or has the wrong shape, the window ends after `Policy.max_timesteps`, or there is
+            no such decode mode.
     """
     shape = network.recipe.shape
     rows, steps = (*np.shape(observations), 0, 0)[:2]

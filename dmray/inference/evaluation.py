@@ -1,4 +1,4 @@
-"""Closed-loop evaluation of a policy, as a sweep does it, apart from any sweep; and of any function that acts."""
+"""Evaluate a stored policy as its sweep does it, or any function from observations to actions; record its episodes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from dmray.errors import SpecError
-from dmray.inference.policy import Policy, fit_task
+from dmray.inference.policy import Policy, fit_task, load_policy
 from dmray.policies import PolicySnapshot, make_decoder
 from dmray.records import EvaluationDone, TargetResult, TrialFolder, read_ledger
 from dmray.registry import lookup
@@ -21,9 +22,11 @@ from dmray.rollout import (
     Cohort,
     EpisodeRecord,
     EvaluationRequest,
+    RecordedTransitions,
     Step,
     cohorts,
     make_engine,
+    record_decoder,
     roll_out,
     run_cohort,
 )
@@ -34,15 +37,15 @@ from dmray.training.determinism import restore_torch_settings
 from dmray.trial.evaluation import about, episode_rows, request_for, summarize
 
 PolicyFunction = Callable[[np.ndarray], np.ndarray]  # raw observations (E, S) to raw actions (E, A)
-OnCohort = Callable[[int, int], None]  # episodes done, episodes in all
-_EPISODES, _COHORT_SIZE = 100, 50  # of functions; policies know how their sweep evaluated them
+OnCohort = Callable[[int, int], None]  # called with the numbers of finished and of all episodes
+_EPISODES, _COHORT_SIZE = 100, 50  # for functions; policies have the settings of their sweep
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation: `scores`, one a target return, and `episodes`, one record an episode.
+    """The result of an evaluation: `scores` (one per target return) and `episodes` (one record per episode).
 
-    `step`: the optimizer steps of the policy, 0 for a function.
+    `step`: the policy's number of optimizer steps; 0 for a function.
     """
 
     request: EvaluationRequest
@@ -51,22 +54,22 @@ class Evaluation:
 
     @property
     def scores(self) -> list[TargetResult]:
-        """Per target return (None for methods that take none): mean and deviation, raw and normalized (D4RL)."""
+        """For each target return (None for methods that take none): mean and deviation, raw and normalized (D4RL)."""
         return summarize(self.request, self.episodes)
 
     @property
     def normalized(self) -> float:
-        """The mean normalized score under the first target return: what a trial is judged by."""
+        """The mean normalized score for the first target return, which is the score of a trial."""
         return self.scores[0].normalized_mean
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One row an episode, for tables; see `dmray.records.episode_table`."""
+        """One row per episode, for tables; see `dmray.records.episode_table`."""
         return episode_rows(self.request, self.episodes)
 
     @property
     def about(self) -> dict[str, str]:
-        """What must be the same for two evaluations to be compared."""
+        """The settings that must be equal if two evaluations are to be compared, and the policy's step."""
         return about(self.request, self.step)
 
 
@@ -80,12 +83,12 @@ def evaluation_request(
     seed: int | None = None,
     cohort_size: int | None = None,
 ) -> EvaluationRequest:
-    """What is to be evaluated. What is None is as in the policy's sweep.
+    """The settings of an evaluation. Those that are None are the settings of the policy's sweep.
 
     Raises:
-        SpecError: an unknown task or decode mode, a target return for a policy that takes none, a number below its
-            least, or a function without a task.
-        CheckpointError: the policy cannot act in the task.
+        SpecError: an unknown task or decode mode, a target return for a policy that takes none, a number that is too
+            small, or a function without a task.
+        CheckpointError: the policy's sizes are not those of the task.
     """
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("cohort_size", cohort_size, 1)):
         if value is not None and value < least:
@@ -100,9 +103,9 @@ def evaluation_request(
         changes["target_returns"] = tuple(target_returns)
     request = replace(request, **{name: value for name, value in changes.items() if value is not None})
     if isinstance(policy, Policy):
-        make_decoder(policy.network, request.decode, 1)  # says now what is wrong with the decode mode
+        make_decoder(policy.network, request.decode, 1)  # raises if the decode mode is invalid
     elif decode is not None:
-        raise SpecError(f"decode {decode}: a function has no history to decode from; leave it out")
+        raise SpecError(f"decode {decode}: decode modes are for policies; a function has none")
     return request
 
 
@@ -116,7 +119,7 @@ def _policy_request(policy: Policy, task: Task | None) -> EvaluationRequest:
 
 def _function_request(task: Task | None) -> EvaluationRequest:
     if task is None:
-        raise SpecError("task: missing; a function does not say what it is for, so name a task, for example 'hopper'")
+        raise SpecError("task: missing; the evaluation of a function needs a task, for example 'hopper'")
     return EvaluationRequest(task, _EPISODES, 0, "function", (None,), _COHORT_SIZE)
 
 
@@ -128,14 +131,14 @@ def evaluate(
     deterministic: bool = False,
     on_cohort: OnCohort | None = None,
 ) -> Evaluation:
-    """Roll out all episodes of `request`; the result is the same for any number of `workers`.
+    """Roll out all episodes of `request`.
 
-    `workers`: processes of one thread each. `deterministic`: as a sweep with `resources.deterministic`, which may
-    change last bits. `on_cohort` is called after each cohort.
+    `workers`: the number of processes, with one thread each; it does not change the result. `deterministic`: as
+    `resources.deterministic` of a sweep, which may change last bits. `on_cohort` is called after each cohort.
 
     Raises:
         EngineError: the task has no simulator here.
-        SpecError: several workers for a function, or it gave actions of another shape.
+        SpecError: there are several workers for a function, or its actions have the wrong shape.
         FloatingPointError: an action is not finite.
     """
     total = request.episodes * len(request.target_returns)
@@ -167,27 +170,28 @@ def _cohorts(
 def watch_episodes(
     policy: Policy, request: EvaluationRequest, count: int, deterministic: bool = False
 ) -> list[WatchedEpisode]:
-    """The first `count` episodes under the first target: the very episodes scored, with what was observed.
+    """Roll out the first `count` episodes of the first target return again, and record observations and subgoals.
 
-    They are rolled out once more, with all of their cohort beside them, since its size decides the last bits.
+    The whole first cohort is rolled out, because the number of episodes in lockstep affects the last bits. So these
+    are exactly the episodes of the evaluation.
 
     Raises:
-        SpecError: they are not all in the first cohort.
+        SpecError: the first cohort has fewer episodes.
         EngineError, FloatingPointError: as `evaluate`.
     """
     most = min(request.cohort_size, request.episodes)
     if count > most:
-        raise SpecError(f"{count} pictures or videos: only episodes of the first cohort can be watched, {most}")
-    seen: list[list[np.ndarray]] = [[] for _ in range(count)]
-    led: list[list[np.ndarray]] = [[] for _ in range(count)]
+        raise SpecError(f"{count} pictures or videos: at most {most}, the number of episodes in the first cohort")
+    all_observations: list[list[np.ndarray]] = [[] for _ in range(count)]
+    all_subgoals: list[list[np.ndarray]] = [[] for _ in range(count)]
 
     def watch(rows: np.ndarray, observations: np.ndarray, actions: np.ndarray, step: Step) -> None:
         subgoals = decoder.subgoals()
         for place, row in enumerate(rows.tolist()):
             if row < count:
-                seen[row].append(observations[place])
+                all_observations[row].append(observations[place])
                 if subgoals is not None:
-                    led[row].append(subgoals[place])
+                    all_subgoals[row].append(subgoals[place])
 
     cohort = cohorts(request)[0]
     with computing_as_an_actor(deterministic):
@@ -196,12 +200,12 @@ def watch_episodes(
             records = roll_out(decoder, engine, request, cohort, watch)
     return [
         WatchedEpisode(np.stack(observations), np.stack(subgoals) if subgoals else None, record)
-        for observations, subgoals, record in zip(seen, led, records[:count], strict=True)
+        for observations, subgoals, record in zip(all_observations, all_subgoals, records[:count], strict=True)
     ]
 
 
 def recorded_evaluation(policy: Policy, request: EvaluationRequest) -> EvaluationDone | None:
-    """What the policy's sweep recorded of the same weights, decode mode and seed; None where it recorded nothing."""
+    """The policy's sweep's evaluation of the same weights with the same decode mode and seed; None if there is none."""
     if policy.folder is None:
         return None
     for record in read_ledger(TrialFolder(policy.folder).ledger):
@@ -212,9 +216,27 @@ def recorded_evaluation(policy: Policy, request: EvaluationRequest) -> Evaluatio
     return None
 
 
+def record_checkpoint(
+    source: str | Path, task: Task, transitions: int, seed: int, target_return: float | None
+) -> RecordedTransitions:
+    """Record whole episodes of a stored policy in `task`, until there are at least `transitions` transitions.
+
+    `source`: as in `load_policy`. `target_return`: raw; None: the task's first one.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or the policy's sizes are not those of the task.
+        SpecError: a target return for a policy that takes none.
+    """
+    policy = load_policy(source)
+    target = target_return if target_return is not None else task.target_returns[0] if policy.takes_target else None
+    targets = None if target is None else (target,)
+    request = evaluation_request(policy, task, target_returns=targets, seed=seed, cohort_size=_COHORT_SIZE)
+    return record_decoder(lambda rows: make_decoder(policy.network, request.decode, rows), request, transitions)
+
+
 @contextmanager
 def computing_as_an_actor(deterministic: bool) -> Iterator[None]:
-    """Have this process compute as an evaluation actor does, and afterwards as before."""
+    """Use the torch settings of an evaluation actor during the block."""
     with restore_torch_settings():
         torch.set_num_threads(1)
         be_deterministic(deterministic)
@@ -233,7 +255,7 @@ def _run_function(function: PolicyFunction, request: EvaluationRequest, cohort: 
 
 
 class _FunctionDecoder:
-    """A function of observations as a `Decoder`; it has no history."""
+    """A `Decoder` that calls a function of the current observations."""
 
     def __init__(self, function: PolicyFunction, task: Task) -> None:
         self._function, self._task = function, task
@@ -245,12 +267,12 @@ class _FunctionDecoder:
         expected = (len(observations), self._task.action_dim)
         if actions.shape != expected:
             raise SpecError(
-                f"the function gave actions of shape {actions.shape}, but {self._task.name} takes {expected}"
+                f"the function returned actions of shape {actions.shape}, but {self._task.name} needs {expected}"
             )
         return actions
 
     def keep(self, rows: np.ndarray) -> None:
-        """Nothing is kept."""
+        """Do nothing, since there is no history."""
 
     def subgoals(self) -> None:
-        """A function has none."""
+        """Return None: a function has no subgoals."""

@@ -1,4 +1,4 @@
-"""A trained policy as its checkpoint describes it: what it was trained on, its sizes, and how to act with it."""
+"""A trained policy, loaded from a checkpoint: its trial, its task, its sizes, and how to act with it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dmray.trial.checkpoints import load_checkpoint, load_policy_snapshot
 class Policy:
     """A trained policy on the CPU. Made by `load_policy`.
 
-    `trial`: what was trained; `task`: the task as it was with the trial's data; `step`: optimizer steps done;
-    `folder`: the trial's folder, None where the checkpoint is not in one.
+    `trial`: the spec of its trial. `task`: the task, with the reference returns and the observation size of the trial's
+    data set. `step`: the number of optimizer steps. `folder`: the trial's folder; None for a policy from MLflow.
     """
 
     trial: TrialSpec
@@ -46,45 +46,47 @@ class Policy:
 
     @property
     def decode(self) -> str:
-        """The decode mode that the policy's sweep evaluated it with."""
+        """The decode mode with which its sweep evaluated the policy."""
         return self.trial.evaluation.decode
 
     @property
     def takes_target(self) -> bool:
-        """Whether the policy is told which return to reach."""
+        """Whether the policy takes a target return."""
         return self.network.takes_target
 
     @property
     def predicts_subgoals(self) -> bool:
-        """Whether the policy first predicts a subgoal, and then the action that leads there."""
+        """Whether the policy predicts subgoals (HDT, HDM)."""
         return Field.SUBGOAL in self.network.stage_names
 
     @property
     def observation_dim(self) -> int:
+        """The length of an observation."""
         return self.snapshot.recipe.shape.observation_dim
 
     @property
     def action_dim(self) -> int:
+        """The length of an action."""
         return self.snapshot.recipe.shape.action_dim
 
     @property
     def action_limit(self) -> float:
-        """Actions lie in [-action_limit, action_limit]."""
+        """Actions are in [-action_limit, action_limit]."""
         return self.snapshot.recipe.shape.action_limit
 
     @property
     def context_length(self) -> int:
-        """Timesteps of a training window."""
+        """The number of timesteps of a training window."""
         return self.snapshot.recipe.model.context_length
 
     @property
     def max_timesteps(self) -> int:
-        """Timesteps of the longest episode that the policy can act in."""
+        """The number of timesteps of the longest episode that the policy can act in."""
         return self.snapshot.recipe.shape.max_timesteps
 
     @property
     def target_returns(self) -> tuple[float, ...]:
-        """The target returns (raw) that its sweep evaluated it with; empty for methods that take none."""
+        """The raw target returns with which its sweep evaluated the policy; empty for methods that take none."""
         if not self.takes_target:
             return ()
         return tuple(self.trial.evaluation.target_returns or self.task.target_returns)
@@ -96,21 +98,22 @@ class Policy:
         decode: str | None = None,
         target_return: float | Sequence[float] | None = None,
     ) -> Rollout:
-        """Begin to act in `num_episodes` episodes that move in lockstep; None: in one, whose arrays have no first axis.
+        """Begin to act in `num_episodes` episodes in lockstep; None: in one episode, whose arrays have no first axis.
 
-        `decode`: the decode mode, None for that of its sweep. `target_return` (raw): one for all episodes or one an
-        episode; None for the first of `target_returns`.
+        `decode`: the decode mode; None: that of its sweep. `target_return` (raw): one number for all episodes, or one
+        for each; None: the first of `target_returns`.
 
         Raises:
-            SpecError: no such decode mode, a target for a policy that takes none, or not one target an episode.
+            SpecError: there is no such decode mode, the policy takes no target return, or the number of target returns
+                is not the number of episodes.
         """
         rows = 1 if num_episodes is None else num_episodes
         if rows < 1:
-            raise SpecError(f"num_episodes {num_episodes}: start at least one")
+            raise SpecError(f"num_episodes {num_episodes}: must be at least 1")
         if target_return is not None and not self.takes_target:
             raise SpecError(f"target_return {target_return}: {self.method.upper()} takes no target return")
-        asked = target_return if target_return is not None else (self.target_returns or (0.0,))[0]
-        targets = np.asarray(asked, dtype=np.float64)
+        given = target_return if target_return is not None else (self.target_returns or (0.0,))[0]
+        targets = np.asarray(given, dtype=np.float64)
         if targets.shape not in ((), (rows,)):
             raise SpecError(f"target_return: {targets.size} numbers for {rows} episodes; give one number, or {rows}")
         return Rollout(
@@ -130,7 +133,7 @@ class Policy:
         decode: str = "window",
         first_timestep: int = 0,
     ) -> np.ndarray:
-        """The actions (B, A) for the last timestep of windows (B, T, ...): see `dmray.inference.act_on_windows`."""
+        """The actions (B, A) at the last timestep of windows (B, T, ...): see `dmray.inference.act_on_windows`."""
         return act_on_windows(
             self.network, observations, actions, returns_to_go, decode=decode, first_timestep=first_timestep
         )
@@ -141,13 +144,13 @@ class Policy:
 
 
 def load_policy(source: str | Path) -> Policy:
-    """The policy in a checkpoint file, or in a trial's folder (its final.pt, or its last.pt while it has none).
+    """Load the policy in a checkpoint file, or in a trial's folder (final.pt, or last.pt if there is no final.pt).
 
-    `source` may also be the address of either in an object store: s3://bucket/prefix/<sweep>/trials/<trial>.
+    `source` may also be the URL of either in an object store: s3://bucket/prefix/<sweep>/trials/<trial>.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is unreadable.
-        StorageError, StoreUnavailableError: the store has no such trial, or does not answer.
+        CheckpointError: there is no checkpoint, or it cannot be read.
+        StorageError: the store has no such trial. StoreUnavailableError: the store does not answer.
     """
     path = fetch_from_store(source) if isinstance(source, str) and is_url(source) else Path(source).expanduser()
     file = _checkpoint_in(path)
@@ -165,17 +168,17 @@ def load_policy(source: str | Path) -> Policy:
 
 
 def fit_task(policy: Policy, task: Task) -> Task:
-    """`task` as `policy` acts in it: with zeros where the policy was trained on numbers that no simulator shows.
+    """`task` with the policy's observation size: zeros are appended if its data had numbers that no simulator gives.
 
     Raises:
-        CheckpointError: the policy's sizes are not the task's.
+        CheckpointError: the policy's sizes are not those of the task.
     """
     if task.name == policy.task.name:
         return policy.task
     missing = policy.observation_dim - task.observation_dim
     fitted = task.with_zeros(missing) if task.appendix_dim and missing > 0 else task
     if (policy.observation_dim, policy.action_dim) != (fitted.observation_dim, fitted.action_dim):
-        sizes = f"{policy.observation_dim} numbers in, {policy.action_dim} out"
+        sizes = f"observation size {policy.observation_dim}, action size {policy.action_dim}"
         needed = f"{task.observation_dim} and {task.action_dim}"
         raise CheckpointError(f"{policy} ({sizes}) cannot act in {task.name}, which has {needed}")
     return fitted
@@ -187,5 +190,5 @@ def _checkpoint_in(path: Path) -> Path:
     names = [path / "checkpoints" / name for name in ("final.pt", "last.pt")]
     found = next((name for name in names if name.is_file()), None)
     if found is None:
-        raise CheckpointError(f"{path}: no checkpoint; name a file (final.pt, best.pt, last.pt) or a trial's folder")
+        raise CheckpointError(f"{path}: no checkpoint; give a file (final.pt, best.pt, last.pt) or a trial's folder")
     return found

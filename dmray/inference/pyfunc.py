@@ -1,4 +1,4 @@
-"""What MLflow loads for a policy that it keeps (`loader_module` in the MLmodel file): a function of arrays.
+"""The MLflow model of a policy. MLflow loads it through this module (`loader_module` in the MLmodel file).
 
 policy = mlflow.pyfunc.load_model("models:/dmray-dm-hopper@hopper-medium-v2")     or runs:/<run_id>/final
 actions = policy.predict({"observations": ..., "actions": ..., "returns_to_go": ...})
@@ -22,19 +22,19 @@ _PARAMS = ("decode", "first_timestep")
 
 
 class ServedPolicy:
-    """Decides what to do at the last timestep of each window: `act_on_windows` as MLflow calls it."""
+    """A policy with the method that MLflow calls; it returns the result of `act_on_windows`."""
 
     def __init__(self, network: SequencePolicy) -> None:
         self.network = network
 
     def predict(self, model_input: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Actions (B, A) float32.
+        """The actions (B, A) float32 at the last timestep of each window.
 
-        `model_input` holds `observations` (B, T, S), `actions` (B, T, A) and, for methods that take a target,
-        `returns_to_go` (B, T). `params`: `decode`, any decode mode, default "window"; `first_timestep`, default 0.
+        `model_input` has `observations` (B, T, S), `actions` (B, T, A) and, for methods that take a target return,
+        `returns_to_go` (B, T). `params`: `decode` (a decode mode, default "window") and `first_timestep` (default 0).
 
         Raises:
-            SpecError: as `act_on_windows`, or a parameter of another name.
+            SpecError: as `act_on_windows`, or a parameter is unknown.
         """
         given = dict(params or {})
         for name in given:
@@ -51,9 +51,9 @@ class ServedPolicy:
 
 
 def _load_pyfunc(data_path: str) -> ServedPolicy:
-    """What MLflow calls for a model whose `loader_module` is this one.
+    """Load a policy. MLflow calls this function for models whose `loader_module` is this module.
 
     Raises:
-        CheckpointError: the file is no checkpoint.
+        CheckpointError: the file is not a checkpoint.
     """
     return ServedPolicy(load_policy_snapshot(Path(data_path))[1].build())

@@ -1,6 +1,6 @@
-"""Causal backbones over embedded tokens: `(B, L, d_model) -> (B, L, d_model)`, output i sees inputs 0..i only.
+"""Causal backbones over embedded tokens: (B, L, d_model) -> (B, L, d_model); output i depends on inputs 0..i only.
 
-Light to import: `configs` and `backbones` need no torch, the networks load when they are built.
+Importing this package does not import torch. The module of a network is imported when the network is built.
 """
 
 from dmray.models.backbones import BACKBONES, Backbone

@@ -1,7 +1,7 @@
-"""The registry of backbones: a config, the network that it builds, and what the network costs. Light: no torch.
+"""The registry of backbones: the config, the network, its number of parameters and its FLOPs. Does not import torch.
 
-To add one: its config and its row here, its network in a file beside, or a package with an entry point
-`dmray.backbones` (docs/extending.md).
+To add a backbone, add its config and an entry here and its network in a file of this package, or install a package with
+an entry point `dmray.backbones` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _SCAN_FLOPS = 9  # for each token, channel and state: exp(dt A), the update of t
 
 @dataclass(frozen=True)
 class Backbone:
-    """A causal network over embedded tokens (B, L, d_model), described without building it.
+    """The description of a causal network over embedded tokens (B, L, d_model).
 
-    `build(config)` gives a `torch.nn.Module` that fulfils `dmray.models.BackboneNetwork` (forward, `last`, `begin`,
-    `advance`); `dmray.testing.backbone_contract` tests that it does. It imports torch when it is called, so that
-    planning stays instant. `num_parameters(config)` counts trainable parameters. `flops(config, tokens)` counts the
-    forward pass over one sequence of so many tokens, a multiply-add as two.
+    `build(config)`: returns a `torch.nn.Module` with the methods of `dmray.models.BackboneNetwork` (forward, `last`,
+    `begin`, `advance`); `dmray.testing.backbone_contract` tests them. It should import torch only when it is called,
+    so that planning is fast. `num_parameters(config)`: the number of trainable parameters. `flops(config, tokens)`: the
+    FLOPs of the forward pass over a sequence of `tokens` tokens; a multiply-add is two.
 
-    `timestep_embedding`: tokens carry a learned embedding of their timestep. `zero_biases`: the embeddings' and the
-    head's biases start at zero. `uses_selective_scan`: it runs the scan of `dmray.models.selective_scan`, whose
-    implementation is recorded with a run.
+    `timestep_embedding`: a learned embedding of the timestep is added to tokens. `zero_biases`: the biases of the
+    embeddings and of the head are initialised to zero. `uses_selective_scan`: the network runs the scan of
+    `dmray.models.selective_scan`, so the name of the scan's implementation is recorded.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Backbone:
 
 
 def linear_parameters(size_in: int, size_out: int, bias: bool = True) -> int:
-    """Parameters of a linear layer."""
+    """The number of parameters of a linear layer."""
     return size_in * size_out + (size_out if bias else 0)
 
 
@@ -70,7 +70,7 @@ def _transformer_parameters(config: TransformerConfig) -> int:
 
 
 def _transformer_flops(config: TransformerConfig, tokens: int) -> float:
-    attention = 4 * config.n_layer * config.d_model * tokens  # to all tokens: masked products are computed
+    attention = 4 * config.n_layer * config.d_model * tokens  # masked products are computed too
     return float(tokens * (2 * _transformer_parameters(config) + attention))
 
 

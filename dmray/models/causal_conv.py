@@ -1,4 +1,4 @@
-"""The short convolution before the scan, with its SiLU: causal, one filter per channel.
+"""The short causal convolution before Mamba's scan, one filter per channel, followed by SiLU.
 
     y_t = silu(bias + sum_j weight_j x_{t - K + 1 + j})        x before the first token is 0
 
@@ -17,7 +17,7 @@ from dmray.models.selective_scan import scan_backend
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, L, D) -> (B, L, D), contiguous, in the dtype of x; weight (D, 1, K) and bias (D,) as in `nn.Conv1d`.
 
-    Runs compiled where the scan does (`scan_backend`), which is several times faster than PyTorch on a CPU.
+    Uses the compiled CPU implementation if the scan does (`scan_backend`); it is several times faster than PyTorch.
     """
     if scan_backend(weight.device, weight.dtype) != "numba":
         return reference_conv_silu(x, weight, bias)
@@ -28,7 +28,7 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def reference_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The same by PyTorch: any device and dtype; under autocast the convolution is autocast's."""
+    """`causal_conv_silu` with PyTorch's operations: any device and dtype; autocast applies to the convolution."""
     taps = weight.shape[-1]
     y = F.conv1d(x.transpose(1, 2), weight, bias, padding=taps - 1, groups=weight.shape[0])[..., : x.shape[1]]
     return F.silu(y.transpose(1, 2).contiguous())

@@ -3,10 +3,14 @@
 Glossary (shapes: B windows, L tokens, D width, H heads):
     ln_1, ln_2, ln_f  LayerNorms before attention, before the MLP, after the last block
     c_attn, c_fc      projections into attention (query, key, value) and into the MLP (4 D)
-    c_proj            the projections back onto the residual path, drawn smaller by 1/sqrt(2 n_layer)
+    c_proj            the projections back onto the residual path, initialised smaller by 1/sqrt(2 n_layer)
 
-Deliberate differences from GPT-2: ReLU in place of GELU, no token table, and no positions: a token knows its place in
-the episode by the timestep embedding that the sequence model adds.
+Deliberate differences from GPT-2: ReLU instead of GELU, no token table, and no position embedding, because the sequence
+model adds a timestep embedding to the tokens.
+
+The state for acting step by step is a cache of keys and values of all tokens since a group's start (`KeyValueCache`).
+Its shapes: B rows of one group, H heads, n tokens of a call, E numbers per head. Projections are computed for all
+groups at once. Each group attends to its own tokens only, so a group that was restarted recently costs little.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.configs import TransformerConfig
-from dmray.models.key_value_cache import GroupCache, KeyValueCache
 
 _INIT_STD = 0.02
 
@@ -56,7 +59,7 @@ class CausalTransformer(nn.Module):
         return KeyValueCache([GroupCache(self.ln_f.weight.new_zeros(shape)) for _ in range(num_groups)])
 
     def advance(self, tokens: Tensor, state: KeyValueCache) -> Tensor:
-        """See `dmray.models.network.BackboneNetwork`; a token's work grows with those before it."""
+        """See `dmray.models.network.BackboneNetwork`. The work for a token grows with the tokens before it."""
         hidden = tokens
         state.grow(tokens.shape[1])
         for number, layer in enumerate(self.layers):
@@ -77,7 +80,7 @@ class _Block(nn.Module):
         return self._finish(hidden, self.attention(self.ln_1(hidden)))
 
     def last(self, hidden: Tensor) -> Tensor:
-        """The output for the last token alone, (B, D)."""
+        """The output for the last token only, (B, D)."""
         return self._finish(hidden[:, -1], self.attention.last(self.ln_1(hidden)))
 
     def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
@@ -104,12 +107,12 @@ class _Attention(nn.Module):
         return self._joined(mixed)
 
     def last(self, hidden: Tensor) -> Tensor:
-        """What the last token sees, (B, D)."""
+        """The attention output for the last token only, (B, D)."""
         query, key, value = self._split(hidden)
         return self._joined(F.scaled_dot_product_attention(query[:, :, -1:], key, value))[:, 0]
 
     def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
-        """Each group's tokens attend to what is in the group's cache, which then holds them too."""
+        """Add each group's tokens to the group's cache and attend to it."""
         groups = zip(*(x.chunk(len(state.groups)) for x in self._split(hidden)), state.groups, strict=True)
         mixed = [group.attend(layer, query, key, value) for query, key, value, group in groups]
         return self._joined(torch.cat(mixed) if len(mixed) > 1 else mixed[0])
@@ -135,6 +138,64 @@ class _Mlp(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.residual_dropout(self.c_proj(F.relu(self.c_fc(hidden))))
         return out
+
+
+class GroupCache:
+    """The cache of one group: `cached` (layers, 2, B, H, capacity, E), of which the first `length` tokens are used.
+
+    The capacity doubles when it is full.
+    """
+
+    def __init__(self, cached: Tensor) -> None:
+        self.cached, self.length = cached, 0
+        self.absent = 0  # the number of tokens of the next call that the group skips
+        self._mask: Tensor | None = None
+
+    def grow(self, tokens: int) -> None:
+        """Make room for a call's tokens and compute the mask of their attention."""
+        tokens -= self.absent
+        self.length += tokens
+        capacity = self.cached.shape[4]
+        if self.length > capacity:
+            self.cached = F.pad(self.cached, (0, 0, 0, max(self.length, 2 * capacity) - capacity))
+        ones = torch.ones(tokens, self.length, dtype=torch.bool, device=self.cached.device)
+        self._mask = ones.tril(self.length - tokens) if tokens > 1 else None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Add the keys and values of a call's tokens, and return the attention output; all are (B, H, n, E).
+
+        The outputs of tokens that the group skips are zeros.
+        """
+        keys, values = self.cached[layer, ..., : self.length, :]
+        query = query[:, :, self.absent :]
+        first = self.length - query.shape[2]
+        keys[:, :, first:], values[:, :, first:] = key[:, :, self.absent :], value[:, :, self.absent :]
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask)
+        return F.pad(mixed, (0, 0, self.absent, 0)) if self.absent else mixed
+
+
+class KeyValueCache:
+    """See `dmray.models.network.BackboneState`."""
+
+    def __init__(self, groups: list[GroupCache]) -> None:
+        self.groups = groups
+        self._restarted: GroupCache | None = None
+
+    def restart(self, group: int, after: int = 0) -> None:
+        self._restarted = self.groups[group]
+        self._restarted.length, self._restarted.absent = 0, after
+
+    def keep(self, rows: Tensor) -> None:
+        for group in self.groups:
+            group.cached = group.cached[:, :, rows]
+
+    def grow(self, tokens: int) -> None:
+        """Begin a call with this number of tokens for each group."""
+        for group in self.groups:
+            if group is not self._restarted:
+                group.absent = 0
+            group.grow(tokens)
+        self._restarted = None
 
 
 def _initialise(model: nn.Module, n_layer: int) -> None:

@@ -1,4 +1,4 @@
-"""The config of each backbone: the fields that a sweep file may give under `models:`. Light: no torch.
+"""The config of each backbone: the fields that a sweep file may give under `models:`. Does not import torch.
 
 The defaults are the paper's main setting (arXiv 2405.07943, section 5: width 128, 6 layers, context length 20).
 """
@@ -15,9 +15,9 @@ MAMBA_MLP_MULTIPLE = 128  # Mamba's gated MLP is as wide as d_model rounded up t
 
 
 class BackboneConfig(Spec):
-    """What every backbone has.
+    """The fields of all backbones.
 
-    `context_length` K is the number of timesteps in a training window and in the window that mode `window` acts from.
+    `context_length` (K): the number of timesteps of a training window, and of the window of decode mode `window`.
     """
 
     d_model: PositiveInt = 128
@@ -39,7 +39,7 @@ class TransformerConfig(BackboneConfig):
 
 
 class MambaConfig(BackboneConfig):
-    """`d_state` numbers of state per channel, `d_conv` taps of the convolution, `expand` x `d_model` channels."""
+    """`d_state`: state size per channel; `d_conv`: taps of the convolution; `expand` * `d_model`: channels."""
 
     d_state: PositiveInt = 16
     d_conv: PositiveInt = 4
@@ -51,6 +51,9 @@ class LSTMConfig(BackboneConfig):
 
 
 class MLPConfig(BackboneConfig):
-    """`n_layer` blocks with a hidden layer of 4 x `d_model`. `context_length` only sets the timesteps of a batch."""
+    """`n_layer` blocks with a hidden layer of 4 x `d_model`.
+
+    `context_length` only sets the number of timesteps in a training batch, since the network has no memory.
+    """
 
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

@@ -1,7 +1,7 @@
-"""The causal convolution and its SiLU as compiled vector loops for one CPU core.
+"""The causal convolution with SiLU as compiled vector loops for one CPU core.
 
-Shapes: B windows, L tokens, D channels, K taps; the filters come tap by tap, (K, D). The backward pass runs the
-convolution again in place of keeping its result.
+Shapes: B windows, L tokens, D channels, K taps; the filters are (K, D). The backward pass recomputes the convolution
+instead of storing its result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors as the compiled loops read them: flat arrays of rows, without copies where rows lie evenly in memory."""
+"""Convert tensors to the flat NumPy arrays that the compiled loops read, without a copy if the strides are regular."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """(B, L, D) in memory: the number at [b, t, d] is `numbers[(b * L + t) * stride + d]`."""
+    """A tensor (B, L, D) as a flat array: the element [b, t, d] is `numbers[(b * L + t) * stride + d]`."""
 
     numbers: np.ndarray  # (anything,) float32
     stride: int
 
 
 def rows_of(x: Tensor) -> Rows:
-    """The rows of x (B, L, D), float32 on a CPU: a view where possible, so that a slice of channels costs nothing."""
+    """The rows of x (B, L, D), float32 on a CPU. A view if possible, so that a slice of channels is not copied."""
     windows, length, channels = x.shape
     x = x.detach()
     stride = x.stride(1) if length > 1 else x.stride(0)
@@ -27,6 +27,6 @@ def rows_of(x: Tensor) -> Rows:
 
 
 def flat(x: Tensor) -> np.ndarray:
-    """All numbers of x in its order, a view where x is contiguous."""
+    """All elements of x as a flat array; a view if x is contiguous."""
     numbers: np.ndarray = x.detach().reshape(-1).numpy()
     return numbers

@@ -1,12 +1,12 @@
-"""Vector instructions inside numba's compiled loops: `LANES` float32 numbers as one value.
+"""Vector instructions for numba's compiled loops: a value of `LANES` float32 numbers.
 
-LLVM turns plain loops into vectors only where it can show that no two arrays overlap, and checks that anew at each
-loop; here it has nothing to prove. One value is a few of the machine's registers, whatever their width.
+LLVM vectorizes a plain loop only if it can show that the arrays do not overlap, which it checks at each loop. These
+values need no such check. One value occupies several vector registers.
 
-Arrays are flat, contiguous and float32; an offset counts numbers, and nothing checks that it lies inside.
+Arrays must be flat, contiguous and float32. Offsets count numbers and are not checked against the array's length.
 
-numba keeps compiled loops on disk and looks at their own file only: after a change here, touch the files that import
-it.
+numba caches compiled loops on disk and checks only the file of the loop: after a change in this file, touch the files
+that import it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model, ty
 # four of the registers of AVX-512, of AVX2: enough independent work to fill the pipelines
 LANES = 64 if get_host_cpu_features().get("avx512f") else 32
 FOLDED = 16  # a sum over lanes is kept in this many numbers until its end: fewer shuffles
-# Reordering sums is allowed; not-a-number stays one, so that a diverged run is seen. NumPy's division has no branch.
+# Sums may be reordered. NaN stays NaN, so that a diverged run is noticed. NumPy's division has no branch for zero.
 FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 INLINED: dict[str, Any] = {**FAST, "inline": "always"}
 
@@ -41,7 +41,7 @@ _VECTOR, _INTS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
 
 class Lanes(types.Type):  # type: ignore[misc]
-    """The type of such a value in numba."""
+    """The numba type of a value of `LANES` numbers."""
 
     def __init__(self) -> None:
         super().__init__(name="Lanes")
@@ -92,7 +92,7 @@ def store(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def fold_into(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:
-    """Add `value` to the sum that `array[offset : offset + FOLDED]` holds in parts."""
+    """Add `value` to the partial sums in `array[offset : offset + FOLDED]`."""
     folded = ir.VectorType(_F32, FOLDED)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -119,7 +119,7 @@ def spread(typing_context: Any, number: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def at_least(typing_context: Any, value: Any, bound: Any) -> Any:
-    """The larger of each lane and a number; what is not a number stays as it is."""
+    """The maximum of each lane and `bound`; NaN stays NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value, bound = args[0], _spread(builder, args[1])
@@ -143,7 +143,7 @@ def _floor(typing_context: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _power_of_two(typing_context: Any, exponent: Any) -> Any:
-    """2^k of whole k: the bits of the exponent field. 0 below 2^-126, infinite above 2^127."""
+    """2^k for integer k, by setting the exponent bits. 0 below 2^-126, infinite above 2^127."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bias, most, none, place = (ir.Constant(_INTS, [number] * LANES) for number in (127, 255, 0, 23))
@@ -156,7 +156,7 @@ def _power_of_two(typing_context: Any, exponent: Any) -> Any:
 
 
 def _arithmetic(symbol: Any, instruction: str) -> None:
-    """`symbol` between lanes, or between lanes and a number that stands in every lane."""
+    """Define `symbol` for two vectors, and for a vector and a number."""
 
     @type_callable(symbol)  # type: ignore[untyped-decorator]
     def _(context: Any) -> Any:
@@ -185,7 +185,7 @@ _arithmetic(operator.truediv, "fdiv")
 
 @njit(**INLINED)  # type: ignore[untyped-decorator]
 def at(rows: Any, row: Any, first: Any) -> Any:
-    """Channels `first ...` of a row of `dmray.models.flat_rows.Rows`."""
+    """Channels `first` to `first + LANES - 1` of a row of `dmray.models.flat_rows.Rows`."""
     return load(rows.numbers, row * rows.stride + first)
 
 
@@ -205,7 +205,7 @@ def sigmoid(x: Any) -> Any:
 
 @njit(**INLINED)  # type: ignore[untyped-decorator]
 def softplus(x: Any) -> Any:
-    """log(1 + exp(x)), also exact where it is small."""
+    """log(1 + exp(x)), with small relative error also where the result is small."""
     positive = at_least(x, _ZERO)
     e = exp2((x - positive * _TWO) * LOG2_E)  # of -|x|
     s = e / (e + _TWO)

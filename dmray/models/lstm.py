@@ -43,7 +43,7 @@ class ResidualLSTM(nn.Module):
         absent = state.groups.take_absent()
         if absent is None:
             return self._run(tokens, state)
-        # The restarted group skips its absent tokens: run those for all, empty the group's state, then run the rest.
+        # The restarted group skips its absent tokens: run those for all groups, clear its state, then run the rest.
         rows, skipped = absent
         before = self._run(tokens[:, skipped], state)
         state.clear(rows)
@@ -75,7 +75,7 @@ class LSTMState:
         self.hidden, self.cell = self.hidden[every], self.cell[every]
 
     def clear(self, rows: slice) -> None:
-        """Empty the state of these rows."""
+        """Clear the state of these rows."""
         self.hidden[rows], self.cell[rows] = 0.0, 0.0
 
 

@@ -1,8 +1,8 @@
 """The Mamba backbone of Decision Mamba (arXiv 2405.07943): the blocks of `dmray.models.mamba_block`, one after another.
 
-Deliberate difference from the authors' code: projections onto the residual path are drawn smaller by
-1/sqrt(2 n_layer), two of them a layer, as their backbone does; their outer module then draws them once more, smaller
-by 1/sqrt(n_layer) only.
+Deliberate difference from the authors' code: projections onto the residual path (two in each layer) are initialised
+smaller by 1/sqrt(2 n_layer), as in their backbone. Their outer module then initialises them again, smaller by
+1/sqrt(n_layer) only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dmray.models.selective_scan import scan_backend
 
 
 class Mamba(nn.Module):
-    """Mamba blocks and a final RMSNorm over `(B, L, d_model)`; no positions, no dropout."""
+    """Mamba blocks and a final RMSNorm over `(B, L, d_model)`; no position embedding, no dropout."""
 
     def __init__(self, spec: MambaConfig) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Mamba(nn.Module):
         return MambaState([cast(Block, layer).mixer.begin(rows) for layer in self.layers], num_groups)
 
     def advance(self, tokens: Tensor, state: MambaState) -> Tensor:
-        """See `dmray.models.network.BackboneNetwork`; the same work for every token, however many there were."""
+        """See `dmray.models.network.BackboneNetwork`. The work for a token does not depend on the tokens before it."""
         residual, absent = tokens, state.groups.take_absent()
         if state.compiled is not None:
             return state.compiled.advance(tokens, state.layers, absent)

@@ -3,14 +3,14 @@
 Glossary (shapes: B windows, L tokens, D width, I inner width = expand * D, N state size, R = ceil(D / 16)):
     in_proj   D -> 2 I        the scanned branch x and the gate z
     conv1d    over L          causal depthwise convolution of d_conv taps on x
-    x_proj    I -> R + 2 N    per token: the step size (low rank), B (what enters the state), C (what is read)
+    x_proj    I -> R + 2 N    per token: the step size (low rank), B (input of the state), C (output of the state)
     dt_proj   R -> I          step size per channel; softplus after its bias
     A_log     (I, N)          A = -exp(A_log), the decay rates
     D         (I,)            skip from x to the output
     out_proj  I -> D          back onto the residual path
     fc1, fc2  D -> 2 hidden -> D   gated MLP, hidden = D rounded up to a multiple of 128
 
-Names of the mixer's parameters, shapes and initialisation are those of `mamba_ssm.Mamba`, so weights interchange.
+Names of the mixer's parameters, shapes and initialisation are those of `mamba_ssm.Mamba`, so its weights can be loaded.
 A block is residual + mixer(norm(.)), then residual + mlp(norm2(.)); the residual keeps the input's dtype, which is
 float32 under autocast.
 """
@@ -28,10 +28,9 @@ from dmray.models.configs import MAMBA_MLP_MULTIPLE, MambaConfig
 from dmray.models.group_rows import Absent
 from dmray.models.mamba_state import MixerState
 from dmray.models.selective_scan import selective_scan
-from dmray.models.selective_steps import selective_steps
 
 NORM_EPSILON = 1e-5
-# mamba_ssm's range of step sizes at the start, log-uniform, and its floor
+# mamba_ssm's range of initial step sizes (log-uniform), and their minimum
 _DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
@@ -49,7 +48,7 @@ class Block(nn.Module):
         return self._finish(residual, self.mixer(self.norm(residual)))
 
     def last(self, residual: Tensor) -> Tensor:
-        """The output for the last token alone, (B, D)."""
+        """The output for the last token only, (B, D)."""
         scanned = self.mixer.scanned(self.norm(residual))
         return self._finish(residual[:, -1], self.mixer.out_proj(scanned[:, -1]))
 
@@ -83,7 +82,7 @@ class MambaMixer(nn.Module):
         return out
 
     def scanned(self, hidden: Tensor) -> Tensor:
-        """What the output projection is given, (B, L, I)."""
+        """The input (B, L, I) of the output projection."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.get_parameter("bias"))
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
@@ -97,7 +96,7 @@ class MambaMixer(nn.Module):
         return MixerState(taps, self.A_log.new_zeros(num_rows, d_state, inner))
 
     def advance(self, hidden: Tensor, state: MixerState, absent: Absent | None = None) -> Tensor:
-        """The outputs for the next tokens (B, n, D); moves `state` on."""
+        """The outputs for the next tokens (B, n, D). Updates `state`."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         if absent is not None:
             x[absent] = 0.0
@@ -117,6 +116,22 @@ class MambaMixer(nn.Module):
         for tap in range(1, len(filters)):
             out.addcmul_(inputs[:, tap : tap + tokens], filters[tap])
         return out
+
+
+def selective_steps(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, hidden: Tensor) -> Tensor:
+    """The scan's recurrence for the next n tokens, in plain PyTorch. Returns y (B, n, I); updates `hidden` (B, N, I).
+
+        h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        y_t = C_t . h_t
+
+    u, delta (B, n, I); A (I, N); B, C (B, n, N). Any device and dtype; deterministic; without gradients. On a CPU in
+    float32 `dmray.models.steps_numba` is used instead.
+    """
+    rates, outputs = A.t(), []
+    for t in range(u.shape[1]):
+        step = delta[:, t, None, :]
+        hidden.mul_(torch.exp(step * rates)).add_(B[:, t, :, None] * (step * u[:, t, None, :]))
+        outputs.append(torch.matmul(C[:, t, None, :], hidden))
+    return torch.cat(outputs, dim=1)
 
 
 class _GatedMlp(nn.Module):

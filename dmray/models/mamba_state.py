@@ -1,7 +1,7 @@
-"""What Mamba remembers of a rollout: the same size however many tokens there were.
+"""The state of Mamba in a rollout. Its size does not depend on the number of tokens.
 
-Shapes: B rows (of all groups), I inner width, N state size. Channels are last, so that loops run along memory;
-`mamba_ssm`'s `conv_state` and `ssm_state` have them first.
+Shapes: B rows (of all groups), I inner width, N state size. Channels are the last axis, so that loops over channels
+read contiguous memory. In `mamba_ssm`'s `conv_state` and `ssm_state` they come first.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dmray.models.group_rows import Absent, GroupRows
 
 @dataclass
 class MixerState:
-    """`taps` (B, d_conv - 1, I): the convolution's latest inputs; `hidden` (B, N, I): the scan's h."""
+    """The state of one layer. `taps` (B, d_conv - 1, I): the convolution's last inputs; `hidden` (B, N, I): h."""
 
     taps: Tensor
     hidden: Tensor
 
 
 class CompiledNetwork(Protocol):
-    """A compiled form of the whole network's `advance` (`dmray.models.steps_numba`)."""
+    """A compiled implementation of the whole network's `advance` (`dmray.models.steps_numba`)."""
 
     def advance(self, tokens: Tensor, states: Sequence[MixerState], absent: Absent | None) -> Tensor: ...
 
 
 class MambaState:
-    """See `dmray.models.network.BackboneState`. With `compiled`, that computes the next tokens."""
+    """See `dmray.models.network.BackboneState`. If `compiled` is given, it computes the next tokens."""
 
     def __init__(self, layers: list[MixerState], num_groups: int, compiled: CompiledNetwork | None = None) -> None:
         self.layers, self.compiled, self.groups = layers, compiled, GroupRows(num_groups)

@@ -1,4 +1,7 @@
-"""Residual MLP blocks on each token by itself: a backbone without memory. Shapes: B rows, n tokens, D width."""
+"""Residual MLP blocks that process each token separately: a backbone without memory.
+
+Shapes: B rows, n tokens, D width.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dmray.models.configs import MLPConfig
 
 
 class ResidualMLP(nn.Module):
-    """`hidden + MLP(norm(hidden))` per block and a final LayerNorm, over (B, n, D); no token sees another."""
+    """`hidden + MLP(norm(hidden))` per block and a final LayerNorm, over (B, n, D)."""
 
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ class _Block(nn.Module):
 
 
 class NoState:
-    """See `dmray.models.network.BackboneState`: there is nothing to remember."""
+    """See `dmray.models.network.BackboneState`. It is empty, since the network has no memory."""
 
     def restart(self, group: int, after: int = 0) -> None:
         pass

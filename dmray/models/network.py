@@ -1,7 +1,7 @@
-"""What a backbone's network offers beside its forward pass, so that decoders can act step by step.
+"""The interface of a backbone's network: the forward pass, and the methods with which decoders act step by step.
 
-Shapes: B rows, n tokens, D width, G groups. A state holds G groups of the same B rows, group by group: row g * B + b is
-row b in group g. All groups take their tokens together, in one batch; each group can be restarted by itself.
+Shapes: B rows, n tokens, D width, G groups. A state has G groups of B rows each; row g * B + b is row b of group g. All
+groups receive their tokens in the same call, as one batch. Each group can be restarted separately.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 
 
 class BackboneState(Protocol):
-    """What a network remembers of the tokens of a rollout. The caller owns it."""
+    """The state of a network after the tokens that it has received. The caller owns it."""
 
     def restart(self, group: int, after: int = 0) -> None:
-        """Empty the state of this group; the next call starts it anew.
+        """Clear the state of this group.
 
-        The first `after` of the next call's tokens (which has more than that) do not enter the group's state. Their
-        outputs for this group have no meaning.
+        The group skips the first `after` tokens of the next call, which must have more tokens than that. Their outputs
+        for this group have no meaning.
         """
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only these rows of every group, in this order; (B',) int64."""
+        """Keep only the rows `rows` (B',) int64 of each group, in this order."""
 
 
 class BackboneNetwork(Protocol):
-    """A causal network that can run token by token: repeated `advance` gives what one forward pass gives."""
+    """A causal network that can also run token by token: repeated `advance` gives the outputs of one forward pass."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """The outputs (B, n, D) for tokens (B, n, D); output i depends on tokens 0..i only."""
 
     def last(self, tokens: Tensor) -> Tensor:
-        """The forward pass's output for the last of the tokens (B, n, D), (B, D). In evaluation mode."""
+        """The forward pass's output (B, D) for the last of the tokens (B, n, D). Evaluation mode only."""
 
     def begin(self, num_rows: int, num_groups: int = 1) -> BackboneState:
-        """An empty state on the network's device. The weights must not change while it is in use."""
+        """Make an empty state on the network's device. The weights must not change while it is in use."""
 
     def advance(self, tokens: Tensor, state: Any) -> Tensor:
-        """The outputs for the next n `tokens`, (G * B, n, D) both. Updates `state` (of `begin`). No gradients."""
+        """The outputs (G * B, n, D) for the next n tokens (G * B, n, D). Updates `state`. Without gradients."""

@@ -1,7 +1,7 @@
-"""The selective scan by the authors' CUDA kernels: package mamba-ssm, an extra.
+"""The selective scan with the authors' CUDA kernels, from the optional package mamba-ssm.
 
-Imported only where it is asked for, or where parameters lie on a GPU and the package is installed. Never run by our
-tests on a GPU: they hold the layout that we hand over against the reference, with the package's function replaced.
+It is used if it is requested by name, or if the parameters are on a GPU and the package is installed. Our tests do not
+run it on a GPU: they replace the package's function and compare the arguments that we pass to it with the reference.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dmray.models.scan_reference import Scan
 
 
 def mamba_ssm_scan() -> Scan:
-    """See `dmray.models.scan_reference.Scan`. CUDA and float32 only; differentiable once; its gradients of B and C add
-    up in no fixed order.
+    """Return mamba-ssm's scan as a `dmray.models.scan_reference.Scan`: CUDA and float32 only, differentiable once.
+
+    It sums the gradients of B and C in no fixed order, so their last bits vary.
 
     Raises:
         MissingPackageError: mamba-ssm cannot be imported.
@@ -42,7 +43,8 @@ def mamba_ssm_scan() -> Scan:
         delta_bias: Tensor,
         delta_softplus: bool,
     ) -> Tensor:
-        u, delta, B, C, z = (x.transpose(1, 2).contiguous() for x in (u, delta, B, C, z))  # tokens come last there
+        # the last axis of mamba-ssm's inputs is tokens
+        u, delta, B, C, z = (x.transpose(1, 2).contiguous() for x in (u, delta, B, C, z))
         y: Tensor = selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
         return y.transpose(1, 2)
 

@@ -1,12 +1,11 @@
-"""The selective scan as compiled vector loops for one CPU core: every number is touched once, in cache.
+"""The selective scan as compiled vector loops for one CPU core.
 
 Shapes: B windows, L tokens, D channels, N state size. u, delta, z, y (B, L, D); B, C (B, L, N). Inside, arrays are flat
-and channels are padded to whole vectors; the rates come in powers of two and, like the states, vector by vector:
+and channels are padded to whole vectors. The rates are for powers of two. Rates and states have the layout
 (D / LANES, N, LANES).
 
-The forward pass keeps the states at the start of each chunk of tokens only. The backward pass runs a chunk again, its
-states and decays in the core's own cache: that is as fast as keeping every state, and a training step's working set
-does not pass through memory.
+The forward pass stores only the states at the start of each chunk of tokens. The backward pass recomputes a chunk, with
+its states and decays in the core's cache. This is as fast as storing all states and needs much less memory bandwidth.
 """
 
 from __future__ import annotations
@@ -53,9 +52,9 @@ def numba_scan(
     delta_bias: Tensor,
     delta_softplus: bool,
 ) -> Tensor:
-    """See `dmray.models.selective_scan.Scan`. CPU and float32 only; differentiable once; uses one thread."""
+    """See `dmray.models.scan_reference.Scan`. CPU and float32 only; differentiable once; uses one thread."""
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inputs), "numba scans float32 on a CPU"
+    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inputs), "needs float32 on a CPU"
     missing = -u.shape[2] % LANES
     if missing:
         u, delta, D, z, delta_bias = (F.pad(x, (0, missing)) for x in (u, delta, D, z, delta_bias))
@@ -65,7 +64,7 @@ def numba_scan(
 
 
 class _Layer(NamedTuple):
-    """The inputs as the loops read them."""
+    """The inputs of the scan in the form that the loops read."""
 
     sizes: tuple[int, int, int, int]  # windows, length, channels, states
     u: Rows
@@ -80,7 +79,7 @@ class _Layer(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """Flat, in the order of the inputs; those of A, D and bias start at zero."""
+    """The gradients of the inputs, as flat arrays. Those of A, D and bias must be zero at the start."""
 
     u: np.ndarray
     delta: np.ndarray
@@ -93,15 +92,15 @@ class _Gradients(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """One chunk of tokens for `LANES` channels; sums and carried for all channels."""
+    """Buffers for one chunk of tokens and `LANES` channels; `sums_*` and `carried` are for all channels."""
 
     decays: np.ndarray
     states: np.ndarray  # before each token, and after the last
     steps: np.ndarray
-    grads: np.ndarray  # of the loss in what the gate was given
+    grads: np.ndarray  # of the loss with respect to the gate's input
     sums_in: np.ndarray  # of grads.B, in FOLDED parts
     sums_out: np.ndarray  # of grads.C
-    carried: np.ndarray  # gradient of the loss in the state, through later steps
+    carried: np.ndarray  # gradient of the loss with respect to the state, through later steps
 
 
 class _Compiled(torch.autograd.Function):
@@ -196,7 +195,7 @@ def _backward(layer: Any, states: Any, grad_y: Any, grads: Any) -> None:
                 kept = ((b * chunks + chunk) * channels + first) * size
                 for n in range(size):
                     store(scratch.states, n * LANES, load(states, kept + n * LANES))
-                _again(layer, scratch, start, tokens, first, grad_y, grads)
+                _recompute(layer, scratch, start, tokens, first, grad_y, grads)
                 _back(layer, scratch, start, tokens, first, grads)
             for place in range(tokens * size):
                 sum_B, sum_C = _ZERO, _ZERO
@@ -207,10 +206,10 @@ def _backward(layer: Any, states: Any, grad_y: Any, grads: Any) -> None:
 
 
 @njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
-def _again(
+def _recompute(
     layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grad_y: Any, grads: Any
 ) -> None:  # fmt: skip
-    """A chunk's forward pass, keeping its states and decays, and back through its gates."""
+    """Recompute a chunk's forward pass, store its states and decays, and go back through its gates."""
     _, _, channels, size = layer.sizes
     B, C, states, block = layer.B, layer.C, scratch.states, size * LANES
     for k in range(tokens):
@@ -233,7 +232,7 @@ def _again(
 
 @njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
 def _back(layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grads: Any) -> None:
-    """Back through the recurrence over a chunk."""
+    """The backward pass through the recurrence of a chunk."""
     _, _, channels, size = layer.sizes
     B, C, states, carried, block = layer.B, layer.C, scratch.states, scratch.carried, size * LANES
     for k in range(tokens - 1, -1, -1):

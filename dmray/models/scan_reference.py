@@ -1,4 +1,4 @@
-"""The selective scan in plain PyTorch, step by step as it is written: the definition.
+"""The reference implementation of the selective scan in plain PyTorch, and the interface of all implementations.
 
 Shapes: B windows, L tokens, D channels, N state size.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class Scan(Protocol):
-    """An implementation of the scan. Shapes: B windows, L tokens, D channels, N state size.
+    """An implementation of the scan. The formula is in `dmray.models.selective_scan`.
 
-    u, delta, z, result (B, L, D); A (D, N); B, C (B, L, N); D, delta_bias (D,). One dtype and device, L at least 1, any
-    strides. With `delta_softplus` the step size is softplus(delta + delta_bias).
+    u, delta, z, result (B, L, D); A (D, N); B, C (B, L, N); D, delta_bias (D,). All have the same dtype and device and
+    any strides; L is at least 1. With `delta_softplus` the step size is softplus(delta + delta_bias), else their sum.
     """
 
     def __call__(
@@ -44,7 +44,7 @@ def reference_scan(
     delta_bias: Tensor,
     delta_softplus: bool,
 ) -> Tensor:
-    """See `dmray.models.selective_scan.Scan`. Any device and dtype, differentiable any number of times."""
+    """See `Scan`. Any device and dtype; differentiable any number of times."""
     step = delta + delta_bias
     if delta_softplus:
         step = F.softplus(step)

@@ -1,9 +1,9 @@
-"""The selective scan as two Triton kernels, for GPUs without mamba-ssm: one launch forward, one backward.
+"""The selective scan as two Triton kernels (forward and backward), for GPUs without mamba-ssm.
 
-Shapes: B windows, L tokens, D channels, N state size. A program walks through the tokens of one window for a block of
-channels, its states in registers. The forward pass stores them, (B, L, D, N), one tensor a layer; the backward pass
-reads them. What sums over windows or channels is stored in parts and added by PyTorch: no atomics, so the same inputs
-give the same bits.
+Shapes: B windows, L tokens, D channels, N state size. A program processes the tokens of one window for a block of
+channels, with the states in registers. The forward pass stores all states (B, L, D, N) for the backward pass. Sums over
+windows or channels are stored as partial sums and added by PyTorch. There are no atomics, so the same inputs give the
+same bits.
 
 Tested in Triton's interpreter only (`TRITON_INTERPRET=1`): no GPU was at hand.
 """
@@ -32,7 +32,7 @@ def triton_scan(
     delta_bias: Tensor,
     delta_softplus: bool,
 ) -> Tensor:
-    """See `dmray.models.selective_scan.Scan`. Float32 only; differentiable once."""
+    """See `dmray.models.scan_reference.Scan`. CUDA and float32 only; differentiable once."""
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     assert all(x.dtype == torch.float32 for x in inputs), "the Triton scan is float32"
     y: Tensor = _Kernels.apply(*inputs, delta_softplus)  # type: ignore[no-untyped-call]
@@ -134,7 +134,7 @@ def _backward(  # type: ignore[no-untyped-def]
     across = d[:, None] * size + n[None, :]
     rates = tl.load(A + across, mask=in_both, other=0.0)
     skip, shift = tl.load(D + d, mask=in_d, other=0.0), tl.load(bias + d, mask=in_d, other=0.0)
-    carried = tl.zeros((BLOCK_D, BLOCK_N), dtype=tl.float32)  # gradient of the loss in the state, through later steps
+    carried = tl.zeros((BLOCK_D, BLOCK_N), dtype=tl.float32)  # gradient with respect to the state, through later steps
     grad_A = tl.zeros((BLOCK_D, BLOCK_N), dtype=tl.float32)
     grad_D, grad_bias = tl.zeros((BLOCK_D,), dtype=tl.float32), tl.zeros((BLOCK_D,), dtype=tl.float32)
     last = (window * length + length - 1) * channels + d

@@ -1,10 +1,10 @@
-"""The selective scan of Mamba (arXiv 2312.00752, section 3) behind one function, and the table of its implementations.
+"""The selective scan of Mamba (arXiv 2312.00752, section 3): one function, and the table of its implementations.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        h_{-1} = 0
     y_t = (C_t . h_t + D u_t) * silu(z_t)
 
-`reference` is the definition that all others are held against (`dmray.testing.scan_contract`). Which one runs is chosen
-once per process and kind of tensor, said in the log, and recorded with the run.
+All implementations are tested against `reference` (`dmray.testing.scan_contract`). The implementation is selected once
+per process, device and dtype, and its name is logged and recorded.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ _load = cache(lambda backend: SCAN_BACKENDS[backend]())
 
 
 def scan_backend(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest backend for parameters of this device and dtype, a name of `SCAN_BACKENDS`.
+    """The name in `SCAN_BACKENDS` of the fastest implementation for parameters of this device and dtype.
 
-    Where torch is told to be deterministic (`torch.use_deterministic_algorithms`) it is the reference.
+    With `torch.use_deterministic_algorithms(True)` it is "reference".
     """
-    return _choose(device.type, dtype, torch.are_deterministic_algorithms_enabled())
+    return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled())
 
 
 @cache
-def _choose(device: str, dtype: torch.dtype, deterministic: bool) -> str:
+def _select(device: str, dtype: torch.dtype, deterministic: bool) -> str:
     if deterministic or dtype != torch.float32:
         backend = "reference"
     elif device == "cuda":
@@ -99,14 +99,14 @@ def selective_scan(
     delta_softplus: bool,
     backend: str | None = None,
 ) -> Tensor:
-    """The scan (shapes: see `Scan`), by the default backend for A's device and dtype or by the one named.
+    """Compute the scan (shapes: see `Scan`) with `backend`; None: with `scan_backend` of A's device and dtype.
 
-    u, delta, B, C, z may be narrower than A (under autocast): the scan runs in the dtype of A, the parameters', and
-    the result comes in the dtype of u.
+    u, delta, B, C, z may have a narrower dtype than A (under autocast). The scan runs in the dtype of A, that of the
+    parameters; the result has the dtype of u.
 
     Raises:
-        ValueError: no tokens.
-        MissingPackageError: the named backend's package is not there.
+        ValueError: there are no tokens (L is 0).
+        MissingPackageError: the package of `backend` cannot be imported.
     """
     if u.shape[1] == 0:
         raise ValueError("a scan needs at least one token")

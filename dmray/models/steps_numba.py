@@ -1,9 +1,9 @@
-"""Acting with Mamba on one CPU core: the next tokens of every row through the whole network, between matrix products
-one compiled loop each.
+"""Mamba's next tokens on one CPU core: the whole network, with compiled loops between the matrix products.
 
-What acting costs beside the products is its many small operations. So the weights are laid out once for a rollout,
-results go to buffers that are kept from call to call, and norms, convolution with SiLU, recurrence with step size, skip
-and gate, and the MLP's gate are a loop each. Inner channels are padded to whole vectors.
+Without them, most of the time of acting is spent on many small operations. So the weights are converted once for a
+rollout, results are written to buffers that are reused in the next call, and there is one compiled loop each for the
+norms, for the convolution with SiLU, for the recurrence with step size, skip and gate, and for the MLP's gate. Inner
+channels are padded to whole vectors.
 
 Shapes: B rows, n tokens, M = B * n, D width, I inner width (padded), N state size, K taps, R rank of the step size, H
 hidden width of the MLP.
@@ -27,11 +27,11 @@ from dmray.models.mamba_block import Block
 from dmray.models.mamba_state import MixerState
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_NOBODY = (0, 0, 0)  # rows from, to; tokens
+_NO_ABSENT = (0, 0, 0)  # first row, last row (exclusive), number of tokens
 
 
 class CompiledSteps:
-    """`Mamba.advance` in float32 without gradients, for weights that stay as they are while it is in use."""
+    """`Mamba.advance` in float32 without gradients. The weights must not change while it is in use."""
 
     def __init__(self, blocks: Sequence[Block], final_norm: nn.RMSNorm) -> None:
         self._sizes = blocks[0].mixer.splits
@@ -48,11 +48,12 @@ class CompiledSteps:
         ]
 
     def advance(self, tokens: Tensor, states: Sequence[MixerState], absent: Absent | None) -> Tensor:
-        """The outputs for the next `tokens`, (B, n, D) both; `states` move on."""
+        """The outputs (B, n, D) for the next tokens (B, n, D). Updates `states`."""
         rows, num_tokens, width = tokens.shape
-        assert all(len(state.hidden) == rows for state in states), "a state of another number of rows"  # loops look not
-        gone = _NOBODY if absent is None else (absent[0].start, absent[0].stop, absent[1].stop)
-        work = self._room(rows, num_tokens)
+        # the loops do not check bounds
+        assert all(len(state.hidden) == rows for state in states), "the state has another number of rows"
+        gone = _NO_ABSENT if absent is None else (absent[0].start, absent[0].stop, absent[1].stop)
+        work = self._buffers_for(rows, num_tokens)
         work.residual.copy_(tokens.reshape(-1, width))
         for layer, state in zip(self._layers, states, strict=True):
             self._mix(layer, state, work, (rows, num_tokens), gone)
@@ -81,8 +82,8 @@ class CompiledSteps:
     def _norm_into(self, x: Tensor, weight: np.ndarray, out: Tensor) -> None:
         _rms_norm(x.numpy(), weight, self._epsilon, out.numpy())
 
-    def _room(self, rows: int, num_tokens: int) -> _Buffers:
-        """Buffers for so many rows and tokens: the last call's, or new ones."""
+    def _buffers_for(self, rows: int, num_tokens: int) -> _Buffers:
+        """Buffers for this number of rows and tokens: those of the last call, or new ones."""
         if self._buffers is None or len(self._buffers.x) != rows * num_tokens:
             layer = self._layers[0]
             (width, both), (hidden, _) = layer.in_proj.shape, layer.fc2.shape
@@ -92,12 +93,12 @@ class CompiledSteps:
 
 
 class _Buffers(NamedTuple):
-    """What a layer computes; (M, ...)."""
+    """The results inside a layer; each is (M, width in the comment)."""
 
     residual: Tensor  # D
     normed: Tensor  # D
-    both: Tensor  # 2 I: what enters the convolution, and the gate
-    x: Tensor  # I: what enters the recurrence, then what comes out
+    both: Tensor  # 2 I: the convolution's input, and the gate
+    x: Tensor  # I: the recurrence's input, then its output
     mixed: Tensor  # R + 2 N: step size (low rank), B, C
     steps: Tensor  # I: step sizes before bias and softplus
     opened: Tensor  # 2 H: values and gates of the MLP
@@ -105,7 +106,7 @@ class _Buffers(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """A block's weights: matrices (in, out) for the products, the rest as the loops read it."""
+    """A block's weights: matrices (in, out) for the products, and arrays in the form that the loops read."""
 
     norm: np.ndarray
     in_proj: Tensor
@@ -114,7 +115,7 @@ class _Layer(NamedTuple):
     x_proj: Tensor
     dt_proj: Tensor
     dt_bias: np.ndarray
-    rates: np.ndarray  # (N, I), for powers of two
+    rates: np.ndarray  # (N, I), A times log2(e)
     skip: np.ndarray
     out_proj: Tensor
     norm2: np.ndarray
@@ -165,7 +166,7 @@ def _rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
 
 @njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _convolve(sizes: Any, both: Any, taps: Any, filters: Any, bias: Any, x: Any, gone: Any) -> None:
-    """x (M, I) of the first halves of `both`; `taps` (B, K - 1, I) move on. Tokens that are `gone` are zero in all."""
+    """Write x (M, I) from the first halves of `both`. Updates `taps` (B, K - 1, I). Tokens in `gone` are zeros."""
     rows, tokens, num_taps, channels = sizes
     filters, before = filters.reshape(-1), num_taps - 1
     entered = np.empty((before + tokens) * LANES, np.float32)
@@ -191,7 +192,7 @@ def _convolve(sizes: Any, both: Any, taps: Any, filters: Any, bias: Any, x: Any,
 def _recur(
     batch: Any, rates: Any, bias: Any, skip: Any, both: Any, mixed: Any, steps: Any, hidden: Any, x: Any
 ) -> None:
-    """The recurrence over x (M, I) in place, through skip and gate; `hidden` (B, N, I) moves on; `mixed` is B and C."""
+    """Replace x (M, I) by the gated output of the recurrence. Updates `hidden` (B, N, I). `mixed` has B and C."""
     rows, tokens = batch
     size, channels = rates.shape
     rates = rates.reshape(-1)

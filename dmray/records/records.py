@@ -102,7 +102,7 @@ class EvaluationDone(Record):
 
     @property
     def headline(self) -> TargetResult:
-        """The result under the first target return, the one a trial is judged by (never the best of several)."""
+        """The result for the first target return, which gives the trial's score (not the best of several)."""
         return self.targets[0]
 
 

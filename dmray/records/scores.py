@@ -1,7 +1,8 @@
 """The scores of a trial and their spread over seeds: one rule for MLflow, tables and figures.
 
-The last score is the headline: the evaluation of the final weights. The best is the highest score along the way, which
-looks at the evaluation itself, so it is optimistic. Both are under the first target return, and over all episodes.
+The last score is the main result: the evaluation of the final weights. The best score is the highest score during
+training; it is chosen by looking at the evaluations, so it is optimistic. Both are for the first target return and over
+all episodes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _NORMALIZED, _RETURN = EVALUATION_METRICS.index("normalized_score"), EVALUATION_
 
 
 class Score(NamedTuple):
-    """One evaluation under its headline target.
+    """The result of one evaluation for the first target return.
 
     `numbers` are in the order of `EVALUATION_METRICS`; NaN where a metric was not measured. `quick`: over fewer
     episodes, so it is part of a curve, and never a trial's last or best score.

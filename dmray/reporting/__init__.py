@@ -1,4 +1,4 @@
-"""Tables, figures and the report of sweeps, from their records alone: no Ray and no MLflow needed."""
+"""Tables, figures and the report of sweeps, computed from their records only, without Ray and MLflow."""
 
 from dmray.reporting.render import ReportPaths, write_report, write_results
 from dmray.reporting.results import Comparison, Protocol, SeedGroup, SweepResults, TrialResult, collect

@@ -1,4 +1,4 @@
-"""Over all data sets of one protocol: rliable's aggregates, who improves on whom, and what it cost."""
+"""Results over all data sets of one protocol: rliable's aggregates, probabilities of improvement, and run times."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ _STATISTICS: tuple[tuple[str, Statistic], ...] = (
     ("mean", mean),
     ("median", median),
     ("IQM", iqm),
-    ("optimality gap (less is better)", optimality_gap),
+    ("optimality gap (lower is better)", optimality_gap),
 )
 
 
 @dataclass(frozen=True)
 class ProtocolResults:
-    """The comparisons of one protocol. `labels` are the rows of its tables: methods, with what tells sizes apart."""
+    """The comparisons of one protocol."""
 
     protocol: Protocol
     comparisons: tuple[Comparison, ...]
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
+        """The labels of all seed groups: the methods, with the fields in which several sizes differ."""
         return tuple(
             dict.fromkeys(seed_group.label for comparison in self.comparisons for seed_group in comparison.seed_groups)
         )
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
-        """The labels that can be summed up: those whose seeds were never stopped early."""
+        """The labels that can be in aggregates: those of which no seed was stopped early."""
         out = {
             seed_group.label
             for comparison in self.comparisons
@@ -58,7 +59,7 @@ class ProtocolResults:
 
     @cached_property
     def complete(self) -> tuple[Comparison, ...]:
-        """The data sets on which every ranked label has a finished seed: only they can be summed up for all."""
+        """The data sets on which every ranked label has a finished seed. Aggregates are over these."""
         return tuple(
             comparison
             for comparison in self.comparisons
@@ -66,7 +67,7 @@ class ProtocolResults:
         )
 
     def seed_groups(self, label: str) -> tuple[SeedGroup, ...]:
-        """The label's seed groups, one a data set."""
+        """The label's seed groups, one per data set."""
         return tuple(
             seed_group
             for comparison in self.comparisons
@@ -75,7 +76,7 @@ class ProtocolResults:
         )
 
     def scores(self, label: str) -> list[np.ndarray]:
-        """Last normalized scores over seeds, for each complete data set."""
+        """The last normalized scores of all seeds, one array per complete data set."""
         return self._scores_by_label[label]
 
     @cached_property
@@ -84,7 +85,7 @@ class ProtocolResults:
 
 
 def results_by_protocol(comparisons: Sequence[Comparison]) -> list[ProtocolResults]:
-    """By protocol: its simulator, decode mode, number and seed of episodes."""
+    """Group comparisons by protocol."""
     ranked = sorted(comparisons, key=lambda comparison: str(comparison.protocol))
     return [
         ProtocolResults(protocol, tuple(each)) for protocol, each in groupby(ranked, key=lambda item: item.protocol)
@@ -103,31 +104,31 @@ def aggregate_table(group: ProtocolResults) -> Table:
 
 
 def improvement_table(group: ProtocolResults, baseline: str | None) -> Table | None:
-    """Each method against its baselines (or against `baseline` alone) at the same sizes; None: there are no pairs."""
+    """Each method compared with its baselines (or only with `baseline`) of the same size; None if there is no pair."""
     rows = []
     for ours, theirs in _pairs(group, baseline):
         found = probability_of_improvement(group.scores(ours), group.scores(theirs))
-        interval, settled = "-", "one seed tells nothing"
+        interval, conclusion = "-", "unknown with one seed"
         if found.interval is not None:
             low, high = found.interval
             interval = f"[{low:.2f}, {high:.2f}]"
-            settled = "improves" if low > 0.5 else "is worse" if high < 0.5 else "not settled"
+            conclusion = "improves" if low > 0.5 else "is worse" if high < 0.5 else "not settled"
         rows.append(
             (
                 TableCell(f"{ours} over {theirs}"),
                 TableCell(f"{found.value:.2f}"),
                 TableCell(interval),
-                TableCell(settled),
+                TableCell(conclusion),
             )
         )
     if not rows:
         return None
-    title = f"Probability that a run beats one of the other method on the same data set ({_data_sets(group)})"
-    return Table(title, ("methods", "probability", "95 % interval", "by that interval"), tuple(rows))
+    title = f"Probability that a run has a higher score than one of the other method ({_data_sets(group)})"
+    return Table(title, ("methods", "probability", "95 % interval", "conclusion"), tuple(rows))
 
 
 def cost_table(group: ProtocolResults) -> Table:
-    """Wall-clock time of a finished trial; evaluations run beside the training."""
+    """Mean wall-clock times of finished trials. Evaluations run at the same time as training."""
     rows = []
     for label in group.labels:
         trials = [trial for seed_group in group.seed_groups(label) for trial in seed_group.trials if trial.train_s]
@@ -138,8 +139,8 @@ def cost_table(group: ProtocolResults) -> Table:
             each = sum(trial.evaluation_s for trial in trials) / max(evaluations, 1)
             numbers = (f"{len(trials)}", _duration(fmean(seconds)), f"{rate:,.1f}", f"{evaluations}", f"{each:,.1f}")
             rows.append((TableCell(label), *map(TableCell, numbers)))
-    columns = ("method", "trials", "training a trial", "steps a second", "evaluations", "seconds an evaluation")
-    return Table("What it cost (wall-clock means; evaluations run beside training)", columns, tuple(rows))
+    columns = ("method", "trials", "time per trial", "steps per second", "evaluations", "seconds per evaluation")
+    return Table("Wall-clock time (means; evaluations run at the same time as training)", columns, tuple(rows))
 
 
 def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np.ndarray]:
@@ -154,7 +155,7 @@ def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np
 
 
 def _pairs(group: ProtocolResults, baseline: str | None) -> Iterable[tuple[str, str]]:
-    """Each label with the labels of its method's baselines (or of `baseline` alone) that have the same sizes."""
+    """Pairs of a label and the label of a baseline of its method (or of `baseline`) with the same size."""
     if not group.complete:
         return
     rows = {label: group.seed_groups(label)[0] for label in group.ranked}
@@ -169,7 +170,7 @@ def _pairs(group: ProtocolResults, baseline: str | None) -> Iterable[tuple[str, 
 
 
 def _same_size(one: SeedGroup, other: SeedGroup) -> bool:
-    """Whether two configs agree in all fields that both have."""
+    """Whether the configs of two seed groups are equal in all fields that both have."""
     ours, theirs = (each.trials[0].trial.model.model_dump() for each in (one, other))
     return all(ours[field] == theirs[field] for field in ours.keys() & theirs.keys())
 
@@ -177,7 +178,7 @@ def _same_size(one: SeedGroup, other: SeedGroup) -> bool:
 def _data_sets(group: ProtocolResults) -> str:
     count, of = len(group.complete), len(group.comparisons)
     return f"{count} data set{'s' if count > 1 else ''}" + (
-        f" of {of}, those that all methods have" if count < of else ""
+        f" of {of}: those that all methods have" if count < of else ""
     )
 
 

@@ -1,9 +1,9 @@
-"""rliable's measures over data sets and seeds, with stratified bootstrap intervals (Agarwal et al. 2021).
+"""rliable's statistics over data sets and seeds, with stratified bootstrap intervals (Agarwal et al. 2021).
 
-Shapes: scores are one array of normalized scores a data set, one number a seed. A bootstrap draws seeds with
-replacement within each data set, so that the data sets keep their shares; intervals are its 2.5 and 97.5 percentiles.
-Draws are seeded: the same scores give the same interval. Where seeds are few (three, four), read intervals as rough;
-where a data set has a single one, nothing is known of its chance, and there is no interval.
+Scores are given as one array of normalized scores per data set, one number per seed. The bootstrap draws seeds with
+replacement within each data set. Intervals are from the 2.5th to the 97.5th percentile of the draws. The draws are
+seeded, so the same scores give the same interval. With three or four seeds the intervals are rough. If a data set has
+a single seed there is no interval.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from scipy.stats import trim_mean
 
 Scores = Sequence[np.ndarray]
 Statistic = Callable[[np.ndarray], np.ndarray]  # (draws, runs) -> (draws,)
-GOAL = 100.0  # D4RL's reference maximum, beyond which the optimality gap counts nothing
+GOAL = 100.0  # D4RL's reference maximum; scores above it have an optimality gap of zero
 _DRAWS, _BLOCK = 2000, 200
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its 95 % interval (None: a data set has a single seed); `runs`: how many trials it is made of."""
+    """A statistic and its 95 % interval (None: a data set has a single seed). `runs`: the number of trials."""
 
     value: float
     interval: tuple[float, float] | None
@@ -45,12 +45,12 @@ def iqm(runs: np.ndarray) -> np.ndarray:
 
 
 def optimality_gap(runs: np.ndarray) -> np.ndarray:
-    """By how much runs fall short of the reference maximum, on average; less is better."""
+    """The mean over all runs of the distance to the reference maximum, 0 for runs above it. Lower is better."""
     return np.asarray(np.maximum(GOAL - runs, 0).mean(-1))
 
 
 def estimate(scores: Scores, statistic: Statistic) -> Estimate:
-    """`statistic` of all runs of all data sets together."""
+    """The statistic over all runs of all data sets, with its interval."""
     runs = np.concatenate(scores)
     interval = None
     if _several_seeds(scores):
@@ -59,25 +59,25 @@ def estimate(scores: Scores, statistic: Statistic) -> Estimate:
 
 
 def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
-    """The chance that a run of `first` beats a run of `second` on the same data set, averaged over the data sets.
+    """The probability that a run of `first` has a higher score than one of `second` on the same data set.
 
-    Ties count half. Data sets are in the same order in both.
+    Averaged over the data sets, which must be in the same order in both. Ties count one half.
     """
 
-    def chance(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
-        each = [_beats(x, y) for x, y in zip(ours, theirs, strict=True)]
+    def probability(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        each = [_share_higher(x, y) for x, y in zip(ours, theirs, strict=True)]
         return np.asarray(np.mean(each, axis=0))
 
     interval = None
     if _several_seeds([*first, *second]):
         paired = zip(_resampled(first, seed=0), _resampled(second, seed=1), strict=True)
-        interval = _percentiles(np.concatenate([chance(ours, theirs) for ours, theirs in paired]))
-    value = float(chance([x[None] for x in first], [y[None] for y in second])[0])
+        interval = _percentiles(np.concatenate([probability(ours, theirs) for ours, theirs in paired]))
+    value = float(probability([x[None] for x in first], [y[None] for y in second])[0])
     return Estimate(value, interval, sum(map(len, [*first, *second])))
 
 
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The share of runs above each threshold, and its 95 % band: three arrays like `thresholds`."""
+    """The share of runs above each threshold, and its 95 % band (low, high): three arrays like `thresholds`."""
     runs = np.sort(np.concatenate(scores))
     drawn = np.concatenate([_above(np.sort(np.hstack(draws)), thresholds) for draws in _resampled(scores)])
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
@@ -85,7 +85,7 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndar
 
 
 def estimate_text(found: Estimate) -> str:
-    """As tables show it."""
+    """The estimate as text for tables: "71.5" or "71.5 [70.0, 73.0]"."""
     if found.interval is None:
         return f"{found.value:.1f}"
     low, high = found.interval
@@ -97,19 +97,19 @@ def _several_seeds(scores: Scores) -> bool:
 
 
 def _resampled(scores: Scores, seed: int = 0) -> list[list[np.ndarray]]:
-    """Blocks of bootstrap draws, each a (draws, seeds) array a data set; seeded alike for every statistic."""
+    """Blocks of bootstrap draws; each has a (draws, seeds) array per data set. All statistics use the same draws."""
     rng = np.random.default_rng(seed)
     return [[x[rng.integers(len(x), size=(_BLOCK, len(x)))] for x in scores] for _ in range(_DRAWS // _BLOCK)]
 
 
-def _beats(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(draws, m) and (draws, n) -> (draws,)."""
+def _share_higher(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The share of pairs in which the first is higher: (draws, m) and (draws, n) -> (draws,)."""
     lead = first[:, :, None] - second[:, None, :]
     return np.asarray(((lead > 0) + 0.5 * (lead == 0)).mean((1, 2)))
 
 
 def _above(runs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(draws, runs), sorted -> (draws, thresholds)."""
+    """The share of runs above each threshold: sorted (draws, runs) -> (draws, thresholds)."""
     return np.stack([1 - np.searchsorted(row, thresholds, side="right") / len(row) for row in runs])
 
 

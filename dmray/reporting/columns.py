@@ -1,6 +1,6 @@
-"""All results as long tables for spreadsheets and notebooks: one with a row a trial, one with a row an evaluation.
+"""The results as Arrow tables for CSV files and notebooks: one row per trial, and one row per evaluation.
 
-Their columns of scores and speeds are the metrics of `dmray.records.metrics`.
+The columns of scores and speeds are the metrics of `dmray.records.metrics`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from dmray.tasks import task_of
 
 
 def write_csv(path: Path, table: pa.Table) -> None:
-    """One header line, then a line a row; what is not known is empty."""
+    """Write a CSV file with a header. Unknown values are empty."""
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(quoting_style="needed"))
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def trial_columns(results: SweepResults) -> pa.Table:
-    """One row a trial."""
+    """One row per trial (`trials.csv`)."""
     rows = [_trial_row(result) for result in results.trials]
     columns = dict.fromkeys(name for row in rows for name in row)  # configs of different methods have different fields
     return pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows])
 
 
 def curve_columns(results: SweepResults) -> pa.Table:
-    """One row an evaluation: what the figures are drawn from."""
+    """One row per evaluation (`curves.csv`). Learning curves are drawn from these values."""
     scored = [result for result in results.trials if len(result.scores)]
     counts = [len(result.scores) for result in scored]
 
     def repeated(values: list[object]) -> pa.Array:
-        """One value a trial, for each of its evaluations; kept once."""
+        """A column with the same value for all evaluations of a trial, from one value per trial."""
         places = pa.array(np.repeat(np.arange(len(scored), dtype=np.int32), counts))
         return pa.DictionaryArray.from_arrays(places, pa.array(values)).cast(pa.array(values).type)
 

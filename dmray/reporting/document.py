@@ -1,4 +1,4 @@
-"""A report as a list of blocks, and the two ways to write it down."""
+"""A report as a list of blocks, and its formats: Markdown, HTML, LaTeX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell of a table; `strong` marks the best of its column."""
+    """A cell of a table. `strong`: print it bold, because it is the highest of its column."""
 
     text: str
     strong: bool = False
@@ -19,7 +19,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first column holds names, the others numbers."""
+    """A table. The first column has names, the others have numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -44,7 +44,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Image:
-    """A PNG file below the report's folder."""
+    """A PNG file inside the report's folder. `alt`: the text that describes it."""
 
     path: Path
     alt: str
@@ -54,18 +54,23 @@ Block = Table | Heading | Paragraph | Bullets | Image
 
 
 def to_markdown(blocks: Iterable[Block], folder: Path) -> str:
-    """GitHub's Markdown; images are linked relative to `folder`."""
+    """The report in GitHub's Markdown, with links to images relative to `folder`."""
     return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
 
 
 def to_html(blocks: Sequence[Block], title: str) -> str:
-    """One self-contained page: style and images are inside, nothing is loaded from anywhere."""
+    """The report as one self-contained page that contains its style and its images."""
     body = "\n".join(_html(block) for block in blocks)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+def to_latex(blocks: Iterable[Block]) -> str:
+    """The report's tables in LaTeX, each in a `table` environment. The document must load `booktabs`."""
+    return "\n\n".join(_latex_table(block) for block in blocks if isinstance(block, Table)) + "\n"
 
 
 def _markdown(block: Block, folder: Path) -> str:
@@ -116,6 +121,39 @@ def _html_cell(cell: TableCell) -> str:
     text = escape(cell.text)
     return f"<td><strong>{text}</strong></td>" if cell.strong else f"<td>{text}</td>"
 
+
+def _latex_table(table: Table) -> str:
+    lines = [
+        r"\begin{table}[ht]",
+        r"\centering\small",
+        rf"\caption{{{_latex_escaped(table.title)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        r"\toprule",
+        _latex_row(_latex_escaped(column) for column in table.columns),
+        r"\midrule",
+        *(_latex_row(map(_latex_cell, row)) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _latex_row(texts: Iterable[str]) -> str:
+    return " & ".join(texts) + r" \\"
+
+
+def _latex_cell(cell: TableCell) -> str:
+    return rf"\textbf{{{_latex_escaped(cell.text)}}}" if cell.strong else _latex_escaped(cell.text)
+
+
+def _latex_escaped(text: str) -> str:
+    return "".join(_LATEX_SPECIAL.get(letter, letter) for letter in text.replace("\n", " "))
+
+
+_LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"} | {
+    letter: f"\\{letter}" for letter in "&%$#_{}"
+}
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --band: #f6f8fa; --mark: #e8f1fb; }

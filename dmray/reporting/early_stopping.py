@@ -10,12 +10,12 @@ from dmray.specs import EarlyStoppingSpec
 
 _COMPETITORS = {
     "method": "the trials of one data set, method and seed",
-    "dataset": "the trials of one data set and seed, whatever their method,",
+    "dataset": "the trials of one data set and seed (of all methods)",
 }
 
 
 def early_stopping_blocks(results: SweepResults) -> Iterable[Block]:
-    """One section, if a sweep has a rule or early stopping decided about a trial."""
+    """The section on early stopping; empty if no sweep has a rule and no trial has a decision."""
     if not results.early_stopping and not any(trial.decisions for trial in results.trials):
         return
     yield Heading("Early stopping", 2)
@@ -27,8 +27,9 @@ def early_stopping_blocks(results: SweepResults) -> Iterable[Block]:
 def _rule(rule: EarlyStoppingSpec) -> str:
     eta = rule.reduction_factor
     return (
-        f"Successive halving (ASHA): after {rule.grace_steps:,} steps, and {eta} times as many again and again, of "
-        f"{_COMPETITORS[rule.within]} those continue whose score is among the best 1/{eta} of the scores known so far."
+        f"Successive halving (ASHA): the first rung is step {rule.grace_steps:,}, each further rung is {eta} times the "
+        f"previous one. At a rung, among {_COMPETITORS[rule.within]}, a trial continues if its score is among the best "
+        f"1/{eta} of the scores known so far."
     )
 
 
@@ -37,19 +38,19 @@ def _effect(results: SweepResults) -> Iterable[str]:
     total = sum(trial.trial.training.steps for trial in results.trials)
     saved = sum(trial.trial.training.steps - trial.steps for trial in stopped)
     yield (
-        f"{len(stopped)} of {len(results.trials)} trials were stopped, which saved {saved:,} of {total:,} optimizer "
+        f"{len(stopped)} of {len(results.trials)} trials were stopped. This saved {saved:,} of {total:,} optimizer "
         f"steps ({saved / max(total, 1):.0%})."
     )
     if stopped:
         seed_groups = [each for comparison in results.comparisons for each in comparison.seed_groups]
         out = sum(each.stopped for each in seed_groups)
         yield (
-            f"{out} of {len(seed_groups)} rows have seeds that were stopped. Such a row has no mean score and is "
-            "neither compared nor summed up: its other seeds continued because they were better (survivorship bias)."
+            f"{out} of {len(seed_groups)} rows have seeds that were stopped. Such a row has no mean score, is not "
+            "compared and is not in aggregates: its other seeds continued because they were better (survivorship bias)."
         )
     yield (
-        "A later trial is compared with more scores, so another order of trials may stop other trials. A row that kept "
-        "all its seeds was selected by its scores along the way, which is slightly optimistic."
+        "A later trial is compared with more scores, so with another order of trials other trials may be stopped. A "
+        "row whose seeds all continued was selected by its scores during training, which is slightly optimistic."
     )
 
 

@@ -1,4 +1,4 @@
-"""The report's figures: learning curves of a data set, performance profiles of a protocol; PNG and SVG."""
+"""The report's figures as PNG and SVG: learning curves of a data set, performance profiles of a protocol."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
 from dmray.reporting.results import Comparison, SeedGroup, TrialResult
 
-_LINES = ("-", "--", ":", "-.")  # several models of one method
+_LINES = ("-", "--", ":", "-.")  # for several models of one method
 _MOST_MARKERS, _MOST_POINTS = 12, 200
 
 
 class Curve(NamedTuple):
-    """A seed group's score over steps: mean, lowest and highest over `seeds` trials; `end` is put into the legend."""
+    """A seed group's score by step: mean, lowest and highest over `seeds` trials. `end`: the end of its legend."""
 
     steps: list[int]
     mean: list[float]
@@ -30,10 +30,10 @@ class Curve(NamedTuple):
 
 
 def curve_of(seed_group: SeedGroup) -> Curve | None:
-    """Over the finished trials (over those begun, while none has finished), at the steps that all of them have.
+    """The learning curve of a seed group, at the steps that all of its trials have; None if no trial has a score.
 
-    Where seeds were stopped early, over those begun too: as far as all came, and no further.
-    Of very many steps it is every n-th: more than a figure's width shows nothing more.
+    Its trials are the finished ones. If none has finished, or seeds were stopped early, they are all that have a score.
+    Of many steps only every n-th is drawn, because the figure cannot show more.
     """
     finished = [trial for trial in seed_group.scored if len(trial.scores)]
     trials = finished or [trial for trial in seed_group.trials if len(trial.scores)]
@@ -48,7 +48,7 @@ def curve_of(seed_group: SeedGroup) -> Curve | None:
 
 
 def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
-    """Write the figure as PNG and as SVG beside it; False (and no file) when there is nothing to draw."""
+    """Write the figure to `path` (PNG) and as SVG next to it. Returns False and writes nothing if there is no curve."""
     curves = [
         (seed_group, curve)
         for seed_group in comparison.seed_groups
@@ -61,7 +61,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     for seed_group, curve in curves:
         _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
     _draw_references(axes, comparison)
-    _dress(axes, comparison.dataset.name, "training steps", "normalized score")
+    _format_axes(axes, comparison.dataset.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
     axes.set_xlim(left=0)
     _save(figure, path)
@@ -69,7 +69,10 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
 
 
 def draw_profiles(group: ProtocolResults, path: Path) -> bool:
-    """Performance profiles: the share of runs above each score, with 95 % bands; False when nothing is complete."""
+    """Draw performance profiles: the share of runs above each score, with 95 % bands.
+
+    Returns False and writes nothing if no data set is complete.
+    """
     if not group.complete:
         return False
     figure, axes = _new_figure(len(group.ranked))
@@ -82,15 +85,15 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
         colour = METHODS[method].colour
         axes.plot(thresholds, share, color=colour, linestyle=next(lines[method]), linewidth=2.0, label=label)
         axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
-    _dress(axes, "Performance profiles", "normalized score", "share of runs above")
+    _format_axes(axes, "Performance profiles", "normalized score", "share of runs above")
     axes.set_ylim(0, 1.03)
     _save(figure, path)
     return True
 
 
 def _new_figure(curves: int) -> tuple[Any, Any]:
-    """A figure with room for a legend of so many lines, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only wanted here
+    """A figure that is high enough for a legend of this many lines, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, max(4.2, 1.0 + 0.22 * curves)), dpi=160, layout="constrained")
@@ -144,10 +147,10 @@ def _draw_references(axes: Any, comparison: Comparison) -> None:
         )
 
 
-def _dress(axes: Any, title: str, below: str, beside: str) -> None:
+def _format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
-    axes.set_xlabel(below, fontsize=11)
-    axes.set_ylabel(beside, fontsize=11)
+    axes.set_xlabel(x_label, fontsize=11)
+    axes.set_ylabel(y_label, fontsize=11)
     axes.tick_params(labelsize=10)
     axes.margins(y=0.08)
     axes.grid(axis="y", color="#e6eaee", linewidth=0.8)

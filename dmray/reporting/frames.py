@@ -1,4 +1,4 @@
-"""The results of sweeps as pandas tables, for notebooks."""
+"""The results of sweeps as pandas tables."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _EPISODE_COLUMNS = ("trial_id", "dataset", "method", "seed", "step")
 
 @dataclass(frozen=True)
 class Results:
-    """What one or several sweeps measured, read from their records. Tables are made when they are first asked for.
+    """The results of one or several sweeps, read from their records. A table is made when it is first used.
 
-    `folders`: where the sweeps are on this machine; `collected`: the same results as typed values. Normalized scores
-    are D4RL's: 100 is the reference maximum. A method that takes targets is judged by the first one.
+    `folders`: the sweeps' folders on this machine. `collected`: the same results as typed values. Normalized scores are
+    D4RL's: 100 is the reference maximum. Scores of methods that take target returns are those of the first one.
     """
 
     folders: tuple[SweepFolder, ...]
     collected: SweepResults = field(repr=False)
-    fetch_episodes: Callable[[], None] = field(default=lambda: None, repr=False)  # brings tables out of a store
+    fetch_episodes: Callable[[], None] = field(default=lambda: None, repr=False)  # copies tables from an object store
 
     @property
     def name(self) -> str:
-        """The sweep's name, or those of several."""
+        """The sweep's name, or the names of several."""
         return self.collected.name
 
     @property
@@ -50,20 +50,20 @@ class Results:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row a trial: what it was, its status, its last and best scores, and what it took."""
+        """One row per trial: its settings, status, last and best scores, and times."""
         return trial_columns(self.collected).to_pandas()
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row an evaluation during training: `step`, `normalized_score`, `return_mean`, `length_mean`."""
+        """One row per evaluation during training: `step`, `normalized_score`, `return_mean`, `length_mean`."""
         return curve_columns(self.collected).to_pandas()
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """One row a data set, method and size: mean and standard deviation over its seeds, normalized.
+        """One row per data set, method and size: mean and standard deviation of normalized scores over seeds.
 
-        `last` is the score of the final weights, the headline; `best` is the highest along the way. `seeds` counts the
-        finished trials of `trials`.
+        `last`: the score of the final weights. `best`: the highest score during training. `trials`: the number of
+        trials; `seeds`: the number of those that the means are computed over.
         """
         import pandas as pd
 
@@ -72,9 +72,9 @@ class Results:
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """One row an episode of every evaluation: its trial, the training `step`, and what the episode returned.
+        """One row per episode of all evaluations: the trial, the training `step`, the episode's return and length.
 
-        `index` and `episode_seed` tell the episode from others of its evaluation.
+        `index` and `episode_seed` identify the episode within its evaluation.
         """
         import pandas as pd
 
@@ -85,10 +85,10 @@ class Results:
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_EPISODE_COLUMNS)
 
     def trial_folder(self, trial_id: str) -> Path:
-        """Where a trial's records and checkpoints are on this machine: a source of `dmray.load_policy`.
+        """The folder of a trial's records and checkpoints on this machine, which `dmray.load_policy` accepts.
 
         Raises:
-            SpecError: these results have no such trial.
+            SpecError: these results have no trial with this id.
         """
         if trial_id not in set(self.trials.trial_id):
             raise SpecError(unknown("trial", trial_id, list(self.trials.trial_id)))
@@ -96,9 +96,10 @@ class Results:
         return next((path for path in paths if path.exists()), paths[0])
 
     def write_report(self, into: str | Path | None = None, baseline: str | None = None) -> ReportPaths:
-        """Write report.html, report.md, tables.tex, CSV files and figures into `into`; None: SWEEP/report of the first.
+        """Write report.html, report.md, tables.tex, CSV files and figures into the folder `into`.
 
-        `baseline`: the method that Mamba's methods are compared with; None: DT, and for HDM also HDT.
+        `into` None: `<sweep>/report` of the first sweep. `baseline`: the method that all others are compared with;
+        None: each method's own baselines.
         """
         return write_results(self.collected, self.folders[0].report if into is None else Path(into), baseline)
 
@@ -110,7 +111,7 @@ class Results:
         return html
 
     def _tables(self, trial_id: str) -> list[Path]:
-        """The episode tables of a trial, by step; of several sweeps that have it, the one with most."""
+        """The files with a trial's episodes, by step. If several sweeps have the trial: of the one with most files."""
         found = [sorted(folder.trial(trial_id).evaluations.glob("step_*.parquet")) for folder in self.folders]
         return max(found, key=len, default=[])
 
@@ -119,8 +120,8 @@ class Results:
 class SweepRun(Results):
     """The results of a sweep that was run, and how it ended.
 
-    `statuses`: the status of each trial that this start selected, by trial id. `errors`: the first line of the error of
-    each failed trial, by trial id. `stopped_by`: who sent the command that stopped the sweep, or None.
+    `statuses`: the status of each trial that was selected to run, by trial id. `errors`: the first line of the error of
+    each trial that failed, by trial id. `stopped_by`: who sent the command that stopped the sweep; None: nobody did.
     """
 
     plan: Plan = field(kw_only=True, repr=False)
@@ -130,7 +131,7 @@ class SweepRun(Results):
 
     @property
     def succeeded(self) -> bool:
-        """Whether every trial has a result or was stopped early. Where some failed, the others' results still count."""
+        """Whether every trial has a result or was stopped early. If some failed, the other results are valid."""
         return ENDED.issuperset(self.statuses.values())
 
     @property

@@ -1,7 +1,7 @@
-"""The paper's own numbers (arXiv 2405.07943, main figure) beside ours, where data set, decoding and size are the same.
+"""Compare with the numbers of the paper's main figure (arXiv 2405.07943), for the same data set, decode mode and size.
 
-`paper_results.csv` holds the raw returns of the figure's bars, from the plotting code that its authors published: 27
-data sets, 5 methods, width 128, 6 layers, context 20, one number each.
+`paper_results.csv` has the raw returns of the figure's bars, from the authors' published plotting code: 27 data sets, 5
+methods, width 128, 6 layers, context length 20, one number each.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from dmray.reporting.results import Comparison, SeedGroup
 from dmray.reporting.tables import NOTHING, spread_text
 
 DIFFERENCES = (
-    "The paper gives one number without a spread and does not say whether it is the last or the best score, nor how "
-    "many seeds it is made of; a best score is the more likely.",
-    "Its code evaluates on 10 episodes by default, unseeded; the text says 100.",
-    "Its transformer methods are asked for the data's highest return, half of it, or 10,000; our targets stand above.",
+    "The paper gives one number without a deviation. It does not say whether it is the last or the best score "
+    "(probably the best), and over how many seeds.",
+    "The paper's code evaluates 10 episodes by default, without seeds; its text says 100.",
+    "The target return of the paper's transformer methods is the highest return of the data, half of it, or 10,000. "
+    "Our target returns are listed above.",
 )
 
 
 def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
-    """Raw returns; None where nothing is comparable."""
+    """The raw returns of the paper and ours; None if nothing is comparable."""
     rows = []
     for comparison in comparisons:
         theirs = _published().get(comparison.dataset.name, {}) if _same_protocol(comparison) else {}
@@ -45,15 +46,15 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
                         TableCell(f"{normalized:.1f}"),
                     )
                 )
-    columns = ("data set", "method", "paper", "ours, last", "ours, best", "paper, normalized by us")
+    columns = ("data set", "method", "paper", "ours, last", "ours, best", "paper, normalized")
     return Table("Raw returns in the paper and here", columns, tuple(rows)) if rows else None
 
 
 def _same_protocol(comparison: Comparison) -> bool:
-    """D4RL's own file and environment (its names imply bullet for locomotion), acting from windows of the context."""
+    """Whether it is D4RL's file and decode mode `window`. (The paper's locomotion results are of the bullet tasks.)"""
     dataset = comparison.dataset
-    own = dataset.path is not None or dataset.generate is not None
-    return not own and comparison.protocol.decode == "window"
+    published = dataset.path is None and dataset.generate is None
+    return published and comparison.protocol.decode == "window"
 
 
 def _same_size(seed_group: SeedGroup) -> bool:

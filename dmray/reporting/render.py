@@ -1,4 +1,4 @@
-"""The report of sweeps: a page, tables, figures and CSV files, made from their records alone."""
+"""Write the report of sweeps: report.html, report.md, tables.tex, CSV files and figures, from records only."""
 
 from __future__ import annotations
 
@@ -11,20 +11,30 @@ from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
 from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
-from dmray.reporting.document import Block, Bullets, Heading, Image, Paragraph, Table, TableCell, to_html, to_markdown
+from dmray.reporting.document import (
+    Block,
+    Bullets,
+    Heading,
+    Image,
+    Paragraph,
+    Table,
+    TableCell,
+    to_html,
+    to_latex,
+    to_markdown,
+)
 from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.figures import draw_learning_curves, draw_profiles
-from dmray.reporting.latex import to_latex
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.results import UNSCORED, Comparison, Protocol, SweepResults, TrialResult, collect
-from dmray.reporting.tables import overview_table, score_table, verdict
+from dmray.reporting.tables import leader_text, overview_table, score_table
 
 _MOST_LISTED = 50
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """What `write_report` wrote; `figures` are the PNG files, each with an SVG file beside it."""
+    """The files that `write_report` wrote. `figures`: the PNG files; each has an SVG file of the same name."""
 
     folder: Path
     markdown: Path
@@ -46,7 +56,7 @@ class _Figures:
 
 
 def write_report(folder: SweepFolder) -> ReportPaths:
-    """Make the report of the sweep in `folder` anew, in `<sweep>/report`. A sweep may be reported while it runs.
+    """Write the report of the sweep in `folder` into `<sweep>/report`. The sweep may still be running.
 
     Raises:
         StorageError: there is no sweep in the folder, or a file of it is damaged.
@@ -55,9 +65,9 @@ def write_report(folder: SweepFolder) -> ReportPaths:
 
 
 def write_results(results: SweepResults, target: Path, baseline: str | None = None) -> ReportPaths:
-    """Write the report of what was collected into the folder `target`.
+    """Write the report of `results` into the folder `target`.
 
-    `baseline` is the method that Mamba's are held against; None: DT, and for HDM also HDT.
+    `baseline`: the method that all others are compared with; None: each method's own baselines.
     """
     groups = results_by_protocol(results.comparisons)
     figures = _draw(results, groups, target / "figures")
@@ -97,83 +107,86 @@ def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) ->
 def report_blocks(
     results: SweepResults, groups: list[ProtocolResults], figures: _Figures, baseline: str | None
 ) -> Iterable[Block]:
-    """The report's content: what holds over all data sets first, then each data set, then how it was made."""
+    """The report's content: results over all data sets, each data set, then explanations and versions."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
     yield Paragraph(_summary(results))
     yield from early_stopping_blocks(results)
     alone = {group.protocol: group for group in groups if len(group.comparisons) == 1}
     for group in groups:
         if group.protocol not in alone:
-            yield from _over_all(group, figures, baseline)
+            yield from _all_data_sets(group, figures, baseline)
     for position, comparison in enumerate(results.comparisons):
         yield Heading(_title(results, position), 2)
-        yield Paragraph(verdict(comparison))
+        yield Paragraph(leader_text(comparison))
         yield score_table(comparison)
         if comparison.protocol in alone:
-            yield from _how_surely(alone[comparison.protocol], baseline)
+            yield from _improvement_and_cost(alone[comparison.protocol], baseline)
         if position in figures.curves:
             yield Image(figures.curves[position], f"learning curves of {comparison.dataset.name}")
         yield Bullets(tuple(_notes(comparison)))
     if published := paper_table(results.comparisons):
-        yield Heading("Beside the paper", 2)
+        yield Heading("Comparison with the paper", 2)
         yield published
         yield Bullets(DIFFERENCES)
     yield Heading("How to read the numbers", 2)
-    yield Bullets(_READING)
-    yield Heading("What is missing", 2)
+    yield Bullets(_EXPLANATIONS)
+    yield Heading("Missing results", 2)
     yield from _missing(results)
-    yield Heading("Made with", 2)
-    yield Bullets(tuple(_made_with(results)))
+    yield Heading("Versions and hardware", 2)
+    yield Bullets(tuple(_versions(results)))
 
 
-def _over_all(group: ProtocolResults, figures: _Figures, baseline: str | None) -> Iterable[Block]:
-    yield Heading(f"Over all: {len(group.comparisons)} data sets, {group.protocol}", 2)
+def _all_data_sets(group: ProtocolResults, figures: _Figures, baseline: str | None) -> Iterable[Block]:
+    yield Heading(f"All {len(group.comparisons)} data sets, {group.protocol}", 2)
     yield overview_table(group)
     if group.ranked != group.labels:
         out = ", ".join(label for label in group.labels if label not in group.ranked)
-        yield Paragraph(f"Not summed up, since seeds were stopped early on a data set: {out}.")
+        yield Paragraph(f"Not in the aggregates, because seeds were stopped early on a data set: {out}.")
     if not group.complete:
-        yield Paragraph("No data set has a finished trial of every method yet, so nothing is summed up.")
+        yield Paragraph("There are no aggregates yet: no data set has a finished trial of every method.")
         return
     yield aggregate_table(group)
     if group.protocol in figures.profiles:
         yield Image(figures.profiles[group.protocol], f"performance profiles, {group.protocol}")
-    yield from _how_surely(group, baseline)
+    yield from _improvement_and_cost(group, baseline)
 
 
-def _how_surely(group: ProtocolResults, baseline: str | None) -> Iterable[Block]:
+def _improvement_and_cost(group: ProtocolResults, baseline: str | None) -> Iterable[Block]:
     if improvement := improvement_table(group, baseline):
         yield improvement
     yield cost_table(group)
 
 
-_READING = (
-    "Normalized score: 100 (R - minimum) / (maximum - minimum), D4RL's formula and reference returns: 0 is a random "
-    "policy (for most tasks), 100 an expert or a controller.",
-    "Last is the score of the final weights, and the headline. Best is the highest score along the way; it is picked "
-    "by looking at the evaluations themselves, so it is optimistic. The two must not be compared with each other.",
-    "Last ten is the mean of the last ten evaluations, which a single lucky or unlucky one moves less.",
-    "IQM is the interquartile mean, of the middle half of all runs. Intervals hold 95 % of 2,000 stratified bootstrap "
-    "draws (seeds within each data set; Agarwal et al. 2021). With three or four seeds they are rough.",
-    "Probability of improvement: how often a run of one method beats a run of the other on the same data set, ties "
-    "counting half, averaged over data sets. It says how surely, not by how much.",
-    "Performance profiles: the higher a curve, the better; where curves cross, the answer depends on what counts.",
-    "A method that takes a target return is judged by the first target of the list, never by the best of several.",
-    "± is the sample standard deviation (n - 1) over seeds; with one seed there is none. Each seed's score is the mean "
+_EXPLANATIONS = (
+    "Normalized score: 100 (R - minimum) / (maximum - minimum) with D4RL's reference returns. 0 is a random policy "
+    "(for most tasks), 100 is an expert or a controller.",
+    "Last is the score of the final weights and the main result. Best is the highest score during training. It is "
+    "chosen by looking at the evaluations, so it is optimistic. Last and best must not be compared with each other.",
+    "Last ten is the mean of the last ten evaluations. It depends less on a single lucky or unlucky evaluation.",
+    "IQM is the interquartile mean: the mean of the middle half of all runs. Intervals contain 95 % of 2,000 "
+    "stratified bootstrap draws (seeds are drawn within each data set; Agarwal et al. 2021). With three or four seeds "
+    "they are rough.",
+    "Probability of improvement: the share of pairs in which the run of one method has a higher score than the run of "
+    "the other on the same data set. Ties count one half; the mean is over data sets. It does not say how large the "
+    "difference is.",
+    "Performance profiles: a higher curve is better. If curves cross, no method is better at all scores.",
+    "The score of a method that takes a target return is that of the first target in the list, not the best one.",
+    "± is the sample standard deviation (n - 1) over seeds; a single seed has none. The score of a seed is the mean "
     "over its evaluation episodes.",
-    "Diverged, failed and unfinished trials have no last score and are counted beside the mean, not in it.",
-    "Curves: mean over seeds, band from the lowest to the highest seed, at the steps that all these seeds have.",
+    "Diverged, failed and unfinished trials have no last score. They are counted, but are not in the mean.",
+    "Learning curves: the mean over seeds, with a band from the lowest to the highest seed, at the steps that all of "
+    "these seeds have.",
 )
 
 
 def _summary(results: SweepResults) -> str:
     counts = [(results.count(status), status) for status in (TrialStatus.FINISHED, *UNSCORED)]
-    told = ", ".join(f"{count} {status.label}" for count, status in counts if count)
-    return f"{len(results.trials)} trials: {told}."
+    listed = ", ".join(f"{count} {status.label}" for count, status in counts if count)
+    return f"{len(results.trials)} trials: {listed}."
 
 
 def _title(results: SweepResults, position: int) -> str:
-    """The data set's name; with its protocol where it comes under several."""
+    """The data set's name; with the protocol if the report has this data set under several protocols."""
     comparison = results.comparisons[position]
     again = sum(other.dataset.name == comparison.dataset.name for other in results.comparisons) > 1
     return f"{comparison.dataset.name} ({comparison.protocol})" if again else comparison.dataset.name
@@ -196,28 +209,28 @@ def _notes(comparison: Comparison) -> Iterable[str]:
     if dataset.generate is not None:
         made = dataset.generate
         yield (
-            f"The data was recorded by dmray ({made.behaviour}, {made.transitions:,} transitions, seed {made.seed}); "
-            "it is not D4RL's, so these are no benchmark results."
+            f"dmray recorded the data ({made.behaviour}, {made.transitions:,} transitions, seed {made.seed}). It is "
+            "not D4RL's data, so these are not benchmark results."
         )
     elif dataset.path is not None:
-        yield f"The data was read from {Path(dataset.path).name}, a file of the user's."
+        yield f"The data is from the user's file {Path(dataset.path).name}."
     models = dict.fromkeys(_model(trial) for seed_group in comparison.seed_groups for trial in seed_group.trials)
     yield f"Model: {'; '.join(models)}."
 
 
 def _target_note(comparison: Comparison) -> Iterable[str]:
-    """Which methods are told a target return is in their records."""
-    told: dict[bool, list[str]] = {True: [], False: []}
+    """The target returns, and the methods that take them (as their records say)."""
+    labels: dict[bool, list[str]] = {True: [], False: []}
     for seed_group in comparison.seed_groups:
         scored = [trial.scores for trial in seed_group.trials if len(trial.scores)]
         if scored:
-            told[scored[0].target_return is not None].append(seed_group.label)
-    headline, *others = (f"{target:g}" for target in comparison.target_returns)
-    also = f"; also recorded, in MLflow and the ledgers: {', '.join(others)}" if others else ""
-    if told[True]:
-        yield f"Target return of the headline score: {headline}, the first of the list{also} ({', '.join(told[True])})."
-    if told[False]:
-        yield f"Without a target return: {', '.join(told[False])}."
+            labels[scored[0].target_return is not None].append(seed_group.label)
+    first, *others = (f"{target:g}" for target in comparison.target_returns)
+    also = f"; the ledgers and MLflow also have: {', '.join(others)}" if others else ""
+    if labels[True]:
+        yield f"Target return of the score: {first}, the first of the list{also} ({', '.join(labels[True])})."
+    if labels[False]:
+        yield f"Without a target return: {', '.join(labels[False])}."
 
 
 def _model(result: TrialResult) -> str:
@@ -231,7 +244,7 @@ def _model(result: TrialResult) -> str:
 def _missing(results: SweepResults) -> Iterable[Block]:
     lacking = [result for result in results.trials if result.status is not TrialStatus.FINISHED]
     if not lacking:
-        yield Paragraph("Nothing: every trial has finished.")
+        yield Paragraph("None: every trial has finished.")
         return
     rows = tuple(
         (
@@ -242,23 +255,23 @@ def _missing(results: SweepResults) -> Iterable[Block]:
         )
         for result in lacking[:_MOST_LISTED]
     )
-    yield Table(f"{len(lacking)} trials without a last score", ("trial", "status", "steps", "why"), rows)
+    yield Table(f"{len(lacking)} trials without a last score", ("trial", "status", "steps", "reason"), rows)
     if len(lacking) > _MOST_LISTED:
-        yield Paragraph(f"And {len(lacking) - _MOST_LISTED} more; trials.csv has them all.")
+        yield Paragraph(f"And {len(lacking) - _MOST_LISTED} more; trials.csv lists all.")
 
 
 def _reason(result: TrialResult) -> str:
     reasons = {
         TrialStatus.DIVERGED: "the loss was not finite",
         TrialStatus.STOPPED_EARLY: f"at the rung of step {result.stopped_by.step:,}" if result.stopped_by else "",
-        TrialStatus.PAUSED: "saved, to be continued",
-        TrialStatus.STARTED: "interrupted, or still running",
-        TrialStatus.WAITING: "not begun",
+        TrialStatus.PAUSED: "can be continued from its checkpoint",
+        TrialStatus.STARTED: "interrupted or still running",
+        TrialStatus.WAITING: "not started",
     }
     return result.error or reasons.get(result.status, "")
 
 
-def _made_with(results: SweepResults) -> Iterable[str]:
+def _versions(results: SweepResults) -> Iterable[str]:
     made = [result.provenance for result in results.trials if result.provenance]
     for name, section, key in (
         ("git commit", "git", "commit"),
@@ -277,4 +290,4 @@ def _made_with(results: SweepResults) -> Iterable[str]:
     if any((one.get("git") or {}).get("dirty") for one in made):
         yield "The code had uncommitted changes."
     restarts = sum(max(result.attempts - 1, 0) for result in results.trials)
-    yield f"Trials taken up again after an interruption: {restarts}"
+    yield f"Retries and restarts of trials: {restarts}"

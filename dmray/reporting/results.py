@@ -1,7 +1,7 @@
-"""The results of sweeps, read from their folders: no Ray, no MLflow, no simulator.
+"""Read the results of sweeps from their folders, without Ray, MLflow or a simulator.
 
-A comparison is one data set under one protocol. Its rows are seed groups: all trials of one method and model, which
-differ in their seed alone. Scores of different protocols are never in one comparison.
+A comparison has the results of one data set under one protocol. Its rows are seed groups: the trials of one method and
+model that differ only in the seed. Scores of different protocols are never in one comparison.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dmray.records.metrics import single_metrics
 from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
 from dmray.tasks import Task, task_of
 
-UNSCORED = tuple(  # from the rarest to the most common in a sweep that is under way
+UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
 )
 _MAY_BE_STOPPED = (TrialStatus.WAITING, TrialStatus.STARTED, TrialStatus.PAUSED)
-_WORTH_PROCESSES = 2**30  # bytes: a few seconds' reading
+_PARALLEL_FROM_BYTES = 2**30  # reading less takes only a few seconds in one process
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What must be the same for two scores to be compared."""
+    """The settings that must be equal if two scores are to be compared."""
 
     simulation: str
     decode: str
@@ -43,10 +43,11 @@ class Protocol:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. Scores are in the order of their steps.
+    """The result of one trial. Scores are sorted by step.
 
-    `training` is the last training record's metrics by name. `decisions` are early stopping's decisions about it;
-    `stopped_by` is the one that ended it, if that one still holds.
+    `training`: the metrics of the last training record by name. `train_s`: seconds of training, known at the end.
+    `evaluation_s`: the sum over evaluations. `decisions`: the decisions of early stopping about it; `stopped_by`: the
+    decision that stopped it, if it still holds.
     """
 
     trial: TrialSpec
@@ -69,7 +70,7 @@ class TrialResult:
 
     @property
     def best(self) -> Score | None:
-        """The highest score along the way; None unless the trial finished, so it is of the same trials as `last`."""
+        """The highest score during training; None unless the trial finished, as for `last`."""
         return self.scores.best if self.status is TrialStatus.FINISHED else None
 
     @property
@@ -96,9 +97,9 @@ class SeedGroup:
 
     @property
     def scored(self) -> tuple[TrialResult, ...]:
-        """The trials whose scores stand for the group: those with a last score.
+        """The trials over which the group's mean is computed: those with a last score.
 
-        None where seeds were stopped early, or may yet be: the seeds that remain are the better ones, so their mean
+        Empty if seeds were stopped early or may still be stopped: the other seeds are the better ones, so their mean
         would be biased.
         """
         competing = any(trial.decisions for trial in self.trials)
@@ -107,7 +108,7 @@ class SeedGroup:
         return tuple(trial for trial in self.trials if trial.last is not None)
 
     def spread(self, which: Literal["last", "best"], value: Callable[[Score], float]) -> Spread | None:
-        """Mean and deviation over the trials that stand for the group."""
+        """The mean and standard deviation of `value` over `scored`; None if it is empty."""
         scores: list[Score | None] = [getattr(trial, which) for trial in self.scored]
         return Spread.of([value(score) for score in scores if score is not None])
 
@@ -125,9 +126,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """All that a report is made from; `name` is the sweep's, or those of several.
+    """The content of a report. `name`: the name of the sweep, or the names of several, joined by " + ".
 
-    `early_stopping`: the rules of those sweeps that have one, by name.
+    `early_stopping`: the early-stopping rules of the sweeps that have one, by sweep name.
     """
 
     name: str
@@ -140,9 +141,9 @@ class SweepResults:
 
 
 def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
-    """Read the manifests and every ledger; `protocol` (as "d4rl-mujoco") leaves the others out.
+    """Read the manifests and all ledgers of sweeps. `protocol` (such as "d4rl-mujoco"): only the trials of this one.
 
-    A trial that several sweeps have counts once: where it got furthest.
+    A trial that several sweeps have counts once: the one with the most steps, or the one that is done.
 
     Raises:
         StorageError: there is no sweep in a folder, or a file of it is damaged.
@@ -156,8 +157,8 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
     ]
     furthest: dict[str, TrialResult] = {}
     for result in _read_results(wanted):
-        held = furthest.get(result.trial.trial_id)
-        if held is None or _progress(result) > _progress(held):
+        other = furthest.get(result.trial.trial_id)
+        if other is None or _progress(result) > _progress(other):
             furthest[result.trial.trial_id] = result
     trials = tuple(furthest.values())
     sweeps = [manifest.sweep for manifest, _ in manifests]
@@ -173,9 +174,9 @@ def _progress(result: TrialResult) -> tuple[bool, int]:
 def _read_results(
     trials: Sequence[tuple[TrialFolder, TrialSpec, EarlyStoppingSpec | None]],
 ) -> Iterable[TrialResult]:
-    """Many and large ledgers are read by as many processes as there are cores."""
+    """Read the trials' ledgers; if they are large, with as many processes as there are cores."""
     ledgers = [folder.ledger for folder, _, _ in trials]
-    if sum(ledger.stat().st_size for ledger in ledgers if ledger.exists()) < _WORTH_PROCESSES:
+    if sum(ledger.stat().st_size for ledger in ledgers if ledger.exists()) < _PARALLEL_FROM_BYTES:
         return [_read_result(*each) for each in trials]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         return list(pool.map(_read_result, *zip(*trials, strict=True), chunksize=8))
@@ -231,7 +232,7 @@ def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
 
 
 def _setting(trial: TrialSpec) -> dict[str, Any]:
-    """The fields in which two groups of one method may differ."""
+    """The fields in which two seed groups of one method may differ."""
     return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}
 
 

@@ -1,4 +1,4 @@
-"""Tables of scores: each number says whether it is last or best, normalized or raw, and over how many seeds."""
+"""Tables of scores. Each number is labelled: last or best, normalized or raw, and over how many seeds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _COLUMNS: tuple[tuple[str, Callable[[SeedGroup], Spread | None]], ...] = (
 
 
 def score_table(comparison: Comparison) -> Table:
-    """Methods as rows; mean and sample deviation over the seeds that count; the highest mean of a column is strong."""
+    """The table of a data set: a row per method, mean ± deviation over seeds. The highest mean of a column is bold."""
     spreads = [[spread_of(seed_group) for _, spread_of in _COLUMNS] for seed_group in comparison.seed_groups]
     tops = [_top(column) for column in zip(*spreads, strict=True)]
     lacking = any(_missing(seed_group) != NOTHING for seed_group in comparison.seed_groups)
@@ -52,7 +52,7 @@ def score_table(comparison: Comparison) -> Table:
 
 
 def overview_table(group: ProtocolResults) -> Table:
-    """Data sets as rows, methods as columns, last normalized scores."""
+    """The last normalized scores: a row per data set, a column per method."""
     labels, comparisons = group.labels, group.comparisons
     spreads = [
         {seed_group.label: _spread(seed_group, "last", "normalized") for seed_group in comparison.seed_groups}
@@ -72,14 +72,14 @@ def overview_table(group: ProtocolResults) -> Table:
             for label in labels
         ]
         averages = [Spread(mean.mean, None, mean.n) if mean else None for mean in means]
-        rows.append((TableCell(f"mean of the {len(whole)} data sets that all have"), *_marked(averages)))
+        rows.append((TableCell(f"mean of the {len(whole)} data sets that all methods have"), *_marked(averages)))
     return Table(f"Last normalized score, mean ± std over seeds ({group.protocol})", ("data set", *labels), tuple(rows))
 
 
-def verdict(comparison: Comparison) -> str:
-    """Who is ahead on the last normalized score and whether the seeds settle it.
+def leader_text(comparison: Comparison) -> str:
+    """Sentences that say which method has the highest last score, and by how many standard errors it leads.
 
-    Also the first method of the registry beside its baseline, where each has one row: the question of the sweep.
+    Also compares the first method of the registry with its baseline, if each has one row.
     """
     scored = [
         (seed_group, spread)
@@ -89,14 +89,14 @@ def verdict(comparison: Comparison) -> str:
     if len(scored) < 2:
         return " ".join(["Too few methods have finished to compare.", *_left_out(comparison)])
     ranked = sorted(scored, key=lambda item: -item[1].mean)
-    question = _question(ranked)
-    pairs = [ranked[:2], question] if question and question != ranked[:2] else [ranked[:2]]
+    with_baseline = _first_method_and_baseline(ranked)
+    pairs = [ranked[:2], with_baseline] if with_baseline and with_baseline != ranked[:2] else [ranked[:2]]
     leads = [_lead((first.label, ahead), (second.label, behind)) for (first, ahead), (second, behind) in pairs]
     return " ".join([*leads, *_left_out(comparison)])
 
 
-def _question(ranked: list[tuple[SeedGroup, Spread]]) -> list[tuple[SeedGroup, Spread]]:
-    """The rows of a method and one of its baselines, the better first; none where no such pair has one row each."""
+def _first_method_and_baseline(ranked: list[tuple[SeedGroup, Spread]]) -> list[tuple[SeedGroup, Spread]]:
+    """The rows of a method and one of its baselines, the better first; empty if no such pair has one row each."""
     for name in METHODS:
         for baseline in METHODS[name].baselines:
             rows = [item for item in ranked if item[0].method in (name, baseline)]
@@ -106,10 +106,10 @@ def _question(ranked: list[tuple[SeedGroup, Spread]]) -> list[tuple[SeedGroup, S
 
 
 def _left_out(comparison: Comparison) -> Iterable[str]:
-    """A mean over the seeds that early stopping left would be survivorship bias."""
+    """The rows that are not compared, because a mean over the seeds that were not stopped has survivorship bias."""
     stopped = [seed_group.label for seed_group in comparison.seed_groups if seed_group.stopped]
     if stopped:
-        yield f"Not compared, since seeds were stopped early: {', '.join(stopped)}."
+        yield f"Not compared, because seeds were stopped early: {', '.join(stopped)}."
 
 
 def _lead(first: tuple[str, Spread], second: tuple[str, Spread]) -> str:
@@ -119,13 +119,14 @@ def _lead(first: tuple[str, Spread], second: tuple[str, Spread]) -> str:
         return f"{winner} and {loser} have the same last normalized score, {ahead.mean:.1f}."
     sentence = f"{winner} is ahead of {loser} by {lead:.1f} normalized points (last score"
     if ahead.standard_error is None or behind.standard_error is None:
-        return f"{sentence}; one seed tells nothing about chance)."
+        return f"{sentence}; with one seed there is no standard error)."
     error = (ahead.standard_error**2 + behind.standard_error**2) ** 0.5
     settled = "more than" if lead > 2 * error else "within"
     return f"{sentence}, standard error {error:.1f}: {settled} two standard errors; {ahead.n} and {behind.n} seeds)."
 
 
 def spread_text(spread: Spread | None) -> str:
+    """Mean ± standard deviation as text; `NOTHING` for None."""
     if spread is None:
         return NOTHING
     return f"{spread.mean:.1f}" if spread.std is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
@@ -145,7 +146,7 @@ def _cell(spread: Spread | None, top: float | None) -> TableCell:
 
 
 def _top(spreads: Iterable[Spread | None]) -> float | None:
-    """The highest mean; None when there is nothing to be higher than."""
+    """The highest mean; None if there are fewer than two."""
     means = [spread.mean for spread in spreads if spread is not None]
     return max(means) if len(means) > 1 else None
 

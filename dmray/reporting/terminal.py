@@ -1,4 +1,4 @@
-"""The end of a sweep in a terminal."""
+"""The results of a sweep as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.text import Text
 from dmray.records import SweepFolder
 from dmray.reporting.document import Table
 from dmray.reporting.results import SweepResults, collect
-from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, score_table, verdict
+from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, leader_text, score_table
 
 _ONLY_IN_THE_REPORT = frozenset({LAST_TEN, IQM})
 
 
 def render_summary(folder: SweepFolder) -> Group:
-    """The tables of the sweep in `folder`, read anew.
+    """Read the results of the sweep in `folder` and make their tables.
 
     Raises:
         StorageError: there is no sweep in the folder, or a file of it is damaged.
@@ -27,19 +27,19 @@ def render_summary(folder: SweepFolder) -> Group:
 
 
 def render_results(results: SweepResults) -> Group:
-    """One table a data set, and who is ahead."""
+    """One score table per data set, and a sentence about the leading method."""
     return Group(*_parts(results))
 
 
 def _parts(results: SweepResults) -> Iterable[RenderableType]:
     for comparison in results.comparisons:
         yield _rich(score_table(comparison))
-        yield Text(verdict(comparison), style="bold")
-        yield Text("last: the final weights, the headline; best: the highest along the way\n", style="dim")
+        yield Text(leader_text(comparison), style="bold")
+        yield Text("last: the score of the final weights; best: the highest score during training\n", style="dim")
 
 
 def _rich(table: Table) -> RichTable:
-    """Numbers are never broken; a column that says nothing is left out, as is what 80 columns have no room for."""
+    """Convert a table for the terminal, without empty columns and without those that do not fit into 80 characters."""
     drawn = RichTable(title=table.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     wanted = [
         place

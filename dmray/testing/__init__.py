@@ -1,1 +1,1 @@
-"""Fakes and contract suites, imported by tests alone."""
+"""Test suites for implementations of dmray's interfaces, and a slow evaluation loop to compare with. For tests only."""

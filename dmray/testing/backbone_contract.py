@@ -1,4 +1,4 @@
-"""What the network of every backbone must do, as a suite: subclass it in a test file and name a backbone.
+"""The tests that the network of every backbone must pass. Subclass the suite in a test file and set the backbone.
 
 class TestMyBackbone(BackboneContract):
     backbone = MY_BACKBONE
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from dmray.models import Backbone, BackboneConfig, BackboneNetwork
 
 WIDTH = 16
-EXACT = 1e-12  # double precision: to rounding
-SINGLE = 2e-5  # single precision
+EXACT = 1e-12  # tolerance for double precision
+SINGLE = 2e-5  # tolerance for single precision
 _every_class = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
 )
 
 
 class BackboneContract:
-    """`sizes` are fields of the config; the width should stay 16, which keeps the suite fast."""
+    """`sizes`: fields of the config. `d_model` must stay 16, the width of the tokens that the tests use."""
 
     backbone: ClassVar[Backbone]
     sizes: ClassVar[dict[str, Any]] = {"d_model": WIDTH, "n_layer": 2}
@@ -35,7 +35,7 @@ class BackboneContract:
         return self.backbone.config.model_validate(self.sizes | changes)
 
     def network(self) -> Any:
-        """In evaluation mode, with weights far from the initial ones, so that every input matters."""
+        """A network in evaluation mode with weights far from the initial ones, so that outputs depend on all inputs."""
         torch.manual_seed(0)
         made = self.backbone.build(self.config())
         with torch.no_grad():
@@ -82,7 +82,7 @@ class BackboneContract:
     @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, EXACT), (torch.float32, SINGLE)])
     @given(st.integers(1, 5), st.integers(0, 2), st.integers(1, 3))
     @_every_class
-    def test_a_restarted_group_forgets_everything_and_the_others_nothing(
+    def test_restarting_a_group_clears_its_state_and_no_other(
         self, dtype: torch.dtype, atol: float, before: int, after: int, more: int
     ) -> None:
         network, cut = self.network().to(dtype), before + after + more
@@ -108,7 +108,7 @@ class BackboneContract:
             expected = torch.cat([network(tokens)[kept, 4:], network(tokens[[5, 3], 4:])])
         torch.testing.assert_close(ours, expected, rtol=0, atol=EXACT)
 
-    def test_a_restarted_state_is_a_new_one_and_rows_that_stay_keep_theirs(self) -> None:
+    def test_a_restarted_state_equals_a_new_one_and_kept_rows_keep_their_state(self) -> None:
         network, tokens = self.network(), random_tokens(4, 6)
         state = network.begin(4)
         with torch.no_grad():
@@ -122,7 +122,7 @@ class BackboneContract:
         torch.testing.assert_close(first, expected[:, :2], rtol=0, atol=1e-6)
         torch.testing.assert_close(rest, expected[kept, 2:], rtol=0, atol=1e-6)
 
-    def test_acting_changes_neither_the_tokens_given_nor_earlier_outputs(self) -> None:
+    def test_advance_changes_neither_its_tokens_nor_earlier_outputs(self) -> None:
         network, tokens = self.network(), random_tokens(2, 2)
         state, given_tokens = network.begin(2), tokens.clone()
         with torch.no_grad():

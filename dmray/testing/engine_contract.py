@@ -1,4 +1,4 @@
-"""What every `VectorEngine` owes its callers, as a suite: subclass it in a test file and name a task."""
+"""The tests that every `VectorEngine` must pass. Subclass the suite in a test file and set a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dmray.tasks import Task
 
 
 class EngineContract:
-    """For the engine of `task`; a test of an engine that `make_engine` does not know overrides `make`."""
+    """Tests the engine of `task`. Override `make` for an engine that `make_engine` does not know."""
 
     task: ClassVar[Task]
 
@@ -32,7 +32,7 @@ class EngineContract:
                 _is(step.terminated, np.bool_, episodes)
                 _is(step.truncated, np.bool_, episodes)
 
-    def test_the_same_seed_gives_the_same_episode_whatever_was_before(self) -> None:
+    def test_the_same_seed_gives_the_same_episode_after_any_other_episodes(self) -> None:
         with closing(self.make(self.task, 2)) as engine:
             first = self._episode(engine, [7, 8])
             self._episode(engine, [1, 2])
@@ -47,12 +47,12 @@ class EngineContract:
         with closing(self.make(self.task, 4)) as many, closing(self.make(self.task, 1)) as one:
             np.testing.assert_array_equal(many.reset(seeds), np.concatenate([one.reset([seed]) for seed in seeds]))
 
-    def test_an_episode_does_not_depend_on_which_rows_stand_beside_it(self) -> None:
+    def test_an_episode_does_not_depend_on_the_other_rows(self) -> None:
         with closing(self.make(self.task, 3)) as many, closing(self.make(self.task, 1)) as one:
             beside, alone = self._episode(many, [5, 6, 7]), self._episode(one, [6])
             _same([_row(step, 1) for step in beside], alone)
 
-    def test_only_live_rows_move_and_answers_come_in_the_order_asked(self) -> None:
+    def test_only_live_rows_advance_and_results_are_in_the_order_of_the_rows(self) -> None:
         with closing(self.make(self.task, 3)) as engine, closing(self.make(self.task, 1)) as one:
             engine.reset([5, 6, 7])
             forward = engine.step(self._actions(0, 3)[[2, 0]], np.array([2, 0]))
@@ -68,7 +68,7 @@ class EngineContract:
         with closing(self.make(replace(self.task, horizon=3), 2)) as engine:
             for _ in range(2):
                 steps = self._episode(engine, [5, 6], steps=3)
-                assert not any(step.terminated.any() for step in steps), "the suite expects three steps to be survived"
+                assert not any(step.terminated.any() for step in steps), "the suite needs episodes of three steps"
                 assert [step.truncated.tolist() for step in steps] == [[False] * 2, [False] * 2, [True] * 2]
 
     def test_the_horizon_counts_each_rows_own_steps(self) -> None:
@@ -92,19 +92,19 @@ class EngineContract:
                 steps.append(engine.step(actions, np.array([0])))
             _same(steps[:1], steps[1:])
 
-    def test_closing_twice_is_fine(self) -> None:
+    def test_an_engine_can_be_closed_twice(self) -> None:
         engine = self.make(self.task, 2)
         engine.close()
         engine.close()
 
     def _actions(self, salt: int, rows: int) -> np.ndarray:
-        """Row r's actions depend on `salt` and r alone."""
+        """Random actions (rows, A). Row r's depend on `salt` and r only."""
         rngs = [np.random.default_rng([salt, row]) for row in range(rows)]
         limit = self.task.action_limit
         return np.stack([rng.uniform(-limit, limit, self.task.action_dim) for rng in rngs]).astype(np.float32)
 
     def _episode(self, engine: VectorEngine, seeds: Sequence[int], steps: int = 5) -> list[Step]:
-        """The first steps of all rows; row r's actions follow from its seed."""
+        """The first `steps` steps of all rows. The actions of a row depend on its seed."""
         engine.reset(seeds)
         live = np.arange(len(seeds))
         return [
@@ -123,7 +123,7 @@ def _row(step: Step, row: int) -> Step:
 
 
 def _same(one: Sequence[Step], other: Sequence[Step]) -> None:
-    """Bit for bit."""
+    """Assert that the steps are equal, bit for bit."""
     assert len(one) == len(other)
     for left, right in zip(one, other, strict=True):
         for name, values in left._asdict().items():

@@ -1,9 +1,9 @@
-"""The published evaluation loop, one episode at a time: what lockstep evaluation is held against and measured against.
+"""The published evaluation loop, one episode at a time. Tests and benchmarks compare lockstep evaluation with it.
 
-One environment, a batch of one, gradients on, and at each step the whole window of K timesteps run again by the
-training forward pass, right-padded while the episode is younger than K. It shares the networks with `dmray.policies`
-and nothing else: no decoder, no cohort. Run it under `torch.use_deterministic_algorithms(True)` for the plain PyTorch
-scan, which is what the published code runs where there is no GPU.
+One environment, batches of one, gradients on. At each step the training forward pass runs on the whole window of K
+timesteps, which is padded on the right during the first K steps. It uses the networks of `dmray.policies`, but neither
+decoders nor cohorts. Run it under `torch.use_deterministic_algorithms(True)` to use the plain PyTorch scan, which the
+published code uses without a GPU.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 from dmray.fields import Field, Token
 from dmray.policies import SequencePolicy
 
-Environment = Callable[[np.ndarray], tuple[np.ndarray, float, bool]]  # an action to observation, reward, ended
+Environment = Callable[[np.ndarray], tuple[np.ndarray, float, bool]]  # from an action to observation, reward, ended
 
 
 class LoopStep(NamedTuple):
-    """What one step decided and was paid."""
+    """The action and the reward of one step."""
 
     action: np.ndarray  # (A,) float32
     reward: float
@@ -31,7 +31,7 @@ class LoopStep(NamedTuple):
 def one_env_loop(
     policy: SequencePolicy, first: np.ndarray, environment: Environment, horizon: int, target_return: float | None
 ) -> Iterator[LoopStep]:
-    """One episode from observation `first` (S,), step by step, until `environment` ends it."""
+    """Yield the steps of one episode from observation `first` (S,) until `environment` says that it has ended."""
     shape, context = policy.recipe.shape, policy.recipe.model.context_length
     fields = {field: torch.zeros(horizon, shape.dim(field)) for field in Field}
     before = {field: policy.encode(field, torch.zeros(1, shape.dim(field))) for field in Field}
@@ -51,6 +51,6 @@ def one_env_loop(
 
 
 def _window(fields: dict[Field, Tensor], before: dict[Field, Tensor], token: Token, begin: int, context: int) -> Tensor:
-    """The token's values (1, K, dim) of the window that begins at timestep `begin`; zeros where nothing is yet."""
+    """The token's values (1, K, dim) in the window that begins at `begin`; zeros after the current timestep."""
     padded = torch.cat([before[token.field].expand(token.lag, -1), fields[token.field]])[begin : begin + context]
     return torch.nn.functional.pad(padded, (0, 0, 0, context - len(padded)))[None]

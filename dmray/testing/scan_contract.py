@@ -1,4 +1,4 @@
-"""What every backend of the selective scan owes its callers, as a suite: subclass it in a test file and name one."""
+"""The tests that every implementation of the selective scan must pass. Subclass the suite and set the backend."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dmray.models.scan_reference import Scan
 from dmray.models.selective_scan import SCAN_BACKENDS, selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
-# windows, tokens, channels, states: a layer's own, one of everything, odd ones, more than one block of each kind
+# windows, tokens, channels, states: typical sizes, all ones, odd sizes, sizes of more than one block
 SIZES = ((2, 40, 64, 16), (1, 1, 1, 1), (3, 7, 5, 3), (2, 17, 70, 2), (1, 33, 130, 5))
-TOLERANCE = 1e-5  # of each tensor's norm; single precision against double
+TOLERANCE = 1e-5  # relative to each tensor's norm; single precision compared with double
 
 
 def scan_inputs(size: tuple[int, int, int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
-    """u, delta, A, B, C, D, z, delta_bias of windows, tokens, channels, states; step sizes are positive in any case."""
+    """Random u, delta, A, B, C, D, z, delta_bias of these sizes. Step sizes are positive also without softplus."""
     windows, length, channels, states = size
     draw = torch.Generator().manual_seed(seed)
 
@@ -32,7 +32,7 @@ def scan_inputs(size: tuple[int, int, int, int], dtype: torch.dtype = torch.floa
 
 
 class ScanContract:
-    """Held by `backend` on `device`, at each of `sizes`."""
+    """Tests `backend` on `device` with inputs of `sizes`."""
 
     backend: ClassVar[str]
     device: ClassVar[str] = "cpu"
@@ -78,7 +78,7 @@ class ScanContract:
             _close(ours, expected, "strided")
 
     @pytest.mark.parametrize("place", range(len(NAMES)), ids=NAMES)
-    def test_what_is_not_a_number_stays_one(self, place: int) -> None:
+    def test_nan_in_an_input_gives_nan_in_the_output(self, place: int) -> None:
         inputs = scan_inputs((1, 4, 8, 4), seed=3)
         inputs[place].view(-1)[0] = torch.nan
         y, *gradients = self._outputs_and_gradients(inputs)
@@ -115,7 +115,7 @@ class ScanContract:
         assert y.dtype == torch.bfloat16
         assert torch.equal(y, self.scan([x.float() for x in narrow]).bfloat16())
 
-    def test_no_tokens_are_refused(self) -> None:
+    def test_an_input_without_tokens_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="at least one token"):
             self.scan(scan_inputs((2, 0, 4, 3)))
 

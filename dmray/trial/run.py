@@ -56,7 +56,7 @@ def run_trial(
     service: EvaluationService,
     report: Report = lambda step, score: None,
 ) -> TrialDone | TrialStopped:
-    """Run `job` to its end, from its last checkpoint if there is one; a result, or the verdict of early stopping.
+    """Run `job` to its end, from its last checkpoint if there is one; a result, or the decision of early stopping.
 
     Raises (all but the last are in the ledger too):
         DatasetError: the data set is missing or broken.

@@ -37,7 +37,7 @@ def test_a_loaded_policy_says_what_it_is(trial_folders: dict[str, Path]) -> None
 
 @pytest.mark.parametrize("method", ["dm", "dt"])
 @every_mode
-def test_a_loop_of_ones_own_returns_what_an_evaluation_returns(
+def test_a_users_loop_gets_the_returns_of_an_evaluation(
     trial_folders: dict[str, Path], method: str, decode: str
 ) -> None:
     """Episodes that end are dropped one by one; the returns-to-go follow the rewards."""
@@ -68,7 +68,7 @@ def test_a_single_episode_has_no_first_axis() -> None:
         np.testing.assert_allclose(two.subgoals, np.stack([one.subgoals] * 2), rtol=0, atol=5e-6)
 
 
-def test_rewards_are_taken_off_the_target() -> None:
+def test_rewards_are_subtracted_from_the_target() -> None:
     acting = rollout("dt", target=8.0)
     acting.act(np.zeros((2, 3)))
     acting.act(np.zeros((2, 3)), [1.0, 3.0])
@@ -79,11 +79,11 @@ def test_rewards_are_taken_off_the_target() -> None:
     assert rollout("dm").subgoals is None
 
 
-def test_what_does_not_fit_a_rollout_is_refused() -> None:
+def test_wrong_arrays_are_errors() -> None:
     acting = rollout("dt")
     with pytest.raises(SpecError, match=r"observations: shape \(3,\), but this rollout takes \(2, 3\)"):
         acting.act(np.zeros(3))
-    with pytest.raises(SpecError, match="the first call of act takes observations alone"):
+    with pytest.raises(SpecError, match="the first call of act takes only observations"):
         acting.act(np.zeros((2, 3)), [1.0, 1.0])
     acting.act(np.zeros((2, 3)))
     with pytest.raises(SpecError, match="rewards: missing"):
@@ -94,7 +94,7 @@ def test_what_does_not_fit_a_rollout_is_refused() -> None:
         acting.drop([True] * 3)
 
 
-def test_an_episode_that_outlasts_the_longest_is_refused() -> None:
+def test_an_episode_longer_than_max_timesteps_is_an_error() -> None:
     acting = rollout("dm", episodes=None)
     for _ in range(SHAPE.max_timesteps):
         acting.act(np.zeros(3))
@@ -102,7 +102,7 @@ def test_an_episode_that_outlasts_the_longest_is_refused() -> None:
         acting.act(np.zeros(3))
 
 
-def test_how_to_start_is_checked(trial_folders: dict[str, Path]) -> None:
+def test_arguments_of_start_are_checked(trial_folders: dict[str, Path]) -> None:
     dm, dt = (dmray.load_policy(trial_folders[method]) for method in ("dm", "dt"))
     with pytest.raises(SpecError, match="DM takes no target return"):
         dm.start(target_return=5)
@@ -110,15 +110,15 @@ def test_how_to_start_is_checked(trial_folders: dict[str, Path]) -> None:
         dt.start(2, target_return=[1, 2, 3])
     with pytest.raises(SpecError, match="did you mean 'stream:2'"):
         dt.start(2, decode="strem:2")
-    with pytest.raises(SpecError, match="at least one"):
+    with pytest.raises(SpecError, match="must be at least 1"):
         dt.start(0)
     assert dt.start(2, target_return=[1, 2]).returns_to_go.tolist() == [1.0, 2.0]
 
 
-def test_what_is_no_policy_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint; name a file"):
+def test_a_source_that_is_not_a_policy_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint; give a file"):
         dmray.load_policy(tmp_path)
-    with pytest.raises(SpecError, match=r"of a trial name the file, checkpoints/best\.pt"):
+    with pytest.raises(SpecError, match=r"for a trial give the file, checkpoints/best\.pt"):
         dmray.load_policy(tmp_path, which="best")
 
 
@@ -131,7 +131,9 @@ def test_an_evaluation_has_scores_and_a_record_of_each_episode(trial_folders: di
     assert [row["index"] for row in evaluation.rows] == [0, 1, 2] * 2
 
 
-def test_a_policy_alone_gives_the_recorded_scores_again(ran: dmray.SweepRun, trial_folders: dict[str, Path]) -> None:
+def test_a_policy_without_settings_reproduces_the_recorded_scores(
+    ran: dmray.SweepRun, trial_folders: dict[str, Path]
+) -> None:
     last = ran.trials.set_index("method").last_normalized_score
     assert dmray.evaluate_policy(trial_folders["dm"]).normalized == last["dm"]
 
@@ -152,7 +154,7 @@ def test_a_function_is_evaluated_in_the_task_that_is_named() -> None:
     assert [episode.length for episode in evaluation.episodes] == [OPEN.horizon] * 3
 
 
-def test_what_cannot_be_evaluated_is_refused_before_anything_is_run(trial_folders: dict[str, Path]) -> None:
+def test_invalid_evaluations_are_errors_before_anything_runs(trial_folders: dict[str, Path]) -> None:
     policy = dmray.load_policy(trial_folders["dm"])
     with pytest.raises(SpecError, match="did you mean 'maze2d-open'"):
         dmray.evaluate_policy(policy, "maze2d-opn")
@@ -160,15 +162,15 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_run(trial_folder
         dmray.evaluate_policy(policy, "hopper")
     with pytest.raises(SpecError, match="episodes 0: must be at least 1"):
         dmray.evaluate_policy(policy, episodes=0)
-    with pytest.raises(SpecError, match=r"decode stream:9: takes at most context_length \(4\) states"):
+    with pytest.raises(SpecError, match="decode stream:9: takes at most context_length"):
         dmray.evaluate_policy(policy, decode="stream:9")
-    with pytest.raises(SpecError, match="name a task"):
+    with pytest.raises(SpecError, match="needs a task"):
         dmray.evaluate_policy(lambda observations: observations)
-    with pytest.raises(SpecError, match=r"gave actions of shape \(2, 4\), but maze2d-open takes \(2, 2\)"):
+    with pytest.raises(SpecError, match=r"returned actions of shape \(2, 4\), but maze2d-open needs \(2, 2\)"):
         dmray.evaluate_policy(lambda observations: observations, "maze2d-open", episodes=2)
     with pytest.raises(SpecError, match="evaluated in this process"):
         dmray.evaluate_policy(lambda observations: observations, "maze2d-open", workers=2)
-    with pytest.raises(SpecError, match="a function has no history"):
+    with pytest.raises(SpecError, match="decode modes are for policies"):
         dmray.evaluate_policy(lambda observations: observations, "maze2d-open", decode="window")
 
 
@@ -179,7 +181,7 @@ def test_a_policy_acts_in_another_task_of_its_sizes(trial_folders: dict[str, Pat
     assert request.target_returns == request.task.target_returns
 
 
-def test_episodes_are_drawn_where_they_are_wanted(trial_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_drawings_are_written_into_the_given_folder(trial_folders: dict[str, Path], tmp_path: Path) -> None:
     paths = dmray.draw_episodes(trial_folders["dt"], 1, into=tmp_path, episodes=2)
     assert [path.parent for path in paths] == [tmp_path / "pictures"] * 2
     assert all(path.stat().st_size > 1000 for path in paths)

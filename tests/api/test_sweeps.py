@@ -47,7 +47,7 @@ def test_a_sweep_is_the_same_from_a_file_a_mapping_and_an_object(tmp_path: Path)
     assert len(dmray.plan_sweep(content, ["seeds=[0, 1]"]).trials) == 4
 
 
-def test_a_mistake_in_a_mapping_is_named_by_its_place(tmp_path: Path) -> None:
+def test_an_error_in_a_mapping_names_the_field(tmp_path: Path) -> None:
     content = json.loads(tiny_sweep(tmp_path).model_dump_json())
     with pytest.raises(SpecError, match=r"sweep: training.step: unknown field, did you mean 'steps'\?"):
         dmray.load_sweep({**content, "training": {"step": 5}})
@@ -86,15 +86,15 @@ def test_results_are_read_by_folder_and_by_file(ran: dmray.SweepRun, tmp_path: P
         dmray.load_results(tmp_path / "nowhere")
     with pytest.raises(SpecError, match="unknown protocol 'd4rl-mojoco', did you mean 'd4rl-mujoco'"):
         dmray.load_results(ran.folders[0].path, protocol="d4rl-mojoco")
-    with pytest.raises(SpecError, match="no trial of these sweeps"):
+    with pytest.raises(SpecError, match="no trial with this protocol"):
         dmray.load_results(ran.folders[0].path, protocol="minari")
 
 
-def test_a_report_is_written_where_it_is_wanted(ran: dmray.SweepRun, tmp_path: Path) -> None:
+def test_a_report_is_written_into_the_given_folder(ran: dmray.SweepRun, tmp_path: Path) -> None:
     paths = dmray.write_report(ran.folders[0].path, into=tmp_path / "report", baseline="dt")
     assert paths.html == tmp_path / "report" / "report.html"
     assert paths.html.is_file()
-    with pytest.raises(SpecError, match="baseline hdt: no trial is of it, there are dm, dt"):
+    with pytest.raises(SpecError, match="baseline hdt: these sweeps have no trial of this method, but of dm, dt"):
         dmray.write_report(ran.folders[0].path, into=tmp_path, baseline="hdt")
 
 
@@ -118,7 +118,7 @@ def test_progress_is_a_function_of_frozen_summaries_and_a_run_needs_no_main_thre
         seen[-1].trials = 0  # type: ignore[misc]
 
 
-def test_a_progress_function_that_raises_is_logged_and_ends_nothing(
+def test_a_progress_function_that_raises_is_logged_and_does_not_end_the_sweep(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(summary: dmray.Summary) -> None:
@@ -130,7 +130,7 @@ def test_a_progress_function_that_raises_is_logged_and_ends_nothing(
     assert caplog.text.count("ZeroDivisionError: in the callback") == 1
 
 
-def test_a_trial_that_fails_leaves_the_others_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_trial_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dmray.driver import local_runner
 
     def run_trial(job: object, service: object, run: object = local_runner.run_trial) -> object:

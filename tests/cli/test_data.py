@@ -54,7 +54,7 @@ def test_what_was_made_is_verified_and_replayed(made: Path) -> None:
     done = run("verify", str(made), "--task", "maze2d-open")
     assert done.exit_code == 0, done.output
     assert "600 transitions" in done.output
-    assert "open repeats it: 4 of 4 replayed episodes" in done.output
+    assert "open reproduces it: 4 of 4 replayed episodes" in done.output
 
 
 def test_a_file_whose_actions_do_not_lead_where_it_says_fails_verification(made: Path) -> None:
@@ -62,14 +62,14 @@ def test_a_file_whose_actions_do_not_lead_where_it_says_fails_verification(made:
         file["actions"][:] = -file["actions"][:]
     done = run("verify", str(made), "--task", "maze2d-open")
     assert done.exit_code == 1
-    assert "does not repeat it" in done.output
+    assert "does not reproduce it" in done.output
     assert run("verify", str(made), "--task", "maze2d-open", "--no-replay").exit_code == 0
 
 
 def test_a_file_of_another_task_fails_verification(made: Path) -> None:
     done = run("verify", str(made), "--task", "hopper")
     assert done.exit_code == 1
-    assert "is it another task's file?" in done.output
+    assert "Is it the file of another task?" in done.output
 
 
 def test_a_number_that_is_another_where_the_simulator_starts_fails_verification(made: Path) -> None:
@@ -93,7 +93,7 @@ def test_stats_are_of_the_episodes(made: Path) -> None:
         mean = float(np.asarray(file["rewards"]).reshape(4, 150).sum(axis=1).mean())
     row = next(line for line in shown.splitlines() if line.startswith("return"))
     assert f"{mean:,.3f}" in row
-    assert "target returns 100, 50; the greatest return here is " in shown
+    assert "target returns 100, 50; the highest return in the data is " in shown
 
 
 def test_a_published_file_is_verified_against_its_first_checksum(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_behaviour_that_a_task_has_not_is_told() -> None:
             ["make", "--task", "hopper", "--out", "/proc/nowhere/x.hdf5"],
             "--out /proc/nowhere/x.hdf5: cannot be written",
         ),
-        (["make", "--task", "hopper", "--out", ".", "--target-return", "5"], "--out .: is a folder; name a file in it"),
-        (["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"], "none.pt: no checkpoint; name a"),
-        (["make", "--task", "hopper", "--out", "x.hdf5", "--target-return", "5"], "name its --checkpoint"),
+        (["make", "--task", "hopper", "--out", ".", "--target-return", "5"], "--out .: is a folder; give a file in it"),
+        (["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"], "none.pt: no checkpoint"),
+        (["make", "--task", "hopper", "--out", "x.hdf5", "--target-return", "5"], "give a --checkpoint"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_recorded(
@@ -169,4 +169,4 @@ def test_a_data_set_comes_from_a_mirror_and_verifies(tmp_path: Path, monkeypatch
     verified = run("verify", "hopper-medium-*")  # of the pattern, only what is here
     assert verified.exit_code == 0, verified.output
     assert "as it was first seen" in verified.output
-    assert "Hopper-v4 repeats it" in verified.output
+    assert "Hopper-v4 reproduces it" in verified.output

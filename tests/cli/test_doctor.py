@@ -9,7 +9,7 @@ from dmray.driver.diagnosis import diagnose
 
 def test_the_doctor_finds_what_is_here_and_names_the_cure_of_what_is_not(tmp_path: Path) -> None:
     findings = {finding.name: finding for finding in diagnose(tmp_path, "http://127.0.0.1:9")}
-    assert {name for name, finding in findings.items() if finding.verdict == "missing"} <= {"MLflow", "GPU", "disk"}
+    assert {name for name, finding in findings.items() if finding.status == "missing"} <= {"MLflow", "GPU", "disk"}
     for name in ("processor", "torch", "ray", "scan numba", "scan reference", "simulator envpool", "simulator kitchen"):
         assert findings[name].verdict == "ok", findings[name]
     assert "no MLflow server answers" in findings["MLflow"].detail

@@ -109,7 +109,7 @@ def test_pictures_go_where_they_are_wanted(folder: SweepFolder, tmp_path: Path) 
 def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder, tmp_path: Path) -> None:
     done = evaluate(str(trial_path(folder, "dm")), "--pictures", "3", "--into", str(tmp_path))
     assert done.exit_code == 1
-    assert "only episodes of the first cohort can be watched, 2" in done.output.replace("\n", " ")
+    assert "at most 2, the number of episodes in the first cohort" in done.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder
     [
         ("dm", ["--decode", "strem:2"], "unknown decode mode 'strem:2', did you mean 'stream:2'?"),
         ("dm", ["--target", "5"], "target return 5: DM takes no target return"),
-        ("dm", ["--which", "best"], "which=best: chooses a model of an MLflow run"),
+        ("dm", ["--which", "best"], "which=best: selects a model of an MLflow run"),
         ("dt", ["--records", "/proc/nowhere/episodes.parquet"], "/proc/nowhere/episodes.parquet: cannot be written"),
     ],
 )

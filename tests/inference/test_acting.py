@@ -23,7 +23,7 @@ STEPS = 3 * config_of("dm").context_length
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("decode", ["window", "stream:3", "recurrent"])
-def test_windows_are_decided_as_an_evaluation_decides(method: MethodName, decode: str) -> None:
+def test_actions_on_windows_equal_those_of_an_evaluation(method: MethodName, decode: str) -> None:
     policy, fields = tiny_policy(method), random_fields(3, STEPS)
     served, decoder = ServedPolicy(policy), make_decoder(policy, decode, 3)
     states, targets = fields[Field.STATE].numpy(), fields[Field.RETURN_TO_GO][:, :, 0].numpy()
@@ -47,7 +47,7 @@ def windows(steps: int = 2, **changes: np.ndarray) -> dict[str, np.ndarray]:
     return {**given, **changes}
 
 
-def test_an_array_of_another_shape_is_told() -> None:
+def test_an_array_of_the_wrong_shape_is_an_error() -> None:
     served = ServedPolicy(tiny_policy("dm"))
     with pytest.raises(SpecError, match=r"actions: shape \(1, 3, 1\), but this policy takes \(1, 2, "):
         served.predict(windows(actions=np.zeros((1, 3, 1))))
@@ -57,14 +57,14 @@ def test_an_array_of_another_shape_is_told() -> None:
         )
 
 
-def test_an_episode_that_outlasts_the_longest_is_told() -> None:
+def test_an_episode_longer_than_max_timesteps_is_an_error() -> None:
     served = ServedPolicy(tiny_policy("dt"))
     served.predict(windows(), {"first_timestep": SHAPE.max_timesteps - 2})
     with pytest.raises(SpecError, match="episodes have at most"):
         served.predict(windows(), {"first_timestep": SHAPE.max_timesteps - 1})
 
 
-def test_parameters_that_mlflow_hands_over_are_checked() -> None:
+def test_parameters_from_mlflow_are_checked() -> None:
     served = ServedPolicy(tiny_policy("dm"))
     with pytest.raises(SpecError, match="unknown decode mode 'recurent', did you mean 'recurrent'"):
         served.predict(windows(), {"decode": "recurent"})
@@ -72,7 +72,7 @@ def test_parameters_that_mlflow_hands_over_are_checked() -> None:
         served.predict(windows(), {"first_step": 3})
 
 
-def test_windows_that_begin_later_are_told_so() -> None:
+def test_first_timestep_is_used_for_windows_that_begin_later() -> None:
     policy = tiny_policy("dt")
     given = windows(observations=np.ones((1, 2, SHAPE.observation_dim)))
     early, late = (act_on_windows(policy, **given, first_timestep=first) for first in (0, 5))
@@ -90,7 +90,7 @@ def save_tiny(path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*type hint is inferred as AnyType")  # MLflow's import, not ours
 @pytest.mark.parametrize("loader", ["dmray.execution.served_policy", "dmray.inference.pyfunc"])
-def test_models_that_mlflow_has_kept_still_load(tmp_path: Path, loader: str) -> None:
+def test_stored_mlflow_models_still_load(tmp_path: Path, loader: str) -> None:
     """The MLmodel file names the loader: the old name is that of models logged by dmray 0.1."""
     import mlflow.pyfunc
     from mlflow.models import Model

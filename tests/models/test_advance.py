@@ -6,8 +6,8 @@ from torch import Tensor
 
 from dmray.models import MambaConfig
 from dmray.models.mamba import Mamba
+from dmray.models.mamba_block import selective_steps
 from dmray.models.scan_reference import reference_scan
-from dmray.models.selective_steps import selective_steps
 
 CONFIG = MambaConfig(d_model=16, n_layer=2, d_state=4)
 
@@ -33,7 +33,7 @@ def in_pieces(made: Mamba, tokens: Tensor, sizes: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("d_model", [8, 40, 64])  # inner widths below, between and of whole vectors
 @pytest.mark.parametrize("rows", [1, 3])
-def test_the_compiled_steps_are_pytorchs_in_double_precision(d_model: int, rows: int) -> None:
+def test_the_compiled_steps_equal_pytorchs_in_double_precision(d_model: int, rows: int) -> None:
     torch.manual_seed(0)
     made = Mamba(MambaConfig(d_model=d_model, n_layer=2)).eval()
     tokens = torch.randn(rows, 7, d_model)
@@ -53,7 +53,7 @@ def test_the_compiled_steps_are_pytorchs_in_double_precision(d_model: int, rows:
         torch.testing.assert_close(layer.taps[..., :inner].double(), other.taps, rtol=1e-5, atol=2e-6)
 
 
-def test_not_a_number_stays_one_in_its_row() -> None:
+def test_nan_stays_in_its_row() -> None:
     made, tokens = network(), random_tokens(3, 4)
     tokens[1, 1, 0] = float("nan")
     ours = in_pieces(made, tokens, [1, 1, 2])
@@ -62,7 +62,7 @@ def test_not_a_number_stays_one_in_its_row() -> None:
     assert ours[[0, 2]].isfinite().all()
 
 
-def test_a_deterministic_run_takes_pytorchs_steps() -> None:
+def test_a_deterministic_run_uses_pytorchs_steps() -> None:
     made = network()
     torch.use_deterministic_algorithms(True)
     try:
@@ -72,7 +72,7 @@ def test_a_deterministic_run_takes_pytorchs_steps() -> None:
 
 
 @pytest.mark.parametrize(("rows", "tokens", "channels", "size"), [(1, 1, 1, 1), (2, 3, 33, 4), (3, 2, 64, 16)])
-def test_steps_go_on_where_the_scan_stopped(rows: int, tokens: int, channels: int, size: int) -> None:
+def test_steps_continue_from_the_scans_state(rows: int, tokens: int, channels: int, size: int) -> None:
     draw = torch.Generator().manual_seed(0)
     u, z, delta = (torch.randn(rows, tokens + 2, channels, generator=draw) for _ in range(3))
     B, C = (torch.randn(rows, tokens + 2, size, generator=draw) for _ in range(2))
@@ -87,7 +87,7 @@ def test_steps_go_on_where_the_scan_stopped(rows: int, tokens: int, channels: in
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_state_of_another_number_of_rows_is_refused_before_compiled_code_writes_to_it() -> None:
+def test_a_state_with_another_number_of_rows_is_an_error() -> None:
     made = network()
     with pytest.raises(AssertionError, match="another number of rows"):
         made.advance(random_tokens(3, 1), made.begin(2))
@@ -95,7 +95,7 @@ def test_a_state_of_another_number_of_rows_is_refused_before_compiled_code_write
 
 @pytest.mark.parametrize("d_conv", [1, 2, 5])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
-def test_any_number_of_taps_is_remembered(d_conv: int, dtype: torch.dtype, atol: float) -> None:
+def test_advance_equals_forward_for_any_number_of_taps(d_conv: int, dtype: torch.dtype, atol: float) -> None:
     torch.manual_seed(0)
     made = Mamba(MambaConfig(d_model=16, n_layer=1, d_conv=d_conv)).to(dtype).eval()
     tokens = random_tokens(2, 9).to(dtype)

@@ -36,14 +36,14 @@ def test_the_compiled_convolution_gives_pytorchs_outputs_and_gradients(size: tup
         assert float((ours - expected).norm()) <= 1e-5 * float(expected.norm()) + 1e-9
 
 
-def test_a_slice_of_the_projections_channels_is_read_in_place() -> None:
+def test_a_slice_of_channels_is_not_copied() -> None:
     whole, weight, bias = torch.randn(2, 7, 128), torch.randn(64, 1, 4), torch.randn(64)
     for part in (whole[..., :64], whole[..., 64:], whole[:, ::2, :64], whole[:, :1, :64], whole[..., ::2]):
         torch.testing.assert_close(numba_conv_silu(part, weight, bias), numba_conv_silu(part.clone(), weight, bias))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_what_is_not_a_number_stays_one(place: int) -> None:
+def test_nan_in_an_input_gives_nan_in_the_output(place: int) -> None:
     inputs = inputs_of((1, 4, 8, 4))
     inputs[place].view(-1)[-1] = torch.nan
     y = numba_conv_silu(*inputs)
@@ -51,7 +51,7 @@ def test_what_is_not_a_number_stays_one(place: int) -> None:
     assert not y.isnan().all()
 
 
-def test_half_precision_goes_in_and_comes_out() -> None:
+def test_half_precision_inputs_give_half_precision_outputs() -> None:
     x, weight, bias = inputs_of((2, 5, 64, 4))
     y = causal_conv_silu(x.bfloat16(), weight, bias)
     assert y.dtype == torch.bfloat16

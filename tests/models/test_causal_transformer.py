@@ -15,7 +15,7 @@ TINY = TransformerConfig(d_model=8, n_layer=2, n_head=2)
 
 @given(st.integers(1, 12), st.data())
 @settings(max_examples=20, deadline=None)
-def test_an_output_sees_no_later_token_and_all_before(length: int, data: st.DataObject) -> None:
+def test_an_output_depends_on_all_earlier_tokens_and_on_no_later_one(length: int, data: st.DataObject) -> None:
     torch.manual_seed(0)
     model = CausalTransformer(TINY).eval()
     tokens = torch.randn(2, length, 8)
@@ -27,7 +27,7 @@ def test_an_output_sees_no_later_token_and_all_before(length: int, data: st.Data
     assert float(difference[place:].min()) > 1e-6
 
 
-def test_without_positions_the_last_output_forgets_the_order_of_the_others() -> None:
+def test_without_positions_the_last_output_does_not_depend_on_the_order_of_the_others() -> None:
     torch.manual_seed(0)
     model = CausalTransformer(TransformerConfig(d_model=8, n_layer=1)).eval()  # one block: later ones see causal sums
     tokens = torch.randn(1, 4, 8)
@@ -36,7 +36,7 @@ def test_without_positions_the_last_output_forgets_the_order_of_the_others() -> 
     assert float((model(tokens)[:, 1] - model(shuffled)[:, 1]).detach().abs().max()) > 1e-3
 
 
-def test_weights_start_as_gpt2s_with_smaller_residual_projections() -> None:
+def test_weights_are_initialised_as_gpt2s_with_smaller_residual_projections() -> None:
     torch.manual_seed(0)
     model = CausalTransformer(TransformerConfig(d_model=128, n_layer=3))
     parameters = dict(model.named_parameters())
@@ -63,7 +63,7 @@ def test_dropout_follows_torchs_seed_in_training_and_is_off_in_evaluation() -> N
 
 
 @pytest.mark.parametrize("part", ["dropout", "attention", "attention.residual_dropout", "mlp.residual_dropout"])
-def test_embeddings_attention_and_both_residual_branches_drop(part: str) -> None:
+def test_dropout_applies_to_embeddings_attention_and_both_residual_branches(part: str) -> None:
     torch.manual_seed(0)
     model, tokens = CausalTransformer(TransformerConfig(d_model=8, n_layer=1, dropout=0.5)).eval(), torch.randn(2, 5, 8)
     settled = model(tokens)

@@ -131,7 +131,7 @@ def test_residual_projections_start_smaller_by_the_root_of_their_number(name: st
 
 
 @pytest.mark.parametrize(("width", "hidden"), [(8, 128), (128, 128), (129, 256)])
-def test_the_gated_mlp_is_as_wide_as_the_model_in_whole_128s(width: int, hidden: int) -> None:
+def test_the_gated_mlps_width_is_d_model_rounded_up_to_a_multiple_of_128(width: int, hidden: int) -> None:
     model = Mamba(MambaConfig(d_model=width, n_layer=1))
     assert tuple(model.get_parameter("layers.0.mlp.fc1.weight").shape) == (2 * hidden, width)
     assert tuple(model.get_parameter("layers.0.mlp.fc2.weight").shape) == (width, hidden)
@@ -139,7 +139,7 @@ def test_the_gated_mlp_is_as_wide_as_the_model_in_whole_128s(width: int, hidden:
 
 @given(st.integers(1, 12), st.data())
 @settings(max_examples=20, deadline=None)
-def test_an_output_sees_no_later_token_and_all_before(length: int, data: st.DataObject) -> None:
+def test_an_output_depends_on_all_earlier_tokens_and_on_no_later_one(length: int, data: st.DataObject) -> None:
     torch.manual_seed(0)
     model = Mamba(TINY)
     tokens = torch.randn(2, length, 8)

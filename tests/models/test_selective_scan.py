@@ -26,7 +26,7 @@ sizes = st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 70), st.
 
 @pytest.fixture(autouse=True)
 def _nothing_chosen_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seam, "_choose", seam._choose.__wrapped__)
+    monkeypatch.setattr(seam, "_select", seam._select.__wrapped__)
     monkeypatch.setattr(seam, "_load", seam._load.__wrapped__)
 
 
@@ -68,7 +68,7 @@ class TestTriton(ScanContract):
     find_spec("triton") is None or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1",
     reason="needs Triton, and TestTriton must not run here already",
 )
-def test_the_triton_kernels_keep_the_contract_in_tritons_interpreter() -> None:
+def test_the_triton_kernels_pass_the_contract_in_tritons_interpreter() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
     command = [sys.executable, "-m", "pytest", f"{__file__}::TestTriton", "-p", "no:xdist", "-p", "no:cacheprovider"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -87,7 +87,7 @@ def tokens_last(
     return reference_scan(u, delta, A, B, C, D, z, bias, softplus).transpose(1, 2)
 
 
-def test_the_reference_is_the_recurrence_written_in_the_paper() -> None:
+def test_the_reference_equals_the_papers_recurrence() -> None:
     u, delta, A, B, C, D, z, bias = scan_inputs((2, 6, 3, 4), torch.float64)
     step = torch.log1p((delta + bias).exp())
     y = reference_scan(u, delta, A, B, C, D, z, bias, True)
@@ -107,7 +107,7 @@ def test_the_reference_passes_gradcheck() -> None:
 
 @given(sizes, st.integers(0, 2**16))
 @settings(max_examples=25, deadline=None)
-def test_the_compiled_scan_gives_the_references_outputs_at_any_size(size: tuple[int, int, int, int], seed: int) -> None:
+def test_the_compiled_scan_equals_the_reference_at_any_size(size: tuple[int, int, int, int], seed: int) -> None:
     with torch.no_grad():
         u, delta, A, B, C, D, z, bias = scan_inputs(size, seed=seed)
         ours = selective_scan(u, delta, A, B, C, D, z, bias, True, "numba")
@@ -136,7 +136,7 @@ def test_the_compiled_softplus_is_exact_for_small_and_large_step_sizes(raw: floa
     assert float(y) / 30 == pytest.approx(expected, rel=(4 + max(-raw, 0)) * 1.2e-7)
 
 
-def test_the_backward_pass_keeps_a_fraction_of_the_states() -> None:
+def test_only_a_fraction_of_the_states_is_stored_for_the_backward_pass() -> None:
     leaves = [x.requires_grad_() for x in scan_inputs((2, 64, 64, 16))]
     kept: list[Tensor] = []
 
@@ -149,12 +149,12 @@ def test_the_backward_pass_keeps_a_fraction_of_the_states() -> None:
     assert max(x.numel() for x in kept) <= 2 * 64 * 64 * 16 / 8
 
 
-def test_a_cpu_trains_on_the_compiled_scan_and_other_dtypes_on_the_reference() -> None:
+def test_float32_on_a_cpu_uses_the_compiled_scan_and_other_dtypes_the_reference() -> None:
     assert scan_backend(torch.device("cpu"), torch.float32) == "numba"
     assert scan_backend(torch.device("cpu"), torch.float64) == "reference"
 
 
-def test_a_gpu_takes_mamba_ssm_where_it_works_then_triton_then_the_reference(
+def test_a_gpu_uses_mamba_ssm_if_it_works_else_triton_else_the_reference(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     there: set[str] = set()
@@ -178,7 +178,7 @@ def test_a_gpu_takes_mamba_ssm_where_it_works_then_triton_then_the_reference(
     assert "no selective_scan_cuda" in caplog.text
 
 
-def test_where_torch_is_told_to_be_deterministic_the_reference_scans(caplog: pytest.LogCaptureFixture) -> None:
+def test_deterministic_torch_uses_the_reference(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     torch.use_deterministic_algorithms(True)
     try:
@@ -189,7 +189,7 @@ def test_where_torch_is_told_to_be_deterministic_the_reference_scans(caplog: pyt
 
 
 @pytest.mark.parametrize("failure", [ImportError("no module named selective_scan_cuda"), OSError("libcudart.so.12")])
-def test_mamba_ssm_that_cannot_be_imported_is_one_sentence_with_the_cure(
+def test_mamba_ssm_that_cannot_be_imported_is_an_error_that_says_how_to_install_it(
     failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(ModuleType):
@@ -204,7 +204,7 @@ def test_mamba_ssm_that_cannot_be_imported_is_one_sentence_with_the_cure(
     assert "\n" not in str(raised.value)
 
 
-def test_mamba_ssm_without_its_kernels_is_refused_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mamba_ssm_without_its_kernels_is_an_error_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
     interface.selective_scan_fn = tokens_last  # type: ignore[attr-defined]
     for module in (ModuleType("mamba_ssm"), ModuleType("mamba_ssm.ops"), interface):

@@ -10,8 +10,7 @@ import pytest
 from dmray.records import SweepFolder
 from dmray.reporting import collect
 from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
-from dmray.reporting.document import Table
-from dmray.reporting.latex import to_latex
+from dmray.reporting.document import Table, to_latex
 from dmray.reporting.paper import paper_table
 from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger, write_manifest
 from tests.reporting.examples import seed_groups, write
@@ -46,10 +45,10 @@ def test_aggregates_are_over_all_runs_of_all_data_sets(folder: SweepFolder) -> N
     assert found["DM"]["mean"].startswith("85.0 [")
     assert found["DM"]["IQM"].startswith("85.0 [")  # of 60, 70, 100, 110 the middle two
     assert found["DT"]["IQM"].startswith("72.5 [")  # of 50, 65, 80, 90
-    assert found["DM"]["optimality gap (less is better)"].startswith("17.5 [")  # 40, 30, 0 and 0
+    assert found["DM"]["optimality gap (lower is better)"].startswith("17.5 [")  # 40, 30, 0 and 0
 
 
-def test_who_improves_on_the_baseline(folder: SweepFolder) -> None:
+def test_the_probability_of_improvement_over_the_baseline(folder: SweepFolder) -> None:
     write(folder, LEDGERS, datasets=TWO)
     table = improvement_table(group(folder), None)
     assert table is not None
@@ -58,28 +57,28 @@ def test_who_improves_on_the_baseline(folder: SweepFolder) -> None:
     assert improvement_table(group(folder), "hdt") is None
 
 
-def test_one_seed_settles_nothing(folder: SweepFolder) -> None:
+def test_with_one_seed_there_is_no_conclusion(folder: SweepFolder) -> None:
     write(folder, {key: value for key, value in LEDGERS.items() if " 0 " in key}, datasets=TWO, seeds=[0])
     table = improvement_table(group(folder), None)
     assert table is not None
     found = seed_groups(table)["DM over DT"]
-    assert (found["probability"], found["95 % interval"], found["by that interval"]) == (
+    assert (found["probability"], found["95 % interval"], found["conclusion"]) == (
         "1.00",
         "-",
-        "one seed tells nothing",
+        "unknown with one seed",
     )
     assert seed_groups(aggregate_table(group(folder)))["DM"]["mean"] == "85.0"
 
 
-def test_only_data_sets_that_all_methods_have_are_summed_up(folder: SweepFolder) -> None:
+def test_aggregates_are_over_data_sets_that_all_methods_have(folder: SweepFolder) -> None:
     ledgers = {key: value for key, value in LEDGERS.items() if key[:2] == "dm" or "expert" not in key}
     write(folder, ledgers, datasets=TWO)
     table = aggregate_table(group(folder))
-    assert "1 data set of 2, those that all methods have" in table.title
+    assert "1 data set of 2: those that all methods have" in table.title
     assert seed_groups(table)["DM"]["mean"].startswith("65.0 [")
 
 
-def test_methods_are_held_against_the_same_sizes(folder: SweepFolder) -> None:
+def test_methods_are_compared_with_baselines_of_the_same_size(folder: SweepFolder) -> None:
     grid = [{"methods": ["dm", "dt", "hdm"], "models": [{"n_layer": 3}, {"n_layer": 6}]}]
     write(folder, {f"{method} 0": [1, 60] for method in ("dm", "dt", "hdm")}, grid=grid, seeds=[0])
     table = improvement_table(group(folder), None)
@@ -92,7 +91,7 @@ def test_methods_are_held_against_the_same_sizes(folder: SweepFolder) -> None:
     }
 
 
-def test_protocols_are_never_summed_up_together(folder: SweepFolder, tmp_path: Path) -> None:
+def test_aggregates_do_not_mix_protocols(folder: SweepFolder, tmp_path: Path) -> None:
     other = SweepFolder(tmp_path / "other", "example")
     evaluation = {"episodes": 2, "every_steps": 20, "target_returns": [3600.0], "decode": "stream:2"}
     write(folder, LEDGERS, datasets=TWO)
@@ -101,7 +100,7 @@ def test_protocols_are_never_summed_up_together(folder: SweepFolder, tmp_path: P
     assert decodes == ["stream:2", "window"]
 
 
-def test_a_trial_of_two_sweeps_counts_once_where_it_got_furthest(folder: SweepFolder, tmp_path: Path) -> None:
+def test_a_trial_of_two_sweeps_counts_once_with_most_steps(folder: SweepFolder, tmp_path: Path) -> None:
     other = SweepFolder(tmp_path / "other", "example")
     for place, score in ((folder, 60), (other, 70)):
         sweep = example_sweep(seeds=[0])
@@ -116,14 +115,14 @@ def test_a_trial_of_two_sweeps_counts_once_where_it_got_furthest(folder: SweepFo
     assert collect(folder, other, protocol="minari").trials == ()
 
 
-def test_costs_are_those_of_finished_trials(folder: SweepFolder) -> None:
+def test_times_are_those_of_finished_trials(folder: SweepFolder) -> None:
     write(folder, LEDGERS, datasets=TWO)
     found = seed_groups(cost_table(group(folder)))["DM"]
     assert found["trials"] == "4"
     assert found["evaluations"] == "8"
 
 
-def test_the_papers_numbers_stand_only_beside_the_same_protocol(folder: SweepFolder, tmp_path: Path) -> None:
+def test_the_papers_numbers_are_compared_only_for_the_same_protocol(folder: SweepFolder, tmp_path: Path) -> None:
     scores = {"dm 0": [1, 60], "dt 0": [1, 50]}
     write(folder, scores, seeds=[0], datasets=["maze2d-umaze-v1", "hopper-medium-v2", "bullet-hopper-medium-v0"])
     table = paper_table(collect(folder).comparisons)

@@ -38,14 +38,14 @@ def folder(tmp_path: Path) -> SweepFolder:
     return folder
 
 
-def test_a_report_is_written_whole(folder: SweepFolder) -> None:
+def test_all_files_of_a_report_are_written(folder: SweepFolder) -> None:
     paths = write_report(folder)
     markdown, html = paths.markdown.read_text(), paths.html.read_text()
     for text in (markdown, html):
         assert "62.0 ± 2.8" in text
         assert "2 finished, 1 failed, 1 waiting" in text
         assert "decode mode window" in text
-        assert "Target return of the headline score: 3600, the first of the list" in text
+        assert "Target return of the score: 3600, the first of the list" in text
         assert "OSError: disk full" in text
     assert [path.name for path in paths.figures] == ["hopper-medium-v2.png"], "no profiles: DT has not finished"
     assert [path.read_bytes()[:8] for path in paths.figures] == [PNG]
@@ -77,7 +77,7 @@ def test_the_csv_files_hold_every_trial_and_every_evaluation(folder: SweepFolder
     assert len(curves) == 5
 
 
-def test_a_sweep_that_has_not_begun_can_be_reported(tmp_path: Path) -> None:
+def test_a_sweep_that_has_not_started_has_a_report(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "example")
     write_manifest(folder, SWEEP)
     paths = write_report(folder)
@@ -85,11 +85,11 @@ def test_a_sweep_that_has_not_begun_can_be_reported(tmp_path: Path) -> None:
     assert "4 waiting" in paths.markdown.read_text()
 
 
-def test_data_recorded_by_dmray_is_no_benchmark(tmp_path: Path) -> None:
+def test_the_report_says_if_dmray_recorded_the_data(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "example")
     maze = {"name": "mine", "task": "maze2d-umaze", "generate": {}}
     write_manifest(folder, example_sweep(datasets=[maze]))
-    assert "these are no benchmark results" in write_report(folder).markdown.read_text()
+    assert "these are not benchmark results" in write_report(folder).markdown.read_text()
 
 
 def test_a_report_made_twice_is_the_same(folder: SweepFolder) -> None:
@@ -126,28 +126,28 @@ def test_the_command_prints_the_table_and_where_the_report_is(folder: SweepFolde
     assert str(folder.report / "report.html") in ran.output
 
 
-def test_the_report_goes_where_it_is_told(folder: SweepFolder, tmp_path: Path) -> None:
+def test_into_sets_the_reports_folder(folder: SweepFolder, tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, [str(folder.path), "--into", str(tmp_path / "there"), "--baseline", "dt"])
     assert ran.exit_code == 0, ran.output
     assert (tmp_path / "there" / "report.html").exists()
     assert not folder.report.exists()
 
 
-def test_an_unknown_baseline_is_refused(folder: SweepFolder) -> None:
-    ran = CliRunner().invoke(app, [str(folder.path), "--baseline", "dtt"])
+def test_an_unknown_baseline_is_an_error(folder: SweepFolder) -> None:
+    ran = CliRunner().invoke(app, [str(folder.path), "--baseline", "td3"])
     assert ran.exit_code == 1
-    assert "unknown method 'dtt', did you mean 'dt'?" in ran.output
+    assert "unknown method 'td3', known: bc, dlstm, dm" in ran.output
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--protocol", "d4rl-mujco"], "unknown protocol 'd4rl-mujco', did you mean 'd4rl-mujoco'?"),
-        (["--protocol", "minari"], "protocol minari: no trial of these sweeps is of it"),
-        (["--baseline", "hdt"], "baseline hdt: no trial is of it, there are dm, dt"),
+        (["--protocol", "minari"], "protocol minari: these sweeps have no trial with this protocol"),
+        (["--baseline", "hdt"], "baseline hdt: these sweeps have no trial of this method, but of dm, dt"),
     ],
 )
-def test_a_choice_that_nothing_answers_to_leaves_the_report_as_it_was(
+def test_a_baseline_or_protocol_without_trials_is_an_error_and_changes_no_report(
     folder: SweepFolder, options: list[str], message: str
 ) -> None:
     page = write_report(folder).html
@@ -158,7 +158,7 @@ def test_a_choice_that_nothing_answers_to_leaves_the_report_as_it_was(
     assert page.read_bytes() == before
 
 
-def test_a_wrong_folder_is_one_clear_line_and_exit_1(tmp_path: Path) -> None:
+def test_a_wrong_folder_is_a_one_line_error(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, [str(tmp_path)])
     assert ran.exit_code == 1
     assert "no sweep here" in ran.output

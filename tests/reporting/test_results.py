@@ -75,7 +75,7 @@ def test_only_a_finished_trial_has_last_and_best(folder: SweepFolder) -> None:
     assert len(second.scores) == 1
 
 
-def test_a_step_that_was_redone_counts_once_and_first(folder: SweepFolder) -> None:
+def test_a_repeated_evaluation_counts_once_with_its_first_score(folder: SweepFolder) -> None:
     sweep = example_sweep()
     records: list[LedgerRecord] = [
         started(),
@@ -99,13 +99,13 @@ def test_seeds_of_a_setting_make_a_group_and_methods_a_comparison(folder: SweepF
     ]
 
 
-def test_models_of_one_method_are_told_apart_by_what_differs(folder: SweepFolder) -> None:
+def test_labels_of_several_models_have_the_fields_that_differ(folder: SweepFolder) -> None:
     grid = [{"methods": ["dm"], "models": [{"d_model": 64}, {"d_model": 128}]}]
     (comparison,) = results_of(folder, example_sweep(grid=grid)).comparisons
     assert [seed_group.label for seed_group in comparison.seed_groups] == ["DM (d_model 64)", "DM (d_model 128)"]
 
 
-def test_data_sets_are_compared_apart(folder: SweepFolder) -> None:
+def test_each_data_set_has_its_own_comparison(folder: SweepFolder) -> None:
     maze = {"name": "mine", "task": "maze2d-umaze", "generate": {}}
     results = results_of(folder, example_sweep(datasets=["hopper-medium-v2", maze]))
     assert [comparison.dataset.name for comparison in results.comparisons] == ["hopper-medium-v2", "mine"]
@@ -120,12 +120,12 @@ def test_protocols_are_never_mixed(folder: SweepFolder) -> None:
     assert all(len(comparison.seed_groups) == 2 for comparison in results.comparisons)
 
 
-def test_a_folder_without_a_sweep_is_named(folder: SweepFolder) -> None:
+def test_a_folder_without_a_sweep_is_an_error(folder: SweepFolder) -> None:
     with pytest.raises(StorageError, match=r"example: no sweep here \(no sweep\.json\); name the folder"):
         collect(folder)
 
 
-def test_a_sweep_whose_trials_have_other_names_by_now_is_refused_and_not_reported_empty(folder: SweepFolder) -> None:
+def test_a_sweep_with_other_trial_ids_is_an_error(folder: SweepFolder) -> None:
     write_manifest(folder, example_sweep())
     content = json.loads(folder.manifest.read_text())
     unnoted = {key: value for key, value in content.items() if key != "identity_version"}
@@ -135,7 +135,7 @@ def test_a_sweep_whose_trials_have_other_names_by_now_is_refused_and_not_reporte
             collect(folder)
 
 
-def test_a_damaged_manifest_is_named(folder: SweepFolder) -> None:
+def test_a_damaged_manifest_is_an_error(folder: SweepFolder) -> None:
     folder.path.mkdir(parents=True)
     folder.manifest.write_text('{"sweep": {}}')
     with pytest.raises(StorageError, match=r"sweep\.json: not the manifest of a sweep of this version"):

@@ -13,7 +13,7 @@ from dmray.records import SweepFolder
 from dmray.reporting import collect, render_results
 from dmray.reporting.across import results_by_protocol
 from dmray.reporting.columns import trial_columns
-from dmray.reporting.tables import overview_table, score_table, verdict
+from dmray.reporting.tables import leader_text, overview_table, score_table
 from tests.mlflow_mirror.examples import (
     done,
     failed,
@@ -54,12 +54,12 @@ def test_the_highest_mean_of_each_column_is_marked(folder: SweepFolder) -> None:
     }
 
 
-def test_a_method_alone_is_not_marked(folder: SweepFolder) -> None:
+def test_a_single_method_is_not_marked(folder: SweepFolder) -> None:
     write(folder, {"dm 0": [90, 50]}, seeds=[0])
     assert strong(score_table(comparison(folder))) == set()
 
 
-def test_what_has_no_score_is_counted_beside_the_mean(folder: SweepFolder) -> None:
+def test_trials_without_a_score_are_counted_but_not_in_the_mean(folder: SweepFolder) -> None:
     diverged: list[Any] = [started(), trained(20), done(20, "diverged", None)]
     ledgers = {"dm 0": [50, 60], "dm 1": diverged, "dm 2": [started(), failed(1)], "dm 3": [started()], "dt 0": [1, 2]}
     write(folder, ledgers, seeds=[0, 1, 2, 3])
@@ -70,7 +70,7 @@ def test_what_has_no_score_is_counted_beside_the_mean(folder: SweepFolder) -> No
     assert table["DT"]["without a score"] == "3 waiting"
 
 
-def test_the_headline_of_the_first_target_is_reported(folder: SweepFolder) -> None:
+def test_the_score_of_the_first_target_is_reported(folder: SweepFolder) -> None:
     write(folder, {"dm 0": [50, 60]}, seeds=[0])  # the second target scores 5 less at each step
     assert seed_groups(score_table(comparison(folder)))["DM"]["last, normalized"] == "60.0"
 
@@ -86,7 +86,7 @@ def test_the_title_names_the_protocol(folder: SweepFolder) -> None:
     ("ledgers", "sentence"),
     [
         ({}, "Too few methods have finished to compare."),
-        ({"dm 0": [1, 60], "dt 0": [1, 50]}, "DM is ahead of DT by 10.0 normalized points (last score; one seed tells"),
+        ({"dm 0": [1, 60], "dt 0": [1, 50]}, "DM is ahead of DT by 10.0 normalized points (last score; with one seed"),
         (
             {"dm 0": [1, 60], "dm 1": [1, 62], "dt 0": [1, 50], "dt 1": [1, 50]},
             "by 11.0 normalized points (last score, standard error 1.0: more than two standard errors; 2 and 2 seeds)",
@@ -98,19 +98,19 @@ def test_the_title_names_the_protocol(folder: SweepFolder) -> None:
         ({"dm 0": [1, 50], "dt 0": [1, 50]}, "DM and DT have the same last normalized score, 50.0."),
     ],
 )
-def test_the_verdict_weighs_the_lead_against_the_seeds(
+def test_the_lead_is_compared_with_its_standard_error(
     folder: SweepFolder, ledgers: dict[str, list[Any]], sentence: str
 ) -> None:
     write(folder, ledgers)
-    assert sentence in verdict(comparison(folder))
+    assert sentence in leader_text(comparison(folder))
 
 
-def test_dm_against_dt_is_always_told(folder: SweepFolder) -> None:
+def test_dm_is_always_compared_with_dt(folder: SweepFolder) -> None:
     ledgers: dict[str, list[Any]] = {"dm 0": [1, 50], "dt 0": [1, 40], "hdm 0": [1, 70], "hdt 0": [1, 60]}
     write(folder, ledgers, seeds=[0], grid=[{"methods": ["dm", "dt", "hdm", "hdt"]}])
-    told = verdict(comparison(folder))
-    assert told.startswith("HDM is ahead of HDT by 10.0")
-    assert "DM is ahead of DT by 10.0" in told.partition(". ")[2]
+    text = leader_text(comparison(folder))
+    assert text.startswith("HDM is ahead of HDT by 10.0")
+    assert "DM is ahead of DT by 10.0" in text.partition(". ")[2]
 
 
 def test_the_overview_averages_only_data_sets_that_all_methods_have(folder: SweepFolder) -> None:
@@ -128,13 +128,13 @@ def test_the_overview_averages_only_data_sets_that_all_methods_have(folder: Swee
     found = seed_groups(table)
     assert (found["hopper-medium-v2"]["DM"], found["hopper-medium-v2"]["DT"]) == ("60.0", "50.0")
     assert found["hopper-medium-expert-v2"]["DT"] == "-"
-    assert (found["mean of the 2 data sets that all have"]["DM"], strong(table)) == (
+    assert (found["mean of the 2 data sets that all methods have"]["DM"], strong(table)) == (
         "70.0",
         {
             ("hopper-medium-v2", "DM"),
             ("hopper-expert-v2", "DT"),
-            ("mean of the 2 data sets that all have", "DM"),
-            ("mean of the 2 data sets that all have", "DT"),
+            ("mean of the 2 data sets that all methods have", "DM"),
+            ("mean of the 2 data sets that all methods have", "DT"),
         },
     )
 

@@ -151,19 +151,19 @@ def test_status_fetches_new_records_only_and_no_weights(
     monkeypatch.setattr(Store, "read", noted)
     with find_sweep(f"{url}/tiny") as found:
         view = status._View(found)
-        assert view.look().steps == 100 + 40
+        assert view.read().steps == 100 + 40
         told, names = dict(fetched), {name.rpartition("/")[2] for name, _ in fetched}
         assert names == {".driver.json", "sweep.json", "DONE.json", "ledger.jsonl"}
         assert f"trials/{ended.path.name}/ledger.jsonl" not in told
         assert told[f"trials/{running.path.name}/ledger.jsonl"] == 65_536 < running.ledger.stat().st_size
         fetched.clear()
-        view.look()
+        view.read()
         assert [name for name, _ in fetched] == [".driver.json"]
         fetched.clear()
         Ledger(running.ledger).append(evaluated(100))
         grown = running.ledger.stat().st_size
         send(store, origin)
-        assert view.look().statuses["running"] + view.look().statuses["interrupted"] == 1
+        assert view.read().statuses["running"] + view.read().statuses["interrupted"] == 1
         assert max(size for _, size in fetched) < 2_000 < grown
 
 
@@ -249,14 +249,14 @@ def test_watching_continues_while_the_store_does_not_answer(s3: S3, s3_url: str,
     in_store(s3_url, tmp_path, [started(), trained(20)])
     with find_sweep(f"{s3_url}/tiny") as found:
         view = status._View(found)
-        before = view.look()
+        before = view.read()
         s3.stop()
         try:
-            assert view.look_again(before) == before
+            assert view.read_or(before) == before
             assert "the store does not answer" in invoked(pause_app, f"{s3_url}/tiny").output
         finally:
             s3.start()
-        assert view.look_again(before).steps == 20
+        assert view.read_or(before).steps == 20
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
@@ -272,7 +272,7 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
         monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / machine))
         told = runner.invoke(track.app, ["replay", f"{s3_url}/tiny", "--mlflow-uri", uri])
         assert told.exit_code == 0, told.output
-    assert f"{s3_url}/tiny: all of it is in experiment dmray/tiny" in told.output
+    assert f"{s3_url}/tiny: all records are in experiment dmray/tiny" in told.output
     client = mlflow.MlflowClient(uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
     runs = client.search_runs([experiment.experiment_id])

@@ -114,7 +114,7 @@ def test_a_plan_reads_the_store_and_works_without_one_that_it_may_not_read(
     assert [each.exit_code for each in told] == [0, 0]
     assert "trials: 2 finished" in told[0].output
     assert "trials: 2 waiting" in told[1].output
-    assert "what is done may be more: s3://no-such-bucket/runs/tiny" in told[1].output
+    assert "the status of trials may be out of date: s3://no-such-bucket/runs/tiny" in told[1].output
 
 
 def test_a_report_is_made_from_a_store_and_uploaded_to_it(on_s3: Plan, other_machine: None) -> None:

@@ -101,7 +101,7 @@ def test_what_its_simulator_cannot_do_is_said(tmp_path: Path) -> None:
 
 def test_the_doctor_tries_its_simulator(tmp_path: Path) -> None:
     found = next(finding for finding in diagnose(tmp_path, None) if finding.name == "simulator toy")
-    assert (found.verdict, found.detail) == ("ok", "toy")
+    assert (found.status, found.detail) == ("ok", "toy")
 
 
 def test_the_examples_of_the_documentation_are_the_plugins_code() -> None:
