@@ -95,8 +95,12 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     Raises:
         SpecError: a mistake, named by file, place, value and the nearest right name.
     """
+    if isinstance(overrides, str):
+        raise SpecError(f"overrides {overrides!r}: give a list, for example ['training.steps=100']")
     if isinstance(source, Mapping):
         return sweep_of(source, "sweep", overrides)
+    if not isinstance(source, str | Path):
+        raise SpecError(f"sweep: a {type(source).__name__}; give a file, or a mapping of the same fields")
     return load_sweep_file(source, overrides)
 
 
@@ -189,7 +193,7 @@ def run_sweep(
         folders=(folder,),
         collected=collect(folder),
         plan=planned,
-        states=chosen,
+        statuses=chosen,
         errors={trial_id: why for trial_id, why in failures(planned, folder).items() if trial_id in chosen},
         stopped_by=command.sent_by if command is not None and stopped else None,
     )
@@ -369,14 +373,19 @@ def draw_episodes(
         pictures = dmray.draw_episodes(policy, 1, into="drawn", episodes=5)
 
     Raises:
-        SpecError: more episodes than the first cohort has. EngineError: nothing here can draw the task.
+        SpecError: more episodes than the first cohort has, a number below 0, or a function instead of a policy.
+        EngineError: nothing here can draw the task.
         Else as `evaluate_policy`.
     """
     from dmray import inference  # loads torch
     from dmray.rollout.film import write_films
     from dmray.rollout.pictures import write_pictures
 
+    if pictures < 0 or videos < 0:
+        raise SpecError(f"pictures {pictures}, videos {videos}: must be at least 0")
     acting = load_policy(policy) if isinstance(policy, str | Path) else policy
+    if not isinstance(acting, inference.Policy):
+        raise SpecError("policy: only a policy of load_policy can be drawn")
     request = inference.evaluation_request(acting, evaluation.pop("task", None), **evaluation)
     watched = inference.watch_episodes(acting, request, max(pictures, videos), deterministic)
     folder, name = _drawing_folder(acting, into), f"{acting.trial.trial_id}-step{acting.step}"

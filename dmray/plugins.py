@@ -50,7 +50,7 @@ def _load(point: EntryPoint, kind: type[T]) -> Plugin[T] | None:
             value = value()
         if not isinstance(value, kind):
             raise TypeError(f"it gives a {type(value).__name__}, not a {kind.__name__}")
-    except Exception as problem:  # noqa: BLE001 - another package's import may fail in any way
+    except (Exception, SystemExit) as problem:  # noqa: BLE001 - another package's import may fail in any way
         _log.warning("%s is left out (group '%s'): %s: %s", origin, point.group, type(problem).__name__, problem)
         return None
     return Plugin(value, origin)

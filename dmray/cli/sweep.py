@@ -172,7 +172,7 @@ def _print_end(run: SweepRun) -> None:
     if run.stopped_by is not None:
         _print_how_to_continue(f"Stopped by {run.stopped_by}")
         return
-    for trial_id, state in run.states.items():
+    for trial_id, state in run.statuses.items():
         if state not in ENDED:
             why = run.errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
             err.print(f"{state}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)

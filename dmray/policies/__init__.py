@@ -2,7 +2,7 @@
 
 from dmray.methods import Layout, PolicyShape
 from dmray.policies.authors import from_authors
-from dmray.policies.decoding import Decoder, make_decoder
+from dmray.policies.decoding import Decoder, check_decoder, make_decoder
 from dmray.policies.policy import PolicySnapshot, SequencePolicy, snapshot
 from dmray.policies.recipe import PolicyRecipe, policy_recipe
 from dmray.policies.rollout_fields import RolloutFields
@@ -21,6 +21,7 @@ __all__ = [
     "SequencePolicy",
     "StateDecoder",
     "WindowDecoder",
+    "check_decoder",
     "from_authors",
     "make_decoder",
     "policy_recipe",

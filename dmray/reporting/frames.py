@@ -119,19 +119,19 @@ class Results:
 class SweepRun(Results):
     """The results of a sweep that was run, and how it ended.
 
-    `states`: of each trial that this start was about, by trial id; `errors`: the first line of the error of each that
+    `statuses`: of each trial that this start was about, by trial id; `errors`: the first line of the error of each that
     failed, by trial id; `stopped_by`: who stopped the sweep by a command, if anybody did.
     """
 
     plan: Plan = field(kw_only=True, repr=False)
-    states: Mapping[str, TrialStatus] = field(kw_only=True, repr=False)
+    statuses: Mapping[str, TrialStatus] = field(kw_only=True, repr=False)
     errors: Mapping[str, str] = field(kw_only=True)
     stopped_by: str | None = field(kw_only=True, default=None)
 
     @property
     def succeeded(self) -> bool:
         """Whether every trial has a result or was stopped early. Where some failed, the others' results still count."""
-        return ENDED.issuperset(self.states.values())
+        return ENDED.issuperset(self.statuses.values())
 
     @property
     def report(self) -> Path:
