@@ -95,8 +95,12 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     Raises:
         SpecError: the sweep is invalid. The message names the file, the field, the value and a valid one.
     """
+    if isinstance(overrides, str):
+        raise SpecError(f"overrides {overrides!r}: give a list, for example ['training.steps=100']")
     if isinstance(source, Mapping):
         return sweep_of(source, "sweep", overrides)
+    if not isinstance(source, str | Path):
+        raise SpecError(f"sweep: a {type(source).__name__}; give a file, or a mapping of the same fields")
     return load_sweep_file(source, overrides)
 
 
@@ -376,14 +380,19 @@ def draw_episodes(
         pictures = dmray.draw_episodes(policy, 1, into="drawn", episodes=5)
 
     Raises:
-        SpecError: there are more pictures or videos than episodes in the first cohort. EngineError: no simulator here
-            can draw the task. CheckpointError, FloatingPointError: as `evaluate_policy`.
+        SpecError: there are more pictures or videos than episodes in the first cohort, a number is below 0, or `policy`
+            is a function. EngineError: no simulator here can draw the task. CheckpointError, FloatingPointError: as
+            `evaluate_policy`.
     """
     from dmray import inference  # loads torch
     from dmray.rollout.film import write_films
     from dmray.rollout.pictures import write_pictures
 
+    if pictures < 0 or videos < 0:
+        raise SpecError(f"pictures {pictures}, videos {videos}: must be at least 0")
     acting = load_policy(policy) if isinstance(policy, str | Path) else policy
+    if not isinstance(acting, inference.Policy):
+        raise SpecError("policy: only a policy of load_policy can be drawn")
     request = inference.evaluation_request(acting, evaluation.pop("task", None), **evaluation)
     watched = inference.watch_episodes(acting, request, max(pictures, videos), deterministic)
     folder, name = _drawing_folder(acting, into), f"{acting.trial.trial_id}-step{acting.step}"

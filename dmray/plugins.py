@@ -58,7 +58,7 @@ def _load(point: EntryPoint, kind: type[T]) -> Plugin[T] | None:
             value = value()
         if not isinstance(value, kind):
             raise TypeError(f"it gives a {type(value).__name__}, not a {kind.__name__}")
-    except Exception as problem:  # noqa: BLE001 - the import of another package may raise anything
+    except (Exception, SystemExit) as problem:  # noqa: BLE001 - the import of another package may raise anything
         _log.warning("%s is ignored (group '%s'): %s: %s", origin, point.group, type(problem).__name__, problem)
         return None
     return Plugin(value, origin)

@@ -22,6 +22,10 @@ TWO, THREE, ANOTHER_TWO = Number("two", 2), Number("three", 3), Number("two", 22
 NOT_A_NUMBER = "text"
 
 
+def EXITS() -> Number:
+    raise SystemExit(3)
+
+
 @pytest.fixture(autouse=True)
 def _plugins_of_this_test_alone() -> Iterator[None]:
     forget_plugins()
@@ -50,7 +54,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_right_one(monkeypatch: pyt
         numbers.find("on", SpecError)
 
 
-@pytest.mark.parametrize("broken", ["NO_SUCH_ATTRIBUTE", "NOT_A_NUMBER"])
+@pytest.mark.parametrize("broken", ["NO_SUCH_ATTRIBUTE", "NOT_A_NUMBER", "EXITS"])
 def test_a_broken_plugin_is_named_in_a_warning_and_the_others_work(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:

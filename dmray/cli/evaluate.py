@@ -43,7 +43,7 @@ def main(
     into: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for pictures/ and videos/. Default: the trial's folder; for MLflow runs, the current one."
+            help="Folder for pictures/ and videos/. Default: the trial's; for MLflow runs, the working directory."
         ),
     ] = None,
     which: Annotated[str | None, typer.Option(help="Model of an MLflow run: final (default) or best.")] = None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmray.errors import DatasetError, EngineError
+from dmray.policies import check_decoder
 from dmray.rollout import make_engine
 from dmray.sources import locate
 from dmray.specs import DatasetSpec, TrialSpec
@@ -13,11 +14,15 @@ from dmray.tasks import MINARI_SCHEME, task_of
 
 
 def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
-    """Check that every data set has its file (downloading it where possible) and every task its simulator.
+    """Check that every data set has its file (downloading it where possible), every task its simulator, and that the
+    decode modes can be imported.
 
     Raises:
-        DatasetError: something is missing; all of it is named.
+        DatasetError: files or simulators are missing; all of them are named.
+        SpecError: the class of a decode mode cannot be imported.
     """
+    for decode in {trial.evaluation.decode for trial in trials}:
+        check_decoder(decode)
     problems = [problem for dataset in _datasets(trials) if (problem := _problem(dataset, recordings))]
     if problems:
         names = "\n".join(f"  {problem}" for problem in problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -100,26 +101,35 @@ def _shown(plan: Plan, folder: SweepFolder, console: Console | None, on_progress
             views.enter_context(ProgressView(follower(), console))
         if on_progress is not None:
             callback = _ProgressCallback(follower(), on_progress)
-            views.callback(callback.advance)  # once more when the thread has ended
+            views.callback(callback.end)
             views.enter_context(PeriodicThread(callback, _PROGRESS_EVERY_S))
         yield
 
 
 class _ProgressCallback:
-    """Calls a function with the summary of a sweep. After the function has raised, it is not called again."""
+    """Calls a function with the summary of a sweep. If the function raises, it is not called again, and `end` warns."""
 
     def __init__(self, follower: Follower, on_progress: OnProgress) -> None:
-        self._follower, self._on_progress, self._failed = follower, on_progress, False
+        self._follower, self._on_progress = follower, on_progress
+        self._error: Exception | None = None
 
     def advance(self) -> bool:
-        if not self._failed:
+        if self._error is None:
             summary = summarize(self._follower)
             try:
                 self._on_progress(summary)
-            except Exception:  # noqa: BLE001 - an error in the caller's function must not end hours of training
-                self._failed = True
-                _log.exception("the progress callback failed; it is not called any more")
-        return not self._failed
+            except Exception as error:  # noqa: BLE001 - the caller's code, and hours of training must not end with it
+                self._error = error
+                _log.exception("the progress function failed; it is not called any more")
+        return self._error is None
+
+    def end(self) -> None:
+        """Call the function once more, after the thread has ended; then warn in the caller's thread if it failed.
+
+        A warning, because a script without logging would not see the log.
+        """
+        if not self.advance():
+            warnings.warn(f"the progress function failed and was not called again: {self._error!r}", stacklevel=2)
 
 
 def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:

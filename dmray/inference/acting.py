@@ -37,16 +37,21 @@ class Rollout:
         `rewards` (E,): the rewards of the last actions; None in the first call. For a single episode (`Policy.start`
         without a number) the shapes are (S,), a number, and (A,).
 
+        After a SpecError the rollout is as before the call.
+
         Raises:
-            SpecError: an array has the wrong shape, rewards are missing, or the episode is longer than
-                `Policy.max_timesteps`.
+            SpecError: an array has the wrong shape or is not finite, rewards are missing, every episode has ended, or
+                the episode is longer than `Policy.max_timesteps`.
             FloatingPointError: an action is not finite.
         """
-        self._take_rewards(rewards)
         longest = self._network.recipe.shape.max_timesteps
         if self.timestep >= longest:
             raise SpecError(f"timestep {self.timestep}: this policy acts for at most {longest} timesteps an episode")
-        actions = self._decoder.decide(self._observations(observations), self.returns_to_go)
+        if not self.live.size:
+            raise SpecError("every episode has ended; begin new ones with policy.start")
+        states, returns_to_go = self._observations(observations), self._returns_after(rewards)
+        actions = self._decoder.decide(states, returns_to_go)
+        self.returns_to_go = returns_to_go
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"timestep {self.timestep}: the policy decided an action that is not finite")
         self.timestep += 1
@@ -76,27 +81,29 @@ class Rollout:
         return subgoals[0] if subgoals is not None and self._single else subgoals
 
     def _observations(self, given: ArrayLike) -> np.ndarray:
-        values = np.asarray(given, dtype=np.float32)
+        values = _numbers("observations", given)
         values = values[None] if self._single else values
         width = self._network.recipe.shape.observation_dim
-        if self._zero_dims and values.shape[-1] == width - self._zero_dims:  # as the simulator gives them
+        if self._zero_dims and values.shape[1:] == (width - self._zero_dims,):  # as the simulator gives them
             values = np.pad(values, ((0, 0), (0, self._zero_dims)))
         if values.shape != (len(self.live), width):
             expected = (width,) if self._single else (len(self.live), width)
             raise SpecError(f"observations: shape {np.shape(given)}, but this rollout takes {expected}")
-        return values
+        return _finite("observations", values)
 
-    def _take_rewards(self, rewards: ArrayLike | None) -> None:
-        if self.timestep == 0 or not self._network.takes_target:
-            if rewards is not None and self.timestep == 0:
-                raise SpecError("rewards: there are none yet; the first call of act takes only observations")
-            return
+    def _returns_after(self, rewards: ArrayLike | None) -> np.ndarray:
+        """The returns-to-go with `rewards` subtracted."""
         if rewards is None:
-            raise SpecError("rewards: missing; this policy needs them to compute its return-to-go")
-        values = np.atleast_1d(np.asarray(rewards, dtype=np.float64))
+            if self.timestep > 0 and self._network.takes_target:
+                raise SpecError("rewards: missing; this policy needs them to compute its return-to-go")
+            return self.returns_to_go
+        if self.timestep == 0:
+            raise SpecError("rewards: there are none yet; the first call of act takes only observations")
+        values = np.atleast_1d(_numbers("rewards", rewards, np.float64))
         if values.shape != self.live.shape:
-            raise SpecError(f"rewards: shape {values.shape}, but {self.live.shape} episodes are live")
-        self.returns_to_go = self.returns_to_go - values
+            raise SpecError(f"rewards: shape {values.shape}, but this rollout takes {self.live.shape}")
+        _finite("rewards", values)
+        return self.returns_to_go - values if self._network.takes_target else self.returns_to_go
 
 
 def act_on_windows(
@@ -116,16 +123,23 @@ def act_on_windows(
     `first_timestep` is the number of their first timestep; the policy knows nothing of the timesteps before.
 
     Raises:
-        SpecError: an array is missing or has the wrong shape, the window ends after `Policy.max_timesteps`, or there is
-            no such decode mode.
+        SpecError: an array is missing, has the wrong shape or is not finite, the window ends after
+            `Policy.max_timesteps`, or there is no such decode mode.
     """
     shape = network.recipe.shape
-    rows, steps = (*np.shape(observations), 0, 0)[:2]
-    states = _array("observations", observations, (rows, steps, shape.observation_dim))
+    states = _numbers("observations", observations)
+    if states.ndim != 3 or 0 in states.shape:
+        raise SpecError(f"observations: shape {states.shape}, but windows are (B, T, S), with B and T at least 1")
+    rows, steps = states.shape[:2]
+    _array("observations", states, (rows, steps, shape.observation_dim))
+    _finite("observations", states)
     done = _array("actions", actions, (rows, steps, shape.action_dim))
+    _finite("actions", done[:, :-1])
     left = np.zeros((rows, steps), np.float32)
     if network.takes_target:
-        left = _array("returns_to_go", () if returns_to_go is None else returns_to_go, (rows, steps))
+        if returns_to_go is None:
+            raise SpecError("returns_to_go: missing; this policy is told how much of its target return is left")
+        left = _finite("returns_to_go", _array("returns_to_go", returns_to_go, (rows, steps)))
     if not 0 <= first_timestep <= shape.max_timesteps - steps:
         longest = shape.max_timesteps
         raise SpecError(f"first_timestep {first_timestep} and {steps} timesteps: episodes have at most {longest}")
@@ -136,7 +150,20 @@ def act_on_windows(
 
 
 def _array(name: str, given: ArrayLike, shape: Sequence[int]) -> np.ndarray:
-    values = np.asarray(given, dtype=np.float32)
-    if values.shape != tuple(shape) or 0 in shape:
+    values = _numbers(name, given)
+    if values.shape != tuple(shape):
         raise SpecError(f"{name}: shape {values.shape}, but this policy takes {tuple(shape)} (windows, timesteps, ...)")
+    return values
+
+
+def _numbers(name: str, given: ArrayLike, dtype: type = np.float32) -> np.ndarray:
+    try:
+        return np.asarray(given, dtype=dtype)
+    except (TypeError, ValueError) as cause:
+        raise SpecError(f"{name}: not an array of numbers: {cause}") from cause
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise SpecError(f"{name}: not all numbers are finite")
     return values

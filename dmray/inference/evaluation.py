@@ -93,6 +93,8 @@ def evaluation_request(
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("cohort_size", cohort_size, 1)):
         if value is not None and value < least:
             raise SpecError(f"{name} {value}: must be at least {least}")
+    if not isinstance(policy, Policy) and not callable(policy):
+        raise SpecError(f"policy {policy!r}: neither a policy of load_policy nor a function of observations")
     named = lookup("task", task, TASKS, SpecError) if isinstance(task, str) else task
     request = _policy_request(policy, named) if isinstance(policy, Policy) else _function_request(named)
     changes: dict[str, Any] = {"episodes": episodes, "decode": decode, "seed": seed, "cohort_size": cohort_size}
@@ -100,6 +102,8 @@ def evaluation_request(
         if request.target_returns == (None,):
             kind = policy.method.upper() if isinstance(policy, Policy) else "a function"
             raise SpecError(f"target return {target_returns[0]:g}: {kind} takes no target return")
+        if not target_returns or not np.isfinite(target_returns).all():
+            raise SpecError(f"target returns {list(target_returns)}: give at least one, each a finite number")
         changes["target_returns"] = tuple(target_returns)
     request = replace(request, **{name: value for name, value in changes.items() if value is not None})
     if isinstance(policy, Policy):
@@ -138,9 +142,11 @@ def evaluate(
 
     Raises:
         EngineError: the task has no simulator here.
-        SpecError: there are several workers for a function, or its actions have the wrong shape.
+        SpecError: there is less than one worker, there are several for a function, or its actions have the wrong shape.
         FloatingPointError: an action is not finite.
     """
+    if workers < 1:
+        raise SpecError(f"workers {workers}: must be at least 1")
     total = request.episodes * len(request.target_returns)
     done: list[EpisodeRecord] = []
     for cohort in _cohorts(policy, request, workers, deterministic):
@@ -263,7 +269,11 @@ class _FunctionDecoder:
     def decide(
         self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> np.ndarray:
-        actions = np.asarray(self._function(observations), dtype=np.float32)
+        given = self._function(observations)
+        try:
+            actions = np.asarray(given, dtype=np.float32)
+        except (TypeError, ValueError) as cause:
+            raise SpecError(f"the function gave no array of numbers: {cause}") from cause
         expected = (len(observations), self._task.action_dim)
         if actions.shape != expected:
             raise SpecError(

@@ -113,12 +113,17 @@ class Policy:
         if target_return is not None and not self.takes_target:
             raise SpecError(f"target_return {target_return}: {self.method.upper()} takes no target return")
         given = target_return if target_return is not None else (self.target_returns or (0.0,))[0]
-        targets = np.asarray(given, dtype=np.float64)
+        try:
+            targets = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError) as cause:
+            raise SpecError(f"target_return {target_return!r}: not a number") from cause
         if targets.shape not in ((), (rows,)):
             raise SpecError(f"target_return: {targets.size} numbers for {rows} episodes; give one number, or {rows}")
+        if not np.isfinite(targets).all():
+            raise SpecError(f"target_return {target_return}: not finite")
         return Rollout(
             self.network,
-            decode or self.decode,
+            self.decode if decode is None else decode,
             np.broadcast_to(targets, rows),
             zero_dims=self.task.zero_dims,
             single=num_episodes is None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +12,9 @@ from dmray.models.backbones import Backbone, linear_parameters
 from dmray.models.configs import BackboneConfig
 
 ActionInput = Literal["paper", "dt"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
+_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
+_MARKERS = "ov^<>8sphHDdPX*1234+x.|_"
 _OBSERVED = (Field.STATE, Field.RETURN_TO_GO)
 _ACTION, _PREVIOUS_ACTION = Token(Field.ACTION), Token(Field.ACTION, lag=1)
 
@@ -43,7 +47,8 @@ class Method:
     one sentence that describes it.
 
     Raises:
-        ValueError: a stage has an input that no earlier stage predicts, or no stage predicts the action.
+        ValueError: a stage has an input that no earlier stage predicts, no stage predicts the action, or `name`,
+            `colour` or `marker` cannot be used.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Method:
     baselines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_looks()
         known = set(_OBSERVED)
         for stage in self.stages:
             for token in stage.visible:
@@ -98,6 +104,15 @@ class Method:
     def forward_flops(self, config: Any) -> float:
         """FLOPs of the backbones' forward passes over one window of `context_length` timesteps."""
         return sum(self.backbone.flops(config, config.context_length * len(stage.tokens)) for stage in self.stages)
+
+    def _check_looks(self) -> None:
+        """A figure with a wrong colour would fail only when all trials have ended."""
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name '{self.name}': only letters, digits, '+', '.', '_' and '-' (it names folders)")
+        if not _COLOUR.fullmatch(self.colour):
+            raise ValueError(f"colour '{self.colour}': write it as '#1b9e77'")
+        if len(self.marker) != 1 or self.marker not in _MARKERS:
+            raise ValueError(f"marker '{self.marker}': one of matplotlib's, {' '.join(_MARKERS)}")
 
     def _stage_parameters(self, stage: Layout, config: BackboneConfig, shape: PolicyShape) -> int:
         width = config.d_model

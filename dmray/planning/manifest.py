@@ -11,6 +11,7 @@ from dmray.files import write_json
 from dmray.planning.plan import Plan
 from dmray.records.folders import SweepFolder
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
+from dmray.specs.mistakes import mistakes_of
 
 _UNRECORDED_IDENTITY_VERSION = 2  # of manifests without the field
 
@@ -54,8 +55,9 @@ def read_manifest(folder: SweepFolder) -> Plan:
     try:
         manifest = _Manifest.model_validate_json(path.read_bytes())
     except ValidationError as invalid:
-        first = invalid.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        problem = f"{place}: {first['msg']}" if place else first["msg"]
-        raise StorageError(f"{path}: not the manifest of a sweep of this version: {problem}") from None
+        mistake = mistakes_of(invalid, _Manifest)[0]
+        raise StorageError(
+            f"{path}: not the manifest of a sweep of this version: {mistake}; if a package that the sweep used is not "
+            "installed here, install it"
+        ) from None
     return Plan(manifest.sweep, manifest.trials)

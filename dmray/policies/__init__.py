@@ -2,7 +2,7 @@
 
 from dmray.methods import Layout, PolicyShape
 from dmray.policies.authors import from_authors
-from dmray.policies.decoding import Decoder, make_decoder
+from dmray.policies.decoding import Decoder, check_decoder, make_decoder
 from dmray.policies.policy import PolicyRecipe, PolicySnapshot, SequencePolicy, policy_recipe, snapshot
 from dmray.policies.rollout_fields import RolloutFields
 from dmray.policies.sequence_model import SequenceModel
@@ -20,6 +20,7 @@ __all__ = [
     "SequencePolicy",
     "StateDecoder",
     "WindowDecoder",
+    "check_decoder",
     "from_authors",
     "make_decoder",
     "policy_recipe",

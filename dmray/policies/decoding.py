@@ -59,7 +59,22 @@ class _DecoderClass(Protocol):
     def __call__(self, fields: RolloutFields, argument: object, /) -> Decoder: ...
 
 
+def check_decoder(decode: str) -> None:
+    """Import what a decode mode needs to act.
+
+    Raises:
+        SpecError: there is no such mode, or its class cannot be imported.
+    """
+    try:
+        _class_of(parse_decode(decode))
+    except ValueError as unknown:
+        raise SpecError(str(unknown)) from None
+
+
 def _class_of(parsed: Decode) -> _DecoderClass:
     module, _, name = parsed.mode.decoder.partition(":")
-    found: _DecoderClass = getattr(import_module(module, __package__), name)
+    try:
+        found: _DecoderClass = getattr(import_module(module, __package__), name)
+    except (ImportError, AttributeError) as cause:
+        raise SpecError(f"decode mode '{parsed.mode.name}': cannot import '{parsed.mode.decoder}': {cause}") from cause
     return found

@@ -238,4 +238,7 @@ def _setting(trial: TrialSpec) -> dict[str, Any]:
 
 def _label(trial: TrialSpec, setting: dict[str, Any], differing: list[str]) -> str:
     details = ", ".join(f"{key} {setting[key]}" for key in differing if key in setting)
-    return f"{METHODS[trial.method].label} ({details})" if details else METHODS[trial.method].label
+    label = METHODS[trial.method].label
+    if sum(method.label == label for method in METHODS.values()) > 1:  # a package may choose a label that dmray has
+        label = f"{label} [{trial.method}]"
+    return f"{label} ({details})" if details else label

@@ -99,7 +99,7 @@ def _parse(text: str, source: str) -> Any:
 def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _set(content: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

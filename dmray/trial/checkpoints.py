@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from dmray.errors import CheckpointError
 from dmray.files import write_atomic
 from dmray.policies import PolicyRecipe, PolicyShape, PolicySnapshot, policy_recipe
 from dmray.specs import TrialSpec
+from dmray.specs.mistakes import mistakes_of
 from dmray.tasks import ReferenceScores
 
 FORMAT_VERSION = 3
@@ -68,7 +70,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file") from cause
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as cause:
         what = f"{path}: not a dmray checkpoint, or a truncated one ({type(cause).__name__})"
-        raise CheckpointError(f"{what}; without its last.pt a trial starts over") from cause
+        raise CheckpointError(f"{what}; if it is a trial's last.pt, delete it and the trial starts over") from cause
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: written in format {version}, this dmray reads {FORMAT_VERSION}")
     return content
@@ -94,9 +96,17 @@ def resume_checkpoint(path: Path, origin: Origin, device: str) -> dict[str, Any]
 
 
 def load_policy_snapshot(path: Path) -> tuple[TrialSpec, PolicySnapshot]:
-    """The trial and the policy stored in `best.pt` or `last.pt`."""
+    """The trial and the policy stored in `best.pt` or `last.pt`.
+
+    Raises:
+        CheckpointError: `load_checkpoint` fails, or its trial uses something that this installation does not have.
+    """
     content = load_checkpoint(path)
-    trial = TrialSpec.model_validate_json(content["origin"]["spec"])
+    try:
+        trial = TrialSpec.model_validate_json(content["origin"]["spec"])
+    except ValidationError as invalid:
+        mistake = mistakes_of(invalid, TrialSpec)[0]
+        raise CheckpointError(f"{path}: {mistake}; if it comes from another package, install that package") from None
     recipe = policy_recipe(trial, PolicyShape(**content["origin"]["shape"]))
     weights = content["weights"] if "weights" in content else content["trainer"]["policy"]
     return trial, PolicySnapshot(recipe, to_arrays(weights))

@@ -15,6 +15,7 @@ import torch
 
 import dmray
 from dmray.errors import SpecError, StorageError
+from dmray.specs import DECODE_MODES, DecodeMode
 from tests.sweeps import sweep_file, tiny_sweep
 
 
@@ -45,12 +46,18 @@ def test_a_sweep_is_the_same_from_a_file_a_mapping_and_an_object(tmp_path: Path)
     assert {dmray.plan_sweep(source).trial_ids for source in sources} == {dmray.plan_sweep(sweep).trial_ids}
     assert dmray.load_sweep(content, ["seeds=[0, 1]"]).seeds == (0, 1)
     assert len(dmray.plan_sweep(content, ["seeds=[0, 1]"]).trials) == 4
+    in_tuples = {**content, "grid": tuple(content["grid"])}
+    assert len(dmray.plan_sweep(in_tuples, ["grid.0.methods=[dm]"]).trials) == 1
 
 
 def test_an_error_in_a_mapping_names_the_field(tmp_path: Path) -> None:
     content = json.loads(tiny_sweep(tmp_path).model_dump_json())
     with pytest.raises(SpecError, match=r"sweep: training.step: unknown field, did you mean 'steps'\?"):
         dmray.load_sweep({**content, "training": {"step": 5}})
+    with pytest.raises(SpecError, match="sweep: a NoneType; give a file"):
+        dmray.load_sweep(None)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"overrides 'seeds=.*': give a list"):
+        dmray.load_sweep(content, "seeds=[0]")
     with pytest.raises(SpecError, match="give them to load_sweep"):
         dmray.plan_sweep(tiny_sweep(tmp_path), ["seeds=[0]"])
 
@@ -118,16 +125,28 @@ def test_progress_is_a_function_of_frozen_summaries_and_a_run_needs_no_main_thre
         seen[-1].trials = 0  # type: ignore[misc]
 
 
-def test_a_progress_function_that_raises_is_logged_and_does_not_end_the_sweep(
+def test_a_progress_function_that_raises_is_a_warning_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(summary: dmray.Summary) -> None:
         raise ZeroDivisionError("in the callback")
 
-    with caplog.at_level(logging.ERROR, logger="dmray"):
+    with (
+        caplog.at_level(logging.ERROR, logger="dmray"),
+        pytest.warns(UserWarning, match="progress function failed and was not called again: ZeroDivisionError"),
+    ):
         run = dmray.run_sweep(tiny_sweep(tmp_path), local=True, only="method=dm", progress=fail)
     assert run.succeeded
     assert caplog.text.count("ZeroDivisionError: in the callback") == 1
+
+
+def test_a_decode_mode_that_cannot_be_imported_is_an_error_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DECODE_MODES._added, "far", DecodeMode("far", "no_such_module:Decoder", "far"))
+    with pytest.raises(SpecError, match="decode mode 'far': cannot import 'no_such_module:Decoder'"):
+        dmray.run_sweep(tiny_sweep(tmp_path, evaluation={"episodes": 2, "decode": "far"}), local=True, progress=False)
+    assert not list(tmp_path.rglob("ledger.jsonl"))
 
 
 def test_a_failed_trial_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,22 @@ def test_an_array_of_the_wrong_shape_is_an_error() -> None:
     served = ServedPolicy(tiny_policy("dm"))
     with pytest.raises(SpecError, match=r"actions: shape \(1, 3, 1\), but this policy takes \(1, 2, "):
         served.predict(windows(actions=np.zeros((1, 3, 1))))
-    with pytest.raises(SpecError, match="returns_to_go: shape"):
+    with pytest.raises(SpecError, match="returns_to_go: missing"):
         ServedPolicy(tiny_policy("dt")).predict(
             {name: values for name, values in windows().items() if name != "returns_to_go"}
         )
+
+
+def test_windows_without_finite_numbers_or_without_windows_are_refused() -> None:
+    policy = tiny_policy("dt")
+    with pytest.raises(SpecError, match="observations: not all numbers are finite"):
+        act_on_windows(policy, **windows(observations=np.full((1, 2, SHAPE.observation_dim), np.nan)))
+    with pytest.raises(SpecError, match="returns_to_go: not all numbers are finite"):
+        act_on_windows(policy, **windows(returns_to_go=np.full((1, 2), np.inf)))
+    with pytest.raises(SpecError, match="actions: not all numbers are finite"):
+        act_on_windows(policy, **windows(actions=np.full((1, 2, SHAPE.action_dim), np.nan)))
+    with pytest.raises(SpecError, match=r"shape \(0, 2, \d+\), but windows are \(B, T, S\), with B and T at least 1"):
+        act_on_windows(policy, **windows(observations=np.zeros((0, 2, SHAPE.observation_dim))))
 
 
 def test_an_episode_longer_than_max_timesteps_is_an_error() -> None:

@@ -31,6 +31,12 @@ def test_a_method_must_predict_the_action() -> None:
         method_of(Layout((STATE,), Field.SUBGOAL, read_at=0))
 
 
+@pytest.mark.parametrize("wrong", [{"name": "my method/1"}, {"name": ""}, {"colour": "reddish"}, {"marker": "??"}])
+def test_a_name_or_a_look_that_cannot_be_used_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} '{next(iter(wrong.values())).replace('?', '[?]')}'"):
+        replace(METHODS["dm"], **wrong)  # type: ignore[arg-type]
+
+
 @every_method
 def test_the_action_input_changes_the_action_token_and_nothing_else(name: str) -> None:
     paper, dt = METHODS[name], METHODS[name].with_action_input("dt")

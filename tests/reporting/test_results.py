@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dmray.errors import StorageError
+from dmray.methods import METHODS
 from dmray.planning import manifest
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import TrialStatus
@@ -140,3 +142,11 @@ def test_a_damaged_manifest_is_an_error(folder: SweepFolder) -> None:
     folder.manifest.write_text('{"sweep": {}}')
     with pytest.raises(StorageError, match=r"sweep\.json: not the manifest of a sweep of this version"):
         collect(folder)
+
+
+def test_methods_of_one_label_are_told_apart(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS._added, "again", replace(METHODS["dm"], name="again"))
+    (comparison,) = results_of(folder, example_sweep()).comparisons
+    labels = [group.label for group in comparison.seed_groups]
+    assert "DM [dm]" in labels
+    assert "DT" in labels
