@@ -69,7 +69,7 @@ def test_a_file_whose_actions_do_not_lead_where_it_says_fails_verification(made:
 def test_a_file_of_another_task_fails_verification(made: Path) -> None:
     done = run("verify", str(made), "--task", "hopper")
     assert done.exit_code == 1
-    assert "Is it the file of another task?" in done.output
+    assert "is it the file of another task?" in done.output
 
 
 def test_a_number_that_is_another_where_the_simulator_starts_fails_verification(made: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_published_file_is_verified_against_its_first_checksum(tmp_path: Path)
     assert "bad maze2d-open-v0" in done.output
 
 
-def test_a_file_that_is_not_here_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_that_says_how_to_fetch_it(tmp_path: Path) -> None:
     done = run("verify", "maze2d-umaze-v1")
     assert done.exit_code == 1
     assert "python -m dmray.data fetch maze2d-umaze-v1" in done.output
@@ -140,7 +140,7 @@ def test_a_behaviour_that_a_task_has_not_is_told() -> None:
         (["make", "--task", "hopper", "--out", "x.hdf5", "--target-return", "5"], "give a --checkpoint"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_recorded(
+def test_mistakes_are_errors_before_anything_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -149,11 +149,11 @@ def test_a_mistake_is_told_before_anything_is_recorded(
     assert message in done.output.replace("\n", " ")
 
 
-def test_a_file_that_is_there_is_not_written_over(made: Path) -> None:
+def test_an_existing_file_is_not_overwritten(made: Path) -> None:
     before = made.read_bytes()
     done = run("make", "--task", "hopper", "--transitions", "10", "--out", str(made))
     assert done.exit_code == 1
-    assert "is there already" in done.output.replace("\n", " ")
+    assert "the file exists; remove it" in done.output.replace("\n", " ")
     assert made.read_bytes() == before
 
 
