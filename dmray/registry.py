@@ -64,8 +64,10 @@ class Registry(Mapping[str, T], Generic[T]):
         Processes that Ray starts do not have it: a sweep that uses it runs with `local=True`.
 
         Raises:
-            PluginError: dmray or a package has one of that name.
+            PluginError: dmray or a package has one of that name, or it is of another class.
         """
+        if not isinstance(value, self._wanted):
+            raise PluginError(f"{self.kind} {value!r}: must be a {self._wanted.__name__}")
         name: str = value.name  # type: ignore[attr-defined]
         if name in self._builtin or name in self._plugins():
             raise PluginError(f"{self.kind} '{name}' exists already: give yours another name")

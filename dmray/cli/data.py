@@ -37,9 +37,9 @@ _STARTS, _FAR = 16, 100.0  # episodes' starts; deviations, ten times what files 
 @app.command("list")
 def list_datasets(
     pattern: Annotated[str, typer.Argument(help="Names, for example 'hopper-*'.")] = "*",
-    protocol: Annotated[str | None, typer.Option(help="Only those of this protocol.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only data sets of this protocol.")] = None,
 ) -> None:
-    """The published data sets: how each is evaluated and scored, and which are on this machine.
+    """List the published data sets: environment, sizes, reference scores, targets, and which are on this machine.
 
     A task that has no published data set is listed by its own name; its data can be recorded with `make`.
     """
@@ -61,7 +61,7 @@ def list_datasets(
 
 @app.command()
 def fetch(names: Annotated[list[str], typer.Argument(help="Names or patterns: hopper-medium-v2 'antmaze-*'.")]) -> None:
-    """Download data sets; a download that was cut goes on where it stopped."""
+    """Download data sets; an interrupted download is continued."""
     with report_errors():
         for name in [name for pattern in names for name in _matching(pattern)]:
             with progress_bar(err) as progress:
@@ -71,11 +71,11 @@ def fetch(names: Annotated[list[str], typer.Argument(help="Names or patterns: ho
 
 @app.command("verify")
 def verify_datasets(
-    names: Annotated[list[str], typer.Argument(help="Names, patterns, or files of --task.")],
+    names: Annotated[list[str], typer.Argument(help="Names, patterns, or files (with --task).")],
     task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
     replay: Annotated[bool, typer.Option(help="Also replay recorded actions in the simulator.")] = True,
 ) -> None:
-    """Check files: checksums, every value, and whether the simulator repeats the recorded episodes."""
+    """Check files: the checksum, that all values are finite, and that the simulator reproduces the episodes."""
     failed = False
     for name in [name for given in names for name in _to_verify(given, task)]:
         try:
@@ -94,10 +94,10 @@ def verify_datasets(
 
 @app.command()
 def stats(
-    name: Annotated[str, typer.Argument(help="A published name, or a file of --task.")],
+    name: Annotated[str, typer.Argument(help="A published name, or a file (with --task).")],
     task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
 ) -> None:
-    """What is in a data set: episodes, lengths, returns, normalized scores, ranges."""
+    """Print statistics of a data set: episodes, lengths, returns, normalized scores, ranges."""
     with report_errors():
         opened = _opened(name, task)
     table = Table(box=None, pad_edge=False)
@@ -126,11 +126,15 @@ def stats(
 def make(
     task: Annotated[str, typer.Option(help="The task, for example hopper or maze2d-umaze.")],
     out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    behaviour: Annotated[str, typer.Option(help="Random actions, or what the task's family can record.")] = RANDOM,
-    transitions: Annotated[int, typer.Option(min=1, help="At least this many; episodes are whole.")] = 10_000,
-    checkpoint: Annotated[Path | None, typer.Option(help="Record this policy (best.pt, last.pt) instead.")] = None,
-    target_return: Annotated[float | None, typer.Option(help="The policy's; by default the task's first.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    behaviour: Annotated[str, typer.Option(help="random, or a behaviour of the task's family.")] = RANDOM,
+    transitions: Annotated[int, typer.Option(min=1, help="Transitions, at least; episodes are whole.")] = 10_000,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Record the policy in this checkpoint instead (best.pt, last.pt).")
+    ] = None,
+    target_return: Annotated[
+        float | None, typer.Option(help="The target return of the policy. Default: the task's first.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the recording.")] = 0,
 ) -> None:
     """Record episodes in D4RL's layout: of random actions, of a behaviour of the task, or of a trained policy."""
     with report_errors():

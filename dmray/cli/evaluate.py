@@ -26,26 +26,31 @@ def main(
         str,
         typer.Argument(help="A checkpoint file or a trial's folder (s3://... too), or the id of a trial's MLflow run."),
     ],
-    episodes: Annotated[int | None, typer.Option(min=1, help="Else as in the sweep, like all that follow.")] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of episodes. Default of this and the next options: as in the sweep."),
+    ] = None,
     decode: Annotated[str | None, typer.Option(help="The decode mode, for example window.")] = None,
     target: Annotated[list[float] | None, typer.Option(help="A target return; may be given several times.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the episodes' starts.")] = None,
-    cohort_size: Annotated[int | None, typer.Option(min=1, help="Episodes in lockstep.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same for any number.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed from which the episodes' seeds are computed.")] = None,
+    cohort_size: Annotated[int | None, typer.Option(min=1, help="Number of episodes in lockstep.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; the result does not depend on it.")] = 1,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="As a sweep with resources.deterministic: true.")
+        bool, typer.Option("--deterministic", help="Compute as a sweep with resources.deterministic: true.")
     ] = False,
-    records: Annotated[Path | None, typer.Option(help="Write one row an episode to this Parquet file.")] = None,
-    video: Annotated[int, typer.Option(min=0, help="Film so many of the episodes, MP4.")] = 0,
-    pictures: Annotated[int, typer.Option(min=0, help="Draw so many of the episodes, PNG.")] = 0,
+    records: Annotated[Path | None, typer.Option(help="Write a Parquet file with one row per episode.")] = None,
+    video: Annotated[int, typer.Option(min=0, help="Number of episodes to film (MP4).")] = 0,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of episodes to draw (PNG).")] = 0,
     into: Annotated[
         Path | None,
-        typer.Option(help="Where pictures/ and videos/ go: else the trial's folder, or this one and the MLflow run."),
+        typer.Option(help="The folder for pictures/ and videos/. Default: the trial's, or this one and MLflow."),
     ] = None,
-    which: Annotated[str | None, typer.Option(help="Of an MLflow run: final (if left out) or best.")] = None,
-    mlflow_uri: Annotated[str | None, typer.Option(help="Where the MLflow run is; else $MLFLOW_TRACKING_URI.")] = None,
+    which: Annotated[str | None, typer.Option(help="Which model of an MLflow run: final (default) or best.")] = None,
+    mlflow_uri: Annotated[
+        str | None, typer.Option(help="The MLflow server of the run. Default: $MLFLOW_TRACKING_URI.")
+    ] = None,
 ) -> None:
-    """Evaluate a stored policy and print its scores; with no options, exactly as its sweep evaluated it."""
+    """Evaluate a stored policy and print its scores. Without options it repeats the sweep's evaluation exactly."""
     with report_errors():
         if records is not None:
             check_writable(records, "--records")

@@ -17,13 +17,13 @@ app = new_app()
 def main(
     sweeps: Annotated[
         list[str],
-        typer.Argument(help="sweeps: their files, or where they are: runs/quickstart, s3://bucket/prefix/quickstart"),
+        typer.Argument(help="Sweeps: their folders (runs/quickstart), URLs (s3://bucket/prefix/quickstart) or files."),
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="The method to compare all others with; else each method's own baselines.")
+        str | None, typer.Option(help="Compare all methods with this one. Default: each method with its own baselines.")
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="only this one, for example d4rl-mujoco")] = None,
-    into: Annotated[Path | None, typer.Option(help="where to write; else SWEEP/report of the first")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only this protocol, for example d4rl-mujoco.")] = None,
+    into: Annotated[Path | None, typer.Option(help="The folder to write to. Default: SWEEP/report.")] = None,
 ) -> None:
     """Write report.html, report.md, tables.tex, CSV files and figures, and print the tables."""
     with report_errors():

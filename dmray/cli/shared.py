@@ -16,9 +16,9 @@ from dmray.errors import DmrayError, StorageError, StoreUnavailableError
 
 _PIPE_COLUMNS = 200  # a file or another program has no width; rich's 80 would cut names
 SweepSource = Annotated[
-    str, typer.Argument(help="The sweep's file, or where it is: runs/quickstart, s3://bucket/prefix/quickstart.")
+    str, typer.Argument(help="The sweep's folder (runs/quickstart), URL (s3://bucket/prefix/quickstart) or file.")
 ]
-SweepStorage = Annotated[str | None, typer.Option(help="Where the file's sweep is, as given to dmray.sweep.")]
+SweepStorage = Annotated[str | None, typer.Option(help="For a sweep file: the --storage of its start.")]
 out = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True)
 

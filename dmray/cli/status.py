@@ -23,18 +23,18 @@ _OK, _NO_DRIVER, _FAILED = 0, 3, 4
 @app.command()
 def main(
     sweep: SweepSource,
-    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no driver is at work.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no driver is running.")] = False,
     every_s: Annotated[
         float | None,
-        typer.Option("--every", min=0.1, help="Seconds between two looks; else 1, for an object store 5."),
+        typer.Option("--every", min=0.1, help="Seconds between repetitions. Default: 1, for an object store 5."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a look.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False,
     storage: SweepStorage = None,
 ) -> None:
     """Show the progress of a sweep.
 
-    Exit status 0: a driver is at work, or every trial has ended as a result or was stopped early. 3: trials are open
-    and no driver is at work. 4: no trial is open, and trials have failed.
+    Exit status 0: a driver is running, or every trial has a result or was stopped early. 3: trials are left and no
+    driver is running. 4: no trial is left, and some have failed.
     """
     with report_errors(), find_sweep(sweep, storage) as found:
         view = _View(found)

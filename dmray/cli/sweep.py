@@ -38,35 +38,33 @@ _INTERRUPTED = 130
 def main(
     file: Annotated[Path, typer.Argument(help="The sweep file, for example sweeps/quickstart.yaml.")],
     only_plan: Annotated[
-        bool, typer.Option("--plan", help="Print trials, order, cost, what is done; run nothing.")
+        bool, typer.Option("--plan", help="Print the trials, their order and cost, and what is done; run nothing.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue: what is finished is kept, the rest goes on.")
+        bool, typer.Option("--resume", help="Continue a sweep that was started before; finished trials are kept.")
     ] = False,
     only: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Some trials: 'method=dm|dt,dataset=hopper-*,seed=0'.")
+        str | None, typer.Option(metavar="EXPR", help="Run only these trials: 'method=dm|dt,dataset=hopper-*,seed=0'.")
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="The I-th of N parts, each with a storage of its own.")
+        str | None, typer.Option(metavar="I/N", help="Run only the I-th of N parts of the trials.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run the trials again that ended with an error, and no others.")
+        bool, typer.Option("--retry-failed", help="Run only the trials that ended with an error.")
     ] = False,
-    local: Annotated[bool, typer.Option("--local", help="No Ray: one trial after the other in this process.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Run the trials one by one, without Ray.")] = False,
     address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster, for example auto; else one is started.")
+        str | None, typer.Option(help="Use this running Ray cluster, for example auto. Default: start Ray here.")
     ] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="Everything that the sweep writes: a folder, or s3://bucket/prefix.")
-    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Write everything to this folder or s3://bucket/prefix.")] = None,
     mlflow_uri: Annotated[
-        str | None, typer.Option(help="An MLflow server, or off; else SQLite in the storage.")
+        str | None, typer.Option(help="An MLflow server, or off. Default: SQLite in the storage.")
     ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("-o", help="KEY=VALUE over the file: -o training.steps=1000.")
+        list[str] | None, typer.Option("-o", help="Override a field of the file: -o training.steps=1000.")
     ] = None,
 ) -> None:
-    """Run every trial of a sweep file on Ray, keep its records, and tell which method is better."""
+    """Run every trial of a sweep file, write the report, and print which method is better."""
     named = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
     overrides = [*(override or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
     handler = RichHandler(console=err, show_path=False, show_time=False)
@@ -117,7 +115,12 @@ def _show(planned: Plan, choice: TrialFilter, local: bool, address: str | None) 
     if difference and difference.any:
         out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
     todo = to_run(planned, states, resume=True, choice=choice)
-    out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
+    if todo:
+        out.print(
+            f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True
+        )
+    else:
+        out.print("to run: nothing, every trial is done")
 
 
 def _fetch_what_is_done(planned: Plan) -> None:
@@ -125,7 +128,13 @@ def _fetch_what_is_done(planned: Plan) -> None:
     try:
         SweepCopy.for_reading(planned.sweep.storage, planned.sweep.name).download()
     except StorageError as problem:
-        err.print(f"what is done may be more: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        err.print(
+            f"more may be done: {problem}",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | None) -> str:
@@ -160,7 +169,7 @@ def _room(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str
     concurrent = on_ray.place_trials(resources, machines, max(num_trials, 1)).concurrent_trials
     where = f"the cluster at {address}" if address else "this machine"
     return concurrent, (
-        f"{concurrent} at a time beside {resources.evaluation_actors} evaluation actors: "
+        f"{concurrent} at a time, evaluation actors: {resources.evaluation_actors}; "
         f"fits {where} ({machines.cpus:g} CPUs, {machines.gpus:g} GPUs)"
     )
 

@@ -21,22 +21,22 @@ app = new_app()
 _Sweeps = Annotated[
     list[str],
     typer.Argument(
-        metavar="SWEEP...", help="A sweep's file, or where it is: runs/quickstart, s3://bucket/prefix/quickstart."
+        metavar="SWEEP...", help="A sweep's folder (runs/quickstart), URL (s3://bucket/prefix/quickstart) or file."
     ),
 ]
 _MlflowUri = Annotated[
-    str | None, typer.Option(help="Where to; else where the sweep meant to, or SQLite in its storage folder.")
+    str | None, typer.Option(help="The MLflow server to copy to. Default: that of the sweep, or SQLite in its storage.")
 ]
 
 
 @app.callback()
 def main() -> None:
-    """Copy what a sweep's folder holds into MLflow."""
+    """Copy a sweep's records to MLflow; register its best models."""
 
 
 @app.command()
 def replay(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
-    """Copy ledgers into MLflow: of a sweep that ran without it or whose server was down, or to another server.
+    """Copy a sweep's records to MLflow, after its server was down or `mlflow_uri` was off, or to another server.
 
     What is there already stays as it is, so this may be repeated, for example after every new start of the sweep.
     """
@@ -46,7 +46,7 @@ def replay(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
 
 @app.command()
 def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
-    """Replay, then put the best policies into MLflow's model registry: models:/dmray-<method>-<family>@<data set>.
+    """Replay, then register the best policies in MLflow as models:/dmray-<method>-<family>@<data set>.
 
     The best is the seed group with the highest mean last score; of its seeds the one nearest their median, with its
     final weights.

@@ -49,7 +49,7 @@ def _effect(results: SweepResults) -> Iterable[str]:
         )
     yield (
         "A later trial is compared with more scores, so another order of trials may stop other trials. A row that kept "
-        "all its seeds was selected by its scores along the way, which is slightly optimistic."
+        "all its seeds was selected by its scores during training, which is slightly optimistic."
     )
 
 

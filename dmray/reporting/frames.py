@@ -62,7 +62,7 @@ class Results:
     def scores(self) -> pd.DataFrame:
         """One row a data set, method and size: mean and standard deviation over its seeds, normalized.
 
-        `last` is the score of the final weights, the headline; `best` is the highest along the way. `seeds` counts the
+        `last` is the score of the final weights; `best` is the highest score during training. `seeds` counts the
         finished trials of `trials`.
         """
         import pandas as pd

@@ -150,8 +150,8 @@ def _how_surely(group: ProtocolResults, baseline: str | None) -> Iterable[Block]
 _READING = (
     "Normalized score: 100 (R - minimum) / (maximum - minimum), D4RL's formula and reference returns: 0 is a random "
     "policy (for most tasks), 100 an expert or a controller.",
-    "Last is the score of the final weights, and the headline. Best is the highest score along the way; it is picked "
-    "by looking at the evaluations themselves, so it is optimistic. The two must not be compared with each other.",
+    "Last is the score of the final weights and the main result. Best is the highest score during training; it is "
+    "picked by looking at the evaluations themselves, so it is optimistic. Do not compare the two with each other.",
     "Last ten is the mean of the last ten evaluations, which a single lucky or unlucky one moves less.",
     "IQM is the interquartile mean, of the middle half of all runs. Intervals hold 95 % of 2,000 stratified bootstrap "
     "draws (seeds within each data set; Agarwal et al. 2021). With three or four seeds they are rough.",

@@ -143,8 +143,8 @@ def test_an_unknown_baseline_is_refused(folder: SweepFolder) -> None:
     ("options", "message"),
     [
         (["--protocol", "d4rl-mujco"], "unknown protocol 'd4rl-mujco', did you mean 'd4rl-mujoco'?"),
-        (["--protocol", "minari"], "--protocol minari: no trial here is of it"),
-        (["--baseline", "hdt"], "--baseline hdt: no trial here is of it, there are dm, dt"),
+        (["--protocol", "minari"], "protocol minari: no trial of these sweeps is of it"),
+        (["--baseline", "hdt"], "baseline hdt: no trial is of it, there are dm, dt"),
     ],
 )
 def test_a_choice_that_nothing_answers_to_leaves_the_report_as_it_was(
