@@ -64,8 +64,10 @@ class Registry(Mapping[str, T], Generic[T]):
         Processes that Ray starts do not have it, so a sweep that uses it must run with `local=True`.
 
         Raises:
-            PluginError: dmray or an installed package already has this name.
+            PluginError: dmray or an installed package already has this name, or the object is of another class.
         """
+        if not isinstance(value, self._wanted):
+            raise PluginError(f"{self.kind} {value!r}: must be a {self._wanted.__name__}")
         name: str = value.name  # type: ignore[attr-defined]
         if name in self._builtin or name in self._plugins():
             raise PluginError(f"{self.kind} '{name}' already exists; choose another name")

@@ -82,3 +82,8 @@ def test_an_object_that_is_added_here_is_not_installed(monkeypatch: pytest.Monke
     for taken in ("one", "two"):
         with pytest.raises(PluginError, match=f"number '{taken}' already exists"):
             numbers.add(Number(taken, 5))
+
+
+def test_an_object_of_another_class_cannot_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PluginError, match="number 'two': must be a Number"):
+        registry(monkeypatch).add("two")  # type: ignore[arg-type]

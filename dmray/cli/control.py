@@ -16,7 +16,7 @@ pause_app, resume_app, stop_app = new_app(), new_app(), new_app()
 
 @pause_app.command()
 def pause(sweep: SweepSource, storage: SweepStorage = None) -> None:
-    """Pause a sweep: its running trials save a checkpoint and exit, its driver waits for `dmray resume`.
+    """Pause a sweep: running trials save a checkpoint and exit, and the driver waits for `dmray resume`.
 
     Exit status 1 if no driver is running.
     """
@@ -61,7 +61,7 @@ def stop(
     ] = False,
     storage: SweepStorage = None,
 ) -> None:
-    """Stop a sweep: its running trials save a checkpoint and exit, its driver writes the report and ends.
+    """Stop a sweep: running trials save a checkpoint and exit, and the driver writes the report and ends.
 
     Exit status 0 also if no driver is running.
     """

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dmray.cli.shared import err, new_app, out, report_errors
+from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.planning.calibration import calibration_file, hardware_name, save_calibration
 
 app = new_app()
@@ -48,6 +48,7 @@ def main(
 def _calibrate() -> None:
     from dmray.planning.measuring import calibrate
 
+    check_writable(calibration_file(hardware_name()), "DMRAY_CACHE")
     err.print(f"measuring {hardware_name()}: about a minute; run nothing else during this time", highlight=False)
     made = calibrate(lambda line: err.print(f"  {line}", highlight=False, markup=False))
     save_calibration(made)

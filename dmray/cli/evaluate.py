@@ -35,7 +35,7 @@ def main(
     cohort_size: Annotated[int | None, typer.Option(min=1, help="Number of episodes in lockstep.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes; it does not change the result.")] = 1,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="As a sweep with resources.deterministic: true.")
+        bool, typer.Option("--deterministic", help="Compute as a sweep with resources.deterministic: true.")
     ] = False,
     records: Annotated[Path | None, typer.Option(help="Write one row per episode to this Parquet file.")] = None,
     video: Annotated[int, typer.Option(min=0, help="Number of episodes to film (MP4).")] = 0,

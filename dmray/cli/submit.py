@@ -22,9 +22,9 @@ def main(
     file: Annotated[Path, typer.Argument(help="The sweep file; it is sent to the cluster.")],
     address: Annotated[str, typer.Option(help="URL of the cluster's Ray dashboard.")] = "http://127.0.0.1:8265",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print the job's output; Ctrl-C ends the printing, not the job.")
+        bool, typer.Option("--follow", help="Print the job's output. Ctrl-C ends only the printing.")
     ] = False,
-    options: Annotated[list[str] | None, typer.Argument(help="After --: options for dmray.sweep there.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="After --: options of dmray.sweep.")] = None,
 ) -> None:
     """Run a sweep as a Ray job. If the storage has the sweep already, the job continues it. A sweep can have one job.
 

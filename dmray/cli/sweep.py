@@ -119,7 +119,12 @@ def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | 
     if difference and difference.any:
         out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
     todo = to_run(planned, statuses, resume=True, trial_filter=trial_filter)
-    out.print(f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True)
+    if todo:
+        out.print(
+            f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True
+        )
+    else:
+        out.print("to run: nothing, every trial is done")
 
 
 def _download_records(planned: Plan) -> None:
@@ -165,7 +170,7 @@ def _placement(planned: Plan, num_trials: int, address: str | None) -> tuple[int
     concurrent = on_ray.place_trials(resources, machines, max(num_trials, 1)).concurrent_trials
     where = f"the cluster at {address}" if address else "this machine"
     return concurrent, (
-        f"{concurrent} at a time beside {resources.evaluation_actors} evaluation actors: "
+        f"{concurrent} at a time, evaluation actors: {resources.evaluation_actors}; "
         f"fits {where} ({machines.cpus:g} CPUs, {machines.gpus:g} GPUs)"
     )
 

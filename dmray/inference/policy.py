@@ -195,5 +195,6 @@ def _checkpoint_in(path: Path) -> Path:
     names = [path / "checkpoints" / name for name in ("final.pt", "last.pt")]
     found = next((name for name in names if name.is_file()), None)
     if found is None:
-        raise CheckpointError(f"{path}: no checkpoint; give a file (final.pt, best.pt, last.pt) or a trial's folder")
+        what = "no checkpoint" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {what}; give a file (final.pt, best.pt, last.pt) or a trial's folder")
     return found

@@ -62,7 +62,7 @@ class RayRunner:
         with _connected(self._address, plan) as machines:
             placement = place_trials(plan.sweep.resources, machines, len(todo))
             _log.info(
-                "%d trials to run, %d at a time beside %d evaluation actors, on %g CPUs and %g GPUs",
+                "%d trials to run, at most %d at a time, evaluation actors: %d, CPUs: %g, GPUs: %g",
                 len(todo),
                 placement.concurrent_trials,
                 plan.sweep.resources.evaluation_actors,

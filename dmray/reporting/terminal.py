@@ -35,7 +35,9 @@ def _parts(results: SweepResults) -> Iterable[RenderableType]:
     for comparison in results.comparisons:
         yield _rich(score_table(comparison))
         yield Text(leader_text(comparison), style="bold")
-        yield Text("last: the score of the final weights; best: the highest score during training\n", style="dim")
+        yield Text(
+            "last: score of the final weights (the main result); best: the highest score during training\n", style="dim"
+        )
 
 
 def _rich(table: Table) -> RichTable:

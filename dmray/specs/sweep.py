@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
@@ -56,19 +57,21 @@ class GridBlock(Spec):
                 config.model_validate(self.models[place])
             except ValidationError as invalid:
                 for mistake in mistakes_of(invalid, config):
-                    users = self._users_of(mistake.field) if mistake.unknown_field else []
+                    users = self._users_of(mistake.field, self.methods) if mistake.unknown_field else []
                     problem = mistake.problem
                     if users:
                         problem = (
                             f"method '{method}' has no '{mistake.field}' ({', '.join(users)} of this block "
                             f"{'has' if len(users) == 1 else 'have'}); give '{method}' a block of its own in 'grid'"
                         )
+                    elif mistake.unknown_field and (others := self._users_of(mistake.field, METHODS)):
+                        problem = f"method '{method}' has no '{mistake.field}', which is a field of {', '.join(others)}"
                     where = f"models.{place}.{mistake.place}".removesuffix(".")
                     found[Mistake(where, problem)] = None
         return list(found)
 
-    def _users_of(self, field: str) -> list[str]:
-        return [method for method in self.methods if field in METHODS[method].config.model_fields]
+    def _users_of(self, field: str, methods: Iterable[str]) -> list[str]:
+        return [method for method in methods if field in METHODS[method].config.model_fields]
 
 
 class ResourcesSpec(Spec):

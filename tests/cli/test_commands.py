@@ -54,7 +54,7 @@ def test_a_damaged_manifest_is_one_clear_line(folder: SweepFolder) -> None:
     folder.manifest.write_text('{"sweep"')
     seen = runner.invoke(status.app, [str(folder.path)])
     assert seen.exit_code == 1
-    assert "sweep.json: not the manifest of a sweep: Expecting" in seen.output.replace("\n", " ")
+    assert "sweep.json: not the manifest of a sweep: " in seen.output.replace("\n", " ")
 
 
 def test_a_misspelt_command_is_an_error_with_the_right_name() -> None:

@@ -136,7 +136,7 @@ def test_a_behaviour_that_a_task_has_not_is_told() -> None:
             "--out /proc/nowhere/x.hdf5: cannot be written",
         ),
         (["make", "--task", "hopper", "--out", ".", "--target-return", "5"], "--out .: is a folder; give a file in it"),
-        (["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"], "none.pt: no checkpoint"),
+        (["make", "--task", "hopper", "--out", "x.hdf5", "--checkpoint", "none.pt"], "none.pt: no such file"),
         (["make", "--task", "hopper", "--out", "x.hdf5", "--target-return", "5"], "give a --checkpoint"),
     ],
 )

@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from dmray.cli import doctor
 from dmray.driver.diagnosis import diagnose
 
 
@@ -21,3 +23,16 @@ def test_a_machine_without_calibration_is_told_how_to_make_one(tmp_path: Path, m
     from dmray.driver.diagnosis import _calibration
 
     assert "--calibrate makes one" in _calibration().detail
+
+
+def test_a_calibration_that_cannot_be_saved_is_an_error_before_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("dmray.driver.diagnosis.diagnose", lambda storage, mlflow_uri: [])
+    monkeypatch.setattr("dmray.planning.measuring.calibrate", lambda say: pytest.fail("it was measured"))
+    done = CliRunner().invoke(doctor.app, ["--calibrate"])
+    assert done.exit_code == 1
+    assert "DMRAY_CACHE" in done.output
+    assert "cannot be written" in done.output.replace("\n", " ")

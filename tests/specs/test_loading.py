@@ -71,7 +71,7 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
             "grid.0={methods: [dm, dt], models: [{d_state: 8}]}",
             "models.0.d_state: method 'dt' has no 'd_state' (dm",
         ),
-        ("grid.0={methods: [bc], models: [{n_head: 2}]}", "grid.0.models.0.n_head: unknown field"),
+        ("grid.0={methods: [bc], models: [{n_head: 2}]}", "grid.0.models.0.n_head: method 'bc' has no 'n_head'"),
         ("grid.0={methods: [dm], models: [{d_state: x}]}", "grid.0.models.0.d_state: Input should be a whole number"),
         ("grid.0={methods: [dm], models: [3]}", "grid.0.models.0: Input should be a mapping of fields, not 3"),
         ("datasets=[{name: a, generate: {behaviour: expert}}]", "'generate' needs 'task'"),
@@ -132,3 +132,12 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 def test_a_misspelt_file_name_suggests_the_most_similar_file(sweep_file: Path) -> None:
     with pytest.raises(SpecError, match=rf"seep\.yaml: no such sweep file, did you mean '{sweep_file}'\?"):
         load_sweep(sweep_file.with_name("seep.yaml"))
+
+
+def test_a_field_of_other_methods_is_told_with_those(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "name: a\ndatasets: [hopper-medium-v2]\nseeds: [0]\ngrid: [{methods: [dm], models: [{n_head: 4}]}]\n"
+    )
+    with pytest.raises(SpecError, match=r"models\.0\.n_head: method 'dm' has no 'n_head', which is a field of dt, hdt"):
+        load_sweep(file)
