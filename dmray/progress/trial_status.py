@@ -218,7 +218,7 @@ def to_run(
     if begun and not resume:
         raise StorageError(
             f"sweep '{plan.sweep.name}' was begun before: {len(wanted) - len(todo)} trials are done, "
-            f"{len(begun)} are not; continue with --resume (or --retry-failed for those that failed alone), "
+            f"{len(begun)} are not; continue with --resume (or --retry-failed for the failed trials only), "
             "or choose another folder with --storage"
         )
     return todo

@@ -98,7 +98,7 @@ def test_what_a_start_takes_up(tmp_path: Path, choice: TrialFilter, resume: bool
 def test_a_second_start_without_resume_is_refused(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     states = dict(zip(planned.trial_ids, (TrialStatus.FAILED, TrialStatus.WAITING), strict=True))
-    with pytest.raises(StorageError, match="or --retry-failed for those"):
+    with pytest.raises(StorageError, match="or --retry-failed for the failed"):
         to_run(planned, states, resume=False)
 
 
