@@ -105,9 +105,7 @@ DCONV = Method(
     summary="DM's tokens on causal convolutions.",
     source="examples/own_method.py",
     backbone=CONVOLUTIONS,
-    stages=(
-        Layout((S, A1), Field.ACTION, read_at=0),
-    ),  # state, previous action; the action is predicted from the state
+    stages=(Layout((S, A1), Field.ACTION, read_at=0),),  # tokens: state, previous action; predicts from the state
     colour="#8C510A",
     marker="h",
     baselines=("dm", "bc"),
@@ -131,7 +129,7 @@ def main(storage: str = "runs") -> None:
     BACKBONES.add(CONVOLUTIONS)
     METHODS.add(DCONV)
     results = dmray.run_sweep(SWEEP, storage=storage, local=True, resume=True, mlflow_uri="off")
-    print(results.scores)
+    print(results.scores[["method", "seeds", "last", "best"]])
 
 
 if __name__ == "__main__":

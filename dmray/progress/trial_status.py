@@ -218,8 +218,8 @@ def to_run(
     if begun and not resume:
         raise StorageError(
             f"sweep '{plan.sweep.name}' was started before: {len(wanted) - len(todo)} trials are done, "
-            f"{len(begun)} are not; continue with --resume (or with --retry-failed, which runs only trials that "
-            "failed), or choose another folder with --storage"
+            f"{len(begun)} are not; continue with --resume (or --retry-failed for the failed trials only), "
+            "or choose another folder with --storage"
         )
     return todo
 

@@ -100,7 +100,7 @@ def test_which_trials_a_start_runs(
 def test_a_second_start_without_resume_is_an_error(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     states = dict(zip(planned.trial_ids, (TrialStatus.FAILED, TrialStatus.WAITING), strict=True))
-    with pytest.raises(StorageError, match="or with --retry-failed"):
+    with pytest.raises(StorageError, match="or --retry-failed for the failed"):
         to_run(planned, states, resume=False)
 
 
