@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group
 from rich.table import Table
 
+from dmray.models import BackboneConfig
 from dmray.planning.cost import Cost, total_cost
 from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import TimeEstimate
@@ -58,16 +59,20 @@ def render_time_estimate(estimate: TimeEstimate, hardware: str) -> str:
 
 
 def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
-    """The methods at each model size, and the seeds: what is run on every data set."""
-    sizes = dict.fromkeys(trial.model for trial in trials)
-    lines = []
-    for model in sizes:
-        methods = dict.fromkeys(trial.method for trial in trials if trial.model == model)
-        lines.append(
-            f"  {' '.join(methods)}  (width {model.d_model}, {model.n_layer} layers, context {model.context_length})"
-        )
+    """The methods at each size, and the seeds: what is run on every data set."""
+    methods: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        methods.setdefault(_size(trial.model), {})[trial.method] = None
+    lines = [f"  {' '.join(names)}  ({size})" for size, names in methods.items()]
     seeds = dict.fromkeys(str(trial.seed) for trial in trials)
     return [*lines, f"  seeds {' '.join(seeds)}"]
+
+
+def _size(config: BackboneConfig) -> str:
+    """Width, layers and context length, and whatever else differs from the defaults."""
+    others = {name: value for name, value in config.identity().items() if name not in BackboneConfig.model_fields}
+    parts = [f"width {config.d_model}", f"{config.n_layer} layers", f"context {config.context_length}"]
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in others.items())])
 
 
 def _early_stopping(sweep: SweepSpec) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 from dmray.frozen import Spec
 from dmray.methods import METHODS
 from dmray.models import BackboneConfig
+from dmray.registry import unknown
 from dmray.specs.decode import parse_decode
 from dmray.specs.early_stopping import EarlyStoppingSpec
 from dmray.specs.mistakes import Mistake, mistakes_of, nested_mistakes
@@ -34,6 +35,14 @@ class GridBlock(Spec):
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     models: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = ({},)
+
+    @model_validator(mode="after")
+    def _baselines_exist(self) -> GridBlock:
+        for method in self.methods:
+            for baseline in METHODS[method].baselines:
+                if baseline not in METHODS:
+                    raise ValueError(f"the baseline of method '{method}': {unknown('method', baseline, METHODS)}")
+        return self
 
     @model_validator(mode="after")
     def _models_fit_the_methods(self) -> GridBlock:

@@ -106,7 +106,7 @@ def runs_of(client: Any, filter_string: str) -> list[Any]:
 
 
 def test_the_sweep_ends_well_and_says_how_to_fill_mlflow_in(swept: Swept) -> None:
-    assert set(swept.statuses.values()) == {TrialStatus.FINISHED}
+    assert set(swept.states.values()) == {TrialStatus.FINISHED}
     assert "training goes on, they follow later" in swept.said
     assert f"--resume adds them, or: python -m dmray.track replay {swept.folder.path}" in swept.said
 

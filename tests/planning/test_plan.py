@@ -123,3 +123,16 @@ def test_the_plan_shows_trials_cost_and_what_is_done(tmp_path: Path) -> None:
     assert "80 training steps" in text
     assert "1/2" in text
     assert "1 waiting, 1 finished" in text
+
+
+def test_the_plan_tells_sizes_apart_that_differ_in_one_backbones_field_alone(tmp_path: Path) -> None:
+    size = {"d_model": 16, "n_layer": 1, "context_length": 4}
+    grid = [
+        {"methods": ["dm", "dt"], "models": [size]},
+        {"methods": ["dm"], "models": [size | {"d_state": 8}]},
+    ]
+    console = Console(width=100, record=True)
+    console.print(render_plan(tiny_plan(tmp_path, grid=grid)))
+    shown = console.export_text()
+    assert "dm dt  (width 16, 1 layers, context 4)" in shown
+    assert "dm  (width 16, 1 layers, context 4, d_state 8)" in shown

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dmray.errors import SpecError
+from dmray.methods import METHODS
 from dmray.specs import load_sweep
 
 MINIMAL = """
@@ -141,3 +143,10 @@ def test_a_field_of_other_methods_is_told_with_those(tmp_path: Path) -> None:
     )
     with pytest.raises(SpecError, match=r"models\.0\.n_head: method 'dm' has no 'n_head', which is a field of dt, hdt"):
         load_sweep(file)
+
+
+def test_a_baseline_that_does_not_exist_is_an_error(sweep_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_added", {})
+    METHODS.add(replace(METHODS["dm"], name="mine", baselines=("dtt",)))
+    with pytest.raises(SpecError, match=r"grid\.0: the baseline of method 'mine': unknown method 'dtt'"):
+        load_sweep(sweep_file, ["grid.0.methods=[mine]"])

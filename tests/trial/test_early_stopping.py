@@ -226,7 +226,7 @@ def test_a_sweep_whose_trials_were_stopped_has_ended_and_is_not_run_again(
     assert [folder.trial(trial_id).ledger.read_bytes() for trial_id in plan.trial_ids] == ledgers
 
     report = (folder.report / "report.md").read_text()
-    assert "1 of 3 trials were stopped, which saved 20 of 120 optimizer steps (17%)." in report
+    assert "1 of 3 trials were stopped. This saved 20 of 120 optimizer steps (17%)." in report
     assert "| step 20 | 3 | 1 | 20 |" in report
     assert "| DM (n_layer 3) | 0 of 1 | - | - | - | - | - | 1 stopped early |" in report
 
