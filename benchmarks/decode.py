@@ -35,10 +35,12 @@ COLOURS = {"dm": "#D55E00", "dt": "#0072B2"}
 LINES = {"window": "-", "stream:2": "--", "recurrent": ":"}
 
 
-def decision(method: MethodName, mode: str, context: int, episodes: int) -> Callable[[], object]:
+def decision(
+    method: MethodName, mode: str, context: int, episodes: int, max_timesteps: int = 2000
+) -> Callable[[], object]:
     """One more decision of a decoder that has acted for `context` timesteps."""
     torch.manual_seed(0)
-    shape = PolicyShape(OBSERVATIONS, ACTIONS, action_limit=1.0, max_timesteps=2000)
+    shape = PolicyShape(OBSERVATIONS, ACTIONS, action_limit=1.0, max_timesteps=max_timesteps)
     recipe = PolicyRecipe(
         method, METHODS_BY_NAME[method].config(context_length=context), "paper", shape, return_scale=1000.0
     )

@@ -387,7 +387,10 @@ def main() -> None:
     rounds = 3 if options.quick else options.rounds
     builds: dict[str, Callable[[], Callable[[], Any]]] = {
         "training step": training_step,
-        **{f"decision, {mode}": partial(decision, "dm", mode, CONTEXT, EPISODES) for mode in MODES},
+        **{
+            f"decision, {mode}": partial(decision, "dm", mode, CONTEXT, EPISODES, max_timesteps=1_000_000)
+            for mode in MODES
+        },
     }
     table = Table(title=f"DM, K {CONTEXT}, 1 thread, ms, medians of {rounds}", box=None)
     for heading in ("", "lanes", "plain numba", "plain / lanes"):

@@ -77,6 +77,7 @@ def test_csv_files_have_the_fields_of_every_config(swept: tuple[SweepFolder, str
     }
 
 
+@pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 def test_mlflow_has_its_label_and_its_config(swept: tuple[SweepFolder, str]) -> None:
     folder, _ = swept
     import mlflow
