@@ -38,6 +38,10 @@ class TrackingError(DmrayError):
     """The MLflow server does not answer or refuses a request."""
 
 
+class TrackingUnavailableError(TrackingError):
+    """Nothing answers at the address of the MLflow server; it may later."""
+
+
 class ClusterError(DmrayError):
     """A sweep asks for more resources than the machines have."""
 

@@ -68,7 +68,8 @@ def run_sweep(
         DatasetError: the file of a data set is not on this machine, or its task has no simulator here.
         StorageError: the folder cannot be written, another driver runs the sweep, or the sweep was started before and
             `resume` is false.
-        TrackingError: the MLflow server does not answer at the start. (Later outages are tolerated.)
+        TrackingError: the MLflow server does not answer at the first start of the sweep. (Later outages are tolerated,
+            and so is a server that does not answer when the sweep is continued.)
         ClusterError: a trial needs more resources than the machines have.
     """
     folder.make_writable()
@@ -152,7 +153,8 @@ def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None
     if tracking.mlflow_uri == NO_MLFLOW:
         yield lambda report: None
         return
-    mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials)
+    started_before = folder.manifest.exists()  # a server that is down must not keep a started sweep from continuing
+    mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials, may_be_late=started_before)
     reports: list[Path] = []
     try:
         with PeriodicThread(mirror, tracking.flush_every_s, name="dmray-mlflow-mirror"):

@@ -13,8 +13,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from dmray.errors import StorageError, TrackingError
+from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror.layout import (
     GROUP_COMMITTED,
     REPORT,
@@ -28,7 +29,7 @@ from dmray.mlflow_mirror.layout import (
     trial_tags,
 )
 from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
-from dmray.mlflow_mirror.store import RunStore, RunWanted, StoredRun, StoreError, SweepRuns, open_store
+from dmray.mlflow_mirror.store import LateStore, RunStore, RunWanted, StoredRun, StoreError, SweepRuns, open_store
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
 from dmray.progress.trial_status import TrialStatus
 from dmray.records.folders import SweepFolder
@@ -130,13 +131,31 @@ class MlflowMirror:
         self._up_to_date_at = time.monotonic()
 
     @classmethod
-    def open(cls, uri: str | None, folder: SweepFolder, sweep: SweepSpec, trials: Sequence[TrialSpec]) -> MlflowMirror:
-        """A mirror in the MLflow at `uri` (None: the SQLite file of the storage folder), with the sweep's run made.
+    def open(
+        cls,
+        uri: str | None,
+        folder: SweepFolder,
+        sweep: SweepSpec,
+        trials: Sequence[TrialSpec],
+        may_be_late: bool = False,
+    ) -> MlflowMirror:
+        """A mirror in the MLflow at `uri`; None is the SQLite file of the storage folder.
+
+        With `may_be_late` a server that does not answer is a warning: it is tried again during the sweep.
 
         Raises:
-            TrackingError: nothing answers there within about ten seconds, or it is no place for runs.
+            TrackingUnavailableError: nothing answers there within about ten seconds.
+            TrackingError: it is no address for runs.
         """
-        return cls(open_store(uri, folder), folder, sweep, trials)
+        store: RunStore
+        try:
+            store = open_store(uri, folder)
+        except TrackingUnavailableError as problem:
+            if not may_be_late:
+                raise
+            _log.warning("%s. The sweep continues; MLflow gets its records when the server answers", problem)
+            store = cast(RunStore, LateStore(uri, folder))
+        return cls(store, folder, sweep, trials)
 
     @property
     def lag(self) -> Lag:

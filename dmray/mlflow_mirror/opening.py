@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from dmray.errors import TrackingError
+from dmray.errors import TrackingError, TrackingUnavailableError
 from dmray.records.folders import SweepFolder
 from dmray.registry import unknown
 from dmray.specs import NO_MLFLOW
@@ -34,8 +34,8 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
     """Check `uri`, and that something answers there; None is the SQLite file of the storage folder, made if missing.
 
     Raises:
-        TrackingError: nothing answers there within about five seconds, it is a folder, which MLflow no longer
-            supports, or no address that MLflow knows.
+        TrackingUnavailableError: nothing answers there within about five seconds.
+        TrackingError: it is a folder, which MLflow no longer supports, or no address that MLflow knows.
     """
     address = uri or f"sqlite:///{folder.mlflow_database.resolve()}"
     artifacts: Path | None = None
@@ -88,7 +88,7 @@ def probe(uri: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=_PROBE_TIMEOUT_S).close()
     except OSError as cause:
-        raise TrackingError(
+        raise TrackingUnavailableError(
             f"tracking.mlflow_uri: no MLflow server answers at {without_secrets(uri)} (tried to connect to "
             f"{parts.hostname}:{port} for up to {_PROBE_TIMEOUT_S:.0f} s: {cause}); {CURE}"
         ) from cause

@@ -242,6 +242,22 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
     return MlflowStore(address.uri, experiment_name(folder.name), address.artifacts)
 
 
+class LateStore:
+    """A `RunStore` whose server did not answer yet: each call opens it first, and fails as long as that fails."""
+
+    def __init__(self, uri: str | None, folder: SweepFolder) -> None:
+        self._uri, self._folder = uri, folder
+        self._store: MlflowStore | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._store is None:
+            try:
+                self._store = open_store(self._uri, self._folder)
+            except TrackingError as problem:
+                raise StoreError(str(problem)) from problem
+        return getattr(self._store, name)
+
+
 def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call into MLflow; all that a server, a database or a network can do wrong becomes `StoreError`."""
     from mlflow.exceptions import MlflowException

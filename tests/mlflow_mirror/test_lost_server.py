@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,14 +18,21 @@ from dmray.cli.track import app
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import TrackingError
+from dmray.mlflow_mirror.mirror import MlflowMirror
+from dmray.mlflow_mirror.store import LateStore, RunStore
+from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import EvaluationDone, SweepFolder, TrainProgress, read_ledger
 from dmray.specs import TrialSpec
-from tests.mlflow_mirror.mlflow_server import Server, points_of_trials
+from tests.mlflow_mirror.fake_store import FakeStore
+from tests.mlflow_mirror.mlflow_server import Server, free_port, points_of_trials
 from tests.sweeps import tiny_plan
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
+
+
+ONE_TRIAL = [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}]
 
 
 class _KillsServer:
@@ -84,6 +91,32 @@ def test_a_start_without_a_server_leaves_no_record_of_its_address(tmp_path: Path
     with pytest.raises(TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
         run_sweep(plan, folder, LocalRunner(), _report, resume=False, console=Console(file=StringIO()))
     assert not folder.manifest.exists()
+
+
+def test_a_sweep_that_was_started_continues_without_its_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow and the driver were killed together, and the driver is back first."""
+    folder, uri = SweepFolder(tmp_path, "tiny"), f"http://127.0.0.1:{free_port()}"
+    plan = tiny_plan(tmp_path, tracking={"mlflow_uri": uri}, grid=ONE_TRIAL)
+    write_manifest(plan, folder)
+    statuses = run_sweep(plan, folder, LocalRunner(), _report, resume=True, console=None)
+    assert set(statuses.values()) == {TrialStatus.FINISHED}
+    assert "The sweep continues; MLflow gets its records when the server answers" in caplog.text
+    assert f"python -m dmray.track replay {folder.path}" in caplog.text
+
+
+def test_a_late_server_gets_the_records_when_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, store = SweepFolder(tmp_path, "tiny"), FakeStore()
+    plan = tiny_plan(tmp_path, grid=ONE_TRIAL)
+    LocalRunner().run(plan, plan.trials, folder)
+    late = LateStore("http://127.0.0.1:9", folder)
+    mirror = MlflowMirror(cast(RunStore, late), folder, plan.sweep, plan.trials)
+    assert not mirror.advance()
+    assert "no MLflow server answers" in str(mirror.lag.problem)
+    monkeypatch.setattr("dmray.mlflow_mirror.store.open_store", lambda uri, folder: store)
+    assert mirror.close().problem is None
+    assert len(store.level("trial")) == 1
 
 
 def _report(folder: SweepFolder) -> Path:
