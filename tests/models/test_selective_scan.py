@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -106,6 +106,7 @@ def test_the_reference_passes_gradcheck() -> None:
 
 
 @given(sizes, st.integers(0, 2**16))
+@example((1, 1, 1, 2), 1)  # D u and C h cancel to a thousandth
 @settings(max_examples=25, deadline=None)
 def test_the_compiled_scan_equals_the_reference_at_any_size(size: tuple[int, int, int, int], seed: int) -> None:
     with torch.no_grad():
@@ -113,7 +114,9 @@ def test_the_compiled_scan_equals_the_reference_at_any_size(size: tuple[int, int
         ours = selective_scan(u, delta, A, B, C, D, z, bias, True, "numba")
         u, delta, A, B, C, D, z, bias = (x.double() for x in (u, delta, A, B, C, D, z, bias))
         exact = reference_scan(u, delta, A, B, C, D, z, bias, True)
-    assert float((ours - exact).norm()) <= 1e-5 * float(exact.norm())
+        # The terms of each sum without their signs: where they cancel, rounding is relative to them, not to the sum.
+        terms = reference_scan(u.abs(), delta, A, B.abs(), C.abs(), D.abs(), z, bias, True)
+    assert float((ours - exact).norm()) <= 1e-5 * float(terms.norm())
 
 
 @pytest.mark.parametrize("exponent", [-1e4, -88.5, -86.9, -20.0, -1.0, -1e-3, -1e-7, 0.0, 1.0, 20.0, 80.0])
