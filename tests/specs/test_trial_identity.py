@@ -60,9 +60,12 @@ def test_a_changed_default_changes_no_id_of_a_trial_that_gives_the_value() -> No
 
 
 def test_a_copy_with_other_values_has_another_id() -> None:
-    original = trial()
-    copied = original.model_copy(update={"seed": 5}) if original.trial_id and original.seed_group_id else original
-    assert copied.trial_id == trial(seed=5).trial_id != original.trial_id
+    original, changed = trial(), {"seed": 5, "method": "dm+r"}
+    before = original.trial_id, original.seed_group_id  # now computed and kept by the original
+    copied = original.model_copy(update=changed)
+    assert (copied.trial_id, copied.seed_group_id) == (trial(**changed).trial_id, trial(**changed).seed_group_id)
+    assert copied.trial_id != before[0]
+    assert copied.seed_group_id != before[1]
 
 
 @pytest.mark.parametrize("method", ["dm", "hdm", "hdt", "dt-r", "bc", "dlstm"])
