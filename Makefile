@@ -1,5 +1,6 @@
 # make quickstart   set up, train Decision Mamba and Decision Transformer, print which one is better
 # make test         set up, lint, type-check, test
+# make fuzz         give odd inputs to everything that reads files, options or answers, for ten minutes
 # make bullet       install the packages of the bullet-* tasks (docs/bullet.md)
 # make mlflow       open MLflow on the runs of this checkout
 PYTHON ?= python3
@@ -7,13 +8,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test setup bullet mlflow lint format clean
+.PHONY: quickstart test fuzz setup bullet mlflow lint format clean
 
 quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
 
 test: setup lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --minutes 10
 
 lint: setup
 	$(BIN)/ruff check
