@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 from importlib import import_module
@@ -26,7 +27,7 @@ _WIDTH = 200
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--minutes", type=float, default=None, help="for all edges together")
-    parser.add_argument("--inputs", type=int, default=None, help="inputs an edge; slow edges get fewer")
+    parser.add_argument("--inputs", type=int, default=None, help="inputs an edge; slow edges get fewer, or none")
     parser.add_argument("--edge", action="append", help="only this edge; may be repeated")
     parser.add_argument("--edges", default="tests.fuzz.edges", help="the module of the edges")
     parser.add_argument("--first", type=int, default=0, help="the number of the first input")
@@ -44,19 +45,25 @@ def main() -> int:
         "MINARI_DATASETS_PATH": str(scratch / "templates" / "minari"),
         "DMRAY_DATASETS": str(scratch / "datasets"),
         "MPLBACKEND": "agg",
+        "TMPDIR": str(scratch / "tmp"),
     }
     from tests.fuzz.harness import Budget, fuzz
 
-    (scratch / "templates" / "minari").mkdir(parents=True, exist_ok=True)
+    for made in ("templates", "tmp", "cache"):  # a folder that is given again keeps its findings only
+        shutil.rmtree(scratch / made, ignore_errors=True)
+    for made in ("templates/minari", "tmp"):
+        (scratch / made).mkdir(parents=True, exist_ok=True)
     module = import_module(options.edges)
-    templates = module.prepare(scratch / "templates")
-    names = options.edge or list(module.EDGES)
+    shares = {name: edge.slow for name, edge in module.EDGES.items() if not options.edge or name in options.edge}
+    if options.inputs is not None:
+        shares = {name: slow for name, slow in shares.items() if slow <= options.inputs or options.edge}
+    templates = module.prepare(scratch / "templates", shares)
     tallies: list[Tally] = []
     print(f"{'edge':18}{'inputs':>8}{'values':>8}{'errors':>8}{'faults':>8}{'MiB':>7}")
-    for name in names:
+    for name in shares:
         edge = module.EDGES[name]
         inputs = 10**9 if options.inputs is None else max(1, options.inputs // edge.slow)
-        seconds = _NO_LIMIT_S if minutes is None else 60 * minutes / len(names)
+        seconds = _NO_LIMIT_S if minutes is None else 60 * minutes / len(shares)
         budget = Budget(options.first, inputs, seconds, options.timeout)
         tally = fuzz(edge, templates, scratch / "findings", options.seed, budget)
         tallies.append(tally)

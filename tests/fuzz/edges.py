@@ -9,7 +9,11 @@ import io
 import json
 import os
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Collection
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +88,7 @@ class Templates:
         return self.folder / "minari"
 
     @classmethod
-    def make(cls, folder: Path) -> Templates:
+    def make(cls, folder: Path, mlflow: bool) -> Templates:
         templates = cls(folder)
         sweep = tiny_sweep(
             folder / "runs", training={"steps": 10, "batch_size": 4}, evaluation={"episodes": 2, "every_steps": 5}
@@ -93,6 +97,9 @@ class Templates:
         episodes = [_minari_episode(seed) for seed in range(2)]
         credits_ = dict.fromkeys(("algorithm_name", "author", "author_email", "code_permalink", "description"), "fuzz")
         minari.create_dataset_from_buffers(_MINARI, episodes, env="Hopper-v5", eval_env="Hopper-v5", **credits_)
+        if mlflow:  # in another process: no connection may cross a fork
+            upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{folder / 'mlflow.db'}"]
+            subprocess.run(upgrade, check=True, capture_output=True)
         return templates
 
     def trials(self, sweep: Path) -> list[Path]:
@@ -344,9 +351,9 @@ def _authors_weights(rng: Random, folder: Path, templates: Templates) -> tuple[s
     method = rng.choice(("dt", "hdm", "hdt", "dm"))
     with np.load(Path(__file__).parents[1] / "golden" / f"{method}.npz", allow_pickle=False) as golden:
         weights: dict[str, dict[str, Any]] = {}
-        for key in golden.files:
-            stage, _, name = key.partition("/")
-            weights.setdefault(stage, {})[name] = torch.from_numpy(np.array(golden[key]))
+        for key in (key for key in golden.files if key.startswith("weights/")):
+            _, stage, name = key.split("/")
+            weights.setdefault(stage, {})[name] = torch.from_numpy(golden[key].astype(np.float32))
     odd = [*_ODD_TENSORS, lambda: None, lambda: 1.0, lambda: "x", list]
     return method, mutate_value(rng, weights, odd=lambda r: r.choice(odd)())
 
@@ -430,7 +437,93 @@ def _calibration(rng: Random, folder: Path, templates: Templates) -> Path:
     return path
 
 
-prepare = Templates.make
+# ---- MLflow
+
+
+def _mlflow_database(rng: Random, folder: Path, templates: Templates) -> tuple[Path, str]:
+    sweep = templates.copy_sweep(folder)
+    database = folder / "mlflow.db"
+    shutil.copyfile(templates.folder / "mlflow.db", database)
+    match rng.randrange(4):
+        case 0:
+            mutate_path(rng, database)
+        case 1:
+            database.write_bytes(mutate_bytes(rng, database.read_bytes()))
+        case _:
+            with closing(sqlite3.connect(database)) as connection:
+                tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+                statement = rng.choice(
+                    (
+                        "update alembic_version set version_num = 'ffffffffffff'",
+                        "delete from alembic_version",
+                        "drop table alembic_version",
+                        f"drop table {rng.choice(tables)}",
+                        f"alter table {rng.choice(tables)} rename to odd",
+                        "update experiments set artifact_location = 'odd://x'",
+                        "update experiments set lifecycle_stage = 'deleted'",
+                        "create table foreign_table (x int)",
+                    )
+                )
+                connection.execute("pragma foreign_keys = off")
+                connection.execute(statement)
+                connection.commit()
+    return sweep, f"sqlite:///{database}"
+
+
+def _mlflow_answers(rng: Random, folder: Path, templates: Templates) -> tuple[Path, Random]:
+    return templates.copy_sweep(folder), rng
+
+
+class _OddTracking(_OddServer):
+    def _answer(self) -> None:
+        rng = self.rng
+        run = {"info": {"run_id": "a" * 32, "experiment_id": "1", "status": "RUNNING"}, "data": {"tags": []}}
+        answers = {"experiment": {"experiment_id": "1", "name": "x"}, "run": run, "runs": [run], "experiment_id": "1"}
+        odd = (
+            b"",
+            b"null",
+            b"<html>",
+            b"[]",
+            b"{",
+            json.dumps(answers).encode(),
+            mutate_json(rng, json.dumps(answers)),
+        )
+        body = rng.choice(odd)
+        if self.headers.get("Content-Length", "0").isdecimal():
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.send_response(rng.choice((200, 200, 200, 400, 401, 403, 404, 500, 503)))
+        self.send_header("Content-Type", rng.choice(("application/json", "text/html", "x")))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = _answer
+
+
+def _mirror_to_answers(given: tuple[Path, Random]) -> object:
+    sweep, rng = given
+    with serving() as server:
+        server.RequestHandlerClass = type("_Odd", (_OddTracking,), {"rng": rng})
+        return _mirror_to((sweep, server.address))
+
+
+def _mirror_to(given: tuple[Path, str]) -> object:
+    """Bring a finished sweep into the MLflow at an address."""
+    from dmray.mlflow_mirror.mirror import MlflowMirror
+
+    sweep, uri = given
+    folder = SweepFolder(sweep.parent, sweep.name)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return MlflowMirror.open(uri, folder, manifest.sweep, manifest.trials).close()
+
+
+def prepare(folder: Path, edges: Collection[str]) -> Templates:
+    """What the inputs of `edges` are made from."""
+    return Templates.make(folder, mlflow="mlflow-database" in edges)
+
+
 EDGES = {
     edge.name: edge
     for edge in (
@@ -448,6 +541,8 @@ EDGES = {
         Edge("authors-weights", _authors_weights, lambda given: from_authors(*given)),
         Edge("pinned-checksums", _pins, _read_pins),
         Edge("mirror", _mirrors, _fetch, slow=4, keeps_parts=True),
+        Edge("mlflow-database", _mlflow_database, _mirror_to, slow=60),
+        Edge("mlflow-answers", _mlflow_answers, _mirror_to_answers, slow=60),
         Edge("calibration", _calibration, lambda path: load_calibration("fuzz")),
     )
 }

@@ -170,7 +170,7 @@ def _serve(edge: Edge, templates: Any, scratch: Path, seed: int, numbers: range,
             os.dup2(null, descriptor)
         scratch.mkdir(parents=True, exist_ok=True)
         os.chdir(scratch)
-        guard = Guard([scratch, Path(os.environ["DMRAY_CACHE"])])
+        guard = Guard([scratch, *(Path(os.environ[name]) for name in ("DMRAY_CACHE", "TMPDIR"))])
         limit_memory(_ADDRESS_SPACE_BYTES)
         files_before, base = None, peak_bytes()
         for number in numbers:
@@ -199,12 +199,16 @@ def _one(edge: Edge, templates: Any, folder: Path, rng: Random, guard: Guard) ->
     guard.found.clear()
     outcome, detail = _outcome(edge, given)
     if outcome in FAULTS:
-        return outcome, f"{given!r}\n{detail}"[:8000]
+        return outcome, f"{_short(given)}\n{detail}"
     if guard.found:
-        return "outside", f"{given!r}: {guard.found[:5]}"
+        return "outside", f"{_short(given)}\n{guard.found[:5]}"
     if not edge.keeps_parts and (parts := [path.name for path in folder.rglob("*.part")]):
-        return "leftover", f"{given!r}: {parts}"
+        return "leftover", f"{_short(given)}\n{parts}"
     return outcome, detail
+
+
+def _short(given: object) -> str:
+    return repr(given)[:500]
 
 
 def _made(edge: Edge, rng: Random, folder: Path, templates: Any) -> object:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +14,7 @@ from dmray.errors import SpecError
 from tests.fuzz.harness import Edge
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, edges: Collection[str]) -> None:
     """There is nothing to prepare."""
 
 
@@ -31,7 +30,7 @@ def _raise(error: BaseException) -> Callable[[Path], object]:
 
 
 def _write_outside(folder: Path) -> object:
-    outside = Path(tempfile.gettempdir(), f"dmray-fuzz-{os.getpid()}")
+    outside = Path(os.environ["TMPDIR"]).parents[1] / f"dmray-fuzz-{os.getpid()}"
     outside.write_text("x")
     outside.unlink()
     return outside
