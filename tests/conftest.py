@@ -24,13 +24,15 @@ settings.load_profile("dmray")
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray's tests first, they take long; those that share a Ray, or an MLflow, all in one process of several."""
+    """Ray's tests first, they take long; tests that share a Ray, an MLflow or a file all in one process of several.
+
+    So each fixture of a session or a module is made once.
+    """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    shared = {"ray_session": "ray", "mlflow_storage": "mlflow"}
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif "mlflow_storage" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("mlflow"))
+        fixtures = [shared[name] for name in getattr(item, "fixturenames", ()) if name in shared]
+        item.add_marker(pytest.mark.xdist_group(fixtures[0] if fixtures else item.path.stem))
 
 
 @pytest.fixture(autouse=True, scope="session")

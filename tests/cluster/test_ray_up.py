@@ -25,7 +25,7 @@ from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, place_trials
 from dmray.specs import load_sweep
 from tests.cluster.conftest import REGION, REPOSITORY, MockedAws
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray up")]  # one cluster for all of them
+pytestmark = pytest.mark.slow
 RECORDER = '#!/bin/sh\necho "$(basename "$0") $*" >> "$COMMANDS"\n'
 
 

@@ -15,7 +15,7 @@ from dmray.models import BACKBONES
 from dmray.records import SweepFolder
 from dmray.testing.backbone_contract import BackboneContract
 
-pytestmark = [pytest.mark.usefixtures("toy_plugin"), pytest.mark.xdist_group("toy")]  # one sweep for all of them
+pytestmark = pytest.mark.usefixtures("toy_plugin")
 SWEEP = {
     "name": "toys",
     "datasets": [{"name": "homing", "task": "toy-line", "generate": {"behaviour": "homing", "transitions": 300}}],
