@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dmray.datasets.d4rl_hdf5 import Allocate, FileRules, episode_starts, in_memory
+from dmray.datasets.checked_rows import Allocate, FileRules, episode_starts, in_memory
 from dmray.datasets.episodes import Episodes
 from dmray.errors import DatasetError
 from dmray.file_lock import file_lock
