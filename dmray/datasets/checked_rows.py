@@ -136,7 +136,9 @@ def episodes_of(source: str, rows: Rows, rules: FileRules, notes: tuple[str, ...
             "row of each episode"
         )
     end = int(starts[-1])
-    observations, actions, rewards = rows.observations[:end], rows.actions[:end], rows.rewards[:end]
+    observations, actions, rewards = (
+        array if end == count else array[:end] for array in (rows.observations, rows.actions, rows.rewards)
+    )
     _check_sums(source, rewards, starts)
     notes = (*notes, *_notes_on_ends(rows, starts, rules))
     if rules.pay_once and has_per_step_subtask_rewards(rewards, starts, rules.pay_once):
@@ -196,7 +198,7 @@ def _notes_on_ends(rows: Rows, starts: np.ndarray, rules: FileRules) -> list[str
 
 def _check_sums(source: str, rewards: np.ndarray, starts: np.ndarray) -> None:
     """Check that returns-to-go fit into float32."""
-    sums = np.add.reduceat(np.abs(rewards).astype(np.float64), starts[:-1])
+    sums = np.add.reduceat(np.abs(rewards), starts[:-1], dtype=np.float64)
     worst = int(sums.argmax())
     if sums[worst] > np.finfo(np.float32).max:
         raise DatasetError(

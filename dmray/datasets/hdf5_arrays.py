@@ -12,7 +12,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Hdf5Array:
     """An array that lies in its file: every check but those of its values and sizes is done."""
 
     where: str  # file and name, to begin a message with
+    cure: str  # how to get the file anew
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     stored_bytes: int
@@ -50,7 +51,7 @@ class Hdf5Array:
         Raises:
             DatasetError: some were not, so that reading would make them up.
         """
-        with _reading(self.where):
+        with self._reading():
             chunk = self._dataset.chunks
             pieces = (
                 1
@@ -62,12 +63,12 @@ class Hdf5Array:
             part = "no row was" if written == 0 else f"only {written:,} of its {pieces:,} chunks were"
             raise DatasetError(
                 f"{self.where} declares {len(self):,} rows ({_size(self.read_bytes)}), but {part} ever written; "
-                "write the file again, or fetch it again"
+                f"write the file again, or {self.cure}"
             )
 
     def read(self, rows: slice = slice(None), columns: slice | None = None) -> np.ndarray:
         """The values of `rows`, as they are stored."""
-        with _reading(self.where):
+        with self._reading():
             values: np.ndarray = self._dataset[rows] if columns is None else self._dataset[rows, columns]
         return values
 
@@ -77,25 +78,33 @@ class Hdf5Array:
 
     def read_into(self, array: np.ndarray) -> np.ndarray:
         """Fill `array` (N, C) or (N,) with the leading columns, converted on the way."""
-        with _reading(self.where):
+        with self._reading():
             if len(self.shape) > array.ndim:  # (N, 1) for (N,)
                 array[:] = self._dataset[:, 0]
             else:
                 self._dataset.read_direct(array, tuple(slice(0, size) for size in array.shape))
         return array
 
+    def _reading(self) -> AbstractContextManager[None]:
+        return _reading(self.where, self.cure)
+
 
 class Hdf5Source:
-    """An open file."""
+    """An open file; `cure` ends the messages on damage."""
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path = path
+    def __init__(self, path: Path, file: h5py.File, cure: str) -> None:
+        self.path, self.cure = path, cure
         self._file = file
         self._file_bytes = path.stat().st_size
 
+    def count(self) -> int:
+        """How many names there are on top."""
+        with _reading(str(self.path), self.cure):
+            return len(self._file)
+
     def names(self, group: str = "/") -> list[str]:
         """Names in `group`, the first 1,000; none if there is no such group in the file itself."""
-        with _reading(f"{self.path}: {group}"):
+        with _reading(f"{self.path}: {group}", self.cure):
             if group != "/" and not isinstance(self._file.get(group, getlink=True), h5py.HardLink):
                 return []
             found = self._file[group]
@@ -110,7 +119,7 @@ class Hdf5Source:
         """
         where = f"{self.path}: {name}"
         group: Any = self._file
-        with _reading(where):
+        with _reading(where, self.cure):
             for part in name.split("/"):
                 if not isinstance(group, h5py.Group):
                     return None
@@ -129,25 +138,25 @@ class Hdf5Source:
         _check_own(where, made)
         if found.shape is None:
             raise DatasetError(f"{where} is empty; write the array under this name")
-        array = Hdf5Array(where, found.shape, found.dtype, found.id.get_storage_size(), found)
+        array = Hdf5Array(where, self.cure, found.shape, found.dtype, found.id.get_storage_size(), found)
         if array.stored_bytes > self._file_bytes:
             raise DatasetError(
                 f"{where} claims {_size(array.stored_bytes)} of a file that has {_size(self._file_bytes)}: it is "
-                "truncated or damaged; fetch it again"
+                f"truncated or damaged; {self.cure}"
             )
         chunk_bytes = 0 if found.chunks is None else math.prod(found.chunks) * array.dtype.itemsize
         needed = max(array.read_bytes, chunk_bytes)  # HDF5 holds one chunk in memory as well
         if needed > max(_HARMLESS, _MOST_PACKED * array.stored_bytes):
             raise DatasetError(
                 f"{where} declares {'x'.join(map(str, array.shape))} values ({_size(needed)} of memory), but has "
-                f"{_size(array.stored_bytes)} in the file, too few for so many; write the file again, or fetch it again"
+                f"{_size(array.stored_bytes)} in the file, too few for so many; write the file again, or {self.cure}"
             )
         return array
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[Hdf5Source]:
-    """Open a file to read.
+def open_hdf5(path: Path, cure: str = "fetch it again") -> Iterator[Hdf5Source]:
+    """Open a file to read; `cure` says how to replace a damaged one.
 
     Raises:
         DatasetError: it is missing, no regular file, no HDF5, truncated, or held by a writer.
@@ -166,15 +175,15 @@ def open_hdf5(path: Path) -> Iterator[Hdf5Source]:
     except (DmrayError, MemoryError):
         raise
     except Exception as cause:
-        raise DatasetError(f"{path}: {_why_not_opened(path, cause)}") from cause
+        raise DatasetError(f"{path}: {_why_not_opened(path, cause, cure)}") from cause
     try:
-        yield Hdf5Source(path, file)
+        yield Hdf5Source(path, file, cure)
     finally:
-        with _reading(str(path)):
+        with _reading(str(path), cure):
             file.close()
 
 
-def _why_not_opened(path: Path, cause: Exception) -> str:
+def _why_not_opened(path: Path, cause: Exception, cure: str) -> str:
     text = _first_line(cause)
     if "unable to lock" in text:
         if getattr(cause, "errno", None) in (errno.EAGAIN, errno.EACCES):
@@ -187,7 +196,7 @@ def _why_not_opened(path: Path, cause: Exception) -> str:
         )
     if isinstance(cause, PermissionError) or not os.access(path, os.R_OK):
         return "no permission to read it; change it with chmod"
-    return f"not a readable HDF5 file, perhaps truncated ({text}); fetch it again"
+    return f"not a readable HDF5 file, perhaps truncated ({text}); {cure}"
 
 
 def _check_link(where: str, link: Any) -> None:
@@ -217,7 +226,7 @@ def _check_own(where: str, made: Any) -> None:
 
 
 @contextmanager
-def _reading(where: str) -> Iterator[None]:
+def _reading(where: str, cure: str) -> Iterator[None]:
     """Report whatever h5py raises for a damaged file, which is not listed anywhere, as a `DatasetError`."""
     try:
         yield
@@ -226,7 +235,7 @@ def _reading(where: str) -> Iterator[None]:
     except Exception as cause:
         raise DatasetError(
             f"{where} cannot be read ({type(cause).__name__}: {_first_line(cause)}): the file is damaged or truncated; "
-            "fetch it again"
+            f"{cure}"
         ) from cause
 
 
