@@ -30,7 +30,7 @@ from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
 
 _ROUNDING = 1e-3
 _LOCK_TIMEOUT_S = 3600.0
-READER_VERSION = 2  # raised when the same file is read to other episodes, so that cached arrays are not used
+READER_VERSION = 1  # raised when the same file is read to other episodes, so that cached arrays are not used
 
 
 @dataclass(frozen=True)
