@@ -117,11 +117,12 @@ def read_minari(dataset_id: str, rules: FileRules, allocate: Allocate = in_memor
         timeouts=timeouts,
     )
     filled = split = 0
-    for episode in _stored_episodes(dataset_id, dataset, metadata):
-        start, filled = filled, _append(dataset_id, rows, filled, episode)
-        ends = rows.terminals[start:filled] & rules.split_on_terminals | timeouts[start:filled]
-        split += bool(ends[:-1].any())
-        timeouts[filled - 1] = True
+    with _named(dataset_id):
+        for episode in _stored_episodes(dataset_id, dataset, metadata):
+            start, filled = filled, _append(dataset_id, rows, filled, episode)
+            ends = rows.terminals[start:filled] & rules.split_on_terminals | timeouts[start:filled]
+            split += bool(ends[:-1].any())
+            timeouts[filled - 1] = True
     if filled != count:
         raise _damaged(dataset_id, f"its metadata say {count} steps, its episodes hold {filled}")
     notes = (f"episodes: {split:,} have an end before their last step, and are split there",) if split else ()
@@ -216,18 +217,24 @@ def _stored_episodes(dataset_id: str, dataset: Any, metadata: MinariMetadata) ->
 
 def _hdf5_episodes(dataset_id: str, metadata: MinariMetadata, names: tuple[str, ...]) -> Iterator[_Episode]:
     folder = _root() / dataset_id
+    with open_hdf5(folder / "data" / "main_data.hdf5", f"remove {folder} and fetch it again") as source:
+        if source.count() != metadata.total_episodes:
+            raise _damaged(
+                dataset_id, f"its metadata say {metadata.total_episodes} episodes, its file holds {source.count()}"
+            )
+        for index in range(metadata.total_episodes):
+            found = {name: source.find(f"episode_{index}/{name}") for name in names}
+            arrays = {name: array for name, array in found.items() if array is not None}
+            if missing := [name for name in names if name not in arrays]:
+                raise _damaged(dataset_id, f"episode {index}: no array '{missing[0]}'")
+            yield _Episode(f"episode {index}", {**arrays})
+
+
+@contextmanager
+def _named(dataset_id: str) -> Iterator[None]:
+    """Begin the messages about a file of the data set with its id."""
     try:
-        with open_hdf5(folder / "data" / "main_data.hdf5", f"remove {folder} and fetch it again") as source:
-            if source.count() != metadata.total_episodes:
-                raise _damaged(
-                    dataset_id, f"its metadata say {metadata.total_episodes} episodes, its file holds {source.count()}"
-                )
-            for index in range(metadata.total_episodes):
-                found = {name: source.find(f"episode_{index}/{name}") for name in names}
-                arrays = {name: array for name, array in found.items() if array is not None}
-                if missing := [name for name in names if name not in arrays]:
-                    raise _damaged(dataset_id, f"episode {index}: no array '{missing[0]}'")
-                yield _Episode(f"episode {index}", {**arrays})
+        yield
     except DatasetError as problem:
         text = str(problem)
         raise DatasetError(text if text.startswith(f"{dataset_id}: ") else f"{dataset_id}: {text}") from problem

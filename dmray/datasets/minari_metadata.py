@@ -77,12 +77,12 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise ValueError(f"has more than {_MOST_BYTES:,} bytes")
-        return _object(file.read_text(encoding="utf-8"))
+        return _object(file.read_bytes())
     except OSError as cause:
         raise ValueError(f"cannot be read: {cause.strerror}") from cause
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str | bytes) -> dict[str, Any]:
     try:
         given = json.loads(text)
     except (ValueError, RecursionError) as cause:

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -273,6 +274,148 @@ def test_metadata_that_the_file_does_not_keep_are_refused(root: Path, change: di
     change_metadata(root, **change)
     with pytest.raises(DatasetError, match=message):
         read_minari(NAME, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"total_steps": 10**11}, r"its metadata say 600,000,000,000 numbers \(2.4e\+03 GB\), its files hold"),
+        ({"total_steps": -1}, "metadata.json: total_steps is -1, not a number from 0 to"),
+        ({"total_steps": 7.0}, "metadata.json: total_steps is 7.0, not a number"),
+        ({"total_steps": True}, "metadata.json: total_steps is True"),
+        ({"total_episodes": "2"}, "metadata.json: total_episodes is '2'"),
+        ({"total_episodes": 10**12}, "metadata.json: total_episodes is 1000000000000"),
+        ({"total_episodes": 1}, "its metadata say 1 episodes, its file holds 2"),
+        ({"observation_space": None}, "metadata.json: observation_space is None, not text"),
+        ({"observation_space": "{"}, "metadata.json: observation_space is not JSON"),
+        ({"observation_space": "[]"}, r"metadata.json: observation_space is \[\], not a JSON object"),
+        ({"action_space": '{"type": "Box", "shape": ["2"]}'}, "its actions have '2' numbers a row"),
+        ({"action_space": '{"type": "Box", "shape": [1000000000]}'}, "its actions have 1000000000 numbers a row"),
+        ({"action_space": '{"type": "Box", "shape": [2]}'}, "KeyError: 'dtype'"),
+        ({"env_spec": 5}, "metadata.json: env_spec is 5, not text"),
+        ({"env_spec": "{}"}, "remove .* and fetch it again"),
+        ({"ref_min_score": "low"}, "metadata.json: ref_min_score is 'low', not a finite number"),
+        ({"ref_min_score": 3.0, "ref_max_score": 3.0}, "ref_min_score 3 is not below ref_max_score 3"),
+        ({"data_format": "zip"}, "remove .* and fetch it again"),
+        ({"data_format": ["hdf5"]}, r"metadata.json: data_format is \['hdf5'\], not text"),
+        ({"minari_version": None}, "remove .* and fetch it again"),
+    ],
+)
+def test_metadata_of_another_type_or_size_are_refused(root: Path, change: dict[str, Any], message: str) -> None:
+    stored(3, 4)
+    change_metadata(root, **change)
+    with pytest.raises(DatasetError, match=f"^{NAME}: .*{message}|^{NAME}: {message}") as error:
+        read_minari(NAME, SMALL)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"total', b"\xff\xfe", b"[" * 100_000])
+def test_metadata_that_are_no_json_object_are_refused(root: Path, content: bytes) -> None:
+    stored(3)
+    (root / NAME / "data" / "metadata.json").write_bytes(content)
+    with pytest.raises(DatasetError, match=f"^{NAME}: metadata.json: is .*remove {root / NAME} and fetch it again"):
+        read_minari(NAME, SMALL)
+
+
+def test_an_environment_that_metadata_name_is_not_made(root: Path) -> None:
+    stored(3)
+    file = root / NAME / "data" / "metadata.json"
+    given = json.loads(file.read_text())
+    del given["observation_space"]
+    file.write_text(json.dumps(given | {"env_spec": '{"id": "X-v0", "entry_point": "antigravity:fly"}'}))
+    with pytest.raises(DatasetError, match="observation_space is missing"):
+        minari_facts(NAME)
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "a//b-v0", "a\0b-v0", "a/.hidden/b-v0", "~/x"])
+def test_an_id_does_not_leave_the_folder_of_data_sets(root: Path, name: str) -> None:
+    (root.parent / "x" / "data").mkdir(parents=True, exist_ok=True)
+    for call in (minari_facts, download_minari, lambda name: read_minari(name, SMALL)):
+        with pytest.raises(DatasetError, match="an id is made of names and '/'"):
+            call(name)
+
+
+def change_file(root: Path, name: str, put: Callable[[h5py.File, str], Any]) -> None:
+    with h5py.File(root / NAME / "data" / "main_data.hdf5", "r+") as file:
+        del file[name]
+        put(file, name)
+
+
+def _link(file: h5py.File, name: str) -> None:
+    file[name] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "put", "message"),
+    [
+        ("episode_1/rewards", _link, "episode_1/rewards is a link to another file"),
+        ("episode_1", _link, "episode_1/observations is a link to another file"),
+        (
+            "episode_1/rewards",
+            lambda file, name: file.create_dataset(name, (4,), "u1", external=[("/etc/passwd", 0, 4)]),
+            "episode_1/rewards lies in another file",
+        ),
+        ("episode_1/rewards", lambda file, name: None, "episode 1: no array 'rewards'"),
+        ("episode_1/rewards", lambda file, name: file.create_group(name), "episode_1/rewards is a group"),
+        (
+            "episode_1/rewards",
+            lambda file, name: file.create_dataset(name, data=1.0),
+            "episode 1: rewards are a single value",
+        ),
+        (
+            "episode_1/rewards",
+            lambda file, name: file.create_dataset(name, (4,), "S3"),
+            "episode 1: rewards must be numbers, but they are text",
+        ),
+        (
+            "episode_1/observations",
+            lambda file, name: file.create_dataset(name, (5, 3), "c8"),
+            "episode 1: observations must be numbers, but they are complex",
+        ),
+        (
+            "episode_1/terminations",
+            lambda file, name: file.create_dataset(name, data=[0.0, np.nan, 0.0, 0.0]),
+            "episode 1: terminations row 1 is nan, not 0 or 1",
+        ),
+        (
+            "episode_1/truncations",
+            lambda file, name: file.create_dataset(name, (4,), h5py.string_dtype()),
+            "episode 1: truncations must be 0 or 1, but they are text",
+        ),
+        (
+            "episode_1/actions",
+            lambda file, name: file.create_dataset(name, (4, 2), "f4"),
+            "episode_1/actions declares 4 rows .*, but no row was ever written",
+        ),
+    ],
+)
+def test_episodes_pass_the_checks_of_all_hdf5_files(
+    root: Path, name: str, put: Callable[[h5py.File, str], Any], message: str
+) -> None:
+    stored(3, 4)
+    change_file(root, name, put)
+    with pytest.raises(DatasetError, match=f"^{NAME}: .*{message}|^{NAME}: {message}") as error:
+        read_minari(NAME, SMALL)
+    assert "\n" not in str(error.value)
+
+
+def test_episodes_in_other_formats_pass_the_same_checks_of_values(root: Path) -> None:
+    flags = np.array([0.0, 0.5, 0.0, 0.0])
+    observations = np.ones((5, 3), np.float32)
+    for change in ({}, {"truncations": flags}):
+        shutil.rmtree(root / NAME, ignore_errors=True)
+        store([small_episode(4, observations=observations, **change)] * 2, **SPACES, data_format="arrow")
+        if not change:
+            assert read_minari(NAME, SMALL).num_transitions == 8
+    with pytest.raises(DatasetError, match=f"^{NAME}: episode 0: truncations row 1 is 0.5, not 0 or 1"):
+        read_minari(NAME, SMALL)
+
+
+def test_episodes_that_are_split_are_noted() -> None:
+    ends = np.arange(5) == 2
+    store([small_episode(5, truncations=ends), small_episode(4, seed=1)], **SPACES)
+    assert read_minari(NAME, SMALL).notes == ("episodes: 1 have an end before their last step, and are split there",)
 
 
 def test_a_data_set_that_is_there_is_not_downloaded_again() -> None:
