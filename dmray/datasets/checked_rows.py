@@ -87,15 +87,24 @@ def check_numbers(where: str, dtype: np.dtype[Any]) -> None:
         raise DatasetError(f"{where} must be numbers, but they are {kind} ({dtype}); write them as float32")
 
 
+def check_flags(where: str, dtype: np.dtype[Any]) -> None:
+    """Check that values of the type can be flags; `where` names file and array.
+
+    Raises:
+        DatasetError: they are text, complex, compound or objects.
+    """
+    if dtype.kind not in "bfiu":
+        kind = _KINDS.get(dtype.kind, "another type")
+        raise DatasetError(f"{where} must be 0 or 1, but they are {kind} ({dtype}); write them as bool")
+
+
 def as_flags(where: str, values: np.ndarray) -> np.ndarray:
     """`values` (N,) as bool; `where` names file and array.
 
     Raises:
         DatasetError: a value is neither 0 nor 1 (nor false nor true); the message names its row.
     """
-    if values.dtype.kind not in "bfiu":
-        kind = _KINDS.get(values.dtype.kind, "of another type")
-        raise DatasetError(f"{where} must be 0 or 1, but they are {kind} ({values.dtype}); write them as bool")
+    check_flags(where, values.dtype)
     if values.dtype.kind == "b":  # a file's byte may be neither 0 nor 1
         values = np.ascontiguousarray(values).view(np.uint8)
     wrong = np.flatnonzero((values != 0) & (values != 1))

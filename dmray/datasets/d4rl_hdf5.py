@@ -19,7 +19,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dmray.datasets.checked_rows import Allocate, FileRules, Rows, as_flags, check_numbers, episodes_of, in_memory
+from dmray.datasets.checked_rows import (
+    Allocate,
+    FileRules,
+    Rows,
+    as_flags,
+    check_flags,
+    check_numbers,
+    episodes_of,
+    in_memory,
+)
 from dmray.datasets.episodes import WARNING, Episodes
 from dmray.datasets.hdf5_arrays import Hdf5Array, Hdf5Source, open_hdf5
 from dmray.errors import DatasetError
@@ -222,8 +231,7 @@ def _observation_dim(stored: Hdf5Array, rules: FileRules) -> tuple[int, tuple[st
 
 
 def _flags(array: Hdf5Array) -> np.ndarray:
-    if array.dtype.kind not in "bfiu":  # not read: text of any length may be of any size
-        return as_flags(array.where, np.empty(0, array.dtype))
+    check_flags(array.where, array.dtype)  # before it is read: text of any length may be of any size
     return as_flags(array.where, array.read_column())
 
 

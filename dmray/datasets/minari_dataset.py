@@ -28,6 +28,7 @@ from dmray.datasets.checked_rows import (
     Rows,
     as_flags,
     check_finite,
+    check_flags,
     check_numbers,
     episodes_of,
     in_memory,
@@ -197,11 +198,10 @@ def _append(dataset_id: str, rows: Rows, start: int, episode: _Episode) -> int:
         check_finite(f"{dataset_id}: {where}: {name}", target)
     for name, flags in zip(_FLAGS, (rows.terminals, rows.timeouts), strict=True):
         array = arrays[name]
-        if isinstance(array, Hdf5Array):
-            array = array.read() if array.dtype.kind in "bfiu" else np.empty(0, array.dtype)
-        checked = as_flags(f"{dataset_id}: {where}: {name}", array)
+        check_flags(f"{dataset_id}: {where}: {name}", array.dtype)  # before it is read
+        values = array.read() if isinstance(array, Hdf5Array) else array
         assert flags is not None
-        flags[start:end] = checked
+        flags[start:end] = as_flags(f"{dataset_id}: {where}: {name}", values)
     return end
 
 

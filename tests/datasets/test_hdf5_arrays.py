@@ -172,8 +172,8 @@ def test_a_byte_of_a_flag_that_is_neither_false_nor_true_is_refused(tmp_path: Pa
     assert "timeouts row 7 is 7, not 0 or 1" in refused(path)
 
 
-@pytest.mark.parametrize("dtype", [np.dtype("S5"), h5py.string_dtype(), np.dtype("c8")])
-def test_text_for_flags_is_refused(tmp_path: Path, dtype: Any) -> None:
+@pytest.mark.parametrize("dtype", [np.dtype("S5"), h5py.string_dtype(), np.dtype("c8"), np.dtype(("f4", (2,)))])
+def test_text_or_vectors_for_flags_are_refused(tmp_path: Path, dtype: Any) -> None:
     put = lambda file, name: file.create_dataset(name, (ROWS,), dtype)  # noqa: E731
     assert "timeouts must be 0 or 1, but they are" in refused(write(tmp_path / "x.hdf5", instead("timeouts", put)))
 
