@@ -54,7 +54,8 @@ _OTHER_NAMES = {
     ),
 }  # fmt: skip
 _MARKS_EPISODES = re.compile(
-    r"done|last|first|begin|start|stop|end|reset|init|episode|traj|path|trunc|time_?(out|limit)|length", re.IGNORECASE
+    r"done|last|first|begin|start|stop|end|reset|init|episode|traj|path|trunc|time_?(out|limit|step)|step|length|mask",
+    re.IGNORECASE,
 )
 
 

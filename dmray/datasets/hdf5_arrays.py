@@ -103,13 +103,13 @@ class Hdf5Source:
             return len(self._file)
 
     def names(self, group: str = "/") -> list[str]:
-        """Names in `group`, the first 1,000; none if there is no such group in the file itself."""
+        """Printable names in `group`, the first 1,000; none if there is no such group in the file itself."""
         with _reading(f"{self.path}: {group}", self.cure):
             if group != "/" and not isinstance(self._file.get(group, getlink=True), h5py.HardLink):
                 return []
             found = self._file[group]
             names = zip(range(_MOST_NAMES), found, strict=False) if isinstance(found, h5py.Group) else ()
-            return [str(name) for _, name in names]
+            return [str(name) for _, name in names if str(name).isprintable()]
 
     def find(self, name: str) -> Hdf5Array | None:
         """The array of that name ("infos/goal" is one in a group), or None if there is none.
@@ -202,25 +202,25 @@ def _why_not_opened(path: Path, cause: Exception, cure: str) -> str:
 def _check_link(where: str, link: Any) -> None:
     """Check that a name leads to what is in the file. A soft link is refused too: it may lead on to an external one."""
     if isinstance(link, h5py.ExternalLink):
-        raise DatasetError(f"{where} is a link to another file ('{link.filename}'); copy the array into this file")
+        raise DatasetError(
+            f"{where} is a link to another file ('{printable(link.filename)}'); copy the array into this file"
+        )
     if isinstance(link, h5py.SoftLink):
-        raise DatasetError(f"{where} is a link to '{link.path}'; write the array itself under this name")
+        raise DatasetError(f"{where} is a link to '{printable(link.path)}'; write the array itself under this name")
 
 
 def _check_own(where: str, made: Any) -> None:
     """Check how the array was made: of bytes in the file, with filters that can be undone here."""
     if made.get_external_count():
-        name = made.get_external(0)[0]
-        name = name.decode(errors="replace") if isinstance(name, bytes) else name
+        name = printable(made.get_external(0)[0])
         raise DatasetError(f"{where} lies in another file ('{name}', external storage); copy the array into this file")
     if made.get_layout() == h5py.h5d.VIRTUAL:
         raise DatasetError(f"{where} is put together from other arrays (a virtual dataset); copy it into one array")
     for index in range(made.get_nfilters()):
         code, _, _, name = made.get_filter(index)
         if not h5py.h5z.filter_avail(code):
-            name = name.decode(errors="replace") if isinstance(name, bytes) else name
             raise DatasetError(
-                f"{where} is compressed with '{name or code}', which h5py lacks here; write the file with gzip "
+                f"{where} is compressed with '{printable(name) or code}', which h5py lacks here; write the file with gzip "
                 "(`h5repack -f GZIP=4`)"
             )
 
@@ -241,7 +241,13 @@ def _reading(where: str, cure: str) -> Iterator[None]:
 
 def _first_line(cause: Exception) -> str:
     lines = str(cause).splitlines()
-    return lines[0] if lines else type(cause).__name__
+    return printable(lines[0]) if lines else type(cause).__name__
+
+
+def printable(text: str | bytes) -> str:
+    """`text` of a file for a message: in one line, without codes that a terminal would obey."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _size(count: int) -> str:

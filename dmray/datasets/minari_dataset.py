@@ -34,7 +34,7 @@ from dmray.datasets.checked_rows import (
     in_memory,
 )
 from dmray.datasets.episodes import Episodes
-from dmray.datasets.hdf5_arrays import Hdf5Array, open_hdf5
+from dmray.datasets.hdf5_arrays import Hdf5Array, open_hdf5, printable
 from dmray.datasets.minari_metadata import MinariMetadata, check_dataset_id, read_metadata
 from dmray.errors import DatasetError, DmrayError
 from dmray.file_lock import file_lock
@@ -275,7 +275,8 @@ def _report_damage(dataset_id: str) -> Iterator[None]:
     except ImportError as cause:  # of the library that the data set's own format needs
         raise DatasetError(f"{dataset_id}: {cause}") from cause
     except Exception as cause:
-        raise _damaged(dataset_id, " ".join(f"{type(cause).__name__}: {cause}".split())) from cause
+        text = printable(" ".join(f"{type(cause).__name__}: {cause}".split()))
+        raise _damaged(dataset_id, text) from cause
 
 
 def _damaged(dataset_id: str, why: str) -> DatasetError:

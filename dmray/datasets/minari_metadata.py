@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmray.datasets.hdf5_arrays import printable
 from dmray.errors import DatasetError
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -103,7 +104,7 @@ def _flat_dim(dataset_id: str, name: str, space: Mapping[str, Any]) -> int:
     kind, shape = space.get("type"), space.get("shape")
     if kind == "Dict":
         parts = space.get("subspaces")
-        listed = ", ".join(map(str, parts)) if isinstance(parts, dict) else ""
+        listed = printable(", ".join(map(str, parts))) if isinstance(parts, dict) else ""
         raise DatasetError(
             f"{dataset_id}: its {name} are a Dict ({listed}), the goal-conditioned layout of Minari's "
             "maze and kitchen sets. They are another protocol than D4RL's files and are not supported; "

@@ -10,45 +10,71 @@ from dmray.datasets import WARNING
 from dmray.errors import DatasetError, EngineError, StorageError
 from dmray.policies import check_decoder
 from dmray.rollout import furthest_number, make_engine
-from dmray.sources import open_dataset
+from dmray.sources import locate, open_dataset
 from dmray.specs import DatasetSpec, TrialSpec
-from dmray.tasks import task_of
+from dmray.tasks import MINARI_SCHEME, task_of
 
 _log = logging.getLogger(__name__)
 _STARTS = 4
 
 
 def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
-    """Check that every data set can be read (downloading it where possible), that every task has its simulator, and
-    that the decode modes can be imported. What was noted about the data is logged, once for each data set.
+    """Check that every data set has its file (downloading it where possible) and every task its simulator, that the
+    decode modes can be imported, and that the files can be read.
+
+    What was noted about the data is logged, once for each data set. So is a file that cannot be read while others can:
+    its trials will fail, and the others run.
 
     Raises:
-        DatasetError: data sets cannot be read or simulators are missing; all of them are named.
+        DatasetError: files or simulators are missing, or no file can be read; all of them are named.
         SpecError: the class of a decode mode cannot be imported.
     """
     for decode in {trial.evaluation.decode for trial in trials}:
         check_decoder(decode)
-    problems: list[str] = []
-    for dataset in dict.fromkeys(trial.dataset for trial in trials):
+    datasets = list(dict.fromkeys(trial.dataset for trial in trials))
+    _refuse([f"{dataset.name}: {problem}" for dataset in datasets if (problem := _missing(dataset, recordings))])
+    unreadable: dict[str, str] = {}
+    for dataset in datasets:
         try:
-            notes = list(_notes(dataset, recordings))
-        except (DatasetError, EngineError) as problem:
-            problems.append(f"  {dataset.name}: {problem}")
-        else:
-            _log_notes(dataset.name, notes)
+            _log_notes(dataset.name, list(_notes(dataset, recordings)))
+        except DatasetError as cause:
+            unreadable[dataset.name] = str(cause)
+    if len(unreadable) == len(datasets):
+        _refuse([f"{name}: {problem}" for name, problem in unreadable.items()])
+    for name, problem in unreadable.items():
+        _log.warning("%s: its trials will fail: %s", name, problem)
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
-        names = "\n".join(problems)
+        names = "\n".join(f"  {problem}" for problem in problems)
         raise DatasetError(f"these data sets cannot be run here (leave them out with -o datasets=[...]):\n{names}")
 
 
-def _notes(dataset: DatasetSpec, recordings: Path) -> Iterator[str]:
-    """What is to be known about the data set: how it was changed when it was read, and what is suspicious about it."""
+def _missing(dataset: DatasetSpec, recordings: Path) -> str | None:
+    """What the data set lacks to be run."""
     task = task_of(dataset)
-    make_engine(task, 1).close()  # before a download: it may be missing
-    if dataset.generate is not None:  # recorded by the first trial that wants it, in the simulator itself
+    try:
+        make_engine(task, 1).close()
+        if dataset.generate is not None:  # recorded by the first trial that wants it
+            return None
+        place = locate(dataset, task, recordings)
+    except (DatasetError, EngineError) as problem:
+        return str(problem)
+    missing = not place.startswith(MINARI_SCHEME) and not Path(place).exists()
+    return f"{place}: no such file" if missing else None
+
+
+def _notes(dataset: DatasetSpec, recordings: Path) -> Iterator[str]:
+    """What is to be known about the data set: how it was changed when it was read, and what is suspicious about it.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    if dataset.generate is not None:  # recorded in the simulator itself
         return
     try:
-        opened = open_dataset(dataset, task, recordings)
+        opened = open_dataset(dataset, task_of(dataset), recordings)
     except StorageError as problem:  # trials may run on other machines, which have room
         yield f"{WARNING}not checked on this machine: {problem}"
         return

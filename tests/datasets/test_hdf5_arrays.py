@@ -276,6 +276,16 @@ def test_a_file_whose_writer_was_killed_is_told_with_the_cure(tmp_path: Path) ->
     assert "`h5clear -s x.hdf5`" in message
 
 
+def test_names_in_a_file_do_not_reach_the_terminal_as_they_are(tmp_path: Path) -> None:
+    def rename(file: h5py.File) -> None:
+        del file["rewards"]
+        file["rewards"] = h5py.ExternalLink("\x1b[2J\nno", "/x")
+        file["reward\x1b[2J"] = 1.0
+        file.id.links.create_soft(b"\xff", b"x")
+
+    assert "another file ('\\x1b[2J\\nno')" in refused(write(tmp_path / "x.hdf5", rename))
+
+
 def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.hdf5")
     assert refused(tmp_path / "pipe.hdf5") == "is not a regular file; give an HDF5 file"
@@ -295,6 +305,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Pat
         ({"terminals": "dones"}, "only 'dones', which does not tell falls from time limits"),
         ({"timeouts": "dones"}, "no array 'timeouts', but 'dones' (60) may say where episodes end"),
         ({"timeouts": "infos/episode_ids"}, "no array 'timeouts', but 'infos/episode_ids' (60) may say"),
+        ({"timeouts": "timesteps"}, "no array 'timeouts', but 'timesteps' (60) may say"),
         ({"timeouts": "time_outz"}, "no array 'timeouts', but 'time_outz' (60) may say"),
     ],
 )

@@ -86,7 +86,8 @@ def test_a_number_that_begins_as_in_the_file_and_changes_later_is_seen(made: Pat
     assert max(abs(number.lowest), abs(number.highest)) > 0.05, "what it is after steps, not at the start"
 
 
-def test_all_data_sets_that_cannot_be_read_are_named_before_a_trial_starts(tmp_path: Path, made: Path) -> None:
+@pytest.fixture
+def unreadable(tmp_path: Path, made: Path) -> tuple[Path, Path]:
     broken, vector = tmp_path / "broken.hdf5", tmp_path / "vector.hdf5"
     broken.write_bytes(made.read_bytes()[:1000])
     vector.write_bytes(made.read_bytes())
@@ -94,11 +95,34 @@ def test_all_data_sets_that_cannot_be_read_are_named_before_a_trial_starts(tmp_p
         rewards = np.stack([file["rewards"][:]] * 2, axis=1)
         del file["rewards"]
         file["rewards"] = rewards
+    return broken, vector
+
+
+def test_a_data_set_that_cannot_be_read_is_said_and_the_others_run(
+    tmp_path: Path, made: Path, unreadable: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    check(tmp_path, unreadable[1], made)
+    ((level, message),) = logged(caplog)
+    assert level == "WARNING"
+    assert message.startswith(f"vector: its trials will fail: {unreadable[1]}: rewards are 600x2")
+
+
+def test_a_sweep_of_which_no_data_set_can_be_read_does_not_start(tmp_path: Path, unreadable: tuple[Path, Path]) -> None:
     with pytest.raises(DatasetError, match="cannot be run here") as error:
-        check(tmp_path, broken, made, vector, tmp_path / "none.hdf5")
+        check(tmp_path, *unreadable)
     _, *lines = str(error.value).splitlines()
-    assert [line.split(":")[0].strip() for line in lines] == ["broken", "vector", "none"]
-    assert "rewards are 600x2" in lines[1]
+    assert [line.split(":")[0].strip() for line in lines] == ["broken", "vector"]
+
+
+def test_all_missing_files_are_named_before_any_is_read(
+    tmp_path: Path, made: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = [tmp_path / "none.hdf5", tmp_path / "nil.hdf5"]
+    with pytest.raises(DatasetError, match="cannot be run here") as error:
+        check(tmp_path, missing[0], made, missing[1])
+    _, *lines = str(error.value).splitlines()
+    assert lines == [f"  {file.stem}: {file}: no such file" for file in missing]
+    assert logged(caplog) == []
 
 
 def test_a_machine_without_room_for_the_data_says_that_they_were_not_checked(
