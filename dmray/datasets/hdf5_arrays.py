@@ -220,8 +220,8 @@ def _check_own(where: str, made: Any) -> None:
         code, _, _, name = made.get_filter(index)
         if not h5py.h5z.filter_avail(code):
             raise DatasetError(
-                f"{where} is compressed with '{printable(name) or code}', which h5py lacks here; write the file with gzip "
-                "(`h5repack -f GZIP=4`)"
+                f"{where} is compressed with '{printable(name) or code}', which h5py lacks here; write the file with "
+                "gzip (`h5repack -f GZIP=4`)"
             )
 
 
