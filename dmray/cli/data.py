@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +11,11 @@ import typer
 from rich.table import Table
 
 from dmray.cli.shared import check_writable, err, new_app, out, report_errors
-from dmray.datasets import Statistics
+from dmray.datasets import WARNING
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
 from dmray.registry import lookup, unknown
-from dmray.rollout import make_engine, record, replay_errors
+from dmray.rollout import furthest_number, record, replay_errors
 from dmray.sources import (
     OpenedDataset,
     download_folders,
@@ -31,7 +30,7 @@ from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, RANDOM, TASKS, Task,
 
 app = new_app()
 _REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
-_STARTS, _FAR = 16, 100.0  # number of episode starts; deviations, ten times the distance for files of the right task
+_STARTS = 16
 
 
 @app.command("list")
@@ -84,7 +83,7 @@ def verify_datasets(
             notes = [*_checksum(name, task), *opened.episodes.notes, *(_replayed(opened) if replay else [])]
             out.print(f"[green]ok[/green]  {name}: {opened.episodes.num_transitions:,} transitions", highlight=False)
             for note in notes:
-                out.print(f"      {note}", highlight=False, markup=False, soft_wrap=True)
+                _print_note(note, indent="      ")
         except DmrayError as problem:
             failed = True
             message = str(problem).removeprefix(f"{name}: ")
@@ -119,7 +118,9 @@ def stats(
     out.print(table)
     targets = ", ".join(f"{target:g}" for target in opened.task.target_returns)
     out.print(f"target returns {targets}; the highest return in the data is {returns.max():,.1f}", highlight=False)
-    out.print(f"fingerprint {episodes.fingerprint}", *episodes.notes, sep="\n", highlight=False, soft_wrap=True)
+    out.print(f"fingerprint {episodes.fingerprint}", highlight=False, soft_wrap=True)
+    for note in episodes.notes:
+        _print_note(note)
 
 
 @app.command()
@@ -153,6 +154,11 @@ def make(
             by = checkpoint.name if target_return is None else f"{checkpoint.name}, target return {target_return:g}"
         write_recording(out_file, recorded, where, by)
     out.print(f"{out_file}: {len(recorded.rewards):,} transitions of {task}", highlight=False, soft_wrap=True)
+
+
+def _print_note(note: str, indent: str = "") -> None:
+    style = "yellow" if note.startswith(WARNING) else None
+    out.print(f"{indent}{note}", style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _matching(pattern: str) -> list[str]:
@@ -216,25 +222,15 @@ def _summary(values: np.ndarray) -> tuple[float, ...]:
 def _check_starts(opened: OpenedDataset) -> None:
     """Compare the simulator's first observations with the mean and deviation of the file's observations.
 
-    Policies normalize observations with these statistics, so a value that is far away would outweigh all others.
-
     Raises:
-        DatasetError: a number of an observation is more than `_FAR` deviations from the mean.
+        DatasetError: a number of an observation is far from its mean.
     """
     try:
-        with closing(make_engine(opened.task, _STARTS)) as engine:
-            shown = engine.reset(range(_STARTS))
+        number = furthest_number(opened.task, opened.episodes, _STARTS)
     except EngineError:  # the replay reports it
         return
-    statistics = Statistics.of(opened.episodes)
-    furthest = np.abs((shown - statistics.mean) / statistics.std).max(axis=0)
-    worst = int(furthest.argmax())
-    if furthest[worst] > _FAR:
-        raise DatasetError(
-            f"observation number {worst} (from 0) is {statistics.mean[worst]:.4g} ± {statistics.std[worst]:.1g} in the "
-            f"file, but {shown[:, worst].min():.4g} to {shown[:, worst].max():.4g} where {opened.task.env_id} starts: "
-            f"{furthest[worst]:,.0f} deviations. Is it the file of another task?"
-        )
+    if number.is_far:
+        raise DatasetError(f"{number}. Is it the file of another task?")
 
 
 def _replayed(opened: OpenedDataset) -> list[str]:

@@ -1,7 +1,8 @@
 """Offline data: D4RL files, statistics, subgoal labels, training windows."""
 
-from dmray.datasets.d4rl_hdf5 import FileRules, RecordedTransitions, check_is_d4rl, read_d4rl_hdf5, write_d4rl_hdf5
-from dmray.datasets.episodes import Episodes
+from dmray.datasets.checked_rows import FileRules
+from dmray.datasets.d4rl_hdf5 import RecordedTransitions, check_is_d4rl, read_d4rl_hdf5, write_d4rl_hdf5
+from dmray.datasets.episodes import WARNING, Episodes
 from dmray.datasets.mapped import mapped
 from dmray.datasets.minari_dataset import (
     MinariFacts,
@@ -16,6 +17,7 @@ from dmray.datasets.subtask_rewards import Subtask
 from dmray.datasets.windows import Windows, WindowSampler
 
 __all__ = [
+    "WARNING",
     "Episodes",
     "FileRules",
     "MinariFacts",

@@ -3,54 +3,60 @@
 observations (N, S)   actions (N, A)   rewards (N,)   terminals (N,)   timeouts (N,), missing in some v0 files
 
 `FileRules` says how the files of one task family differ from those of another; there is one reader for all.
+
+Who writes such a file may call its arrays otherwise (gymnasium says truncations). An array of flags that has a known
+other name is taken, with a note. Any other array with a name that is nearly right is an error that names it: to go on
+without it, or with a guess, would give other episodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from dmray.datasets.episodes import Episodes
-from dmray.datasets.subtask_rewards import Subtask, first_reward_only, has_per_step_subtask_rewards, reward_arrivals
+from dmray.datasets.checked_rows import (
+    Allocate,
+    FileRules,
+    Rows,
+    as_flags,
+    check_flags,
+    check_numbers,
+    episodes_of,
+    in_memory,
+)
+from dmray.datasets.episodes import WARNING, Episodes
+from dmray.datasets.hdf5_arrays import Hdf5Array, Hdf5Source, open_hdf5
 from dmray.errors import DatasetError
 from dmray.files import partial
+from dmray.registry import nearest
 
-_ARRAYS = ("observations", "actions", "rewards", "terminals")
+_NUMBERS = ("observations", "actions", "rewards")
+_FLAGS = ("terminals", "timeouts")
+_ARRAYS = (*_NUMBERS, "terminals")
 _BLOCK_ROWS = 65_536  # what is looked at in one piece, so that a check needs no second array of the file's size
+_SAME = 1e-3  # how far (relative) an observation may be from `next_observations` of the row before
+_LISTED = 12
 
-Allocate = Callable[[str, tuple[int, ...]], np.ndarray]  # a float32 array of that name and shape, to be filled
-
-
-@dataclass(frozen=True)
-class FileRules:
-    """What a file of a task must hold and how its rows become episodes.
-
-    antmaze does not split on terminals: its rewards are relabelled, and an episode may have many terminals.
-
-    `appendix_dim`: the observation may have so many numbers more than `observation_dim` (ant's contact forces). They
-    are dropped if no row differs in them, else kept.
-
-    `pay_once`: subtasks that evaluation pays once each. Where a file pays for every step at which they are done
-    (kitchen), its rewards are rewritten to what evaluation would have paid.
-
-    `ends_at_first_reward`: evaluation ends an episode at its first reward (antmaze), so the later rewards of an episode
-    become zero.
-    """
-
-    observation_dim: int
-    action_dim: int
-    horizon: int
-    split_on_terminals: bool = True
-    keep_unfinished: bool = False  # rows after the last end: D4RL's own readers drop them
-    appendix_dim: int = 0
-    pay_once: tuple[Subtask, ...] = ()
-    ends_at_first_reward: bool = False
+# Lower case, letters and digits only: `TimeLimit.truncated` is timelimittruncated.
+_OTHER_NAMES = {
+    "observations": ("observation", "obs", "observs", "states", "state"),
+    "actions": ("action", "acts", "act"),
+    "rewards": ("reward", "rews", "rew"),
+    "terminals": ("terminal", "termination", "terminations", "terminated", "terminateds"),
+    "timeouts": (
+        "timeout", "timedout", "truncation", "truncations", "truncated", "truncateds", "timelimit", "timelimits",
+        "timelimittruncated",
+    ),
+}  # fmt: skip
+_MARKS_EPISODES = re.compile(
+    r"done|last|first|begin|start|stop|end|reset|init|episode|traj|path|trunc|time_?(out|limit|step)|step|length|mask",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -77,63 +83,30 @@ class RecordedTransitions:
         return named if self.goals is None else {**named, "infos/goal": self.goals}
 
 
-def in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The usual `Allocate`."""
-    del name
-    return np.empty(shape, dtype=np.float32)
-
-
 def read_d4rl_hdf5(path: Path, rules: FileRules, allocate: Allocate = in_memory) -> Episodes:
     """The episodes of the file. Nothing but the arrays that `allocate` gives is as large as the file.
 
     Raises:
-        DatasetError: the file is missing, no HDF5, truncated, of another task, or holds no episode or a value that is
-            not finite; the message names file, array and row.
+        DatasetError: the file is missing, no HDF5, truncated, of another task, holds no episode, or an array is not
+            what it must be (name, place, type, shape, size, values); the message names file, array and row.
     """
-    with _opened(path) as file:
-        _check_shapes(path, file, rules)
-        observation_dim, notes = _observation_dim(file["observations"], rules)
-        count = len(file["observations"])
+    with open_hdf5(path) as source:
+        layout = _Layout.of(source)
+        _check_shapes(path, layout.arrays, rules)
+        observations = layout.arrays["observations"]
+        observation_dim, notes = _observation_dim(observations, rules)
+        count = len(observations)
         shapes = {"observations": (count, observation_dim), "actions": (count, rules.action_dim), "rewards": (count,)}
-        arrays = {name: _read(file[name], allocate(name, shape)) for name, shape in shapes.items()}
-        terminals = file["terminals"][()].astype(bool, copy=False).reshape(-1)
-        timeouts = file["timeouts"][()].astype(bool, copy=False).reshape(-1) if "timeouts" in file else None
-    for name, array in arrays.items():
-        _check_finite(path, name, array)
-    starts = episode_starts(terminals, timeouts, rules)
-    if len(starts) < 2:
-        raise DatasetError(f"{path}: no episode ends in its {count} rows (terminals, timeouts)")
-    end = starts[-1]
-    observations, actions, rewards = (arrays[name][:end] for name in shapes)
-    if rules.pay_once and has_per_step_subtask_rewards(rewards, starts, rules.pay_once):
-        rewards[:] = reward_arrivals(observations, rewards, starts, rules.pay_once)
-        notes = (*notes, "rewards: paid once for each subtask, as evaluation pays; the file pays at every step")
-    if rules.ends_at_first_reward:
-        first = first_reward_only(rewards, starts)
-        if (first != rewards).any():
-            rewards[:] = first
-            notes = (*notes, "rewards: an episode's first one alone, at which evaluation ends; the file pays on")
-    return Episodes(observations, actions, rewards, starts, notes)
-
-
-def episode_starts(terminals: np.ndarray, timeouts: np.ndarray | None, rules: FileRules) -> np.ndarray:
-    """Where episodes start, and where the last one ends, (E + 1,) int64; every reader splits by this function.
-
-    An episode ends where `timeouts` says so and, if the rules split on them, where `terminals` does. Without timeouts
-    it ends after the horizon at the latest.
-    """
-    count = len(terminals)
-    ends = terminals.copy() if rules.split_on_terminals else np.zeros(count, dtype=bool)
-    if timeouts is not None:
-        ends |= timeouts
-    marks = np.concatenate([[0], np.flatnonzero(ends) + 1])
-    if timeouts is None:
-        last = np.append(marks[1:], count)
-        cuts = [np.arange(first, end + 1, rules.horizon) for first, end in zip(marks, last, strict=True)]
-        marks = np.unique(np.concatenate([marks, *cuts]))
-    if rules.keep_unfinished and marks[-1] < count:
-        marks = np.append(marks, count)
-    return marks.astype(np.int64)
+        flags = {name: _flags(layout.arrays[name]) for name in _FLAGS if name in layout.arrays}
+        notes = (*layout.notes, *_check_other_flags(layout, flags), *notes)
+        if "timeouts" not in flags:
+            _check_no_other_ends(source, count)
+        arrays = {name: layout.arrays[name].read_into(allocate(name, shape)) for name, shape in shapes.items()}
+        rows = Rows(**arrays, terminals=flags["terminals"], timeouts=flags.get("timeouts"))
+        episodes = episodes_of(str(path), rows, rules, notes)
+        if rows.timeouts is None:
+            episodes = _with_breaks(source, episodes)
+    return episodes
 
 
 def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> None:
@@ -150,68 +123,182 @@ def check_is_d4rl(path: Path) -> None:
     Raises:
         DatasetError: it is no HDF5, truncated, or lacks an array.
     """
-    with _opened(path) as file:
-        _check_names(path, file)
+    with open_hdf5(path) as source:
+        _Layout.of(source)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as cause:
-        raise DatasetError(f"{path}: not a readable HDF5 file, perhaps truncated ({cause}); fetch it again") from cause
+@dataclass(frozen=True)
+class _Layout:
+    """Which array of the file is what."""
+
+    arrays: dict[str, Hdf5Array]  # by D4RL's names; timeouts only if there are some
+    others: dict[str, list[Hdf5Array]]  # arrays of flags with another name of one that is there
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: Hdf5Source) -> _Layout:
+        top = source.names()
+        nested = [f"{group}/{name}" for group in ("infos", "info") if group in top for name in source.names(group)]
+        arrays: dict[str, Hdf5Array] = {}
+        others: dict[str, list[Hdf5Array]] = {}
+        notes: list[str] = []
+        for name, known in _OTHER_NAMES.items():
+            listed = [*top, *(nested if name in _FLAGS else [])]
+            near = [found for found in listed if found != name and _plain(found) in (*known, name)]
+            if (array := source.find(name)) is not None:
+                arrays[name] = array
+                others[name] = [other for found in near if (other := source.find(found)) is not None]
+                if name in _NUMBERS:
+                    notes += [f"{name}: '{found}', which the file has as well, is not read" for found in near]
+            elif name in _FLAGS and near:
+                arrays[name] = _only(source, name, near)
+                notes.append(f"{name}: read from '{near[0]}'")
+            elif name in _ARRAYS:
+                raise DatasetError(f"{source.path}: {_missing(name, near, top)}")
+        return cls(arrays, others, tuple(notes))
 
 
-def _read(stored: Any, array: np.ndarray) -> np.ndarray:
-    """Fill `array` with the leading columns of `stored`, converted on the way."""
-    if stored.ndim > array.ndim:  # (N, 1) for (N,)
-        array[:] = stored[:, 0]
-    elif stored.shape:
-        stored.read_direct(array, tuple(slice(0, size) for size in array.shape))
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.rsplit("/", 1)[-1].lower())
+
+
+def _only(source: Hdf5Source, name: str, near: list[str]) -> Hdf5Array:
+    if len(near) > 1:
+        raise DatasetError(
+            f"{source.path}: no array '{name}', and both '{near[0]}' and '{near[1]}' may be meant; name one '{name}'"
+        )
+    array = source.find(near[0])
+    assert array is not None, "a name that was listed"
     return array
 
 
-def _observation_dim(stored: Any, rules: FileRules) -> tuple[int, tuple[str, ...]]:
+def _missing(name: str, near: list[str], top: list[str]) -> str:
+    best = near[0] if near else nearest(name, [other for other in top if other not in _OTHER_NAMES])
+    there = ", ".join(top[:_LISTED]) + (f" and {len(top) - _LISTED} more" if len(top) > _LISTED else "")
+    ends = next((other for other in top if _plain(other) in ("done", "dones")), None)
+    if name == "terminals" and not near and ends:
+        return (
+            f"no array 'terminals', only '{ends}', which does not tell falls from time limits; write 'terminals' (true "
+            "where the task ended the episode) and 'timeouts' (true where the time limit did)"
+        )
+    if best is not None:
+        return f"no array '{name}', is its '{best}' meant? Then rename it; D4RL's layout has {', '.join(_ARRAYS)}"
+    return f"no array '{name}' (it has: {there or 'none'}); D4RL's layout has {', '.join(_ARRAYS)}"
+
+
+def _check_shapes(path: Path, arrays: Mapping[str, Hdf5Array], rules: FileRules) -> None:
+    """Check types, shapes, lengths, and that the rows of what is learned from were written."""
+    dims = {rules.observation_dim, rules.observation_dim + rules.appendix_dim}
+    for name, allowed in (("observations", dims), ("actions", {rules.action_dim})):
+        array = arrays[name]
+        if len(array.shape) != 2 or array.shape[1] not in allowed:
+            wanted = " or ".join(map(str, sorted(allowed)))
+            raise DatasetError(
+                f"{path}: {name} are {_shape(array)}, the task has {wanted} numbers a row; is it the file of another "
+                "task?"
+            )
+    count = len(arrays["observations"])
+    if count == 0:
+        raise DatasetError(f"{path}: observations have no rows; write the file again, or fetch it again")
+    for name, array in arrays.items():
+        if (name in ("rewards", *_FLAGS) and array.shape[1:] not in ((), (1,))) or not array.shape:
+            raise DatasetError(
+                f"{path}: {name} are {_shape(array)}, but there must be one for each of the {count:,} rows"
+            )
+        if len(array) != count:
+            raise DatasetError(f"{path}: {name} has {len(array)} rows, observations {count}; the file is damaged")
+        if name in _NUMBERS:
+            check_numbers(array.where, array.dtype)
+            if h5py.check_enum_dtype(array.dtype) is not None:
+                raise DatasetError(f"{array.where} must be numbers, but they are an enumeration; write them as float32")
+            array.check_whole()
+
+
+def _shape(array: Hdf5Array) -> str:
+    return "x".join(map(str, array.shape)) or "a single value"
+
+
+def _observation_dim(stored: Hdf5Array, rules: FileRules) -> tuple[int, tuple[str, ...]]:
     """How many numbers of each row are kept, and the note that says so."""
     small, large = rules.observation_dim, rules.observation_dim + rules.appendix_dim
     if stored.shape[1] == small:
         return small, ()
-    first = stored[0, small:]
-    blocks = (stored[start : start + _BLOCK_ROWS, small:] for start in range(0, len(stored), _BLOCK_ROWS))
-    if all((block == first).all() for block in blocks):
+    appendix = slice(small, None)
+    first = stored.read(slice(0, 1), appendix)
+    starts = range(0, len(stored), _BLOCK_ROWS)
+    if all((stored.read(slice(start, start + _BLOCK_ROWS), appendix) == first).all() for start in starts):
         return small, (f"observations: the last {rules.appendix_dim} of {large} numbers never change, and are dropped",)
     return large, (f"observations: the last {rules.appendix_dim} of {large} numbers are zeros when the policy acts",)
 
 
-def _check_names(path: Path, file: h5py.File) -> None:
-    missing = [name for name in _ARRAYS if name not in file]
-    if missing:
-        raise DatasetError(f"{path}: no array '{missing[0]}'; D4RL's layout has {', '.join(_ARRAYS)}")
+def _flags(array: Hdf5Array) -> np.ndarray:
+    check_flags(array.where, array.dtype)  # before it is read: text of any length may be of any size
+    return as_flags(array.where, array.read_column())
 
 
-def _check_shapes(path: Path, file: h5py.File, rules: FileRules) -> None:
-    _check_names(path, file)
-    count = len(file["observations"])
-    for name in (*_ARRAYS, *(["timeouts"] if "timeouts" in file else [])):
-        if len(file[name]) != count:
-            raise DatasetError(f"{path}: {name} has {len(file[name])} rows, observations {count}; the file is damaged")
-    dims = {rules.observation_dim, rules.observation_dim + rules.appendix_dim}
-    for name, allowed in (("observations", dims), ("actions", {rules.action_dim})):
-        if file[name].ndim != 2 or file[name].shape[1] not in allowed:
-            shape = "x".join(map(str, file[name].shape))
-            wanted = " or ".join(map(str, sorted(allowed)))
-            raise DatasetError(
-                f"{path}: {name} are {shape}, the task has {wanted} numbers a row; is it the file of another task?"
-            )
+def _check_other_flags(layout: _Layout, flags: Mapping[str, np.ndarray]) -> list[str]:
+    """Compare arrays such as `truncations` with the `timeouts` that the file has as well. Returns notes.
+
+    Raises:
+        DatasetError: they differ, so it is not known which of them ends the episodes.
+    """
+    notes = []
+    for name, used in flags.items():
+        for other in layout.others.get(name, []):
+            if other.shape not in ((len(used),), (len(used), 1)):
+                notes.append(f"{name}: {_name(other)}, which the file has as well, is not read")
+            elif (differ := int((_flags(other) != used).sum())) > 0:
+                raise DatasetError(
+                    f"{layout.arrays[name].where} and {_name(other)} differ in {differ:,} rows; remove the one that is "
+                    "wrong"
+                )
+    return notes
 
 
-def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
-    for start in range(0, len(array), _BLOCK_ROWS):
-        block = array[start : start + _BLOCK_ROWS]
-        finite = np.isfinite(block.reshape(len(block), -1)).all(axis=1)
-        if not finite.all():
-            row = start + int(np.flatnonzero(~finite)[0])
-            raise DatasetError(f"{path}: {name} row {row} is not finite; remove its episode, or fetch the file again")
+def _name(array: Hdf5Array) -> str:
+    return f"'{array.where.rsplit(': ', 1)[-1]}'"
+
+
+def _check_no_other_ends(source: Hdf5Source, count: int) -> None:
+    """Check that a file without timeouts has no array that may say where episodes end.
+
+    Raises:
+        DatasetError: it has one. To cut at the horizon would give other episodes.
+    """
+    for group in ("/", "infos", "info"):
+        for found in source.names(group):
+            name = found if group == "/" else f"{group}/{found}"
+            if name in _ARRAYS or not _MARKS_EPISODES.search(found) or found.startswith("next_"):
+                continue
+            array = source.find(name) if name not in ("infos", "info") else None
+            if array is not None and len(array.shape) == 1:
+                raise DatasetError(
+                    f"{source.path}: no array 'timeouts', but '{name}' ({_shape(array)}) may say where episodes end; "
+                    "write 'timeouts' (true at the last row of each episode that the time limit ended), or remove it "
+                    "to have episodes cut at the horizon"
+                )
+
+
+def _with_breaks(source: Hdf5Source, episodes: Episodes) -> Episodes:
+    """`episodes` of a file without timeouts, with a warning if `next_observations` show that there are more ends."""
+    following = source.find("next_observations")
+    count, width = episodes.observations.shape
+    if following is None or len(following.shape) != 2 or len(following) < count or following.shape[1] < width:
+        return episodes
+    if following.dtype.kind not in "fiu":
+        return episodes
+    last = np.zeros(count, dtype=bool)
+    last[episodes.starts[1:] - 1] = True
+    breaks = 0
+    for start in range(0, count - 1, _BLOCK_ROWS):
+        end = min(start + _BLOCK_ROWS, count - 1)
+        after = episodes.observations[start + 1 : end + 1]
+        far = np.abs(following.read(slice(start, end), slice(0, width)) - after) > _SAME * (1 + np.abs(after))
+        breaks += int((far.any(axis=1) & ~last[start:end]).sum())
+    if not breaks:
+        return episodes
+    note = (
+        f"{WARNING}rows: at {breaks:,} places inside episodes the next row is not what 'next_observations' says: "
+        "episodes end there that no array marks"
+    )
+    return replace(episodes, notes=(*episodes.notes, note))

@@ -11,12 +11,15 @@ from functools import cached_property
 
 import numpy as np
 
+WARNING = "warning: "  # a note that begins with it says that the data are probably not what was meant
+
 
 @dataclass(frozen=True)
 class Episodes:
     """Transitions of E whole episodes, end to end; episode e is the rows `starts[e]:starts[e + 1]`.
 
-    `notes` say how the source was changed when it was read, a sentence each; they are recorded with the run.
+    `notes` say how the source was changed when it was read, a sentence each; they are shown
+    when a sweep starts and recorded with each run. One that begins with `WARNING` is shown as a warning.
     """
 
     observations: np.ndarray  # (N, S) float32, before the action

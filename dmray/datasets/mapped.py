@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dmray.datasets.d4rl_hdf5 import Allocate
+from dmray.datasets.checked_rows import Allocate
 from dmray.datasets.episodes import Episodes
 from dmray.files import partial
 

@@ -1,7 +1,11 @@
-"""Minari's data sets, read through `minari` itself: flat observations and actions, such as those of mujoco/*.
+"""Minari's data sets: flat observations and actions, such as those of mujoco/*.
 
 A data set is a folder below $MINARI_DATASETS_PATH (~/.minari/datasets). It stores every episode by itself, and the
 observations of an episode of T steps are T + 1: no action follows the last one.
+
+`minari` downloads them and knows their formats. Its metadata are checked before it sees them, because it would make
+whatever environment and however large an array they name. Episodes in HDF5 are read here, with the checks of all HDF5
+files; those in other formats through `minari`.
 
 Shapes: N transitions, S observation_dim, A action_dim, T steps of an episode.
 """
@@ -18,14 +22,27 @@ from typing import Any
 
 import numpy as np
 
-from dmray.datasets.d4rl_hdf5 import Allocate, FileRules, episode_starts, in_memory
+from dmray.datasets.checked_rows import (
+    Allocate,
+    FileRules,
+    Rows,
+    as_flags,
+    check_finite,
+    check_flags,
+    check_numbers,
+    episodes_of,
+    in_memory,
+)
 from dmray.datasets.episodes import Episodes
-from dmray.errors import DatasetError
+from dmray.datasets.hdf5_arrays import Hdf5Array, open_hdf5, printable
+from dmray.datasets.minari_metadata import MinariMetadata, check_dataset_id, read_metadata
+from dmray.errors import DatasetError, DmrayError
 from dmray.file_lock import file_lock
 from dmray.registry import nearest
 
 _LOCK_TIMEOUT_S = 3600.0
-_DAMAGE = (OSError, KeyError, ValueError, TypeError, AssertionError)  # what minari and h5py raise for damaged data
+_MOST_PACKED, _HARMLESS = 2000, 64 * 2**20  # as for the arrays of an HDF5 file
+_NUMBERS, _FLAGS = ("observations", "actions", "rewards"), ("terminations", "truncations")
 
 
 @dataclass(frozen=True)
@@ -51,17 +68,16 @@ def minari_facts(dataset_id: str) -> MinariFacts:
     Raises:
         DatasetError: minari or the data set is missing, the data set is damaged, or its spaces are not flat.
     """
-    dataset = _opened(dataset_id)
-    metadata, environment = dataset.storage.metadata, dataset.env_spec
-    minimum, maximum = (metadata.get(key) for key in ("ref_min_score", "ref_max_score"))
+    dataset, metadata = _opened(dataset_id)
+    environment = dataset.env_spec
     return MinariFacts(
         dataset_id=dataset_id,
         env_id=None if environment is None else environment.id,
-        observation_dim=_flat_dim(dataset_id, "observations", dataset.observation_space),
-        action_dim=_flat_dim(dataset_id, "actions", dataset.action_space),
+        observation_dim=metadata.observation_dim,
+        action_dim=metadata.action_dim,
         max_episode_steps=None if environment is None else environment.max_episode_steps,
-        reference_minimum=None if minimum is None else float(minimum),
-        reference_maximum=None if maximum is None else float(maximum),
+        reference_minimum=metadata.reference_minimum,
+        reference_maximum=metadata.reference_maximum,
     )
 
 
@@ -80,29 +96,38 @@ def read_minari(dataset_id: str, rules: FileRules, allocate: Allocate = in_memor
         DatasetError: minari or the data set is missing, the data set is damaged, not flat, of another task, or holds
             no episode or a value that is not finite; the message names data set, episode and row of the episode.
     """
-    dataset = _opened(dataset_id)
-    for name, dim in (("observations", rules.observation_dim), ("actions", rules.action_dim)):
-        found = _flat_dim(dataset_id, name, getattr(dataset, f"{name[:-1]}_space"))
+    dataset, metadata = _opened(dataset_id)
+    for name, found, dim in (
+        ("observations", metadata.observation_dim, rules.observation_dim),
+        ("actions", metadata.action_dim, rules.action_dim),
+    ):
         if found != dim:
             raise DatasetError(
                 f"{dataset_id}: {name} have {found} numbers a row, the task has {dim}; is it another task's data set?"
             )
-    count = dataset.total_steps
+    count = metadata.total_steps
     if count == 0:
         raise DatasetError(f"{dataset_id}: holds no episode")
-    rows = _Rows(
+    _check_size(dataset_id, count * (rules.observation_dim + rules.action_dim + 1))
+    timeouts = np.zeros(count, dtype=bool)
+    rows = Rows(
         observations=allocate("observations", (count, rules.observation_dim)),
         actions=allocate("actions", (count, rules.action_dim)),
         rewards=allocate("rewards", (count,)),
         terminals=np.zeros(count, dtype=bool),
-        timeouts=np.zeros(count, dtype=bool),
+        timeouts=timeouts,
     )
-    filled = 0
-    for episode in _stored_episodes(dataset_id, dataset):
-        filled = _append(dataset_id, rows, filled, episode)
+    filled = split = 0
+    with _named(dataset_id):
+        for episode in _stored_episodes(dataset_id, dataset, metadata):
+            start, filled = filled, _append(dataset_id, rows, filled, episode)
+            ends = rows.terminals[start:filled] & rules.split_on_terminals | timeouts[start:filled]
+            split += bool(ends[:-1].any())
+            timeouts[filled - 1] = True
     if filled != count:
         raise _damaged(dataset_id, f"its metadata say {count} steps, its episodes hold {filled}")
-    return Episodes(rows.observations, rows.actions, rows.rewards, episode_starts(rows.terminals, rows.timeouts, rules))
+    notes = (f"episodes: {split:,} have an end before their last step, and are split there",) if split else ()
+    return episodes_of(dataset_id, rows, rules, notes)
 
 
 def download_minari(dataset_id: str) -> None:
@@ -113,6 +138,7 @@ def download_minari(dataset_id: str) -> None:
         StorageError: the folder cannot be written, or another process does not finish its download.
     """
     minari = _minari()
+    check_dataset_id(dataset_id)
     root, folder = _root(), _root() / dataset_id
     lock = root / ".dmray-download.lock"
     if folder.exists() and not os.access(lock, os.W_OK):  # no process of dmray has downloaded here, or none can now
@@ -136,70 +162,121 @@ def download_minari(dataset_id: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The arrays of N transitions, to be filled."""
+class _Episode:
+    """A stored episode; each array is read, or stays in its file until it is copied."""
 
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminals: np.ndarray
-    timeouts: np.ndarray
+    where: str
+    arrays: dict[str, np.ndarray | Hdf5Array]
 
 
-def _append(dataset_id: str, rows: _Rows, start: int, episode: Any) -> int:
-    """Copy the episode to the rows from `start` on; the row after its last."""
-    where = f"episode {episode.id}"
-    steps, space = len(episode.rewards), len(rows.rewards) - start
+def _append(dataset_id: str, rows: Rows, start: int, episode: _Episode) -> int:
+    """Copy the episode to the rows from `start` on. Returns the row after its last."""
+    arrays, where = episode.arrays, episode.where
+    if len(arrays["rewards"].shape) == 0:
+        raise _damaged(dataset_id, f"{where}: rewards are a single value")
+    steps, space = arrays["rewards"].shape[0], len(rows.rewards) - start
     if not 0 < steps <= space:
         raise _damaged(dataset_id, f"{where} has {steps} steps, by its metadata 1 to {space} are left")
     wanted = {
         "observations": (steps + 1, *rows.observations.shape[1:]),
         "actions": (steps, *rows.actions.shape[1:]),
-        "rewards": (steps,),
-        "terminations": (steps,),
-        "truncations": (steps,),
+        **dict.fromkeys(("rewards", *_FLAGS), (steps,)),
     }
-    arrays = {name: np.asarray(getattr(episode, name)) for name in wanted}
     for name, shape in wanted.items():
         if arrays[name].shape != shape:
             raise _damaged(dataset_id, f"{where}: {name} are {_x(arrays[name].shape)}, not {_x(shape)}")
     end = start + steps
-    for name in ("observations", "actions", "rewards"):
-        target = getattr(rows, name)[start:end]
-        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite, and is reported below
-            target[:] = arrays[name][:steps]
-        finite = np.isfinite(target.reshape(steps, -1)).all(axis=1)
-        if not finite.all():
-            row = int(np.flatnonzero(~finite)[0])
-            raise DatasetError(f"{dataset_id}: {where}: {name} row {row} is not finite; remove the episode")
-    rows.terminals[start:end] = arrays["terminations"]
-    rows.timeouts[start:end] = arrays["truncations"]
-    rows.timeouts[end - 1] = True
+    for name in _NUMBERS:
+        target, array = getattr(rows, name)[start:end], arrays[name]
+        check_numbers(f"{dataset_id}: {where}: {name}", array.dtype)
+        if isinstance(array, Hdf5Array):
+            array.check_whole()
+            array.read_into(target)
+        else:
+            with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite, and is reported below
+                target[:] = array[:steps]
+        check_finite(f"{dataset_id}: {where}: {name}", target)
+    for name, flags in zip(_FLAGS, (rows.terminals, rows.timeouts), strict=True):
+        array = arrays[name]
+        check_flags(f"{dataset_id}: {where}: {name}", array.dtype)  # before it is read
+        values = array.read() if isinstance(array, Hdf5Array) else array
+        assert flags is not None
+        flags[start:end] = as_flags(f"{dataset_id}: {where}: {name}", values)
     return end
 
 
-def _stored_episodes(dataset_id: str, dataset: Any) -> Iterator[Any]:
+def _stored_episodes(dataset_id: str, dataset: Any, metadata: MinariMetadata) -> Iterator[_Episode]:
+    names = (*_NUMBERS, *_FLAGS)
+    if metadata.data_format == "hdf5":
+        yield from _hdf5_episodes(dataset_id, metadata, names)
+        return
     with _report_damage(dataset_id):
-        yield from dataset.iterate_episodes()
+        for episode in dataset.iterate_episodes():
+            yield _Episode(f"episode {episode.id}", {name: np.asarray(getattr(episode, name)) for name in names})
 
 
-def _opened(dataset_id: str) -> Any:
+def _hdf5_episodes(dataset_id: str, metadata: MinariMetadata, names: tuple[str, ...]) -> Iterator[_Episode]:
+    folder = _root() / dataset_id
+    with open_hdf5(folder / "data" / "main_data.hdf5", f"remove {folder} and fetch it again") as source:
+        if source.count() != metadata.total_episodes:
+            raise _damaged(
+                dataset_id, f"its metadata say {metadata.total_episodes} episodes, its file holds {source.count()}"
+            )
+        for index in range(metadata.total_episodes):
+            found = {name: source.find(f"episode_{index}/{name}") for name in names}
+            arrays = {name: array for name, array in found.items() if array is not None}
+            if missing := [name for name in names if name not in arrays]:
+                raise _damaged(dataset_id, f"episode {index}: no array '{missing[0]}'")
+            yield _Episode(f"episode {index}", {**arrays})
+
+
+@contextmanager
+def _named(dataset_id: str) -> Iterator[None]:
+    """Begin the messages about a file of the data set with its id."""
+    try:
+        yield
+    except DatasetError as problem:
+        text = str(problem)
+        raise DatasetError(text if text.startswith(f"{dataset_id}: ") else f"{dataset_id}: {text}") from problem
+
+
+def _check_size(dataset_id: str, numbers: int) -> None:
+    """Check that the files can hold so many numbers as the metadata say."""
+    folder = _root() / dataset_id / "data"
+    stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if 4 * numbers > max(_HARMLESS, _MOST_PACKED * stored):
+        raise _damaged(
+            dataset_id,
+            f"its metadata say {numbers:,} numbers ({4 * numbers / 1e9:.3g} GB), its files hold {stored:,} bytes",
+        )
+
+
+def _opened(dataset_id: str) -> tuple[Any, MinariMetadata]:
     """The data set as minari opens it; DatasetError where it is missing or cannot be read."""
     minari, root = _minari(), _root()
+    check_dataset_id(dataset_id)
     if not (root / dataset_id / "data").is_dir():
         raise DatasetError(_not_there(dataset_id, root))
+    try:
+        metadata = read_metadata(dataset_id, minari_metadata_file(dataset_id))
+    except ValueError as cause:
+        raise _damaged(dataset_id, f"metadata.json: {cause}") from cause
     with _report_damage(dataset_id):
-        return minari.load_dataset(dataset_id)
+        return minari.load_dataset(dataset_id), metadata
 
 
 @contextmanager
 def _report_damage(dataset_id: str) -> Iterator[None]:
+    """Report whatever minari and its formats raise for damaged data, which is not listed anywhere."""
     try:
         yield
+    except (DmrayError, MemoryError):
+        raise
     except ImportError as cause:  # of the library that the data set's own format needs
         raise DatasetError(f"{dataset_id}: {cause}") from cause
-    except _DAMAGE as cause:
-        raise _damaged(dataset_id, f"{type(cause).__name__}: {cause}") from cause
+    except Exception as cause:
+        text = printable(" ".join(f"{type(cause).__name__}: {cause}".split()))
+        raise _damaged(dataset_id, text) from cause
 
 
 def _damaged(dataset_id: str, why: str) -> DatasetError:
@@ -214,19 +291,6 @@ def _not_there(dataset_id: str, root: Path) -> str:
         f"Minari data set '{dataset_id}' is not in {root}, {known} Fetch it with `minari download {dataset_id}` "
         '(pip install "minari[hdf5,hf]"), or name the folder that has it in MINARI_DATASETS_PATH'
     )
-
-
-def _flat_dim(dataset_id: str, name: str, space: Any) -> int:
-    kind = type(space).__name__  # by name: gymnasium belongs to the simulators
-    if kind == "Dict":
-        raise DatasetError(
-            f"{dataset_id}: its {name} are a Dict ({', '.join(space)}), the goal-conditioned layout of Minari's "
-            "maze and kitchen sets. They are another protocol than D4RL's files and are not supported; "
-            "use D4RL's file of the task"
-        )
-    if kind != "Box" or len(space.shape) != 1:
-        raise DatasetError(f"{dataset_id}: its {name} are {space}; only rows of numbers (a flat Box) are supported")
-    return int(space.shape[0])
 
 
 def _x(shape: tuple[int, ...]) -> str:

@@ -1,39 +1,58 @@
-"""Checks before the first trial starts of what would otherwise fail a trial hours later."""
+"""Checks before the first trial starts of what would otherwise fail a trial hours later, or give it wrong numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dmray.errors import DatasetError, EngineError
+from dmray.datasets import WARNING
+from dmray.errors import DatasetError, EngineError, StorageError
 from dmray.policies import check_decoder
-from dmray.rollout import make_engine
-from dmray.sources import locate
+from dmray.rollout import furthest_number, make_engine
+from dmray.sources import locate, open_dataset
 from dmray.specs import DatasetSpec, TrialSpec
 from dmray.tasks import MINARI_SCHEME, task_of
 
+_log = logging.getLogger(__name__)
+_STARTS = 4
+
 
 def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
-    """Check that every data set has its file (downloading it where possible), every task its simulator, and that the
-    decode modes can be imported.
+    """Check that every data set has its file (downloading it where possible) and every task its simulator, that the
+    decode modes can be imported, and that the files can be read.
+
+    What was noted about the data is logged, once for each data set. So is a file that cannot be read while others can:
+    its trials will fail, and the others run.
 
     Raises:
-        DatasetError: files or simulators are missing; all of them are named.
+        DatasetError: files or simulators are missing, or no file can be read; all of them are named.
         SpecError: the class of a decode mode cannot be imported.
     """
     for decode in {trial.evaluation.decode for trial in trials}:
         check_decoder(decode)
-    problems = [problem for dataset in _datasets(trials) if (problem := _problem(dataset, recordings))]
+    datasets = list(dict.fromkeys(trial.dataset for trial in trials))
+    _refuse([f"{dataset.name}: {problem}" for dataset in datasets if (problem := _missing(dataset, recordings))])
+    unreadable: dict[str, str] = {}
+    for dataset in datasets:
+        try:
+            _log_notes(dataset.name, list(_notes(dataset, recordings)))
+        except DatasetError as cause:
+            unreadable[dataset.name] = str(cause)
+    if len(unreadable) == len(datasets):
+        _refuse([f"{name}: {problem}" for name, problem in unreadable.items()])
+    for name, problem in unreadable.items():
+        _log.warning("%s: its trials will fail: %s", name, problem)
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
         names = "\n".join(f"  {problem}" for problem in problems)
         raise DatasetError(f"these data sets cannot be run here (leave them out with -o datasets=[...]):\n{names}")
 
 
-def _datasets(trials: Sequence[TrialSpec]) -> list[DatasetSpec]:
-    return list(dict.fromkeys(trial.dataset for trial in trials))
-
-
-def _problem(dataset: DatasetSpec, recordings: Path) -> str | None:
+def _missing(dataset: DatasetSpec, recordings: Path) -> str | None:
+    """What the data set lacks to be run."""
     task = task_of(dataset)
     try:
         make_engine(task, 1).close()
@@ -41,6 +60,35 @@ def _problem(dataset: DatasetSpec, recordings: Path) -> str | None:
             return None
         place = locate(dataset, task, recordings)
     except (DatasetError, EngineError) as problem:
-        return f"{dataset.name}: {problem}"
-    missing = not place.startswith(MINARI_SCHEME) and not Path(place).is_file()
-    return f"{dataset.name}: {place}: no such file" if missing else None
+        return str(problem)
+    missing = not place.startswith(MINARI_SCHEME) and not Path(place).exists()
+    return f"{place}: no such file" if missing else None
+
+
+def _notes(dataset: DatasetSpec, recordings: Path) -> Iterator[str]:
+    """What is to be known about the data set: how it was changed when it was read, and what is suspicious about it.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    if dataset.generate is not None:  # recorded in the simulator itself
+        return
+    try:
+        opened = open_dataset(dataset, task_of(dataset), recordings)
+    except StorageError as problem:  # trials may run on other machines, which have room
+        yield f"{WARNING}not checked on this machine: {problem}"
+        return
+    yield from opened.episodes.notes
+    number = furthest_number(opened.task, opened.episodes, _STARTS)
+    if number.is_far:
+        yield (
+            f"{WARNING}{number}. Policies see it divided by its deviation in the file, so it outweighs all other "
+            "numbers; the sweep trains on the file as it is. Is it the file of another task? (`python -m dmray.data "
+            "verify` checks more)"
+        )
+
+
+def _log_notes(name: str, notes: Sequence[str]) -> None:
+    for note in notes:
+        level = logging.WARNING if note.startswith(WARNING) else logging.INFO
+        _log.log(level, "%s: %s", name, note.removeprefix(WARNING))

@@ -22,6 +22,7 @@ from dmray.rollout.engine import (
     check_sizes,
 )
 from dmray.rollout.recording import record, record_decoder, record_random, replay_errors
+from dmray.rollout.shown_observations import FurthestNumber, furthest_number
 from dmray.rollout.simulator_registry import make_engine, make_reference_engine, simulator_of
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "EpisodeRecord",
     "EvaluationRequest",
     "FloorPlan",
+    "FurthestNumber",
     "PlaceableEngine",
     "RecordedTransitions",
     "Recorder",
@@ -40,6 +42,7 @@ __all__ = [
     "check_sizes",
     "cohorts",
     "episode_seed",
+    "furthest_number",
     "make_engine",
     "make_reference_engine",
     "record",

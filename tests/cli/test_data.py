@@ -80,6 +80,15 @@ def test_a_number_that_is_another_where_the_simulator_starts_fails_verification(
     assert "observation number 1 (from 0) is 0.7 ± 1e-06 in the file, but " in done.output.replace("\n", " ")
 
 
+def test_what_was_dropped_is_said_by_verify_and_stats(made: Path) -> None:
+    with h5py.File(made, "r+") as file:
+        file["timeouts"][-1] = False
+    for command in ("verify", "stats"):
+        done = run(command, str(made), "--task", "maze2d-open")
+        assert done.exit_code == 0, done.output
+        assert "warning: rows: the last 150 of 600 (25.0%) belong to no episode that ends" in done.output
+
+
 def test_a_file_without_its_task_is_asked_for_it(made: Path) -> None:
     done = run("verify", str(made))
     assert done.exit_code == 1

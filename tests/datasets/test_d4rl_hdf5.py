@@ -66,7 +66,7 @@ def test_rows_become_episodes(
     assert read(path, arrays(10, terminals, timeouts), rules).starts.tolist() == starts
 
 
-ANT_LIKE = FileRules(observation_dim=3, action_dim=2, horizon=4, appendix_dim=4)
+ANT_LIKE = FileRules(observation_dim=3, action_dim=2, horizon=5, appendix_dim=4)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.5])

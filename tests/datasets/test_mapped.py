@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmray.datasets import Episodes, FileRules, WindowSampler, mapped, read_d4rl_hdf5, write_d4rl_hdf5
-from dmray.datasets.d4rl_hdf5 import Allocate
+from dmray.datasets.checked_rows import Allocate
 from dmray.fields import Field, Token
 
 RULES = FileRules(observation_dim=3, action_dim=2, horizon=5)
