@@ -19,7 +19,7 @@ import numpy as np
 from dmray.datasets.episodes import Episodes
 from dmray.datasets.subtask_rewards import Subtask, first_reward_only, has_per_step_subtask_rewards, reward_arrivals
 from dmray.errors import DatasetError
-from dmray.files import partial
+from dmray.files import write_atomic
 
 _ARRAYS = ("observations", "actions", "rewards", "terminals")
 _BLOCK_ROWS = 65_536  # what is looked at in one piece, so that a check needs no second array of the file's size
@@ -137,11 +137,20 @@ def episode_starts(terminals: np.ndarray, timeouts: np.ndarray | None, rules: Fi
 
 
 def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> None:
-    """Write `arrays` (names may be paths, such as `infos/goal`); the file appears only when it is complete."""
-    with partial(path) as part, h5py.File(part, "w") as file:
+    """Write `arrays` (names may be paths, such as `infos/goal`); the file appears only when it is complete.
+
+    HDF5 makes the file in memory, since it crashes where a disk is full.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         file.attrs.update(attributes)
         for name, array in arrays.items():
             file.create_dataset(name, data=array, compression="gzip", compression_opts=1)
+        file.flush()
+        content = file.id.get_file_image()
+    write_atomic(path, content)
 
 
 def check_is_d4rl(path: Path) -> None:
