@@ -418,3 +418,21 @@ def test_a_disk_that_fills_while_a_recording_is_written_is_said_and_nothing_is_l
     assert (done.returncode, done.stderr) == (0, "")
     assert "cannot be written (File too large); free some space, or choose a folder on another disk" in done.stdout
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_without_a_home_folder_published_files_are_looked_for_in_the_named_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("DMRAY_DATASETS", raising=False)
+    with pytest.raises(StorageError, match="hopper-medium-v2: there is no home folder .* DMRAY_DATASETS"):
+        locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
+    monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path))
+    with pytest.raises(DatasetError, match="DMRAY_OFFLINE"):
+        locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
+    monkeypatch.setenv("DMRAY_DATASETS", "~nobody-of-that-name/data")
+    with pytest.raises(StorageError, match=r"^DMRAY_DATASETS=~nobody-of-that-name/data: .* write the whole path"):
+        locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
