@@ -428,7 +428,7 @@ def test_without_a_home_folder_published_files_are_looked_for_in_the_named_folde
 
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.delenv("DMRAY_DATASETS", raising=False)
-    with pytest.raises(StorageError, match="hopper-medium-v2: there is no home folder .* DMRAY_DATASETS"):
+    with pytest.raises(StorageError, match=r"hopper-medium-v2: there is no home folder .* DMRAY_DATASETS"):
         locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
     monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path))
     with pytest.raises(DatasetError, match="DMRAY_OFFLINE"):
