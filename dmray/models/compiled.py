@@ -45,7 +45,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        stamp = _stamp()
+        stamp = hashlib.sha256(repr((self._impl.locator.get_source_stamp(), _stamp())).encode()).hexdigest()
         self._cache_file = IndexDataCacheFile(self._cache_path, f"{self._impl.filename_base}-{stamp[:12]}", stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -105,6 +105,12 @@ def test_a_disk_that_is_full_keeps_nothing_and_stops_nothing(
     assert "No space left on device" in caplog.text
 
 
+def test_code_of_another_version_of_its_own_module_is_not_used(module: Path) -> None:
+    assert loaded(module).double(21) == 42
+    module.write_text(SOURCE.replace("2 * x", "3 * x"))
+    assert loaded(module).double(21) == 63
+
+
 def test_code_of_another_version_of_an_inlined_module_is_not_used(
     module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,5 +161,5 @@ def test_a_calibration_that_cannot_be_stored_is_said(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DMRAY_CACHE", "/proc/nowhere")
     made = Calibration(hardware="mine", made="today", training={}, decisions={}, env_step_s={})
     assert load_calibration("mine") is None
-    with pytest.raises(StorageError, match="cannot be written .* set DMRAY_CACHE"):
+    with pytest.raises(StorageError, match=r"cannot be written .* set DMRAY_CACHE"):
         save_calibration(made)
