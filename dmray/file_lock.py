@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dmray.errors import StorageError
+from dmray.files import is_full
 
 _POLL_S = 0.1
 _log = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ def file_lock(path: Path, timeout_s: float, busy: str, unwritable: str = "make i
     except Timeout:
         raise StorageError(f"{path}: {busy}") from None
     except OSError as cause:
-        raise StorageError(f"{path}: cannot be locked ({cause.strerror or cause}); {unwritable}") from cause
+        cure = f"free some space, or {unwritable}" if is_full(cause) else unwritable
+        raise StorageError(f"{path}: cannot be locked ({cause.strerror or cause}); {cure}") from cause
     try:
         yield
     finally:

@@ -2,32 +2,93 @@
 
 A power cut may lose what was not flushed to the disk, the entry of a folder included. So a file is flushed before it
 takes its name, and its folder after that.
+
+A file or folder that is being written is called `.<name>.<machine>-<pid>-<start>-<number>.part`: which process of which
+machine writes it. So what a killed process left can be told from what is still written.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+
+from dmray.errors import StorageError
 
 _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems say that cannot flush a folder
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PART = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-\d+\.part")
+_OLD_S = 7 * 24 * 3600.0  # no process writes to one file for so long without adding to it
+_numbers = itertools.count()
+
+
+def user_path(path: str | Path, name: str = "") -> Path:
+    """`path` with `~` and `~user` replaced; `name` is the setting that holds it, for the message.
+
+    Raises:
+        StorageError: that user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        setting = f"{name}={path}" if name else str(path)
+        raise StorageError(f"{setting}: that home folder is not known; write the whole path, or set HOME") from None
 
 
 def cache_folder() -> Path:
-    """$DMRAY_CACHE, else ~/.cache/dmray; for a user without a home folder, a folder of its own among temporary ones."""
+    """$DMRAY_CACHE, else ~/.cache/dmray; for a user without a home folder, a folder of its own among temporary ones.
+
+    Raises:
+        StorageError: there is no such folder. It says to set DMRAY_CACHE.
+    """
     if named := os.environ.get("DMRAY_CACHE"):
-        return Path(named).expanduser()
+        return user_path(named, "DMRAY_CACHE")
     try:
         return Path.home() / ".cache" / "dmray"
     except RuntimeError:  # no $HOME, and the user database does not know the user: a container started with --user
-        return Path(tempfile.gettempdir()) / f"dmray-cache-{os.getuid()}"
+        return _own_temporary_folder()
+
+
+def _own_temporary_folder() -> Path:
+    """A folder that nobody else can write to: compiled code is loaded from it."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"dmray-cache-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as cause:
+        raise StorageError(
+            f"no folder for the cache: $HOME is not set, and there is no temporary folder ({cause.strerror or cause}); "
+            "set DMRAY_CACHE to a folder that can be written"
+        ) from cause
+    if status.st_uid != os.getuid() or status.st_mode & 0o022 or not folder.is_dir() or folder.is_symlink():
+        raise StorageError(f"{folder}: belongs to or can be written by others; set DMRAY_CACHE to a folder of your own")
+    return folder
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or what this user or a file may take of it, is used up."""
+    return error.errno in _FULL
+
+
+@contextmanager
+def os_errors_said(path: Path, cure: str) -> Iterator[None]:
+    """Turn an OSError of the block, which writes to `path`, into a StorageError of one sentence that ends in `cure`."""
+    try:
+        yield
+    except OSError as cause:
+        advice = f"free some space, or {cure}" if is_full(cause) else cure
+        raise StorageError(f"{path}: cannot be written ({cause.strerror or cause}); {advice}") from cause
 
 
 @contextmanager
@@ -38,15 +99,102 @@ def partial(path: Path) -> Iterator[Path]:
     removed. Only a file can replace what is there: two processes that write the same folder need a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    part = path.with_name(f".{path.name}.{_writer()}.part")
     try:
         yield part
         replace_durably(part, path)
     finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def remove_stale_parts(folder: Path) -> list[Path]:
+    """Remove what killed processes were writing in `folder` and the folders below it; returns what was removed.
+
+    A part is stale if its process ran on this machine since it started and runs no more, or, whoever wrote it, if it
+    has not been written to for a week, by the clock of its file system.
+    """
+    removed = []
+    for part in _found(folder):
+        with suppress(OSError):  # another process removes it too, or the folder is read-only
+            if _PART.fullmatch(part.name) and (_ended(part) or _age_s(part) > _OLD_S):
+                _remove(part)
+                removed.append(part)
+    return removed
+
+
+def remove_parts_of(path: Path) -> None:
+    """Remove what killed processes were writing for `path`, whose lock the caller holds."""
+    with suppress(OSError):
+        for part in path.parent.iterdir():
+            if part.name.startswith(f".{path.name}.") and _PART.fullmatch(part.name):
+                _remove(part)
+
+
+def _found(folder: Path) -> list[Path]:
+    """Every file and folder whose name ends in .part; not what is in such a folder."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        found += [Path(root) / name for name in (*folders, *files) if name.endswith(".part")]
+        folders[:] = [name for name in folders if not name.endswith(".part")]
+    return found
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
+
+
+def _ended(part: Path) -> bool:
+    """Whether the part's writer is known to run no more: a process of this machine that has ended."""
+    match = _PART.fullmatch(part.name)
+    assert match is not None
+    return match["machine"] == _machine() and _started(int(match["pid"])) != int(match["start"])
+
+
+def _age_s(part: Path) -> float:
+    """Seconds since anything in the part was written, by the clock of its file system."""
+    with tempfile.TemporaryFile(dir=part.parent) as new:
+        now_s = os.fstat(new.fileno()).st_mtime
+    inside = [file.stat().st_mtime for file in part.rglob("*")] if part.is_dir() else []
+    return now_s - max([part.stat().st_mtime, *inside])
+
+
+def _writer() -> str:
+    return f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}-{next(_numbers)}"
+
+
+@cache
+def _machine() -> str:
+    """What process ids belong to: the machine since it started, and the container."""
+    facts = [socket.gethostname()]
+    with suppress(OSError):
+        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine started, in ticks since the machine did, which no clock change moves.
+
+    None if there is no such process; 0 on systems that do not say when it started.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except FileNotFoundError:
+        return None if Path("/proc/self/stat").exists() else _runs(pid)
+    except (OSError, ValueError, IndexError):
+        return None if pid > 2**31 else 0
+
+
+def _runs(pid: int) -> int | None:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass
+    return 0
 
 
 def replace_durably(part: Path, path: Path) -> None:

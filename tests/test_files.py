@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from dmray.files import cache_folder, partial, write_atomic, write_json
+from dmray.errors import StorageError
+from dmray.files import (
+    cache_folder,
+    partial,
+    remove_parts_of,
+    remove_stale_parts,
+    user_path,
+    write_atomic,
+    write_json,
+)
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -115,3 +127,85 @@ def test_without_a_home_folder_the_cache_is_a_temporary_one(monkeypatch: pytest.
     monkeypatch.delenv("DMRAY_CACHE")
     monkeypatch.setattr(Path, "home", no_home)
     assert cache_folder() == Path(tempfile.gettempdir()) / f"dmray-cache-{os.getuid()}"
+
+
+def test_a_temporary_cache_that_others_could_write_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DMRAY_CACHE")
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
+    cache_folder().chmod(0o777)
+    with pytest.raises(StorageError, match="can be written by others; set DMRAY_CACHE to a folder of your own"):
+        cache_folder()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/proc/nowhere")
+    with pytest.raises(StorageError, match="set DMRAY_CACHE to a folder that can be written"):
+        cache_folder()
+
+
+def test_a_home_folder_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", "~nobody-of-that-name/cache")
+    with pytest.raises(StorageError, match=r"^DMRAY_CACHE=~nobody-of-that-name/cache: that home folder is not known"):
+        cache_folder()
+    with pytest.raises(StorageError, match="write the whole path"):
+        user_path("~nobody-of-that-name/runs")
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from dmray.files import partial
+with partial(Path(sys.argv[1])) as part:
+    if sys.argv[2] == "folder":
+        part.mkdir()
+        (part / "inside").write_bytes(b"half")
+    else:
+        part.write_bytes(b"half")
+    print(part, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_left_is_removed_and_what_is_still_written_stays(tmp_path: Path, kind: str) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "deep" / "result"), kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            part = Path(process.stdout.readline().strip())
+            assert remove_stale_parts(tmp_path) == []
+            assert part.exists()
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert remove_stale_parts(tmp_path) == [part]
+    assert os.listdir(tmp_path / "deep") == []
+
+
+def test_a_process_that_has_the_number_of_a_killed_writer_is_told_from_it(tmp_path: Path) -> None:
+    with partial(tmp_path / "result") as part:
+        part.write_bytes(b"")
+        machine, pid, start, number = part.name.removesuffix(".part").rpartition(".")[2].split("-")
+        earlier = part.with_name(f".result.{machine}-{pid}-{int(start) - 1}-{number}.part")
+        earlier.write_bytes(b"")
+        assert remove_stale_parts(tmp_path) == [earlier]
+
+
+def test_what_another_machine_writes_is_removed_after_a_week_without_a_write(tmp_path: Path) -> None:
+    names = {".a.00000000-1-1-0.part": 8, ".b.00000000-1-1-0.part": 6, ".c.00000000-1-1-0.part": -9, "mine.part": 99}
+    for name, days in names.items():
+        (tmp_path / name).write_bytes(b"")
+        past_s = (tmp_path / name).stat().st_mtime - days * 24 * 3600
+        os.utime(tmp_path / name, (past_s, past_s))
+    assert [path.name for path in remove_stale_parts(tmp_path)] == [".a.00000000-1-1-0.part"]
+
+
+def test_whoever_holds_the_lock_of_a_file_removes_every_part_of_it(tmp_path: Path) -> None:
+    for name in (".a.00000000-1-1-0.part", ".ab.00000000-1-1-0.part"):
+        (tmp_path / name).mkdir()
+    remove_parts_of(tmp_path / "a")
+    assert os.listdir(tmp_path) == [".ab.00000000-1-1-0.part"]
+    remove_parts_of(tmp_path / "missing" / "a")

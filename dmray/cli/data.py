@@ -14,6 +14,7 @@ from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.datasets import WARNING
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
+from dmray.files import user_path
 from dmray.registry import lookup, unknown
 from dmray.rollout import furthest_number, record, replay_errors
 from dmray.sources import (
@@ -23,6 +24,7 @@ from dmray.sources import (
     open_dataset,
     open_file,
     remote_file,
+    require_room_to_record,
     write_recording,
 )
 from dmray.specs import DatasetSpec, Generation
@@ -141,6 +143,7 @@ def make(
         check_writable(out_file, "--out")
         if out_file.exists():
             raise StorageError(f"--out {out_file}: the file exists; remove it, or give another file")
+        require_room_to_record(out_file, where, transitions)
         if checkpoint is None:
             check_behaviour(where, behaviour, f"--behaviour {behaviour}")
             made = Generation(behaviour=behaviour, transitions=transitions, seed=seed)
@@ -195,15 +198,15 @@ def _here(name: str) -> bool:
 
 
 def _opened(name: str, task: str | None) -> OpenedDataset:
-    """Open a file as a data set of `task`, or a published data set that is on this machine."""
+    """Read a file as a data set of `task`, or a published data set that is on this machine; not what is cached."""
     if task is not None:
-        return open_file(Path(name), lookup("task", task, TASKS, SpecError))
+        return open_file(user_path(name), lookup("task", task, TASKS, SpecError), cached=False)
     if name not in DATASETS and Path(name).is_file():
         raise SpecError(f"{name}: a file needs a --task, for example --task hopper")
     entry = entry_of(name)
     if not entry.url.startswith(MINARI_SCHEME) and not _here(name):
         raise DatasetError(f"not on this machine: python -m dmray.data fetch {name}")
-    return open_dataset(DatasetSpec(name=name), TASKS[entry.task], Path())
+    return open_dataset(DatasetSpec(name=name), TASKS[entry.task], Path(), cached=False)
 
 
 def _checksum(name: str, task: str | None) -> list[str]:

@@ -3,7 +3,7 @@
 from dmray.datasets.checked_rows import FileRules
 from dmray.datasets.d4rl_hdf5 import RecordedTransitions, check_is_d4rl, read_d4rl_hdf5, write_d4rl_hdf5
 from dmray.datasets.episodes import WARNING, Episodes
-from dmray.datasets.mapped import mapped
+from dmray.datasets.mapped import find_mapped, in_available_memory, write_mapped
 from dmray.datasets.minari_dataset import (
     MinariFacts,
     download_minari,
@@ -28,11 +28,13 @@ __all__ = [
     "Windows",
     "check_is_d4rl",
     "download_minari",
-    "mapped",
+    "find_mapped",
+    "in_available_memory",
     "minari_facts",
     "minari_metadata_file",
     "read_d4rl_hdf5",
     "read_minari",
     "subgoal_rows",
     "write_d4rl_hdf5",
+    "write_mapped",
 ]

@@ -32,7 +32,7 @@ from dmray.datasets.checked_rows import (
 from dmray.datasets.episodes import WARNING, Episodes
 from dmray.datasets.hdf5_arrays import Hdf5Array, Hdf5Source, open_hdf5
 from dmray.errors import DatasetError
-from dmray.files import partial
+from dmray.files import write_atomic
 from dmray.registry import nearest
 
 _NUMBERS = ("observations", "actions", "rewards")
@@ -110,11 +110,20 @@ def read_d4rl_hdf5(path: Path, rules: FileRules, allocate: Allocate = in_memory)
 
 
 def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> None:
-    """Write `arrays` (names may be paths, such as `infos/goal`); the file appears only when it is complete."""
-    with partial(path) as part, h5py.File(part, "w") as file:
+    """Write `arrays` (names may be paths, such as `infos/goal`); the file appears only when it is complete.
+
+    HDF5 makes the file in memory, since it crashes where a disk is full.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         file.attrs.update(attributes)
         for name, array in arrays.items():
             file.create_dataset(name, data=array, compression="gzip", compression_opts=1)
+        file.flush()
+        content = file.id.get_file_image()
+    write_atomic(path, content)
 
 
 def check_is_d4rl(path: Path) -> None:

@@ -298,8 +298,18 @@ def _x(shape: tuple[int, ...]) -> str:
 
 
 def _root() -> Path:
-    """The folder of all data sets; minari makes it where it is missing."""
-    root: Path = _minari().storage.get_dataset_path()
+    """The folder of all data sets; minari makes it where it is missing.
+
+    Raises:
+        DatasetError: it is missing and cannot be made.
+    """
+    try:
+        root: Path = _minari().storage.get_dataset_path()
+    except OSError as cause:
+        raise DatasetError(
+            f"{cause.filename}: Minari's folder of data sets cannot be made ({cause.strerror or cause}); "
+            "name a folder that can be written in MINARI_DATASETS_PATH"
+        ) from cause
     return root
 
 

@@ -13,9 +13,9 @@ after i of the upper concave hull of the points i, ..., T - 1: one pass from the
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dmray.datasets.episodes import Episodes
+from dmray.models.compiled import compiled
 
 
 def subgoal_rows(episodes: Episodes) -> np.ndarray:
@@ -28,7 +28,7 @@ def subgoal_rows(episodes: Episodes) -> np.ndarray:
     return rows
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _label(rewards: np.ndarray, starts: np.ndarray, rows: np.ndarray, sums: np.ndarray, scratch: np.ndarray) -> None:
     corner, stack = scratch[0], scratch[1]
     for episode in range(len(starts) - 1):

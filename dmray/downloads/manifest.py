@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dmray.errors import DatasetError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from dmray.errors import DatasetError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import write_json
+from dmray.files import os_errors_said, write_json
 
 MANIFEST_NAME = "dmray-manifest.json"
-_BLOCK_BYTES = 2**20
 _LOCK_TIMEOUT_S = 60.0
 
 
@@ -33,14 +34,29 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Verification:
-    """The hash of an unchanged file, and whether it was seen for the first time."""
+    """The hash of an unchanged file, whether it was seen for the first time, and why it could not be pinned."""
 
     sha256: str
     first_seen: bool
+    not_pinned: str = ""
 
     def __str__(self) -> str:
         state = "seen for the first time, pinned from now on" if self.first_seen else "as it was first seen"
+        if self.not_pinned:
+            state = f"seen for the first time, and not pinned ({self.not_pinned})"
         return f"sha256 {self.sha256}, {state}"
+
+
+class _Entry(BaseModel, frozen=True, extra="forbid", strict=True):
+    """An entry as it stands in the file."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+    url: str | None
+    fetched_at: str
+
+
+_ENTRY = TypeAdapter(_Entry)
 
 
 class Manifest:
@@ -50,15 +66,28 @@ class Manifest:
         self.path = folder / MANIFEST_NAME
 
     def get(self, name: str) -> ManifestEntry | None:
-        entry = self._read().get(name)
-        return None if entry is None else ManifestEntry(**entry)
+        """The entry of a file.
+
+        Raises:
+            DatasetError: the manifest, or the entry, is damaged.
+        """
+        entries = self._read()
+        if name not in entries:
+            return None
+        try:
+            return ManifestEntry(**_ENTRY.validate_python(entries[name]).model_dump())
+        except ValidationError as cause:
+            what = cause.errors()[0]
+            where = ".".join(map(str, (name, *what["loc"])))
+            raise DatasetError(f"{self.path}: {where}: {what['msg']}; remove the entry to pin anew") from cause
 
     def put(self, name: str, entry: ManifestEntry) -> None:
         lock = self.path.with_name(f".{self.path.name}.lock")
         busy = "another process has been writing the manifest for a minute: end it and try again"
         with file_lock(lock, _LOCK_TIMEOUT_S, busy):
             entries = self._read() | {name: asdict(entry)}
-            write_json(self.path, dict(sorted(entries.items())))
+            with os_errors_said(self.path, "make its folder writable"):
+                write_json(self.path, dict(sorted(entries.items())))
 
     def check(self, name: str, sha256: str) -> None:
         """Compare a hash with the pinned one.
@@ -75,11 +104,15 @@ class Manifest:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            entries: dict[str, dict[str, Any]] = json.loads(self.path.read_text())
+            entries = json.loads(self.path.read_bytes())
         except FileNotFoundError:
             return {}
-        except ValueError as cause:
+        except OSError as cause:
+            raise DatasetError(f"{self.path}: cannot be read ({cause.strerror or cause})") from cause
+        except (ValueError, RecursionError) as cause:
             raise DatasetError(f"{self.path}: not a manifest ({cause}); remove it to pin anew") from cause
+        if not isinstance(entries, dict):
+            raise DatasetError(f"{self.path}: not a manifest (no mapping of names); remove it to pin anew")
         return entries
 
 
@@ -88,7 +121,6 @@ def verify(name: str, folder: Path) -> Verification:
 
     Raises:
         DatasetError: there is no such file, or it has changed.
-        StorageError: the manifest cannot be written.
     """
     path, manifest = folder / name, Manifest(folder)
     if not path.is_file():
@@ -97,16 +129,24 @@ def verify(name: str, folder: Path) -> Verification:
     manifest.check(name, digest)
     first = manifest.get(name) is None
     if first:
-        manifest.put(name, ManifestEntry(digest, path.stat().st_size, None, now()))
+        try:
+            manifest.put(name, ManifestEntry(digest, path.stat().st_size, None, now()))
+        except StorageError as cause:  # a folder that is read-only, for example
+            return Verification(digest, first, f"{cause}")
     return Verification(digest, first)
 
 
 def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    """The SHA-256 (hex) of a file.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as cause:
+        raise DatasetError(f"{path}: cannot be read ({cause.strerror or cause})") from cause
 
 
 def now() -> str:

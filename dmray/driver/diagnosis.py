@@ -16,10 +16,10 @@ import numpy as np
 from dmray.errors import DmrayError
 from dmray.mlflow_mirror.opening import probe, without_secrets
 from dmray.planning.calibration import hardware_name, load_calibration
-from dmray.planning.disk_space import free_bytes
 from dmray.records import provenance
 from dmray.rollout import make_engine
 from dmray.rollout.film import write_strips
+from dmray.space import free_bytes
 from dmray.tasks import FAMILIES, TASKS
 
 _GIB = 2**30

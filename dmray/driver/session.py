@@ -14,6 +14,7 @@ from rich.console import Console
 from dmray.coordination.commands import listen_for_commands, read_command, wait_for_resume
 from dmray.driver import preflight
 from dmray.driver.store_session import Refresh, sweep_lock
+from dmray.files import remove_stale_parts
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.periodic_thread import PeriodicThread
 from dmray.planning.disk_space import require_space_for
@@ -74,6 +75,8 @@ def run_sweep(
     """
     folder.make_writable()
     with sweep_lock(plan, folder) as refresh, listen_for_commands(folder, resume_command):
+        for written in (folder.path, folder.datasets):
+            remove_stale_parts(written)
         states = trial_statuses(plan, folder)
         restore_done_markers(plan, folder)
         todo = to_run(plan, states, resume, trial_filter)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from dmray.errors import CheckpointError, SpecError
 from dmray.fields import Field
+from dmray.files import user_path
 from dmray.inference.acting import Rollout, act_on_windows
 from dmray.policies import PolicySnapshot, SequencePolicy
 from dmray.specs import TrialSpec
@@ -157,7 +158,7 @@ def load_policy(source: str | Path) -> Policy:
         CheckpointError: there is no checkpoint, or it cannot be read.
         StorageError: the store has no such trial. StoreUnavailableError: the store does not answer.
     """
-    path = fetch_from_store(source) if isinstance(source, str) and is_url(source) else Path(source).expanduser()
+    path = fetch_from_store(source) if isinstance(source, str) and is_url(source) else user_path(source)
     file = _checkpoint_in(path)
     trial, snapshot = load_policy_snapshot(file)
     content = load_checkpoint(file)

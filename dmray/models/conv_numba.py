@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dmray.models.compiled import compiled
 from dmray.models.flat_rows import flat, rows_of
 from dmray.models.lanes import FAST, LANES, at, load, sigmoid, store
 
@@ -50,7 +50,7 @@ class _Compiled(torch.autograd.Function):
         return tuple(x if needed else None for x, needed in zip(summed, ctx.needs_input_grad, strict=True))
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _forward(sizes: Any, x: Any, taps: Any, bias: Any, y: Any) -> None:
     windows, length, channels, num_taps = sizes
     for b in range(windows):
@@ -63,7 +63,7 @@ def _forward(sizes: Any, x: Any, taps: Any, bias: Any, y: Any) -> None:
                 store(y, (b * length + t) * channels + first, total * sigmoid(total))
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _backward(
     sizes: Any, grad_y: Any, x: Any, taps: Any, bias: Any, grad_x: Any, grad_taps: Any, grad_bias: Any
 ) -> None:

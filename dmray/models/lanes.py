@@ -5,9 +5,6 @@ values need no such check. One value occupies several vector registers. With pla
 step of DM takes 1.3 times as long and a decision 1.2 to 1.3 times (`benchmarks/lanes.py`, side by side).
 
 Arrays must be flat, contiguous and float32. Offsets count numbers and are not checked against the array's length.
-
-numba caches compiled loops on disk and checks only the file of the loop: after a change in this file, touch the files
-that import it.
 """
 
 from __future__ import annotations

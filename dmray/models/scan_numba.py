@@ -20,6 +20,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dmray.models.compiled import compiled
 from dmray.models.flat_rows import Rows, flat, rows_of
 from dmray.models.lanes import (
     FAST,
@@ -146,7 +147,7 @@ def _step(layer: Any, token: Any, first: Any) -> Any:
     return step
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _forward(layer: Any, keep: Any, y: Any, states: Any) -> None:
     windows, length, channels, size = layer.sizes
     B, C, state = layer.B, layer.C, np.empty(size * LANES, np.float32)
@@ -171,7 +172,7 @@ def _forward(layer: Any, keep: Any, y: Any, states: Any) -> None:
                 store(y, token * channels + first, out * gate * sigmoid(gate))
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _backward(layer: Any, states: Any, grad_y: Any, grads: Any) -> None:
     windows, length, channels, size = layer.sizes
     block, chunks = size * LANES, (length - 1) // _CHUNK + 1

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor, nn
 
+from dmray.models.compiled import compiled
 from dmray.models.flat_rows import flat
 from dmray.models.group_rows import Absent
 from dmray.models.lanes import FAST, LANES, LOG2_E, exp2, load, sigmoid, softplus, spread, store
@@ -152,7 +152,7 @@ def _weights(block: Block) -> _Layer:
     )
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
     rows, width = x.shape
     for row in range(rows):
@@ -164,7 +164,7 @@ def _rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
             out[row, i] = x[row, i] * scale * weight[i]
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _convolve(sizes: Any, both: Any, taps: Any, filters: Any, bias: Any, x: Any, gone: Any) -> None:
     """Write x (M, I) from the first halves of `both`. Updates `taps` (B, K - 1, I). Tokens in `gone` are zeros."""
     rows, tokens, num_taps, channels = sizes
@@ -188,7 +188,7 @@ def _convolve(sizes: Any, both: Any, taps: Any, filters: Any, bias: Any, x: Any,
                 store(taps, (b * before + j) * channels + first, load(entered, (tokens + j) * LANES))
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _recur(
     batch: Any, rates: Any, bias: Any, skip: Any, both: Any, mixed: Any, steps: Any, hidden: Any, x: Any
 ) -> None:
@@ -216,7 +216,7 @@ def _recur(
                 store(x, place, out * gate * sigmoid(gate))
 
 
-@njit(**FAST, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(**FAST, nogil=True)
 def _gate(opened: Any, gated: Any) -> None:
     rows, width = gated.shape
     opened, gated = opened.reshape(-1), gated.reshape(-1)

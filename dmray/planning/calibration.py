@@ -10,30 +10,37 @@ two: it does not consider other load on the machine, several trials on one GPU, 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field
 
-from dmray.files import cache_folder, write_json
+from dmray.errors import StorageError
+from dmray.files import cache_folder, os_errors_said, write_json
 from dmray.methods import METHODS
 from dmray.planning.cost import Work
 from dmray.records import provenance
 from dmray.specs import Spec, TrialSpec
 
 Device = Literal["cpu", "cuda"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 VERSION = 1
+_log = logging.getLogger(__name__)
 
 
 class Point(Spec):
     """One measurement: `seconds` of one pass with `flops` through `layers` layers. `what` describes it for readers."""
 
     what: str
-    flops: float
-    layers: int
-    seconds: float
+    flops: Positive
+    layers: int = Field(ge=1)
+    seconds: Positive
+
+
+Points = Annotated[tuple[Point, ...], Field(min_length=1)]
 
 
 class Calibration(Spec):
@@ -46,9 +53,9 @@ class Calibration(Spec):
     version: Literal[1] = 1
     hardware: str
     made: str
-    training: Mapping[Device, Mapping[str, tuple[Point, ...]]]
-    decisions: Mapping[str, tuple[Point, ...]]
-    env_step_s: Mapping[str, float]
+    training: Mapping[Device, Mapping[str, Points]]
+    decisions: Mapping[str, Points]
+    env_step_s: Mapping[str, Positive]
 
 
 def backbone_of(trial: TrialSpec) -> str:
@@ -86,15 +93,26 @@ def calibration_file(hardware: str) -> Path:
 
 
 def load_calibration(hardware: str) -> Calibration | None:
-    """The stored calibration of this hardware; None if there is none, or it has another format."""
+    """The stored calibration of this hardware; None if there is none. One that cannot be used is named in the log."""
     try:
-        return Calibration.model_validate(json.loads(calibration_file(hardware).read_bytes()))
-    except (FileNotFoundError, ValidationError, json.JSONDecodeError):
+        file = calibration_file(hardware)
+        content = file.read_bytes()
+    except (OSError, StorageError):  # there is none, or no folder that could have one
+        return None
+    try:
+        return Calibration.model_validate(json.loads(content))
+    except (ValueError, RecursionError) as cause:  # no JSON, or not a calibration
+        _log.warning("%s: not a calibration (%s); make it again: dmray doctor --calibrate", file, type(cause).__name__)
         return None
 
 
 def save_calibration(calibration: Calibration) -> Path:
-    """Store a calibration in `calibration_file`; returns the file."""
+    """Store a calibration in `calibration_file`; returns the file.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     file = calibration_file(calibration.hardware)
-    write_json(file, calibration.model_dump(mode="json"))
+    with os_errors_said(file, "set DMRAY_CACHE to a folder that can be written"):
+        write_json(file, calibration.model_dump(mode="json"))
     return file

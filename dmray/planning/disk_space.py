@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from dmray.errors import StorageError
 from dmray.planning.cost import total_cost
+from dmray.space import free_bytes
 from dmray.specs import SweepSpec, TrialSpec
 from dmray.storage import is_url
 
 _GIB = 2**30
-
-
-def free_bytes(path: Path) -> int:
-    """The free bytes of the file system of `path`, which need not exist yet."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    return shutil.disk_usage(existing).free
 
 
 def require_space(path: Path, min_free_gib: float) -> None:

@@ -13,6 +13,7 @@ from dmray.coordination.heartbeat import HEARTBEAT_NAME
 from dmray.coordination.store_commands import StoreCommands
 from dmray.coordination.sweep_lock import Driver, find_driver
 from dmray.errors import StorageError
+from dmray.files import user_path
 from dmray.progress.progress import done_long_ago
 from dmray.records import SweepFolder, TrialFolder
 from dmray.specs import load_sweep
@@ -120,7 +121,7 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     """
     if is_url(source):
         return split_url(source)
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         folder = path.resolve()
         return str(folder.parent), folder.name
@@ -131,7 +132,7 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
         )
     sweep = load_sweep(path)
     place = storage or sweep.storage
-    return place if is_url(place) else str(Path(place).expanduser().resolve()), sweep.name
+    return place if is_url(place) else str(user_path(place).resolve()), sweep.name
 
 
 def find_trial(sweep: SweepHandle, key: str) -> TrialFolder:

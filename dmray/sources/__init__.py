@@ -2,7 +2,7 @@
 
 from dmray.sources.locate import download_folders, fetch_published, locate, remote_file
 from dmray.sources.opening import OpenedDataset, file_rules, open_dataset, open_file
-from dmray.sources.recordings import recorded_file, write_recording
+from dmray.sources.recordings import recorded_file, require_room_to_record, write_recording
 
 __all__ = [
     "OpenedDataset",
@@ -14,5 +14,6 @@ __all__ = [
     "open_file",
     "recorded_file",
     "remote_file",
+    "require_room_to_record",
     "write_recording",
 ]

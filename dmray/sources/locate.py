@@ -7,6 +7,8 @@ from pathlib import Path
 
 from dmray.datasets import check_is_d4rl, download_minari
 from dmray.downloads import FetchSettings, Progress, RemoteFile, fetch, silent
+from dmray.errors import StorageError
+from dmray.files import user_path
 from dmray.sources.recordings import recorded_file
 from dmray.specs import DatasetSpec
 from dmray.tasks import MINARI_SCHEME, Task, entry_of
@@ -22,7 +24,7 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
         return str(recorded_file(dataset.generate, task, recordings))
     if dataset.path is None:
         return fetch_published(dataset.name)
-    return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(Path(dataset.path).expanduser().absolute())
+    return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(user_path(dataset.path).absolute())
 
 
 def fetch_published(name: str, progress: Progress = silent) -> str:
@@ -31,12 +33,15 @@ def fetch_published(name: str, progress: Progress = silent) -> str:
     Raises:
         DatasetError: it cannot be fetched from anywhere; the message lists what was tried.
         SpecError: there is no such data set.
+        StorageError: there is no folder to keep it in, or that cannot be written.
     """
     url = entry_of(name).url
     if url.startswith(MINARI_SCHEME):
         fetch_minari(url.removeprefix(MINARI_SCHEME))
         return url
     remote, folders = remote_file(name), download_folders()
+    if not folders:
+        raise StorageError(f"{name}: there is no home folder to keep it in; name a folder in DMRAY_DATASETS")
     found = [folder / remote.name for folder in folders if (folder / remote.name).is_file()]
     if found and found[0].parent != folders[0]:
         return str(found[0])
@@ -60,6 +65,14 @@ def remote_file(name: str) -> RemoteFile:
 
 
 def download_folders() -> list[Path]:
-    """$DMRAY_DATASETS, if set, and D4RL's own folder; files are downloaded to the first of them."""
+    """$DMRAY_DATASETS, if set, and D4RL's own folder, if there is a home folder; files are downloaded to the first.
+
+    Raises:
+        StorageError: the home folder in $DMRAY_DATASETS is not known.
+    """
     named = os.environ.get("DMRAY_DATASETS")
-    return [*([Path(named).expanduser()] if named else []), Path("~/.d4rl/datasets").expanduser()]
+    folders = [user_path(named, "DMRAY_DATASETS")] if named else []
+    try:
+        return [*folders, Path.home() / ".d4rl" / "datasets"]
+    except RuntimeError:  # no $HOME, and the user database does not know the user
+        return folders

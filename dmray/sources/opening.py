@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import dmray.datasets
 from dmray.datasets import (
     Episodes,
     FileRules,
     MinariFacts,
     Subtask,
-    mapped,
+    find_mapped,
+    in_available_memory,
     minari_facts,
     minari_metadata_file,
     read_d4rl_hdf5,
     read_minari,
+    write_mapped,
 )
-from dmray.errors import DatasetError
+from dmray.datasets.mapped import Read
+from dmray.downloads import Manifest
+from dmray.errors import DatasetError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import cache_folder
+from dmray.files import cache_folder, is_full, remove_stale_parts
+from dmray.sources.content import content_digest
 from dmray.sources.locate import fetch_minari, locate
 from dmray.specs import DatasetSpec, content_hash
 from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
 
 _ROUNDING = 1e-3
 _LOCK_TIMEOUT_S = 3600.0
-READER_VERSION = 1  # raised when the same file is read to other episodes, so that cached arrays are not used
+_CURE = "set DMRAY_CACHE to a folder that can be written"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,32 +54,39 @@ class OpenedDataset:
     task: Task
 
 
-def open_dataset(dataset: DatasetSpec, task: Task, recordings: Path) -> OpenedDataset:
-    """The episodes of `dataset` and the task to evaluate them in.
+def open_dataset(dataset: DatasetSpec, task: Task, recordings: Path, *, cached: bool = True) -> OpenedDataset:
+    """The episodes of `dataset` and the task to evaluate them in. `cached`: see `open_file`.
 
     Raises:
         DatasetError: the data set is missing, broken, or of another task; the message says where to put which file.
+        StorageError: the disk or the memory has no room for its arrays.
     """
     place = locate(dataset, task, recordings)
     if place.startswith(MINARI_SCHEME):
-        return _open_minari(place.removeprefix(MINARI_SCHEME), task)
-    return open_file(Path(place), task)
+        return _open_minari(place.removeprefix(MINARI_SCHEME), task, cached)
+    return open_file(Path(place), task, cached=cached)
 
 
-def open_file(path: Path, task: Task) -> OpenedDataset:
-    """The episodes of a file in D4RL's layout.
+def open_file(path: Path, task: Task, *, cached: bool = True) -> OpenedDataset:
+    """The episodes of a file in D4RL's layout: the arrays that were read before from the same bytes, if `cached`.
+
+    Nothing is written beside the file. If no folder for a cache can be written, the arrays are plain arrays in memory.
 
     Raises:
-        DatasetError: the file is missing, broken, or of another task.
+        DatasetError: the file is missing, broken, of another task, or not the one that was fetched.
+        StorageError: the disk or the memory has no room for the arrays.
     """
     rules = file_rules(task)
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
-    status = path.stat()
-    content = [str(path.resolve()), status.st_size, status.st_mtime_ns, repr(rules), READER_VERSION]
-    with _arrays_folder(path.stem, content) as folder:
-        episodes = mapped(folder, lambda allocate: read_d4rl_hdf5(path, rules, allocate))
-    episodes = replace(episodes, notes=(*episodes.notes, *_out_of_reach(episodes.actions, task.action_limit)))
+    source = _Source(path.stem, str(path), (path,), content_digest((path,)))
+    Manifest(path.parent).check(path.name, source.digest)
+
+    def read(allocate: Any) -> Episodes:
+        episodes = read_d4rl_hdf5(path, rules, allocate)
+        return replace(episodes, notes=(*episodes.notes, *_out_of_reach(episodes.actions, task.action_limit)))
+
+    episodes = _episodes(source, [repr(rules), task.action_limit], read, cached)
     return OpenedDataset(episodes, task.with_zeros(episodes.observations.shape[1] - task.observation_dim))
 
 
@@ -93,7 +110,7 @@ def _out_of_reach(actions: np.ndarray, limit: float) -> Iterator[str]:
         yield f"actions: {beyond:,} of {len(actions):,} go beyond ±{limit:g}, where policies end and simulators clip"
 
 
-def _open_minari(dataset_id: str, task: Task) -> OpenedDataset:
+def _open_minari(dataset_id: str, task: Task, cached: bool) -> OpenedDataset:
     fetch_minari(dataset_id)
     facts = minari_facts(dataset_id)
     if facts.env_id not in (None, task.env_id):
@@ -102,11 +119,11 @@ def _open_minari(dataset_id: str, task: Task) -> OpenedDataset:
         raise DatasetError(
             f"{dataset_id}: episodes of {facts.max_episode_steps} steps at most, but {task.name} has {task.horizon}"
         )
-    file = minari_metadata_file(dataset_id)
-    status = file.stat()
-    content = [str(file), status.st_size, status.st_mtime_ns, READER_VERSION]
-    with _arrays_folder(dataset_id.replace("/", "-"), content) as folder:
-        episodes = mapped(folder, lambda allocate: read_minari(dataset_id, file_rules(task), allocate))
+    folder = minari_metadata_file(dataset_id).parent
+    files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
+    source = _Source(dataset_id.replace("/", "-"), dataset_id, files, content_digest(files))
+    rules = file_rules(task)
+    episodes = _episodes(source, [repr(rules)], lambda allocate: read_minari(dataset_id, rules, allocate), cached)
     return OpenedDataset(episodes, replace(task, reference=_reference(facts) or task.reference))
 
 
@@ -116,18 +133,76 @@ def _reference(facts: MinariFacts) -> ReferenceScores | None:
     return ReferenceScores(facts.reference_minimum, facts.reference_maximum, f"Minari {facts.dataset_id}")
 
 
-@contextmanager
-def _arrays_folder(stem: str, content: list[Any]) -> Iterator[Path]:
-    """Where the arrays of a source of that content are kept on this machine; while they are missing, held for writing.
+@dataclass(frozen=True)
+class _Source:
+    """What is read: a name for its arrays' folder, one for messages, its files, and the digest of their content."""
+
+    stem: str
+    name: str
+    files: Sequence[Path]
+    digest: str
+
+
+def _episodes(source: _Source, reading: list[Any], read: Read, cached: bool) -> Episodes:
+    """The episodes that `read` gives; if `cached`, mapped from the arrays of equal bytes and `reading`, how to read.
 
     Raises:
-        StorageError: the arrays are missing and the folder cannot be written, or another process does not finish them.
+        StorageError: there is no room for the arrays, or another process does not finish them.
     """
-    folder = cache_folder() / "arrays" / f"{stem}-{content_hash(content)[:12]}"
-    if folder.is_dir():
-        yield folder
-        return
-    busy = f"another process has been reading {stem} for an hour: wait for it, or end it and try again"
-    lock = folder.with_name(f".{folder.name}.lock")
-    with file_lock(lock, _LOCK_TIMEOUT_S, busy, unwritable="set DMRAY_CACHE to a folder that can be written"):
-        yield folder
+
+    def checked(allocate: Any) -> Episodes:
+        episodes = read(allocate)
+        if content_digest(source.files) != source.digest:
+            raise DatasetError(f"{source.name}: changed while it was read; wait until it is written, then try again")
+        return episodes
+
+    if cached:
+        try:
+            return _mapped_episodes(source, reading, checked)
+        except _NoCacheError as cause:
+            _log.warning("%s. Each process reads %s into its own memory; %s", cause, source.name, _CURE)
+    return checked(in_available_memory(source.name))
+
+
+def _mapped_episodes(source: _Source, reading: list[Any], read: Read) -> Episodes:
+    """The episodes of the arrays that were read before, without a lock; else read now, by one process at a time."""
+    arrays = _arrays_folder()
+    folder = arrays / f"{source.stem}-{content_hash([source.digest, reading, _reader()])[:16]}"
+    if (found := find_mapped(folder)) is not None:
+        return found
+    _try_to_write(arrays)
+    busy = f"another process has been reading {source.name} for an hour: wait for it, or end it and try again"
+    with file_lock(folder.with_name(f".{folder.name}.lock"), _LOCK_TIMEOUT_S, busy, unwritable=_CURE):
+        if (found := find_mapped(folder)) is not None:
+            return found
+        remove_stale_parts(arrays)
+        return write_mapped(folder, read, source.name)
+
+
+class _NoCacheError(Exception):
+    """There is no folder for arrays, or it cannot be written."""
+
+
+def _arrays_folder() -> Path:
+    try:
+        return cache_folder() / "arrays"
+    except StorageError as cause:
+        raise _NoCacheError(f"{cause}") from cause
+
+
+def _try_to_write(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as cause:
+        if is_full(cause):
+            raise StorageError(f"{folder}: the disk is full; free some space, or {_CURE}") from cause
+        raise _NoCacheError(f"{folder}: cannot be written ({cause.strerror or cause})") from cause
+
+
+@cache
+def _reader() -> str:
+    """A digest of the code that reads files: arrays that another version has read are not used."""
+    folder = Path(dmray.datasets.__file__).parent
+    sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.py")}
+    return content_hash([dmray.__version__, sources])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from dmray.coordination.commands import read_command
+from dmray.files import user_path
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
 from dmray.storage import is_url, sweep_folder
@@ -66,5 +66,5 @@ def _with_absolute_path(trial: TrialSpec) -> TrialSpec:
     """A relative data set path is relative to the driver's working folder; Ray's workers have other ones."""
     if trial.dataset.path is None or trial.dataset.path.startswith(MINARI_SCHEME):
         return trial
-    path = str(Path(trial.dataset.path).expanduser().absolute())
+    path = str(user_path(trial.dataset.path).absolute())
     return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"path": path})})

@@ -18,7 +18,7 @@ import torch
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.file_lock import file_lock
-from dmray.files import write_json
+from dmray.files import remove_stale_parts, write_json
 from dmray.planning.disk_space import require_space
 from dmray.policies import snapshot
 from dmray.progress.trial_status import read_history
@@ -70,6 +70,7 @@ def run_trial(
     log = TrialLog(job.folder.log)
     lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
     with lock, sync_trial(job, report) as report:
+        remove_stale_parts(job.folder.path)
         history = read_history(job.folder, job.trial, job.early_stopping)
         if history.done is not None:
             return history.done

@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
         self.ranges: list[str | None] = []  # the Range header of each GET
         self.etag = "one"
         self.knows_ranges = True
+        self.unsized: set[str] = set()  # paths whose HEAD says no length
 
     @property
     def address(self) -> str:
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path not in self.server.files:
             self.refuse(404)
         else:
-            self.headers_for(200, len(self.server.files[self.path]))
+            self.headers_for(200, None if self.path in self.server.unsized else len(self.server.files[self.path]))
 
     def do_GET(self) -> None:
         self.server.ranges.append(self.headers.get("Range"))
@@ -65,9 +66,10 @@ class Handler(BaseHTTPRequestHandler):
             self.headers_for(status, len(content))
             self.wfile.write(content)
 
-    def headers_for(self, status: int, length: int, content_range: str | None = None) -> None:
+    def headers_for(self, status: int, length: int | None, content_range: str | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.send_header("ETag", self.server.etag)
         if content_range:
             self.send_header("Content-Range", content_range)

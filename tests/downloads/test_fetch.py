@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from dmray.downloads import MANIFEST_NAME, FetchSettings, Manifest, RemoteFile, fetch, verify
 from dmray.downloads import fetching as fetching_module
+from dmray.downloads import remote as remote_module
 from dmray.errors import DatasetError, StorageError
 from tests.downloads.server import Server, cut_after, properly, refused, serving, short_by
 
@@ -71,7 +74,7 @@ def test_a_file_that_is_there_is_returned_without_writing_beside_it(server: Serv
 
 
 def test_a_folder_that_cannot_be_written_is_said(server: Server) -> None:
-    with pytest.raises(StorageError, match=r"cannot be locked \(.*\); make its folder writable"):
+    with pytest.raises(StorageError, match=r"cannot be locked \(.*\); set DMRAY_DATASETS"):
         fetch(remote(server), Path("/proc/nowhere"), settings())
 
 
@@ -170,16 +173,170 @@ def test_mirrors_come_first_in_their_order_and_the_publisher_last(
     assert server.ranges == []
 
 
-def test_any_scheme_of_fsspec_is_a_mirror(server: Server, tmp_path: Path) -> None:
-    fsspec.filesystem("memory").pipe(f"/bucket/{NAME}", CONTENT)
-    assert fetch(remote(server), tmp_path, settings("memory://bucket")).read_bytes() == CONTENT
-    assert server.ranges == []
-
-
-def test_a_scheme_that_nobody_knows_is_one_line_of_the_error(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "sthree://bucket", "memory://bucket", "simplecache::http://host", "file::file:///data", "relative/folder",
+        "http://", "http://[::1", "https:///data", "http://host:port", "http://host:99999", "http://" + "a" * 300, "://",
+        "file:///dev/zero?", "file:///proc/nowhere", "http://\x00", "http://a b/c", "ftp://host/data", "/data",
+    ],
+)  # fmt: skip
+def test_an_odd_mirror_is_a_line_of_the_error_and_the_next_address_is_tried(
+    server: Server, tmp_path: Path, mirror: str
+) -> None:
+    assert fetch(remote(server), tmp_path / "a", settings(mirror)).read_bytes() == CONTENT
     server.files.clear()
-    with pytest.raises(DatasetError, match=r"sthree://bucket/.*: .*sthree"):
-        fetch(remote(server), tmp_path, settings("sthree://bucket"))
+    with pytest.raises(DatasetError) as error:
+        fetch(remote(server), tmp_path / "b", settings(mirror))
+    assert len(str(error.value).splitlines()) == 5, "a heading, two addresses of the mirror, the publisher's, the cure"
+
+
+def test_passwords_of_mirrors_are_neither_shown_nor_stored(server: Server, tmp_path: Path) -> None:
+    mirror = f"http://user:secret@127.0.0.1:{server.server_port}/data"
+    fetch(remote(server), tmp_path / "a", settings(mirror))
+    server.files.clear()
+    with pytest.raises(DatasetError) as error:
+        fetch(remote(server), tmp_path / "b", settings(mirror, "http://user:secret@[/"))
+    stored = [path.read_text() for folder in ("a", "b") for path in (tmp_path / folder).glob("*.json")]
+    assert all("secret" not in text for text in (*stored, str(error.value)))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_only_a_file_is_read_from_a_folder(server: Server, tmp_path: Path, kind: str) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / NAME).mkdir() if kind == "folder" else os.mkfifo(mirror / NAME)
+    assert fetch(remote(server), tmp_path / "here", settings(mirror.as_uri())).read_bytes() == CONTENT
+
+
+def test_an_answer_that_never_ends_is_given_up_for_the_next_address(server: Server, tmp_path: Path) -> None:
+    def for_ever(handler: Any, content: bytes) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while True:
+            handler.wfile.write(bytes(BLOCK))
+
+    server.files[f"/mirror/{NAME}"] = b""
+    server.unsized.add(f"/mirror/{NAME}")
+    server.script = [for_ever]
+    limited = settings(f"{server.address}/mirror", most_bytes=50 * BLOCK)
+    assert fetch(remote(server), tmp_path, limited).read_bytes() == CONTENT
+
+
+def test_an_answer_that_is_longer_than_announced_is_given_up(server: Server, tmp_path: Path) -> None:
+    def too_long(handler: Any, content: bytes) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(content + b"more")
+
+    server.script = [too_long]
+    with pytest.raises(DatasetError, match="sends more than 10,123 bytes"):
+        fetch(remote(server), tmp_path, settings())
+    assert (tmp_path / f"{NAME}.part").stat().st_size == 0
+
+
+def test_an_address_that_trickles_is_given_up_for_the_next_one(server: Server, tmp_path: Path) -> None:
+    clock_s = 0.0
+
+    def trickle(handler: Any, content: bytes) -> None:
+        nonlocal clock_s
+        clock_s += 100
+        handler.serve(content)
+
+    server.files[f"/mirror/{NAME}"] = CONTENT
+    server.script = [trickle]
+    slow = settings(f"{server.address}/mirror", clock=lambda: clock_s)
+    assert fetch(remote(server), tmp_path, slow).read_bytes() == CONTENT
+    server.script = [trickle]
+    with pytest.raises(DatasetError, match="sends 10 bytes a second, less than 4,096"):
+        fetch(remote(server), tmp_path / "other", settings(clock=lambda: clock_s))
+    server.script = [trickle]
+    with pytest.raises(DatasetError, match=r"not complete after 0\.01 hours"):
+        fetch(remote(server), tmp_path / "third", settings(clock=lambda: clock_s, most_s=36.0))
+
+
+def test_a_server_that_says_nothing_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_module, "_READ_TIMEOUT_S", 0.2)
+    silence = threading.Event()
+    server.script = [lambda handler, content: silence.wait(60)] * 3  # type: ignore[list-item, return-value]
+    try:
+        with pytest.raises(DatasetError, match="no answer in time"):
+            fetch(remote(server), tmp_path, settings())
+    finally:
+        silence.set()
+
+
+def test_a_size_that_is_not_the_pinned_one_is_not_downloaded(server: Server, tmp_path: Path) -> None:
+    fetch(remote(server), tmp_path, settings()).unlink()
+    server.ranges.clear()
+    server.files[f"/mirror/{NAME}"] = CONTENT + b"?"
+    assert fetch(remote(server), tmp_path, settings(f"{server.address}/mirror")).read_bytes() == CONTENT
+    assert len([each for each in server.ranges if each]) == 11
+
+
+@pytest.mark.parametrize("described", ["bytes 7-9/10123", "bytes */10123", "", "nonsense"])
+def test_another_range_than_the_one_asked_for_is_refused(server: Server, tmp_path: Path, described: str) -> None:
+    def lie(handler: Any, content: bytes) -> None:
+        handler.headers_for(206, BLOCK, described)
+        handler.wfile.write(content[:BLOCK])
+
+    server.script = [lie]
+    with pytest.raises(DatasetError, match="where bytes from 0 were asked for"):
+        fetch(remote(server), tmp_path, settings())
+
+
+@pytest.mark.parametrize("status", [416, 301, 204])
+def test_odd_answers_are_said(server: Server, tmp_path: Path, status: int) -> None:
+    server.script = [refused(status)] * 3
+    with pytest.raises(DatasetError, match=f"the server answers {status}|received 0 bytes instead of"):
+        fetch(remote(server), tmp_path, settings())
+
+
+@pytest.mark.parametrize("target", ["{path}", "file:///etc/passwd", "ftp://host/x", "http://[", "//"])
+def test_redirects_end(server: Server, tmp_path: Path, target: str) -> None:
+    def redirect(handler: Any, content: bytes) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", target.format(path=handler.path))
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.script = [redirect] * 100
+    with pytest.raises(DatasetError, match=r"redirects more than 5 times|redirects to none|: "):
+        fetch(remote(server), tmp_path, settings())
+
+
+def test_content_that_is_sent_compressed_is_refused(server: Server, tmp_path: Path) -> None:
+    def compressed(handler: Any, content: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", "20")
+        handler.end_headers()
+        handler.wfile.write(bytes(20))
+
+    server.script = [compressed]
+    with pytest.raises(DatasetError, match="sends the file compressed"):
+        fetch(remote(server), tmp_path, settings())
+
+
+def test_a_part_that_is_longer_than_the_file_is_not_continued(server: Server, tmp_path: Path) -> None:
+    server.script = [properly] * 4 + [refused(500)] * 3
+    with pytest.raises(DatasetError):
+        fetch(remote(server), tmp_path, settings())
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT + b"more")
+    assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+
+
+def test_a_disk_that_fills_during_a_download_is_said(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fetching_module, "_fill", full)
+    with pytest.raises(StorageError, match=r"No space left on device\); free some space, or set DMRAY_DATASETS"):
+        fetch(remote(server), tmp_path, settings())
 
 
 def test_content_that_is_refused_is_removed_and_the_next_address_tried(server: Server, tmp_path: Path) -> None:
@@ -232,17 +389,44 @@ def test_offline_nothing_is_asked_for(server: Server, tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_said_before_it_is_full(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = fetching_module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(fetching_module.shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(DatasetError, match="has 100 bytes free, the rest of the file needs 10,123"):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("dmray.space.shutil.disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(StorageError, match=r"the rest of the file needs 9.9 KiB, but 100 bytes are free; .* DMRAY_DA"):
         fetch(remote(server), tmp_path, settings())
     assert server.ranges == []
 
 
-def test_a_damaged_manifest_is_said(server: Server, tmp_path: Path) -> None:
-    (tmp_path / MANIFEST_NAME).write_text("{")
-    with pytest.raises(DatasetError, match="not a manifest"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{", b"", b"[]", b"7", b"null", b"\xff\xfe", b"[" * 100_000, f'{{"{NAME}": []}}'.encode(),
+        f'{{"{NAME}": {{}}}}'.encode(),
+        f'{{"{NAME}": {{"sha256": 1, "size": "x", "url": 0, "fetched_at": ""}}}}'.encode(),
+        f'{{"{NAME}": null}}'.encode(),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_manifest_is_said(server: Server, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"{MANIFEST_NAME}: .*remove (it|the entry) to pin anew") as error:
         fetch(remote(server), tmp_path, settings())
+    assert "Traceback" not in str(error.value)
+    (tmp_path / NAME).write_bytes(CONTENT)
+    with pytest.raises(DatasetError, match="to pin anew"):
+        verify(NAME, tmp_path)
+
+
+def test_a_file_in_a_read_only_folder_is_verified_and_not_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise StorageError("/data/.lock: cannot be locked (Read-only file system)")
+
+    (tmp_path / NAME).write_bytes(CONTENT)
+    monkeypatch.setattr(Manifest, "put", read_only)
+    verification = verify(NAME, tmp_path)
+    assert verification.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert "not pinned (/data/.lock: cannot be locked (Read-only file system))" in str(verification)
 
 
 FETCHER = """

@@ -9,9 +9,10 @@ from rich.console import Console
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
-from dmray.planning.disk_space import free_bytes, require_space_for
+from dmray.planning.disk_space import require_space_for
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
+from dmray.space import free_bytes
 from dmray.trial.checkpoints import load_checkpoint
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from dmray.errors import SpecError
+from dmray.errors import SpecError, StorageError
 from dmray.planning.calibration import (
     Calibration,
     Point,
@@ -128,3 +130,36 @@ def test_a_calibration_predicts_a_training_step_of_this_machine() -> None:
     alone = (Point(what="", flops=work.flops, layers=work.layers, seconds=seconds),)
     assert seconds_of(alone, work) == pytest.approx(seconds)
     assert 0 < _env_step_s(TASKS["maze2d-open"], 0.01) < 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"7", b"\xff", b"[" * 100_000, b'{"version": 1}', b'{"version": 1, "made": NaN}'],
+    ids=["empty", "list", "number", "bytes", "deep", "torn", "nan"],
+)
+def test_a_damaged_calibration_is_named_and_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path))
+    file = calibration_file("mine")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with caplog.at_level("WARNING"):
+        assert load_calibration("mine") is None
+    (message,) = caplog.messages
+    assert message.startswith(f"{file}: not a calibration")
+    assert "--calibrate" in message
+
+
+@pytest.mark.parametrize("change", [{"flops": 0.0}, {"seconds": float("inf")}, {"seconds": -1.0}, {"layers": 0}])
+def test_measurements_that_nothing_can_be_computed_from_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Point(**{"what": "DM", "flops": 1e9, "layers": 3, "seconds": 0.1} | change)
+
+
+def test_a_calibration_that_cannot_be_stored_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", "/proc/nowhere")
+    made = Calibration(hardware="mine", made="today", training={}, decisions={}, env_step_s={})
+    assert load_calibration("mine") is None
+    with pytest.raises(StorageError, match=r"cannot be written .* set DMRAY_CACHE"):
+        save_calibration(made)

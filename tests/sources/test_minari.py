@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -88,3 +90,21 @@ def test_a_data_set_that_is_collected_anew_is_read_anew(tmp_path: Path) -> None:
     minari.delete_dataset("mine/hopper/test-v0")
     collect(episodes=4)
     assert open_dataset(SPEC, TASK, tmp_path).episodes.num_episodes == 4
+
+
+def test_a_data_set_that_is_changed_in_place_is_read_anew_though_its_times_are_restored(tmp_path: Path) -> None:
+    collect(episodes=2)
+    before = open_dataset(SPEC, TASK, tmp_path).episodes
+    file = tmp_path / "mine" / "hopper" / "test-v0" / "data" / "main_data.hdf5"
+    times = file.stat()
+    with h5py.File(file, "r+") as content:
+        content["episode_0/rewards"][...] += 1
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = open_dataset(SPEC, TASK, tmp_path).episodes
+    assert after.returns()[0] == pytest.approx(before.returns()[0] + before.lengths[0], rel=1e-5)
+
+
+def test_a_folder_of_minari_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/proc/nowhere/data")
+    with pytest.raises(DatasetError, match="name a folder that can be written in MINARI_DATASETS_PATH"):
+        open_dataset(SPEC, TASK, tmp_path)

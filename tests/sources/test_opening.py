@@ -1,18 +1,27 @@
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from dmray.datasets import write_d4rl_hdf5
+from dmray.downloads import verify
 from dmray.errors import DatasetError, StorageError
 from dmray.rollout import make_engine
+from dmray.sources import content as content_module
 from dmray.sources import file_rules, locate, open_dataset, open_file, recorded_file
+from dmray.sources import opening as opening_module
 from dmray.specs import DatasetSpec, Generation
 from dmray.tasks import TASKS, Task
 
@@ -35,6 +44,13 @@ def file_of(task: Task, folder: Path, **changes: Any) -> Path:
     path = folder / f"{task.name}.hdf5"
     write_d4rl_hdf5(path, arrays(task, **changes), {})
     return path
+
+
+def write_plain(path: Path, given: dict[str, np.ndarray]) -> None:
+    """Not compressed: other values have the same size."""
+    with h5py.File(path, "w") as file:
+        for name, array in given.items():
+            file[name] = array
 
 
 @pytest.fixture
@@ -130,10 +146,165 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     assert (before.rewards.sum(), after.rewards.sum()) == (0, 60)
 
 
-def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DMRAY_CACHE", "/proc/nowhere")
-    with pytest.raises(StorageError, match="set DMRAY_CACHE"):
-        open_file(file_of(OPEN, tmp_path), OPEN)
+@pytest.mark.parametrize("place", ["/proc/nowhere", "{file}/below", "~nobody-of-that-name/cache"])
+def test_without_a_folder_for_a_cache_arrays_are_read_into_memory_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    path = file_of(OPEN, tmp_path)
+    expected = open_file(path, OPEN).episodes.fingerprint
+    monkeypatch.setenv("DMRAY_CACHE", place.format(file=path))
+    with caplog.at_level("WARNING"):
+        episodes = open_file(path, OPEN).episodes
+    assert episodes.fingerprint == expected
+    assert not isinstance(episodes.rewards.base, np.memmap)
+    (message,) = caplog.messages
+    assert "Each process reads" in message
+    assert "set DMRAY_CACHE to a folder that can be written" in message
+
+
+def test_a_cache_on_a_full_disk_is_said_with_the_folder_and_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file_of(OPEN, tmp_path)
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "cache"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("dmray.space.shutil.disk_usage", lambda path: usage._replace(total=10**6, free=20_100))
+    with pytest.raises(StorageError, match=rf"^{tmp_path}/cache/arrays.*observations of .* needs .* set DMRAY_CACHE"):
+        open_file(path, OPEN)
+
+
+def test_a_file_is_read_without_writing_beside_it(tmp_path: Path) -> None:
+    path = file_of(OPEN, tmp_path)
+    for cached in (True, False):
+        open_file(path, OPEN, cached=cached)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def aged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the file's times be so old that its digest is remembered: move the clock, since nothing can move ctime."""
+    now_ns = path.stat().st_ctime_ns + 3600 * 10**9
+    monkeypatch.setattr("dmray.sources.content.time.time_ns", lambda: now_ns)
+
+
+def rewards_times_ten(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["rewards"][...] = file["rewards"][...] * 10
+
+
+def restored(path: Path, change: Callable[[Path], None]) -> None:
+    """Change the file and give it its times back, as `cp -p`, `rsync -t` and backups do."""
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("way", ["in place", "replaced", "moved over", "mapped", "link"])
+def test_a_change_with_the_old_size_and_time_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, old: bool
+) -> None:
+    rewards = np.linspace(1, 2, 60, dtype=np.float32)
+    path = file_of(OPEN, tmp_path, rewards=rewards)
+    write_plain(path, arrays(OPEN, rewards=rewards))
+    other = tmp_path / "other"
+    shutil.copy(path, other)
+    rewards_times_ten(other)
+    assert path.stat().st_size == other.stat().st_size
+    if way == "link":
+        path.rename(tmp_path / "first")
+        path.symlink_to("first")
+    if old:
+        aged(path, monkeypatch)
+    before = open_file(path, OPEN).episodes
+    assert before.rewards.sum() == pytest.approx(rewards.sum())
+
+    def change(path: Path) -> None:
+        if way == "in place":
+            rewards_times_ten(path)
+        elif way == "replaced":
+            path.write_bytes(other.read_bytes())
+        elif way == "moved over":
+            other.rename(path)
+        elif way == "mapped":
+            content = other.read_bytes()
+            with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
+                pages[:] = content
+        else:
+            os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+            path.unlink()
+            path.symlink_to("other")
+
+    restored(path, change)
+    if old:
+        aged(path, monkeypatch)
+    after = open_file(path, OPEN).episodes
+    assert after.rewards.sum() == pytest.approx(10 * rewards.sum())
+    assert after.fingerprint != before.fingerprint
+
+
+def test_an_old_file_is_hashed_once_and_its_copy_shares_its_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "cache"))
+    path, hashed = file_of(OPEN, tmp_path), []
+    digest = content_module._digest
+    monkeypatch.setattr(content_module, "_digest", lambda files: hashed.append(files) or digest(files))
+    aged(path, monkeypatch)
+    for _ in range(3):
+        open_file(path, OPEN)
+    assert len(hashed) == 1
+    copy = tmp_path / "elsewhere" / path.name
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
+    open_file(copy, OPEN)
+    assert len(hashed) == 2
+    folders = [folder for folder in (tmp_path / "cache" / "arrays").iterdir() if folder.is_dir()]
+    assert len(folders) == 1
+
+
+@pytest.mark.parametrize("kind", ["fuse.sshfs", "9p", "cifs", "vfat"])
+def test_file_systems_without_a_ctime_of_their_own_are_hashed_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = file_of(OPEN, tmp_path)
+    aged(path, monkeypatch)
+    device = path.stat().st_dev
+    monkeypatch.setattr(content_module, "_file_systems", lambda: {f"{os.major(device)}:{os.minor(device)}": kind})
+    assert not content_module._lasting([path], content_module.facts_of([path]))
+
+
+def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file_of(OPEN, tmp_path)
+    read = opening_module.read_d4rl_hdf5
+
+    def meanwhile(path: Path, *rest: Any) -> Any:
+        restored(path, rewards_times_ten)
+        return read(path, *rest)
+
+    write_plain(path, arrays(OPEN, rewards=np.ones(60, np.float32)))
+    monkeypatch.setattr(opening_module, "read_d4rl_hdf5", meanwhile)
+    with pytest.raises(DatasetError, match="changed while it was read; wait until it is written"):
+        open_file(path, OPEN)
+
+
+def test_a_fetched_file_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
+    path = file_of(OPEN, tmp_path)
+    verify(path.name, tmp_path)
+    open_file(path, OPEN)
+    restored(path, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"))
+    with pytest.raises(DatasetError, match="is pinned in"):
+        open_file(path, OPEN)
+
+
+def test_arrays_that_another_version_of_the_reader_read_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "cache"))
+    path = file_of(OPEN, tmp_path)
+    for version in ("old", "new"):
+        monkeypatch.setattr(opening_module, "_reader", lambda version=version: version)
+        open_file(path, OPEN)
+    assert len([folder for folder in (tmp_path / "cache" / "arrays").iterdir() if folder.is_dir()]) == 2
 
 
 @pytest.mark.parametrize(("contact", "dim", "zeros"), [(0.0, 27, 0), (1.0, 111, 84)])
@@ -217,3 +388,51 @@ def test_only_kitchen_is_paid_once() -> None:
 def test_recordings_of_two_tasks_are_two_files(tmp_path: Path) -> None:
     made = Generation(behaviour="expert", transitions=150)
     assert recorded_file(made, OPEN, tmp_path) != recorded_file(made, TASKS["maze2d-umaze"], tmp_path)
+
+
+def test_a_recording_that_has_no_room_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    made = Generation(behaviour="random", transitions=10**12)
+    with pytest.raises(StorageError, match=r"recording of 1,000,000,000,000 transitions of maze2d-open needs .* GiB"):
+        recorded_file(made, OPEN, tmp_path)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from dmray.errors import StorageError
+from dmray.sources import recorded_file
+from dmray.specs import Generation
+from dmray.tasks import TASKS
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    recorded_file(Generation(behaviour="random", transitions=900), TASKS["maze2d-open"], Path(sys.argv[1]))
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_while_a_recording_is_written_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cannot be written (File too large); free some space, or choose a folder on another disk" in done.stdout
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_without_a_home_folder_published_files_are_looked_for_in_the_named_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("DMRAY_DATASETS", raising=False)
+    with pytest.raises(StorageError, match=r"hopper-medium-v2: there is no home folder .* DMRAY_DATASETS"):
+        locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
+    monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path))
+    with pytest.raises(DatasetError, match="DMRAY_OFFLINE"):
+        locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
+    monkeypatch.setenv("DMRAY_DATASETS", "~nobody-of-that-name/data")
+    with pytest.raises(StorageError, match=r"^DMRAY_DATASETS=~nobody-of-that-name/data: .* write the whole path"):
+        locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
