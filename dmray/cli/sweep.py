@@ -24,6 +24,7 @@ from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
+from dmray.redaction import HIDDEN, SecretFilter, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
 
@@ -68,6 +69,7 @@ def main(
     options = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
     overrides = [*(override or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     handler = RichHandler(console=err, show_path=False, show_time=False)
+    handler.addFilter(SecretFilter())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
@@ -98,8 +100,8 @@ def main(
 
 
 def _continue_command() -> str:
-    """The command that continues this sweep."""
-    options = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
+    """The command that continues this sweep, without passwords: it is stored and shown."""
+    options = [without_secrets(word) for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 
 
@@ -189,7 +191,12 @@ def _print_end(run: SweepRun) -> None:
 
 
 def _print_how_to_continue(what: str) -> None:
-    err.print(f"{what}; nothing is lost. Continue with:\n  {_continue_command()}", highlight=False, soft_wrap=True)
+    command = _continue_command()
+    err.print(f"{what}; nothing is lost. Continue with:\n  {command}", highlight=False, soft_wrap=True)
+    if HIDDEN in command:
+        err.print(
+            f"with the password in place of {HIDDEN}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def _print_places(run: SweepRun) -> None:
@@ -204,7 +211,7 @@ def _print_places(run: SweepRun) -> None:
         out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)
         out.print(f"         then open http://127.0.0.1:5000, experiment dmray/{folder.name}", highlight=False)
     elif uri != NO_MLFLOW:
-        out.print(f"MLflow   {uri}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
+        out.print(f"MLflow   {without_secrets(uri)}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
