@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from dmray.redaction import SecretFilter, has_secret, without_secrets
+from dmray.errors import SpecError
+from dmray.redaction import SecretFilter, has_secret, is_placeholder, refuse_placeholders, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,17 @@ def test_a_log_line_has_no_secret() -> None:
     record = logging.LogRecord("x", logging.WARNING, "", 1, "%s does not answer", ("http://me:secret@host",), None)
     assert SecretFilter().filter(record)
     assert record.getMessage() == "http://me:***@host does not answer"
+
+
+@pytest.mark.parametrize(
+    "secret", ["change-me", "CHANGE_ME", "changeme", "<replace-me>", "Change this", "please-change-me"]
+)
+def test_a_placeholder_is_no_secret(secret: str) -> None:
+    assert is_placeholder(secret)
+    with pytest.raises(SpecError, match=r"RAY_AUTH_TOKEN is .* the placeholder of an example"):
+        refuse_placeholders({"HOME": "/", "RAY_AUTH_TOKEN": secret})
+
+
+@pytest.mark.parametrize("secret", ["", "c0ffee", "exchange-me-not", "testing"])
+def test_other_secrets_pass(secret: str) -> None:
+    refuse_placeholders({"RAY_AUTH_TOKEN": secret, "GREETING": "change-me"})

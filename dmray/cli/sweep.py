@@ -24,7 +24,7 @@ from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
-from dmray.redaction import HIDDEN, SecretFilter, without_secrets
+from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
 
@@ -80,6 +80,7 @@ def main(
             if only_plan:
                 _show(planned, TrialFilter(only, shard, retry_failed), local, address)
                 return
+            refuse_placeholders()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM has the effect of Ctrl-C
             run = run_sweep(
                 planned,

@@ -13,7 +13,7 @@ from dmray.mlflow_mirror.client import Deadlines, StoreError
 from dmray.mlflow_mirror.database import ARTIFACTS, OTHER, ensure_database, follow_move, sqlite_uri
 from dmray.mlflow_mirror.layout import experiment_name
 from dmray.records.folders import SweepFolder
-from dmray.redaction import HIDDEN, without_secrets
+from dmray.redaction import HIDDEN, is_placeholder, without_secrets
 from dmray.registry import unknown
 from dmray.specs import NO_MLFLOW
 
@@ -57,6 +57,8 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
             f"tracking.mlflow_uri: {shown} is a folder, which MLflow no longer writes to{meant}; leave mlflow_uri "
             f"out for an SQLite file in the storage folder, or name one: {_sqlite_example()}"
         )
+    if is_placeholder(_split(uri).password or ""):
+        raise TrackingError(f"tracking.mlflow_uri: {shown}: its password is the placeholder of an example")
     scheme = _split(uri).scheme.partition("+")[0]
     if scheme and scheme not in _SCHEMES:
         raise TrackingError(f"tracking.mlflow_uri: {shown}: {unknown('scheme', scheme, _SCHEMES)}")
@@ -154,9 +156,10 @@ def _split(uri: str) -> SplitResult:
         parts = urlsplit(uri)
         _ = parts.port
     except ValueError as cause:
+        # Python takes a part of a password with a slash for the port, and would show it.
+        said = "encode the special characters of the password, %2F for a slash" if "@" in uri else str(cause)
         raise TrackingError(
-            f"tracking.mlflow_uri: {without_secrets(uri)} is no address ({without_secrets(str(cause))}); encode the "
-            f"special characters of a password (%2F for /), or {OTHER}"
+            f"tracking.mlflow_uri: {without_secrets(uri)} is no address ({said}); correct it, {OTHER}"
         ) from None
     return parts
 
