@@ -54,9 +54,7 @@ def test_a_log_line_has_no_secret() -> None:
     assert record.getMessage() == "http://me:***@host does not answer"
 
 
-@pytest.mark.parametrize(
-    "secret", ["change-me", "CHANGE_ME", "changeme", "<replace-me>", "Change this", "please-change-me"]
-)
+@pytest.mark.parametrize("secret", ["change-me", "CHANGE_ME", "changeme", "<replace-me>", "Please change this"])
 def test_a_placeholder_is_no_secret(secret: str) -> None:
     assert is_placeholder(secret)
     with pytest.raises(SpecError, match=r"RAY_AUTH_TOKEN is .* the placeholder of an example"):

@@ -19,6 +19,8 @@ from uuid import uuid4
 from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.file_lock import file_lock
 from dmray.files import replace_durably
+from dmray.mlflow_mirror.client import first_line
+from dmray.redaction import without_secrets
 
 ARTIFACTS = "mlartifacts"  # the folder for artifacts beside the database
 OTHER = "name another with --mlflow-uri, or run without MLflow: --mlflow-uri off"
@@ -74,7 +76,32 @@ def ensure_database(database: Path, uri: str) -> None:
         with _connected(database) as connection:
             _check(connection, database)
             version = _schema_version(connection, database)
-    _check_schema(version, database, uri)
+    _check_schema(version, str(database), uri)
+
+
+def check_tables(uri: str) -> None:
+    """Connect once to a database server, and check its tables if MLflow's are there.
+
+    Once and at once, because MLflow tries again for two minutes also where a password is wrong.
+
+    Raises:
+        TrackingUnavailableError: it does not answer, or refuses the user.
+        TrackingError: the tables are of another version of MLflow.
+    """
+    from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    try:
+        with create_engine(uri, poolclass=NullPool).connect() as connection:
+            if not {"experiments", "alembic_version"} <= set(inspect(connection).get_table_names()):
+                return
+            version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    except (ImportError, SQLAlchemyError) as cause:
+        raise TrackingUnavailableError(
+            f"tracking.mlflow_uri: cannot use {without_secrets(uri)} as MLflow's database: {first_line(cause)}; {OTHER}"
+        ) from cause
+    _check_schema(version, without_secrets(uri), without_secrets(uri))
 
 
 def follow_move(database: Path, experiment: str) -> None:
@@ -178,7 +205,7 @@ def _schema_version(connection: sqlite3.Connection, database: Path) -> str | Non
     return str(found[0]) if found else None
 
 
-def _check_schema(version: str | None, database: Path, uri: str) -> None:
+def _check_schema(version: str | None, database: str, uri: str) -> None:
     """Compare with the tables that the installed MLflow expects."""
     import mlflow
     from alembic.script import ScriptDirectory
@@ -194,7 +221,7 @@ def _check_schema(version: str | None, database: Path, uri: str) -> None:
         older = False
     if older:
         raise TrackingError(
-            f"tracking.mlflow_uri: {database} was made by an older MLflow (schema {version}): copy the file, then run: "
+            f"tracking.mlflow_uri: {database} was made by an older MLflow (schema {version}): back it up, then run: "
             f"mlflow db upgrade {shlex.quote(uri)}"
         )
     raise TrackingError(

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from dmray.errors import TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror.client import Deadlines, StoreError
-from dmray.mlflow_mirror.database import ARTIFACTS, OTHER, ensure_database, follow_move, sqlite_uri
+from dmray.mlflow_mirror.database import ARTIFACTS, OTHER, check_tables, ensure_database, follow_move, sqlite_uri
 from dmray.mlflow_mirror.layout import experiment_name
 from dmray.records.folders import SweepFolder
 from dmray.redaction import HIDDEN, is_placeholder, without_secrets
@@ -66,7 +66,10 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
         return _open_sqlite(_file_of(uri), uri, folder)
     uri = with_password(uri)
     probe(uri)
-    return Address(uri, folder.mlflow_artifacts.resolve() / folder.name if scheme in _DATABASES else None)
+    if scheme not in _DATABASES:
+        return Address(uri, None)
+    Deadlines().run(lambda: check_tables(uri))
+    return Address(uri, folder.mlflow_artifacts.resolve() / folder.name)
 
 
 def with_password(uri: str) -> str:

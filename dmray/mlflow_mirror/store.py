@@ -242,7 +242,11 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
     Raises:
         TrackingError: nothing answers there within about ten seconds, or it is no address for runs.
     """
-    address = find_address(uri, folder)
+    set_environment()
+    try:
+        address = find_address(uri, folder)
+    except StoreError as cause:  # a database server that accepts and is silent
+        raise TrackingUnavailableError(f"tracking.mlflow_uri: {without_secrets(uri or '')}: {cause}; {CURE}") from cause
     return MlflowStore(address.uri, experiment_name(folder.name), address.artifacts)
 
 

@@ -50,8 +50,8 @@ class Store:
         scheme = url.partition("://")[0]
         if has_secret(url):  # it would be in the arguments of workers, in commands that are shown, in records
             raise StorageError(
-                f"storage: {without_secrets(url)}: credentials do not belong into the address: set {_variables(scheme)} "
-                "on every machine, and leave them out of the address"
+                f"storage: {without_secrets(url)}: leave the credentials out of the address, and set "
+                f"{_variables(scheme)} on every machine"
             )
         try:
             self._files, self._root = fsspec.core.url_to_fs(

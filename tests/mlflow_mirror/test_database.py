@@ -15,11 +15,12 @@ import pytest
 
 from dmray.errors import TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror import database
-from dmray.mlflow_mirror.database import sqlite_uri
+from dmray.mlflow_mirror.database import check_tables, sqlite_uri
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.mlflow_mirror.store import StoreError, open_store
 from dmray.records import SweepFolder
 from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger
+from tests.mlflow_mirror.mlflow_server import free_port
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 
@@ -106,7 +107,7 @@ def test_an_address_with_a_question_mark_is_asked_about(tmp_path: Path) -> None:
 
 def test_an_older_database_names_the_command_that_upgrades_it(storage: Path) -> None:
     changed(storage, "UPDATE alembic_version SET version_num = '451aebb31d03'")
-    assert f"older MLflow (schema 451aebb31d03): copy the file, then run: mlflow db upgrade {sqlite_uri(storage)}" in (
+    assert f"older MLflow (schema 451aebb31d03): back it up, then run: mlflow db upgrade {sqlite_uri(storage)}" in (
         refusal(storage)
     )
 
@@ -224,3 +225,17 @@ def test_artifacts_that_somebody_put_elsewhere_stay_there(storage: Path, tmp_pat
     changed(storage, f"UPDATE experiments SET artifact_location = '{elsewhere}' WHERE name = 'dmray/elsewhere'")
     store: Any = open_store(None, SweepFolder(storage, "elsewhere"))
     assert store._client.get_experiment_by_name("dmray/elsewhere").artifact_location == elsewhere
+
+
+def test_a_database_server_with_older_tables_names_the_command(storage: Path) -> None:
+    uri = sqlite_uri(storage / "mlflow.db")
+    check_tables(uri)  # as they should be
+    changed(storage, "UPDATE alembic_version SET version_num = '451aebb31d03'")
+    with pytest.raises(TrackingError, match="mlflow db upgrade sqlite:///"):
+        check_tables(uri)
+
+
+def test_a_database_server_that_refuses_is_told_at_once() -> None:
+    with pytest.raises(TrackingUnavailableError, match="cannot use postgresql://me:\\*\\*\\*@") as caught:
+        check_tables(f"postgresql://me:hidden@127.0.0.1:{free_port()}/x")
+    assert "hidden" not in str(caught.value)
