@@ -18,6 +18,7 @@ from dmray.api import plan_sweep, run_sweep
 from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, SpecError, StorageError
+from dmray.mlflow_mirror.database import sqlite_uri
 from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import estimate_time
@@ -208,8 +209,8 @@ def _print_places(run: SweepRun) -> None:
     if is_url(sweep.storage):
         out.print(f"         {sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
     if uri is None:
-        uri_here = f"sqlite:///{folder.mlflow_database}"
-        out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)
+        uri_here = shlex.quote(sqlite_uri(folder.mlflow_database))
+        out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, markup=False, soft_wrap=True)
         out.print(f"         then open http://127.0.0.1:5000, experiment dmray/{folder.name}", highlight=False)
     elif uri != NO_MLFLOW:
         out.print(f"MLflow   {without_secrets(uri)}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)

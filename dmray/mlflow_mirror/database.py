@@ -79,8 +79,8 @@ def ensure_database(database: Path, uri: str) -> None:
     _check_schema(version, str(database), uri)
 
 
-def check_tables(uri: str) -> None:
-    """Connect once to a database server, and check its tables if MLflow's are there.
+def check_tables(uri: str) -> bool:
+    """Connect once to a database server, and check its tables if MLflow's are there; whether they are.
 
     Once and at once, because MLflow tries again for two minutes also where a password is wrong.
 
@@ -95,13 +95,14 @@ def check_tables(uri: str) -> None:
     try:
         with create_engine(uri, poolclass=NullPool).connect() as connection:
             if not {"experiments", "alembic_version"} <= set(inspect(connection).get_table_names()):
-                return
+                return False
             version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     except (ImportError, SQLAlchemyError) as cause:
         raise TrackingUnavailableError(
             f"tracking.mlflow_uri: cannot use {without_secrets(uri)} as MLflow's database: {first_line(cause)}; {OTHER}"
         ) from cause
     _check_schema(version, without_secrets(uri), without_secrets(uri))
+    return True
 
 
 def follow_move(database: Path, experiment: str) -> None:

@@ -28,11 +28,12 @@ _SCHEMES = (*_PORTS, "sqlite", "databricks", "databricks-uc", "uc")
 class Address:
     """An MLflow to connect to; `artifacts`: the folder for a sweep's artifacts (None: the server keeps them).
 
-    `uri` may hold a password: `without_secrets` is for people.
+    `uri` may hold a password: `without_secrets` is for people. `lock`: to hold while MLflow makes its tables.
     """
 
     uri: str
     artifacts: Path | None
+    lock: Path | None = None
 
 
 def find_address(uri: str | None, folder: SweepFolder) -> Address:
@@ -68,8 +69,9 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
     probe(uri)
     if scheme not in _DATABASES:
         return Address(uri, None)
-    Deadlines().run(lambda: check_tables(uri))
-    return Address(uri, folder.mlflow_artifacts.resolve() / folder.name)
+    there = Deadlines().run(lambda: check_tables(uri))
+    lock = None if there else folder.storage / ".mlflow.lock"
+    return Address(uri, folder.mlflow_artifacts.resolve() / folder.name, lock)
 
 
 def with_password(uri: str) -> str:

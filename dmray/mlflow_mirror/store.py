@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dmray.errors import TrackingError, TrackingUnavailableError
+from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
+from dmray.file_lock import file_lock
 from dmray.mlflow_mirror.client import TIME_IS_OVER, Client, Deadlines, StoreError, first_line, set_environment
 from dmray.mlflow_mirror.layout import EXPERIMENT_TAGS, KEY, SWEEP_ID, DatasetUsed, Point, experiment_name, view_tags
 from dmray.mlflow_mirror.model_registry import BestPolicy, ensure_registered
@@ -247,7 +248,14 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
         address = find_address(uri, folder)
     except StoreError as cause:  # a database server that accepts and is silent
         raise TrackingUnavailableError(f"tracking.mlflow_uri: {without_secrets(uri or '')}: {cause}; {CURE}") from cause
-    return MlflowStore(address.uri, experiment_name(folder.name), address.artifacts)
+    name = experiment_name(folder.name)
+    if address.lock is None:
+        return MlflowStore(address.uri, name, address.artifacts)
+    try:
+        with file_lock(address.lock, 120.0, busy="another process has been making MLflow's tables for two minutes"):
+            return MlflowStore(address.uri, name, address.artifacts)
+    except StorageError as cause:
+        raise TrackingUnavailableError(f"tracking.mlflow_uri: {cause}; {CURE}") from cause
 
 
 class LateStore:
