@@ -2,13 +2,15 @@
 # make test         set up, lint, type-check, test
 # make fuzz         give odd inputs to everything that reads files, options or answers, for ten minutes
 # make bullet       install the packages of the bullet-* tasks (docs/bullet.md)
+# make lint         check style and types, and ask once a day for known vulnerabilities (requirements/audit.py)
+# make images-pin   write the digests of the images that docker/ names (needs docker or crane, and network)
 # make mlflow       open MLflow on the runs of this checkout
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test fuzz setup bullet mlflow lint format clean
+.PHONY: quickstart test fuzz setup bullet mlflow lint format images-pin clean
 
 quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
@@ -23,10 +25,14 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python requirements/audit.py
 
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+images-pin: setup
+	$(BIN)/python docker/pin_images.py
 
 bullet: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements/bullet.txt

@@ -66,6 +66,8 @@ def main() -> int:
     parser.add_argument("--database", type=Path, default=Path.home() / "mlflow" / "mlflow.db")
     parser.add_argument("--port", type=int, default=5000)
     options = parser.parse_args()
+    if "CHANGE-ME" in options.store:
+        parser.error(f"--store {options.store}: is the placeholder of cluster/gpu.yaml; give your own bucket")
     return serve(options.database, options.store.rstrip("/"), options.port)
 
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
+from dmray.redaction import without_secrets
 
 _PIPE_COLUMNS = 200  # for output into a file or a pipe; rich's default of 80 would cut names
 SweepSource = Annotated[
@@ -38,7 +39,9 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except DmrayError as mistake:
-        err.print("error:", str(mistake), style="bold red", highlight=False, markup=False, soft_wrap=True)
+        err.print(
+            "error:", without_secrets(str(mistake)), style="bold red", highlight=False, markup=False, soft_wrap=True
+        )
         raise typer.Exit(1) from None
 
 
@@ -48,7 +51,9 @@ def tolerate_outages() -> Iterator[None]:
     try:
         yield
     except StoreUnavailableError as problem:
-        err.print(f"{problem}; trying again", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        err.print(
+            without_secrets(f"{problem}; trying again"), style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def check_writable(path: Path, option: str) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from dmray.cli.shared import new_app, out, report_errors
 from dmray.errors import SpecError
+from dmray.redaction import has_secret, without_secrets
 from dmray.specs import SweepSpec, load_sweep
 from dmray.storage import is_url
 from dmray.tasks import MINARI_SCHEME
@@ -35,13 +36,14 @@ def main(
         sweep = load_sweep(file, _values(given, "-o"))
         storage = [sweep.storage, *_values(given, "--storage")][-1]
         _check_paths(file, sweep, storage)
+        _check_secrets(file, sweep, given)
         from dmray.on_ray.submission import JobClient, Submission
 
         client = JobClient(address)
         job_id = client.submit(Submission(sweep.name, file, given))
         where = "reaches that store" if is_url(storage) else "mounts that folder"
-        _print(f"{job_id} runs at {address}; it does not need this machine any more. Watch it with:")
-        _print(f"  ray job logs --address {address} --follow {job_id}")
+        _print(f"{job_id} runs at {without_secrets(address)}; it does not need this machine any more. Watch it with:")
+        _print(f"  ray job logs --address {without_secrets(address)} --follow {job_id}")
         _print(f"  dmray status {storage}/{sweep.name} --watch     # from any machine that {where}")
         if follow:
             try:
@@ -73,6 +75,21 @@ def _check_paths(file: Path, sweep: SweepSpec, storage: str) -> None:
         if path is not None and not path.startswith(MINARI_SCHEME) and not Path(path).is_absolute():
             raise SpecError(
                 f"{file}: dataset '{dataset.name}': path '{path}' is relative; give its absolute path on the cluster"
+            )
+
+
+def _check_secrets(file: Path, sweep: SweepSpec, options: list[str]) -> None:
+    """Check that no password is sent. A job's command and its files are shown to all who may use the cluster.
+
+    Raises:
+        SpecError: an option or the sweep file holds a password.
+    """
+    for place, text in ((file, sweep.tracking.mlflow_uri or ""), *(("options after --", word) for word in options)):
+        if has_secret(text):
+            raise SpecError(
+                f"{place}: {without_secrets(text)}: a job's password is shown to all who may use the cluster; leave it "
+                "out of the address, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the head "
+                "of the cluster is started"
             )
 
 

@@ -18,12 +18,14 @@ from dmray.api import plan_sweep, run_sweep
 from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, SpecError, StorageError
+from dmray.mlflow_mirror.database import sqlite_uri
 from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
+from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
 
@@ -68,6 +70,7 @@ def main(
     options = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
     overrides = [*(override or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     handler = RichHandler(console=err, show_path=False, show_time=False)
+    handler.addFilter(SecretFilter())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
@@ -78,6 +81,7 @@ def main(
             if only_plan:
                 _show(planned, TrialFilter(only, shard, retry_failed), local, address)
                 return
+            refuse_placeholders()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM has the effect of Ctrl-C
             run = run_sweep(
                 planned,
@@ -98,8 +102,8 @@ def main(
 
 
 def _continue_command() -> str:
-    """The command that continues this sweep."""
-    options = [word for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
+    """The command that continues this sweep, without passwords: it is stored and shown."""
+    options = [without_secrets(word) for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 
 
@@ -189,7 +193,12 @@ def _print_end(run: SweepRun) -> None:
 
 
 def _print_how_to_continue(what: str) -> None:
-    err.print(f"{what}; nothing is lost. Continue with:\n  {_continue_command()}", highlight=False, soft_wrap=True)
+    command = _continue_command()
+    err.print(f"{what}; nothing is lost. Continue with:\n  {command}", highlight=False, soft_wrap=True)
+    if HIDDEN in command:
+        err.print(
+            f"with the password in place of {HIDDEN}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def _print_places(run: SweepRun) -> None:
@@ -200,11 +209,11 @@ def _print_places(run: SweepRun) -> None:
     if is_url(sweep.storage):
         out.print(f"         {sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
     if uri is None:
-        uri_here = f"sqlite:///{folder.mlflow_database}"
-        out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, soft_wrap=True)
+        uri_here = shlex.quote(sqlite_uri(folder.mlflow_database))
+        out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, markup=False, soft_wrap=True)
         out.print(f"         then open http://127.0.0.1:5000, experiment dmray/{folder.name}", highlight=False)
     elif uri != NO_MLFLOW:
-        out.print(f"MLflow   {uri}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
+        out.print(f"MLflow   {without_secrets(uri)}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

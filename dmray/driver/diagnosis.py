@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 
 from dmray.errors import DmrayError
-from dmray.mlflow_mirror.opening import probe, without_secrets
+from dmray.mlflow_mirror.opening import probe
 from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.records import provenance
+from dmray.redaction import without_secrets
 from dmray.rollout import make_engine
 from dmray.rollout.film import write_strips
 from dmray.space import free_bytes

@@ -161,6 +161,9 @@ def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None
     reports: list[Path] = []
     try:
         with PeriodicThread(mirror, tracking.flush_every_s, name="dmray-mlflow-mirror"):
-            yield reports.append
+            try:
+                yield reports.append
+            finally:
+                mirror.hurry()  # before the wait for the thread
     finally:
         mirror.close(*reports)

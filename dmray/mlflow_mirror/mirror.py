@@ -38,6 +38,7 @@ from dmray.specs import SweepSpec, TrialSpec
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 30.0
 _CLOSING_TRIES = 3
+CLOSING_S = 600.0  # for MLflow at the end of a sweep; what is left then is for a replay
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,10 @@ class MlflowMirror:
         problem = self._read_all()
         self._note(problem)
         return problem is None
+
+    def hurry(self, within_s: float = CLOSING_S) -> None:
+        """From now on MLflow has so many seconds for all that is left. A thread may be in `advance` meanwhile."""
+        self._store.give_up_after(within_s)
 
     def close(self, report: Path | None = None) -> Lag:
         """Bring over the rest, end every run (FINISHED, FAILED or KILLED), attach the report; what MLflow lacks.

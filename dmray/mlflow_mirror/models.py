@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dmray.errors import TrackingError
+from dmray.mlflow_mirror.client import Client, Deadlines, StoreError, checked, first_line, set_environment
 from dmray.mlflow_mirror.layout import CHECKPOINT, MODEL_STEP, MODEL_TYPE, Point
-from dmray.mlflow_mirror.opening import without_secrets
+from dmray.mlflow_mirror.opening import probe, with_password
+from dmray.redaction import without_secrets
 
 LOADER = "dmray.inference.pyfunc"
 _READY = "READY"
@@ -116,7 +118,14 @@ def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -
                 f"{without_secrets(address)}: run {run_id} has no model '{name}'; --which final or best"
             )
         place = f"{model.artifact_location}/{CHECKPOINT}"  # not runs:/, which asks the server of the environment
-        return Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=address))
+        return Path(
+            checked(
+                lambda: Deadlines().run(
+                    lambda: download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=address),
+                    upload=True,
+                )
+            )
+        )
 
 
 def upload_drawings(run_id: str, files: Sequence[Path], uri: str | None) -> None:
@@ -136,10 +145,10 @@ def _client(uri: str | None) -> Iterator[tuple[Any, str]]:
     address = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if address is None:
         raise TrackingError("name the MLflow server with --mlflow-uri, for example sqlite:///runs/mlflow.db")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
+    address = with_password(address)
+    set_environment()
+    probe(address)
     try:
-        yield MlflowClient(tracking_uri=address), address
-    except (MlflowException, OSError) as cause:
-        raise TrackingError(f"{without_secrets(address)}: {cause}") from cause
+        yield Client(address, Deadlines()), address
+    except (StoreError, OSError, ImportError) as cause:
+        raise TrackingError(f"{without_secrets(address)}: {first_line(cause)}") from cause

@@ -6,37 +6,26 @@ Every call either takes effect or raises `StoreError`; a call that raised may ha
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dmray.errors import TrackingError
+from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
+from dmray.file_lock import file_lock
+from dmray.mlflow_mirror.client import TIME_IS_OVER, Client, Deadlines, StoreError, first_line, set_environment
 from dmray.mlflow_mirror.layout import EXPERIMENT_TAGS, KEY, SWEEP_ID, DatasetUsed, Point, experiment_name, view_tags
 from dmray.mlflow_mirror.model_registry import BestPolicy, ensure_registered
 from dmray.mlflow_mirror.models import LoggedPolicy, ensure_logged
-from dmray.mlflow_mirror.opening import CURE, find_address, without_secrets
+from dmray.mlflow_mirror.opening import CURE, find_address
 from dmray.records.folders import SweepFolder
+from dmray.redaction import without_secrets
 
+__all__ = ["POINTS_PER_BATCH", "LateStore", "MlflowStore", "RunStore", "RunWanted", "StoreError", "StoredRun"]
+__all__ += ["SweepRuns", "open_store"]
 POINTS_PER_BATCH = 1000  # this and the next are MLflow's own limits
 _LABELS_PER_BATCH, _LONGEST_VALUE = 100, 5000
-_ENVIRONMENT = {  # the mirror tries again by itself, and a hanging server must not hold up the end of a sweep
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-
-
-class StoreError(Exception):
-    """A call failed. `refused`: the server answered and does not want this; else it may work later."""
-
-    def __init__(self, message: str, refused: bool = False) -> None:
-        super().__init__(message)
-        self.refused = refused
 
 
 @dataclass(frozen=True)
@@ -83,6 +72,9 @@ class RunStore(Protocol):
     def register(self, policy: BestPolicy, sweep_id: str) -> None:
         """Put a policy into the model registry under its alias. May be called again."""
 
+    def give_up_after(self, seconds: float) -> None:
+        """All calls that are not done in so many seconds from now fail."""
+
 
 @dataclass(frozen=True)
 class RunWanted:
@@ -104,7 +96,8 @@ class SweepRuns:
         self._store = store
         self._found: dict[str, StoredRun] = {}
         for run in store.find_runs(SWEEP_ID, sweep_id):
-            self._found.setdefault(run.tags[KEY], run)
+            if KEY in run.tags:  # else somebody else made it
+                self._found.setdefault(run.tags[KEY], run)
 
     def find(self, key: str) -> StoredRun | None:
         """The run as the search found it, or as it was made since."""
@@ -134,27 +127,30 @@ class MlflowStore:
         Raises:
             TrackingError: nothing answers, the server refuses, or the experiment was deleted.
         """
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
+        set_environment()
+        import mlflow  # noqa: F401 - before its loggers are set
 
         logging.getLogger("alembic").setLevel(logging.WARNING)  # a new database would tell each of its migrations
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        self.uri = uri
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # each attempt to connect, password included
+        self._deadlines = Deadlines()
         try:
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = Client(uri, self._deadlines)
             self._experiment = self._ensure(experiment, artifacts)
-        except (StoreError, ImportError) as cause:
-            raise TrackingError(
-                f"tracking.mlflow_uri: MLflow at {without_secrets(uri)} does not work: {cause}; {CURE}"
+        except ImportError as cause:
+            raise TrackingError(f"tracking.mlflow_uri: {without_secrets(uri)}: {first_line(cause)}") from cause
+        except StoreError as cause:
+            raise TrackingUnavailableError(
+                f"tracking.mlflow_uri: MLflow at {without_secrets(uri)} does not work: {cause}; {_cure(cause)}"
             ) from cause
+
+    def give_up_after(self, seconds: float) -> None:
+        self._deadlines.give_up_after(seconds)
 
     def find_runs(self, tag: str, value: str) -> list[StoredRun]:
         runs: list[Any] = []
         token: str | None = None
         while True:
-            page = _call(
-                self._client.search_runs,
+            page = self._client.search_runs(
                 [self._experiment],
                 filter_string=f"tags.`{tag}` = '{value}'",
                 max_results=1000,
@@ -162,13 +158,15 @@ class MlflowStore:
                 page_token=token,
             )
             runs.extend(page)
+            if page.token == token and token is not None:
+                raise StoreError("the server answers with the same page of runs again and again")
             token = page.token
             if not token:
                 return [_stored(run) for run in runs]
 
     def create_run(self, name: str, tags: Mapping[str, str], start_ms: int) -> str:
         short = {key: value[:_LONGEST_VALUE] for key, value in tags.items()}
-        run = _call(self._client.create_run, self._experiment, start_time=start_ms, tags=short, run_name=name)
+        run = self._client.create_run(self._experiment, start_time=start_ms, tags=short, run_name=name)
         run_id: str = run.info.run_id
         return run_id
 
@@ -179,8 +177,7 @@ class MlflowStore:
 
         assert len(points) <= POINTS_PER_BATCH
         assert max(len(params), len(tags)) <= _LABELS_PER_BATCH
-        _call(
-            self._client.log_batch,
+        self._client.log_batch(
             run_id,
             metrics=[Metric(point.key, point.value, point.time_ms, point.step) for point in points],
             params=[Param(key, value[:_LONGEST_VALUE]) for key, value in params.items()],
@@ -189,46 +186,54 @@ class MlflowStore:
         )
 
     def steps(self, run_id: str, key: str) -> set[int]:
-        return {metric.step for metric in _call(self._client.get_metric_history, run_id, key)}
+        return {metric.step for metric in self._client.get_metric_history(run_id, key)}
 
     def set_status(self, run_id: str, status: str, end_ms: int | None = None) -> None:
         if status == "RUNNING":
-            _call(self._client.update_run, run_id, status=status)
+            self._client.update_run(run_id, status=status)
         else:
-            _call(self._client.set_terminated, run_id, status=status, end_time=end_ms)
+            self._client.set_terminated(run_id, status=status, end_time=end_ms)
 
     def save(self, run_id: str, content: str | Path, place: str) -> None:
         if isinstance(content, str):
-            _call(self._client.log_text, run_id, content, place)
+            self._client.log_text(run_id, content, place)
         elif content.is_dir():
-            _call(self._client.log_artifacts, run_id, str(content), place)
+            self._client.log_artifacts(run_id, str(content), place)
         else:
-            _call(self._client.log_artifact, run_id, str(content), place or None)
+            self._client.log_artifact(run_id, str(content), place or None)
 
     def log_dataset(self, run_id: str, dataset: DatasetUsed) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         known = Dataset(dataset.name, dataset.digest, dataset.source_type, dataset.source, profile=dataset.profile)
-        _call(self._client.log_inputs, run_id, [DatasetInput(known, [InputTag("mlflow.data.context", "training")])])
+        self._client.log_inputs(run_id, [DatasetInput(known, [InputTag("mlflow.data.context", "training")])])
 
     def save_policy(self, run_id: str, policy: LoggedPolicy) -> None:
-        _call(ensure_logged, self._client, self._experiment, run_id, policy)
+        try:
+            ensure_logged(self._client, self._experiment, run_id, policy)
+        except OSError as cause:  # the copy that it makes first, on this machine
+            raise StoreError(first_line(cause)) from cause
 
     def register(self, policy: BestPolicy, sweep_id: str) -> None:
-        _call(ensure_registered, self._client, self._experiment, policy, sweep_id)
+        ensure_registered(self._client, self._experiment, policy, sweep_id)
 
     def _ensure(self, name: str, artifacts: Path | None) -> str:
-        found = _call(self._client.get_experiment_by_name, name)
+        found = self._client.get_experiment_by_name(name)
         if found is None:
             location = None if artifacts is None else artifacts.as_uri()
-            _call(self._client.create_experiment, name, artifact_location=location, tags=EXPERIMENT_TAGS)
-            found = _call(self._client.get_experiment_by_name, name)
-        if found.lifecycle_stage != "active":
-            raise StoreError(f"experiment '{name}' was deleted there (mlflow experiments restore brings it back)")
+            self._client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
+            found = self._client.get_experiment_by_name(name)
+        if found is None or not found.experiment_id:
+            raise StoreError("what answers there is no MLflow server")
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"tracking.mlflow_uri: MLflow's experiment '{name}' was deleted; bring it back: "
+                f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            )
         experiment: str = found.experiment_id
         for key, value in view_tags(experiment).items():
             if key not in found.tags:  # what people changed there stays
-                _call(self._client.set_experiment_tag, experiment, key, value)
+                self._client.set_experiment_tag(experiment, key, value)
         return experiment
 
 
@@ -238,8 +243,19 @@ def open_store(uri: str | None, folder: SweepFolder) -> MlflowStore:
     Raises:
         TrackingError: nothing answers there within about ten seconds, or it is no address for runs.
     """
-    address = find_address(uri, folder)
-    return MlflowStore(address.uri, experiment_name(folder.name), address.artifacts)
+    set_environment()
+    try:
+        address = find_address(uri, folder)
+    except StoreError as cause:  # a database server that accepts and is silent
+        raise TrackingUnavailableError(f"tracking.mlflow_uri: {without_secrets(uri or '')}: {cause}; {CURE}") from cause
+    name = experiment_name(folder.name)
+    if address.lock is None:
+        return MlflowStore(address.uri, name, address.artifacts)
+    try:
+        with file_lock(address.lock, 120.0, busy="another process has been making MLflow's tables for two minutes"):
+            return MlflowStore(address.uri, name, address.artifacts)
+    except StorageError as cause:
+        raise TrackingUnavailableError(f"tracking.mlflow_uri: {cause}; {CURE}") from cause
 
 
 class LateStore:
@@ -248,32 +264,29 @@ class LateStore:
     def __init__(self, uri: str | None, folder: SweepFolder) -> None:
         self._uri, self._folder = uri, folder
         self._store: MlflowStore | None = None
+        self._give_up_at = float("inf")
+
+    def give_up_after(self, seconds: float) -> None:
+        self._give_up_at = time.monotonic() + seconds
+        if self._store is not None:
+            self._store.give_up_after(seconds)
 
     def __getattr__(self, name: str) -> Any:
         if self._store is None:
+            if time.monotonic() >= self._give_up_at:
+                raise StoreError(TIME_IS_OVER)
             try:
                 self._store = open_store(self._uri, self._folder)
+                self._store.give_up_after(self._give_up_at - time.monotonic())
             except TrackingError as problem:
                 raise StoreError(str(problem)) from problem
         return getattr(self._store, name)
 
 
-def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call into MLflow; all that a server, a database or a network can do wrong becomes `StoreError`."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return function(*args, **kwargs)
-    except MlflowException as cause:
-        refused = 400 <= cause.get_http_status_code() < 500
-        raise StoreError(_first_line(cause), refused) from cause
-    except (OSError, SQLAlchemyError) as cause:
-        raise StoreError(_first_line(cause)) from cause
-
-
-def _first_line(cause: Exception) -> str:
-    return (str(cause).splitlines() or [type(cause).__name__])[0][:500]
+def _cure(problem: StoreError) -> str:
+    if any(word in str(problem) for word in ("401", "403", "Unauthorized", "Forbidden", "no password")):
+        return f"set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL), or {CURE}"
+    return CURE
 
 
 def _stored(run: Any) -> StoredRun:

@@ -10,6 +10,7 @@ from dmray.errors import StorageError
 from dmray.files import write_json
 from dmray.planning.plan import Plan
 from dmray.records.folders import SweepFolder
+from dmray.redaction import without_secrets
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 from dmray.specs.mistakes import mistakes_of
 
@@ -23,9 +24,12 @@ class _Manifest(Spec):
 
 
 def write_manifest(plan: Plan, folder: SweepFolder) -> None:
-    """Write the sweep and its trials to the folder. Reports need this file and the ledgers."""
+    """Write the sweep and its trials to the folder, without MLflow's password. Reports need it and the ledgers."""
     manifest = _Manifest(sweep=plan.sweep, trials=plan.trials, identity_version=IDENTITY_VERSION)
-    write_json(folder.manifest, manifest.model_dump(mode="json"))
+    content = manifest.model_dump(mode="json")
+    if uri := plan.sweep.tracking.mlflow_uri:
+        content["sweep"]["tracking"]["mlflow_uri"] = without_secrets(uri)
+    write_json(folder.manifest, content)
 
 
 def read_manifest(folder: SweepFolder) -> Plan:

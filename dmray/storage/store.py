@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from dmray.errors import MissingPackageError, StorageError, StoreUnavailableError
 from dmray.files import write_atomic
+from dmray.redaction import has_secret, without_secrets
 from dmray.registry import nearest
 
 T = TypeVar("T")
@@ -40,13 +41,18 @@ class Store:
         """Does not contact the store.
 
         Raises:
-            StorageError: the URL's scheme is unknown.
+            StorageError: the URL's scheme is unknown, or it holds a password.
             MissingPackageError: the package for the scheme is not installed.
         """
         import fsspec
 
         self.url = url.rstrip("/")
         scheme = url.partition("://")[0]
+        if has_secret(url):  # it would be in the arguments of workers, in commands that are shown, in records
+            raise StorageError(
+                f"storage: {without_secrets(url)}: leave the credentials out of the address, and set "
+                f"{_variables(scheme)} on every machine"
+            )
         try:
             self._files, self._root = fsspec.core.url_to_fs(
                 self.url, use_listings_cache=False, **_OPTIONS.get(scheme, {})
@@ -170,6 +176,13 @@ class Store:
                 "AWS_SECRET_ACCESS_KEY in its environment"
             )
         return StoreUnavailableError(f"{self.url}: the store does not answer: {said}")
+
+
+def _variables(scheme: str) -> str:
+    """The environment variables for a scheme's credentials; fsspec reads FSSPEC_<SCHEME>_<ARGUMENT>."""
+    if scheme in ("s3", "s3a"):
+        return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return f"FSSPEC_{scheme.upper()}_PASSWORD (or the other arguments of fsspec's {scheme}://)"
 
 
 def _version(info: dict[str, Any]) -> str:

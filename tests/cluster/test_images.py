@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -101,7 +104,8 @@ def compose() -> dict[str, Any]:
 def test_a_service_is_pinned_healthy_and_published_on_loopback(service: str) -> None:
     spec = compose()[service]
     assert re.search(r":v?\d+\.\d+", spec["image"])
-    assert spec["healthcheck"] == {"disable": True} if service == "bucket" else spec["healthcheck"]["test"]
+    assert "build" in spec or re.search(r"@sha256:[0-9a-f]{64}$", spec["image"])
+    assert spec["healthcheck"] == {"disable": True} if service in ("bucket", "secrets") else spec["healthcheck"]["test"]
     assert all(port.startswith("127.0.0.1:") for port in spec.get("ports", []))
     for other, condition in spec.get("depends_on", {}).items():
         assert condition["condition"] in ("service_healthy", "service_completed_successfully")
@@ -114,7 +118,7 @@ def test_a_service_is_pinned_healthy_and_published_on_loopback(service: str) -> 
 def test_no_secret_is_written_down() -> None:
     example = (REPOSITORY / "docker/compose.env.example").read_text()
     asked = re.findall(r"\$\{(\w+):\?", (REPOSITORY / "docker/compose.yaml").read_text())
-    assert set(asked) == set(re.findall(r"(?m)^(\w+)=change-me$", example))
+    assert set(asked) == set(re.findall(r"(?m)^(\w+)=$", example))
     given = [pair for spec in compose().values() for pair in spec.get("environment", {}).items()]
     secrets = [(name, value) for name, value in given if re.search("TOKEN|SECRET|PASSWORD|ACCESS_KEY", name)]
     assert secrets
@@ -139,3 +143,78 @@ def test_images_run_the_version_of_the_project() -> None:
     kubernetes = (REPOSITORY / "cluster/kuberay.yaml").read_text()
     images |= {image.removeprefix("REGISTRY/") for image in re.findall(r"image: (\S+)", kubernetes)}
     assert images == {f"dmray:{PROJECT['version']}", f"dmray-gpu:{PROJECT['version']}"}
+
+
+def test_every_service_with_a_secret_waits_for_the_check_of_them() -> None:
+    """`docker compose up` fails with the sentence of `dmray.redaction`, before anything listens."""
+    services = compose()
+
+    def waits(name: str) -> bool:
+        return name == "secrets" or any(waits(other) for other in services[name].get("depends_on", {}))
+
+    assert [name for name in services if not waits(name)] == []
+    given = set(services["secrets"]["environment"])
+    for spec in services.values():
+        asked = re.findall(r"\$\{(\w+):", str(spec.get("environment", {})))
+        assert {
+            {"STORE_KEY": "AWS_ACCESS_KEY_ID", "STORE_SECRET": "AWS_SECRET_ACCESS_KEY"}.get(n, n) for n in asked
+        } <= given
+    (code,) = services["secrets"]["command"][2:]
+    for value, status in (("change-me", 1), ("c0ffee", 0)):
+        environment = {"PYTHONPATH": str(REPOSITORY), "POSTGRES_PASSWORD": value}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == status
+        assert ("POSTGRES_PASSWORD is 'change-me', the placeholder of an example" in done.stderr) == bool(status)
+
+
+def pinning() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pin_images", REPOSITORY / "docker/pin_images.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_images_without_a_digest_are_those_that_the_security_page_names() -> None:
+    pins = pinning()
+    named = {}
+    for file in pins.FILES:
+        named |= pins.named((REPOSITORY / "docker" / file).read_text())
+    assert len(named) == 6
+    (said,) = re.findall(r"(?s)Not pinned by digest: (.+?)\.\n", (REPOSITORY / "SECURITY.md").read_text())
+    assert set(re.findall(r"`([^`]+)`", said)) == {name for name, digest in named.items() if digest is None}
+
+
+def test_digests_are_written_behind_every_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins, digest = pinning(), "sha256:" + "0" * 64
+    for file in pins.FILES:
+        shutil.copy(REPOSITORY / "docker" / file, tmp_path)
+    program = tmp_path / "bin/docker"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho {digest}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    assert pins.main(tmp_path) == 0
+    for file in pins.FILES:
+        text = (tmp_path / file).read_text()
+        assert set(pins.named(text).values()) == {digest}
+        without = [re.sub("@sha256:[0-9a-f]+", "", each) for each in (text, (REPOSITORY / "docker" / file).read_text())]
+        assert without[0] == without[1]
+
+
+def test_a_registry_that_does_not_answer_changes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = pinning()
+    for file in pins.FILES:
+        shutil.copy(REPOSITORY / "docker" / file, tmp_path)
+    program = tmp_path / "bin/docker"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'no such host' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    with pytest.raises(SystemExit, match="no digest: no such host"):
+        pins.main(tmp_path)
+    for file in pins.FILES:
+        assert (tmp_path / file).read_text() == (REPOSITORY / "docker" / file).read_text()

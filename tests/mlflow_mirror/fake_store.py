@@ -43,7 +43,11 @@ class FakeStore:
         self.registry: dict[tuple[str, str], BestPolicy] = {}
         self.calls = 0
         self.down = False
+        self.seconds_left = float("inf")
         self._fails_at, self._lost_answer, self._refuses = fails_at, lost_answer, refuses
+
+    def give_up_after(self, seconds: float) -> None:
+        self.seconds_left = seconds
 
     def by(self, **tags: str) -> FakeRun:
         found = [run for run in self.runs.values() if tags.items() <= run.tags.items()]

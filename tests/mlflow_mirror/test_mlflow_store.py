@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dmray.errors import TrackingError
+from dmray.mlflow_mirror.database import filesystem_of
 from dmray.mlflow_mirror.layout import Point
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.mlflow_mirror.opening import filesystem_of, without_secrets
 from dmray.mlflow_mirror.store import RunStore, StoreError, open_store
 from dmray.records import SweepFolder
 from tests.mlflow_mirror.examples import example_sweep, started, trained, trials_of, whole_trial, write_ledger
@@ -141,7 +141,7 @@ def test_a_server_that_is_not_there_is_named_at_once_with_the_cure(tmp_path: Pat
     with pytest.raises(TrackingError) as caught:
         open_store(f"http://me:secret@127.0.0.1:{port}", SweepFolder(tmp_path, "x"))
     message = str(caught.value)
-    assert f"no MLflow server answers at http://127.0.0.1:{port} (tried to connect to 127.0.0.1:{port}" in message
+    assert f"no MLflow server answers at http://me:***@127.0.0.1:{port} (tried to connect to" in message
     assert "--mlflow-uri off" in message
     assert "secret" not in message
 
@@ -162,11 +162,6 @@ def test_a_database_that_is_no_database_is_named(tmp_path: Path) -> None:
     path.write_text("these are notes, not a database, and there are many of them" * 20)
     with pytest.raises(TrackingError, match=r"cannot use .*notes\.db as MLflow's database"):
         open_store(f"sqlite:///{path}", SweepFolder(tmp_path, "x"))
-
-
-def test_secrets_are_taken_out_of_addresses() -> None:
-    assert without_secrets("postgresql+psycopg2://u:p@db:5432/x") == "postgresql+psycopg2://db:5432/x"
-    assert without_secrets("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
 
 
 @pytest.mark.parametrize(
