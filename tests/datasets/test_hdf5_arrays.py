@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dmray.datasets import FileRules, check_is_d4rl, read_d4rl_hdf5
-from dmray.errors import DatasetError
+from dmray.errors import DatasetError, printable
 
 RULES = FileRules(observation_dim=3, action_dim=2, horizon=20)
 ROWS = 60
@@ -45,9 +45,9 @@ def refused(path: Path) -> str:
     with pytest.raises(DatasetError) as error:
         read_d4rl_hdf5(path, RULES)
     message = str(error.value)
-    assert message.startswith(f"{path}: ")
+    assert message.startswith(f"{printable(str(path))}: ")
     assert "\n" not in message
-    return message.removeprefix(f"{path}: ")
+    return message.removeprefix(f"{printable(str(path))}: ")
 
 
 def instead(name: str, put: Callable[[h5py.File, str], Any]) -> Change:
@@ -435,5 +435,5 @@ def test_a_file_with_a_damaged_header_is_read_or_refused_in_one_sentence(tmp_pat
     if problem is None:
         assert np.isfinite(episodes.observations).all()
     else:
-        assert problem.startswith(f"{path}: ")
+        assert problem.startswith(f"{printable(str(path))}: ")
         assert "\n" not in problem
