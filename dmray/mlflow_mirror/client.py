@@ -134,7 +134,7 @@ def checked(call: Callable[[], Any]) -> Any:
 def first_line(cause: BaseException) -> str:
     """What to show of an error of MLflow: one line, without secrets."""
     line = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-    return without_secrets(line)[:_LONGEST_MESSAGE]
+    return without_secrets(line[: 10 * _LONGEST_MESSAGE])[:_LONGEST_MESSAGE]
 
 
 def _default_call_s() -> float:

@@ -66,8 +66,9 @@ def ensure_database(database: Path, uri: str) -> None:
         TrackingUnavailableError: another process has locked it for long.
         TrackingError: it cannot be made, cannot be written, or is not a database of this version of MLflow.
     """
-    if database.is_dir():
-        raise TrackingError(f"tracking.mlflow_uri: {database} is a folder, not MLflow's database; {OTHER}")
+    if database.exists() and not database.is_file():  # what is empty would be replaced: not /dev/null
+        what = "a folder" if database.is_dir() else "no ordinary file"
+        raise TrackingError(f"tracking.mlflow_uri: {database} is {what}, so it cannot be MLflow's database; {OTHER}")
     with _told(database):
         if _is_empty(database):
             with _lock(database):
@@ -154,9 +155,12 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def _make(database: Path) -> None:
-    """Make it under another name, so that a process that is killed leaves no half of a database."""
+    """Make it under another name, so that a process that is killed leaves no half of a database. Needs the lock."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    for left in database.parent.iterdir():  # by a maker that was killed
+        if left.name.startswith(f".{database.name}.") and ".part" in left.name:
+            left.unlink(missing_ok=True)
     part = database.with_name(f".{database.name}.{uuid4().hex[:8]}.part")
     try:
         with _connected(part) as connection:  # at once, because MLflow tries again for minutes
@@ -257,12 +261,14 @@ def _told(database: Path) -> Iterator[None]:
         raise TrackingError(f"tracking.mlflow_uri: {cause}") from cause
     except (OSError, sqlite3.Error, SQLAlchemyError, MlflowException) as cause:
         said = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        cure = next((cure for word, cure in _CURES.items() if word in said), OTHER)
+        cure = cure_of(said) or OTHER
         kind = TrackingUnavailableError if "locked" in said else TrackingError
-        raise kind(
-            f"tracking.mlflow_uri: cannot use {database} as MLflow's database ({said}): "
-            f"{cure.replace('FILE', shlex.quote(str(database)))}"
-        ) from cause
+        raise kind(f"tracking.mlflow_uri: cannot use {database} as MLflow's database ({said}): {cure}") from cause
+
+
+def cure_of(said: str) -> str | None:
+    """What to do about an error of SQLite; None: nothing is known."""
+    return next((cure for word, cure in _CURES.items() if word in said), None)
 
 
 def filesystem_of(path: Path, mounts: str) -> str | None:

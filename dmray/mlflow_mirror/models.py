@@ -20,7 +20,7 @@ from typing import Any
 from dmray.errors import TrackingError
 from dmray.mlflow_mirror.client import Client, Deadlines, StoreError, checked, first_line, set_environment
 from dmray.mlflow_mirror.layout import CHECKPOINT, MODEL_STEP, MODEL_TYPE, Point
-from dmray.mlflow_mirror.opening import probe, with_password
+from dmray.mlflow_mirror.opening import existing
 from dmray.redaction import without_secrets
 
 LOADER = "dmray.inference.pyfunc"
@@ -145,9 +145,8 @@ def _client(uri: str | None) -> Iterator[tuple[Any, str]]:
     address = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if address is None:
         raise TrackingError("name the MLflow server with --mlflow-uri, for example sqlite:///runs/mlflow.db")
-    address = with_password(address)
     set_environment()
-    probe(address)
+    address = existing(address)
     try:
         yield Client(address, Deadlines()), address
     except (StoreError, OSError, ImportError) as cause:

@@ -74,6 +74,24 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
     return Address(uri, folder.mlflow_artifacts.resolve() / folder.name, lock)
 
 
+def existing(uri: str) -> str:
+    """`uri` for use, of an MLflow from which something is read: no file is made where there is none.
+
+    Raises:
+        TrackingUnavailableError: nothing answers there.
+        TrackingError: it is a file that is missing or cannot be MLflow's database.
+    """
+    uri = with_password(uri)
+    if _split(uri).scheme.partition("+")[0] != "sqlite":
+        probe(uri)
+        return uri
+    database = _file_of(uri)
+    if not database.exists():
+        raise TrackingError(f"--mlflow-uri: {without_secrets(uri)}: there is no file {database}; correct the path")
+    ensure_database(database, uri)
+    return uri
+
+
 def with_password(uri: str) -> str:
     """`uri` for use: without a hidden password (`user:***@`), which MLflow then takes from the environment.
 

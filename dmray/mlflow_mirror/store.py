@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.file_lock import file_lock
 from dmray.mlflow_mirror.client import TIME_IS_OVER, Client, Deadlines, StoreError, first_line, set_environment
+from dmray.mlflow_mirror.database import cure_of
 from dmray.mlflow_mirror.layout import EXPERIMENT_TAGS, KEY, SWEEP_ID, DatasetUsed, Point, experiment_name, view_tags
 from dmray.mlflow_mirror.model_registry import BestPolicy, ensure_registered
 from dmray.mlflow_mirror.models import LoggedPolicy, ensure_logged
@@ -286,7 +287,7 @@ class LateStore:
 def _cure(problem: StoreError) -> str:
     if any(word in str(problem) for word in ("401", "403", "Unauthorized", "Forbidden", "no password")):
         return f"set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL), or {CURE}"
-    return CURE
+    return (cure_of(str(problem)) if "sqlite3" in str(problem) else None) or CURE
 
 
 def _stored(run: Any) -> StoredRun:

@@ -17,7 +17,8 @@ from dmray.errors import TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror import database
 from dmray.mlflow_mirror.database import check_tables, sqlite_uri
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.mlflow_mirror.store import StoreError, open_store
+from dmray.mlflow_mirror.models import download_checkpoint
+from dmray.mlflow_mirror.store import MlflowStore, StoreError, open_store
 from dmray.records import SweepFolder
 from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger
 from tests.mlflow_mirror.mlflow_server import free_port
@@ -75,7 +76,9 @@ def test_two_sweeps_may_begin_at_once_on_a_fresh_storage(tmp_path: Path) -> None
 
 def test_a_process_that_was_killed_while_making_it_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
+    (tmp_path / ".mlflow.db.12345678.part-wal").touch()
     assert open_store(None, SweepFolder(tmp_path, "x")).find_runs("a", "b") == []
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
 
 @pytest.mark.parametrize("name", ["p%41", "q?x=1", "a b#c", "ü'\"漢", "new\nline", "co:lon@at", "x" * 200])
@@ -128,6 +131,19 @@ def test_the_database_of_another_program_is_refused_and_stays_as_it_is(tmp_path:
 def test_a_folder_in_its_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").mkdir()
     assert "is a folder" in refusal(tmp_path)
+
+
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mlflow.db")
+    assert "is no ordinary file" in refusal(tmp_path)
+    assert (tmp_path / "mlflow.db").is_fifo()
+
+
+def test_reading_a_policy_from_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlfow.db"
+    with pytest.raises(TrackingError, match="there is no file"):
+        download_checkpoint("0" * 32, "final", tmp_path, uri)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
@@ -185,6 +201,14 @@ def test_a_disk_that_is_full_is_an_outage(storage: Path) -> None:
     with pytest.raises(StoreError, match="database or disk is full") as caught:
         store.log(run_id, tags={f"t{number}": "x" * 4000 for number in range(90)})
     assert not caught.value.refused
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_with_the_cure(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, name: str, artifacts: Path | None) -> str:
+        raise StoreError("(sqlite3.OperationalError) database or disk is full")
+
+    monkeypatch.setattr(MlflowStore, "_ensure", fail)
+    assert "does not work: (sqlite3.OperationalError) database or disk is full; free some space" in refusal(storage)
 
 
 def test_a_storage_that_was_moved_keeps_its_artifacts_in_the_new_place(storage: Path, tmp_path: Path) -> None:
