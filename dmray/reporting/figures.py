@@ -61,7 +61,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     for seed_group, curve in curves:
         _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
     _draw_references(axes, comparison)
-    _format_axes(axes, comparison.dataset.name, "training steps", "normalized score")
+    _format_axes(axes, comparison.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
     axes.set_xlim(left=0)
     _save(figure, path)

@@ -10,7 +10,7 @@ from dmray.records.provenance import _output, _version
 
 def test_it_names_commit_versions_hardware_and_host() -> None:
     found = provenance()
-    assert set(found) == {"git", "versions", "hardware", "hostname"}
+    assert set(found) == {"git", "code", "versions", "hardware", "hostname"}
     assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["versions"]["numpy"] is not None
     assert found["hardware"]["cores"] >= 1
