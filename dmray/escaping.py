@@ -25,13 +25,24 @@ _HIDDEN = re.compile(
     "\U000e0000-\U000e007f\ud800-\udfff]"
 )
 _MARKDOWN = re.compile(r"([\\`*\[\]~|#$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")  # an underscore in a word is text
-_MARKDOWN_LINE_START = re.compile(r"(?m)^(\s*)(?:([-+=:])|(\d+)([.)]))")
+_MARKDOWN_LIST = re.compile(r"^(?:([-+])|(\d+)([.)]))(?= )")
 _MARKDOWN_LINK = re.compile(r"(?i)\b(https?|ftp|mailto|www)([:.])")
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"} | {
     letter: f"\\{letter}" for letter in "&%$#_{}"
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-_ASCII = {"±": "+/-", "→": "->", "←": "<-", "…": "...", "–": "-", "—": "-", "×": "x", "≤": "<=", "≥": ">=", "•": "*"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_ASCII = {
+    "±": "+/-",
+    "→": "->",
+    "←": "<-",
+    "…": "...",
+    "\u2013": "-",
+    "—": "-",
+    "\xd7": "x",
+    "≤": "<=",
+    "≥": ">=",
+    "•": "*",
+}
 ASCII_ERRORS = "dmray-ascii"  # for a stream whose encoding lacks letters: `errors=`
 
 
@@ -55,7 +66,7 @@ def markdown(text: str) -> str:
     line = one_line(text)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _MARKDOWN.sub(r"\\\1", line)
-    line = _MARKDOWN_LINE_START.sub(lambda found: _behind_backslash(*found.groups()), line)
+    line = _MARKDOWN_LIST.sub(lambda found: f"{found[2] or ''}\\{found[1] or found[3]}", line)
     return _MARKDOWN_LINK.sub(r"\1&#8203;\2", line)  # else GitHub makes a link of it
 
 
@@ -73,10 +84,6 @@ def csv_text(text: str) -> str:
 def ascii_text(text: str) -> str:
     """`text` in ASCII: known signs in other words, letters without accents, "?" for the rest."""
     return text.encode("ascii", ASCII_ERRORS).decode("ascii")
-
-
-def _behind_backslash(space: str, sign: str | None, number: str | None, dot: str | None) -> str:
-    return f"{space}\\{sign}" if sign else f"{space}{number}\\{dot}"
 
 
 def _in_ascii(problem: UnicodeError) -> tuple[str, int]:

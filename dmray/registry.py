@@ -91,7 +91,9 @@ class Registry(Mapping[str, T], Generic[T]):
             return f"script {hashlib.sha256(described.encode(errors='replace')).hexdigest()[:8]}"
         if name in self._builtin:
             return None
-        packages = [each.package for each in load_plugins(self.group, self._wanted) if each.value is self._plugins()[name]]
+        packages = [
+            each.package for each in load_plugins(self.group, self._wanted) if each.value is self._plugins()[name]
+        ]
         return packages[0]
 
     def __getitem__(self, name: str) -> T:

@@ -1,4 +1,4 @@
-"""Output for any terminal: without escape codes of other people, in ASCII where it must be, and however narrow it is."""
+"""Output for any terminal: without escape codes of other people, in ASCII where it must be, at any width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANY_COLUMNS = 10_000
 
 
 class SafeConsole(Console):
-    """A console that shows control characters of the text it is given nowhere, and non-ASCII signs only where it can."""
+    """A console that drops control characters of the text it is given, and writes ASCII where it must."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         only_ascii = (options or self.options).ascii_only
@@ -58,7 +58,7 @@ class FittingTable(Table):
 
 
 def safe_console(*, stderr: bool = False) -> SafeConsole:
-    """A console on standard output or standard error; not narrow if that is a file or a pipe, unless $COLUMNS says so."""
+    """A console on standard output or error; wide if the output is a file or a pipe, unless $COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
     wide = not stderr and not stream.isatty() and "COLUMNS" not in os.environ
     return SafeConsole(stderr=stderr, width=_PIPE_COLUMNS if wide else None)

@@ -26,6 +26,7 @@ from dmray.progress.changes import changes
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
+from dmray.terminal import PlainFormatter
 
 if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
@@ -68,7 +69,8 @@ def main(
     options = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
     overrides = [*(override or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     handler = RichHandler(console=err, show_path=False, show_time=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
         with report_errors():

@@ -15,6 +15,7 @@ from dmray.mlflow_mirror.replay import replay as replay_sweep
 from dmray.progress.sweep_handle import locate
 from dmray.records import SweepFolder
 from dmray.storage import is_url
+from dmray.terminal import PlainFormatter
 
 app = new_app()
 
@@ -60,7 +61,9 @@ def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
 
 
 def _replayed(sweep: str, mlflow_uri: str | None, register: bool = False) -> ReplayResult:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     with report_errors():
         storage, name = locate(sweep)
         if is_url(storage):

@@ -35,7 +35,7 @@ _ALL_SIMULATORS = tuple(sorted({name for names in _SIMULATOR_PACKAGES.values() f
 
 
 class ResultIdentity(NamedTuple):
-    """Short digests, `unknown` where the ledger does not tell. Attempts that differ are joined: "3fa9c1...+77aa01..."."""
+    """Digests, `unknown` where the ledger does not tell; those of attempts that differ are joined by "+"."""
 
     data: str = UNKNOWN
     protocol: str = UNKNOWN
@@ -92,9 +92,7 @@ def group_id(trial: TrialSpec, identity: ResultIdentity | None) -> str:
 def differing_parts(identities: Iterable[ResultIdentity]) -> tuple[str, ...]:
     """The names of the parts in which identities differ."""
     parts = list(zip(*identities, strict=True))
-    return tuple(
-        name for name, values in zip(ResultIdentity._fields, parts, strict=False) if len(set(values)) > 1
-    )
+    return tuple(name for name, values in zip(ResultIdentity._fields, parts, strict=False) if len(set(values)) > 1)
 
 
 def simulator_releases(provenance: Mapping[str, Any]) -> dict[str, str]:

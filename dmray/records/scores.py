@@ -154,7 +154,7 @@ class Spread:
         if not values:
             return None
         largest = max(map(abs, values))
-        scale = largest if largest > _LARGE else 1.0  # sums and squares of such numbers, as of an edited ledger, overflow
+        scale = largest if largest > _LARGE else 1.0  # squares of such numbers overflow
         scaled = [value / scale for value in values]
         return cls(fmean(scaled) * scale, stdev(scaled) * scale if len(values) > 1 else None, len(values))
 

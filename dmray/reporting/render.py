@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmray.errors import StorageError
 from dmray.files import write_atomic
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
@@ -25,6 +26,7 @@ from dmray.reporting.document import (
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.figures import draw_learning_curves, draw_profiles
+from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
 from dmray.reporting.tables import leader_text, overview_table, score_table
@@ -59,7 +61,7 @@ def write_report(folder: SweepFolder) -> ReportPaths:
     """Write the report of the sweep in `folder` into `<sweep>/report`. The sweep may still be running.
 
     Raises:
-        StorageError: there is no sweep in the folder, or a file of it is damaged.
+        StorageError: there is no sweep in the folder, its manifest is damaged, or the report cannot be written.
     """
     return write_results(collect(folder), folder.report)
 
@@ -68,7 +70,20 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
     """Write the report of `results` into the folder `target`.
 
     `baseline`: the method that all others are compared with; None: each method's own baselines.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
+    try:
+        return _write_files(results, target, baseline)
+    except OSError as cause:
+        raise StorageError(
+            f"{cause.filename or target}: the report cannot be written: {cause.strerror or cause}; free disk space or "
+            "give another folder with --into (the results are in the ledgers: dmray.report writes it again)"
+        ) from cause
+
+
+def _write_files(results: SweepResults, target: Path, baseline: str | None) -> ReportPaths:
     groups = results_by_protocol(results.comparisons)
     figures = _draw(results, groups, target / "figures")
     blocks = list(report_blocks(results, groups, figures, baseline))
@@ -81,9 +96,9 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
         curves=target / "curves.csv",
         figures=figures.paths,
     )
-    write_atomic(paths.markdown, to_markdown(blocks, target).encode())
-    write_atomic(paths.html, to_html(blocks, f"dmray: {results.name}").encode())
-    write_atomic(paths.latex, to_latex(blocks).encode())
+    write_atomic(paths.markdown, to_markdown(blocks, target).encode("utf-8"))
+    write_atomic(paths.html, to_html(blocks, f"dmray: {results.name}").encode("utf-8"))
+    write_atomic(paths.latex, to_latex(blocks).encode("utf-8"))
     write_csv(paths.trials, trial_columns(results))
     write_csv(paths.curves, curve_columns(results))
     return paths
@@ -110,6 +125,9 @@ def report_blocks(
     """The report's content: results over all data sets, each data set, then explanations and versions."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
     yield Paragraph(_summary(results))
+    if warnings := warnings_of(results):
+        yield Bullets(tuple(warnings))
+    yield from note_blocks(results)
     yield from early_stopping_blocks(results)
     alone = {id(group.comparisons[0]): group for group in groups if len(group.comparisons) == 1}
     for place, group in enumerate(groups):
@@ -141,7 +159,8 @@ def _all_data_sets(group: ProtocolResults, profiles: Path | None, baseline: str 
     yield overview_table(group)
     if group.several:
         yield Paragraph(
-            f"Not in these tables, because there are results of several contents of the data: {', '.join(group.several)}."
+            f"Not in these tables, because there are results of several contents of the data: "
+            f"{', '.join(group.several)}."
         )
     if group.ranked != group.labels:
         out = ", ".join(label for label in group.labels if label not in group.ranked)

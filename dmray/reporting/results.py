@@ -28,6 +28,7 @@ UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
 )
 _MAY_BE_STOPPED = (TrialStatus.WAITING, TrialStatus.STARTED, TrialStatus.PAUSED)
+_IMPOSSIBLE = 1e15  # of a return; sums of much larger numbers overflow
 _PARALLEL_FROM_BYTES = 2**30  # reading less takes only a few seconds in one process
 
 
@@ -163,13 +164,15 @@ class Comparison:
 class SweepResults:
     """The content of a report. `name`: the name of the sweep, or the names of several, joined by " + ".
 
-    `early_stopping`: the early-stopping rules of the sweeps that have one, by sweep name.
+    `early_stopping`: the early-stopping rules of the sweeps that have one, by sweep name. `run_twice`: sentences about
+    trials that several sweeps ran on other data or with other code; one of their results is here.
     """
 
     name: str
     trials: tuple[TrialResult, ...]
     comparisons: tuple[Comparison, ...]
     early_stopping: dict[str, EarlyStoppingSpec] = field(default_factory=dict)
+    run_twice: tuple[str, ...] = ()
 
     def count(self, status: TrialStatus) -> int:
         return sum(trial.status is status for trial in self.trials)
@@ -181,7 +184,8 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
     A trial that several sweeps have counts once: the one with the most steps, or the one that is done.
 
     Raises:
-        StorageError: there is no sweep in a folder, or a file of it is damaged.
+        StorageError: there is no sweep in a folder, or its manifest is damaged. (A trial whose records are damaged has
+            the status failed and says why.)
     """
     manifests = [(read_manifest(folder), folder) for folder in folders]
     wanted = [
@@ -191,15 +195,26 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
         if protocol in (None, task_of(trial.dataset).protocol)
     ]
     furthest: dict[str, TrialResult] = {}
+    unlike: dict[str, None] = {}
     for result in _read_results(wanted):
         other = furthest.get(result.trial.trial_id)
+        if other is not None and None not in (other.identity, result.identity) and other.identity != result.identity:
+            unlike[result.trial.trial_id] = None
         if other is None or _progress(result) > _progress(other):
             furthest[result.trial.trial_id] = result
     trials = tuple(furthest.values())
     sweeps = [manifest.sweep for manifest, _ in manifests]
     rules = {sweep.name: sweep.early_stopping for sweep in sweeps if sweep.early_stopping is not None}
     name = " + ".join(sweep.name for sweep in sweeps)
-    return SweepResults(name, trials, tuple(_comparisons(trials)), rules)
+    return SweepResults(name, trials, tuple(_comparisons(trials)), rules, tuple(_run_twice(unlike)))
+
+
+def _run_twice(trial_ids: Iterable[str]) -> Iterable[str]:
+    for trial_id in trial_ids:
+        yield (
+            f"{trial_id}: several of these sweeps ran it, on other data or with other code; the result here is of the "
+            "one that has most steps. Write a report of each sweep to see both."
+        )
 
 
 def _progress(result: TrialResult) -> tuple[bool, int]:
@@ -241,6 +256,13 @@ def _damaged(trial: TrialSpec, why: str) -> TrialResult:
 
 
 def _result_of(history: TrialHistory) -> TrialResult:
+    for score in history.scores.values():
+        for name, value in score.values.items():
+            if abs(value) > _IMPOSSIBLE:
+                raise StorageError(
+                    f"{history.trial.trial_id}: {name} {value:g} of step {score.step:,} is no score; restore the "
+                    "ledger from a copy, or delete the trial's folder to run the trial again"
+                )
     done, training = history.done, history.last_training
     metrics = single_metrics("train") if training is not None else ()
     return TrialResult(

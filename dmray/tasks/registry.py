@@ -55,7 +55,9 @@ def package_of_task(task: Task) -> str | None:
     if any((family.protocol, family.name) == (task.protocol, task.family) for family in BUILT_IN):
         return None
     found = load_plugins(GROUP, TaskFamily)
-    packages = [each.package for each in found if (each.value.protocol, each.value.name) == (task.protocol, task.family)]
+    packages = [
+        each.package for each in found if (each.value.protocol, each.value.name) == (task.protocol, task.family)
+    ]
     return packages[0] if packages else None
 
 
