@@ -79,9 +79,10 @@ def digest_of_code(sources: Mapping[str, bytes]) -> str:
     for name, source in sorted(sources.items()):
         tree = ast.parse(source)
         for node in ast.walk(tree):
-            has_body = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            if has_body and ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+            match node:
+                case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                    if ast.get_docstring(node, clean=False) is not None:
+                        node.body = node.body[1:]
         found.update(f"{name}\0{_EMPTY_LIST.sub('', ast.dump(tree))}\0".encode(errors="surrogatepass"))
     return found.hexdigest()
 
