@@ -37,8 +37,14 @@ class FittingTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self._make_cells_safe(options.ascii_only)
-        needed = self.__rich_measure__(console, options.update(width=_ANY_COLUMNS)).minimum
-        return super().__rich_console__(console, options) if needed <= options.max_width else self._stacked()
+        fits = self._needed_columns(console, options) <= options.max_width
+        return super().__rich_console__(console, options) if fits else self._stacked()
+
+    def _needed_columns(self, console: Console, options: ConsoleOptions) -> int:
+        """The width at which nothing is cut off; rich's own measure lets every column wrap."""
+        wide = options.update(width=_ANY_COLUMNS)
+        measured = [(column, self._measure_column(console, wide, column)) for column in self.columns]
+        return self._extra_width + sum(width.maximum if column.no_wrap else width.minimum for column, width in measured)
 
     def _make_cells_safe(self, only_ascii: bool) -> None:
         """Before the widths are measured: a sign and its words in ASCII differ in width."""

@@ -33,7 +33,9 @@ def mapped(folder: Path, read: Callable[[Allocate], Episodes]) -> Episodes:
             _write(part, read)
     starts = np.load(folder / "starts.npy")
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c")[: starts[-1]] for name in _ARRAYS}
-    return Episodes(**arrays, starts=starts, notes=tuple(json.loads((folder / "notes.json").read_text())))
+    return Episodes(
+        **arrays, starts=starts, notes=tuple(json.loads((folder / "notes.json").read_text(encoding="utf-8")))
+    )
 
 
 def _write(folder: Path, read: Callable[[Allocate], Episodes]) -> None:
@@ -50,4 +52,4 @@ def _write(folder: Path, read: Callable[[Allocate], Episodes]) -> None:
         else:  # the reader has arrays of its own
             np.save(folder / f"{name}.npy", getattr(episodes, name))
     np.save(folder / "starts.npy", episodes.starts)
-    (folder / "notes.json").write_text(json.dumps(episodes.notes))
+    (folder / "notes.json").write_text(json.dumps(episodes.notes), encoding="utf-8")

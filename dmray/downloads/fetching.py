@@ -153,9 +153,9 @@ def _download(address: str, path: Path, settings: FetchSettings, progress: Progr
 def _begin(part: Path, facts_file: Path, facts: RemoteFacts) -> None:
     """Keep the part if it is of the same remote file, else start over; check that the disk has room for the rest."""
     text = json.dumps(asdict(facts))
-    if not part.exists() or not facts_file.exists() or facts_file.read_text() != text:
+    if not part.exists() or not facts_file.exists() or facts_file.read_text(encoding="utf-8") != text:
         part.unlink(missing_ok=True)
-        facts_file.write_text(text)
+        facts_file.write_text(text, encoding="utf-8")
         part.touch()
     missing = (facts.size or 0) - part.stat().st_size
     free = shutil.disk_usage(part.parent).free

@@ -75,7 +75,7 @@ class Manifest:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            entries: dict[str, dict[str, Any]] = json.loads(self.path.read_text())
+            entries: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except ValueError as cause:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from dmray.errors import DatasetError, EngineError
+from dmray.errors import DatasetError, EngineError, StorageError
 from dmray.policies import check_decoder
 from dmray.rollout import make_engine
-from dmray.sources import locate
+from dmray.sources import locate, open_dataset
 from dmray.specs import DatasetSpec, TrialSpec
 from dmray.tasks import MINARI_SCHEME, task_of
 
@@ -27,6 +28,19 @@ def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
     if problems:
         names = "\n".join(f"  {problem}" for problem in problems)
         raise DatasetError(f"these data sets cannot be run here (leave them out with -o datasets=[...]):\n{names}")
+
+
+def fingerprints(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, str]:
+    """The fingerprints of data sets that are files, by name. They are read once, as their trials would do.
+
+    A data set that cannot be read is left out: its trials say why.
+    """
+    found = {}
+    for dataset in _datasets(trials):
+        if dataset.generate is None:
+            with suppress(DatasetError, StorageError):
+                found[dataset.name] = open_dataset(dataset, task_of(dataset), recordings).episodes.fingerprint
+    return found
 
 
 def _datasets(trials: Sequence[TrialSpec]) -> list[DatasetSpec]:

@@ -20,12 +20,12 @@ from dmray.planning.disk_space import require_space_for
 from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter
-from dmray.progress.changes import changes
+from dmray.progress.changes import changed_conditions, changes
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
 from dmray.progress.trial_status import TrialStatus, restore_done_markers, to_run, trial_statuses
-from dmray.records import SweepFolder
+from dmray.records import SweepFolder, provenance
 from dmray.specs import NO_MLFLOW, TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ def run_sweep(
         todo = to_run(plan, states, resume, trial_filter)
         preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
+        warn_of_changes(plan, todo, states, folder)
         if (difference := changes(plan, folder, states)) and difference.any:
             _log.info("the sweep file has changed: %s", difference)
         with _mirrored(plan, folder) as attach:
@@ -88,6 +89,14 @@ def run_sweep(
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
         return trial_statuses(plan, folder)
+
+
+def warn_of_changes(plan: Plan, todo: Sequence[TrialSpec], states: dict[str, TrialStatus], folder: SweepFolder) -> None:
+    """Say which earlier results will stay apart from those of `todo`, because the data or the code has changed."""
+    if todo and any(state is not TrialStatus.WAITING for state in states.values()):
+        now = preflight.fingerprints(todo, folder.datasets)
+        for warning in changed_conditions(plan, folder, now, provenance()):
+            _log.warning("%s", warning)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def identity_of(trial: TrialSpec, provenance: Mapping[str, Any]) -> ResultIdenti
     return ResultIdentity(
         data=str(fingerprint)[:_DIGITS].replace("+", "-") if fingerprint else UNKNOWN,
         protocol=_protocol(trial, provenance, plugins),
-        code=_code(provenance),
+        code=code_of(provenance),
         method=str(plugins.get("method") or "").replace("+", "-"),
     )
 
@@ -125,7 +125,8 @@ def _protocol(trial: TrialSpec, provenance: Mapping[str, Any], plugins: Mapping[
     return _digest(content)
 
 
-def _code(provenance: Mapping[str, Any]) -> str:
+def code_of(provenance: Mapping[str, Any]) -> str:
+    """The part `code` of an identity."""
     versions, code = section(provenance, "versions"), provenance.get("code")
     releases = [_release(versions.get(name)) for name in _CODE_PACKAGES]
     if code:
