@@ -78,7 +78,7 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
         return _write_files(results, target, baseline)
     except OSError as cause:
         raise StorageError(
-            f"{cause.filename or target}: the report cannot be written: {cause.strerror or cause}; free disk space or "
+            f"{target}: the report cannot be written: {cause.strerror or cause}; free disk space or "
             "give another folder with --into (the results are in the ledgers: dmray.report writes it again)"
         ) from cause
 
