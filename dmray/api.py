@@ -207,7 +207,7 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     several sweeps have counts once. `protocol`: load only the trials of this protocol, for example "d4rl-mujoco".
 
         results = dmray.load_results("runs/quickstart")
-        results.curves.pivot_table(index="step", columns="method", values="normalized_score")
+        results.curves.pivot_table(index="step", columns="seed_group_id", values="normalized_score")
         results.episodes.groupby("method").episode_return.describe()
 
     Raises:
