@@ -35,6 +35,7 @@ from dmray.specs import load_sweep as load_sweep_file
 from dmray.specs.loading import sweep_of
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
 from dmray.tasks import PROTOCOLS, Task
+from dmray.terminal import safe_console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,7 +207,7 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     several sweeps have counts once. `protocol`: load only the trials of this protocol, for example "d4rl-mujoco".
 
         results = dmray.load_results("runs/quickstart")
-        results.curves.pivot_table(index="step", columns="method", values="normalized_score")
+        results.curves.pivot_table(index="step", columns="seed_group_id", values="normalized_score")
         results.episodes.groupby("method").episode_return.describe()
 
     Raises:
@@ -431,7 +432,7 @@ def _progress_of(progress: bool | Callable[[Summary], None], console: Console | 
     elif progress and console is None and in_notebook():
         yield {"on_progress": NotebookBar().show_sweep}
     else:
-        yield {"console": (console or Console(stderr=True)) if progress else None}
+        yield {"console": (console or safe_console(stderr=True)) if progress else None}
 
 
 @contextmanager
@@ -447,7 +448,7 @@ def _episode_bar(progress: bool | Callable[[int, int], None], task: str) -> Iter
     else:
         from rich.progress import Progress
 
-        with Progress(console=Console(stderr=True), transient=True) as shown:
+        with Progress(console=safe_console(stderr=True), transient=True) as shown:
             row = shown.add_task(f"episodes of {task}", total=None)
             yield lambda done, total: shown.update(row, completed=done, total=total)
 

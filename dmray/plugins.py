@@ -21,10 +21,14 @@ _loaded: dict[str, tuple[Plugin[Any], ...]] = {}
 
 @dataclass(frozen=True)
 class Plugin(Generic[T]):
-    """`value`: the object. `origin`: the entry point and the package that it comes from, for messages."""
+    """`value`: the object. `origin`: the entry point and the package that it comes from, for messages.
+
+    `package`: the name and the version of that package.
+    """
 
     value: T
     origin: str
+    package: str = "unknown"
 
 
 def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
@@ -61,4 +65,4 @@ def _load(point: EntryPoint, kind: type[T]) -> Plugin[T] | None:
     except (Exception, SystemExit) as problem:  # noqa: BLE001 - the import of another package may raise anything
         _log.warning("%s is ignored (group '%s'): %s: %s", origin, point.group, type(problem).__name__, problem)
         return None
-    return Plugin(value, origin)
+    return Plugin(value, origin, package)

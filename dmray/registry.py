@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Generic, TypeVar
@@ -12,6 +14,7 @@ from dmray.plugins import Plugin, load_plugins
 
 T = TypeVar("T")
 _MAX_LISTED = 30
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function: another in each process
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -77,6 +80,21 @@ class Registry(Mapping[str, T], Generic[T]):
     def is_installed(self, name: str) -> bool:
         """Whether other processes have it too, because it is dmray's own or a package's and was not added by `add`."""
         return name not in self._added
+
+    def package_of(self, name: str) -> str | None:
+        """The name and the version of the package that brings an object; None for dmray's own.
+
+        An object that was added in this process has no version: a digest of its description stands for it.
+        """
+        if name in self._added:
+            described = _ADDRESS.sub("", repr(self._added[name]))
+            return f"script {hashlib.sha256(described.encode(errors='replace')).hexdigest()[:8]}"
+        if name in self._builtin:
+            return None
+        packages = [
+            each.package for each in load_plugins(self.group, self._wanted) if each.value is self._plugins()[name]
+        ]
+        return packages[0]
 
     def __getitem__(self, name: str) -> T:
         if name in self._added:

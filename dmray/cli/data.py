@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.datasets import WARNING
@@ -29,6 +28,7 @@ from dmray.sources import (
 )
 from dmray.specs import DatasetSpec, Generation
 from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, RANDOM, TASKS, Task, check_behaviour, entry_of
+from dmray.terminal import FittingTable
 
 app = new_app()
 _REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
@@ -47,7 +47,7 @@ def list_datasets(
     with report_errors():
         if protocol is not None:
             lookup("protocol", protocol, PROTOCOLS, SpecError)
-    table = Table(box=None, pad_edge=False)
+    table = FittingTable(box=None, pad_edge=False)
     for heading in ("data set", "protocol", "environment", "observation", "horizon", "score 0", "score 100", "targets"):
         table.add_column(heading, no_wrap=True)
     table.add_column("here")
@@ -101,7 +101,7 @@ def stats(
     """Print statistics of a data set: episodes, lengths, returns, normalized scores, ranges."""
     with report_errors():
         opened = _opened(name, task)
-    table = Table(box=None, pad_edge=False)
+    table = FittingTable(box=None, pad_edge=False)
     for heading in ("", "mean", "std", "min", "median", "max"):
         table.add_column(heading, justify="right" if heading else "left")
     episodes, returns = opened.episodes, opened.episodes.returns()

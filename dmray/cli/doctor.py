@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.planning.calibration import calibration_file, hardware_name, save_calibration
+from dmray.terminal import FittingTable
 
 app = new_app()
 
@@ -35,7 +35,7 @@ def main(
 
     with report_errors():
         findings = list(diagnose(storage, mlflow_uri))
-        table = Table(box=None, pad_edge=False, show_header=False)
+        table = FittingTable(box=None, pad_edge=False, show_header=False)
         for finding in findings:
             colour = {"ok": "green", "missing": "red", "optional": "yellow"}[finding.status]
             table.add_row(f"[{colour}]{finding.status}[/]", finding.name, Text(finding.detail))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
-from rich.table import Table
 
 from dmray.api import draw_episodes, evaluate_policy, load_policy, mlflow_run_of
 from dmray.cli.shared import check_writable, err, new_app, out, report_errors
 from dmray.mlflow_mirror.models import upload_drawings
 from dmray.records import write_episode_table
+from dmray.terminal import FittingTable
 
 if TYPE_CHECKING:
     from dmray.inference import Evaluation, Policy
@@ -98,8 +98,8 @@ def _title(policy: Policy, evaluation: Evaluation) -> str:
     )
 
 
-def _table(evaluation: Evaluation) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(evaluation: Evaluation) -> FittingTable:
+    table = FittingTable(box=None, pad_edge=False)
     for heading in ("target return", "normalized score", "raw return", "length"):
         table.add_column(heading, justify="right")
     for result in evaluation.scores:

@@ -9,6 +9,7 @@ import typer
 
 from dmray.cli.shared import SweepSource, SweepStorage, new_app, report_errors, tolerate_outages
 from dmray.errors import StorageError
+from dmray.escaping import plain
 from dmray.progress.sweep_handle import SweepHandle, find_sweep, find_trial
 from dmray.records import TrialFolder
 from dmray.trial.log import lines_of_attempt
@@ -34,9 +35,12 @@ def main(
         if not shown and not follow:
             which = f" of attempt {attempt}" if attempt else ""
             raise StorageError(f"{found.where}: {folder.path.name}: its log.txt has no lines{which}")
-        typer.echo(shown, nl=False)
+        whole = len(content) if not follow else content.rfind(b"\n") + 1  # the rest of a line is printed when it ends
+        if attempt is None:
+            shown = content[:whole].decode(errors="replace")
+        typer.echo(plain(shown), nl=False)
         if follow:
-            _follow(found, folder, len(content))
+            _follow(found, folder, whole)
 
 
 def _follow(found: SweepHandle, folder: TrialFolder, offset: int) -> None:
@@ -47,8 +51,9 @@ def _follow(found: SweepHandle, folder: TrialFolder, offset: int) -> None:
                 with folder.log.open("rb") as stream:
                     stream.seek(offset)
                     new = stream.read()
+                new = new if ended else new[: new.rfind(b"\n") + 1]  # no letter and no escape code is cut in two
                 offset += len(new)
-                typer.echo(new.decode(errors="replace"), nl=False)
+                typer.echo(plain(new.decode(errors="replace")), nl=False)
             if ended:
                 return
             time.sleep(found.look_every_s)

@@ -10,22 +10,25 @@ from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
 from dmray.redaction import without_secrets
+from dmray.terminal import accept_all_text, safe_console
 
-_PIPE_COLUMNS = 200  # for output into a file or a pipe; rich's default of 80 would cut names
 SweepSource = Annotated[
     str, typer.Argument(help="A sweep file, or a sweep's folder or URL: runs/quickstart, s3://bucket/runs/quickstart.")
 ]
 SweepStorage = Annotated[str | None, typer.Option(help="With a sweep file: the --storage given to dmray.sweep.")]
-out = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-err = Console(stderr=True)
+out = safe_console()
+err = safe_console(stderr=True)
 
 
 def new_app() -> typer.Typer:
-    """A typer application that prints its help if it gets no arguments."""
+    """A typer application that prints its help if it gets no arguments.
+
+    Its output is in ASCII where the terminal can show nothing else.
+    """
+    accept_all_text(sys.stdout, sys.stderr)
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 

@@ -28,6 +28,7 @@ from dmray.progress.trial_status import ENDED, to_run, trial_statuses
 from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
+from dmray.terminal import PlainFormatter
 
 if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
@@ -71,7 +72,8 @@ def main(
     overrides = [*(override or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     handler = RichHandler(console=err, show_path=False, show_time=False)
     handler.addFilter(SecretFilter())
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
         with report_errors():

@@ -16,6 +16,7 @@ from dmray.progress.sweep_handle import locate
 from dmray.records import SweepFolder
 from dmray.redaction import SecretFilter
 from dmray.storage import is_url
+from dmray.terminal import PlainFormatter
 
 app = new_app()
 
@@ -63,7 +64,8 @@ def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
 def _replayed(sweep: str, mlflow_uri: str | None, register: bool = False) -> ReplayResult:
     handler = logging.StreamHandler()
     handler.addFilter(SecretFilter())
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     with report_errors():
         storage, name = locate(sweep)
         if is_url(storage):

@@ -110,7 +110,7 @@ def _write(folder: Path, read: Read, source: str) -> None:
         "fingerprint": episodes.fingerprint,
         "notes": episodes.notes,
     }
-    (folder / _ABOUT).write_text(json.dumps(about))
+    (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
 def _x(shape: tuple[int, ...]) -> str:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group
-from rich.table import Table
 
 from dmray.models import BackboneConfig
 from dmray.planning.cost import Cost, total_cost
@@ -14,6 +13,7 @@ from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import TimeEstimate
 from dmray.progress.trial_status import DONE, TrialStatus
 from dmray.specs import SweepSpec, TrialSpec
+from dmray.terminal import FittingTable
 
 _ORDERS = {
     "methods_together": "in this order; on each data set, seed by seed",
@@ -24,7 +24,7 @@ _ORDERS = {
 
 def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> Group:
     """Trials by data set in the order of their start, what they cost at most, and, given `states`, what is done."""
-    table = Table(box=None, pad_edge=False)
+    table = FittingTable(box=None, pad_edge=False)
     table.add_column("data set", no_wrap=True)
     for name in ("trials", "training steps", "env steps <=", "disk", *(["done"] if states else [])):
         table.add_column(name, justify="right", no_wrap=True)

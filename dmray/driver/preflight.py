@@ -10,7 +10,7 @@ from dmray.datasets import WARNING
 from dmray.errors import DatasetError, EngineError, StorageError
 from dmray.policies import check_decoder
 from dmray.rollout import furthest_number, make_engine
-from dmray.sources import locate, open_dataset
+from dmray.sources import OpenedDataset, locate, open_dataset
 from dmray.specs import DatasetSpec, TrialSpec
 from dmray.tasks import MINARI_SCHEME, task_of
 
@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 _STARTS = 4
 
 
-def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
+def check(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, str]:
     """Check that every data set has its file (downloading it where possible) and every task its simulator, that the
     decode modes can be imported, and that the files can be read.
 
     What was noted about the data is logged, once for each data set. So is a file that cannot be read while others can:
-    its trials will fail, and the others run.
+    its trials will fail, and the others run. Returns the fingerprints of those that were read, by name.
 
     Raises:
         DatasetError: files or simulators are missing, or no file can be read; all of them are named.
@@ -33,16 +33,22 @@ def check(trials: Sequence[TrialSpec], recordings: Path) -> None:
         check_decoder(decode)
     datasets = list(dict.fromkeys(trial.dataset for trial in trials))
     _refuse([f"{dataset.name}: {problem}" for dataset in datasets if (problem := _missing(dataset, recordings))])
+    fingerprints: dict[str, str] = {}
     unreadable: dict[str, str] = {}
-    for dataset in datasets:
+    for dataset in (each for each in datasets if each.generate is None):  # others are recorded in the simulator itself
         try:
-            _log_notes(dataset.name, list(_notes(dataset, recordings)))
+            opened = open_dataset(dataset, task_of(dataset), recordings)
+            fingerprints[dataset.name] = opened.episodes.fingerprint
+            _log_notes(dataset.name, [*opened.episodes.notes, *_suspicious(opened)])
+        except StorageError as cause:  # trials may run on other machines, which have room
+            _log_notes(dataset.name, [f"{WARNING}not checked on this machine: {cause}"])
         except DatasetError as cause:
             unreadable[dataset.name] = str(cause)
-    if len(unreadable) == len(datasets):
+    if datasets and len(unreadable) == len(datasets):
         _refuse([f"{name}: {problem}" for name, problem in unreadable.items()])
     for name, problem in unreadable.items():
         _log.warning("%s: its trials will fail: %s", name, problem)
+    return fingerprints
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -65,20 +71,8 @@ def _missing(dataset: DatasetSpec, recordings: Path) -> str | None:
     return f"{place}: no such file" if missing else None
 
 
-def _notes(dataset: DatasetSpec, recordings: Path) -> Iterator[str]:
-    """What is to be known about the data set: how it was changed when it was read, and what is suspicious about it.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    if dataset.generate is not None:  # recorded in the simulator itself
-        return
-    try:
-        opened = open_dataset(dataset, task_of(dataset), recordings)
-    except StorageError as problem:  # trials may run on other machines, which have room
-        yield f"{WARNING}not checked on this machine: {problem}"
-        return
-    yield from opened.episodes.notes
+def _suspicious(opened: OpenedDataset) -> Iterator[str]:
+    """A warning if the simulator gives numbers that are far from those of the file."""
     number = furthest_number(opened.task, opened.episodes, _STARTS)
     if number.is_far:
         yield (

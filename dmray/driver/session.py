@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,12 +21,12 @@ from dmray.planning.disk_space import require_space_for
 from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter
-from dmray.progress.changes import changes
+from dmray.progress.changes import changed_conditions, changes
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
 from dmray.progress.trial_status import TrialStatus, restore_done_markers, to_run, trial_statuses
-from dmray.records import SweepFolder
+from dmray.records import SweepFolder, provenance
 from dmray.specs import NO_MLFLOW, TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -80,8 +80,10 @@ def run_sweep(
         states = trial_statuses(plan, folder)
         restore_done_markers(plan, folder)
         todo = to_run(plan, states, resume, trial_filter)
-        preflight.check(todo, folder.datasets)
+        fingerprints = preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
+        if todo:
+            warn_of_changes(plan, folder, states, fingerprints)
         if (difference := changes(plan, folder, states)) and difference.any:
             _log.info("the sweep file has changed: %s", difference)
         with _mirrored(plan, folder) as attach:
@@ -91,6 +93,18 @@ def run_sweep(
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
         return trial_statuses(plan, folder)
+
+
+def warn_of_changes(
+    plan: Plan, folder: SweepFolder, states: Mapping[str, TrialStatus], fingerprints: Mapping[str, str]
+) -> None:
+    """Say which earlier results will stay apart from new ones, because the data or the code has changed.
+
+    `fingerprints`: of data sets as they are now, by name.
+    """
+    if any(state is not TrialStatus.WAITING for state in states.values()):
+        for warning in changed_conditions(plan, folder, fingerprints, provenance()):
+            _log.warning("%s", warning)
 
 
 @contextlib.contextmanager

@@ -19,12 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dmray.escaping import markdown, one_line
 from dmray.methods import METHODS
 from dmray.records import (
     METRICS,
     AttemptFailed,
     AttemptStarted,
     EvaluationDone,
+    ResultIdentity,
     RungDecision,
     Score,
     Spread,
@@ -34,11 +36,13 @@ from dmray.records import (
     best_score,
     last_score,
 )
+from dmray.records.identity import group_id, section
 from dmray.specs import DatasetSpec, SweepSpec, TrialSpec, canonical_json
 from dmray.tasks import DATASETS, task_of
 
 # Tags. A run is found by SWEEP_ID and KEY.
 LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep", "dmray.sweep_id", "dmray.status"
+MODEL, IDENTITY, IDENTITY_PARTS = "model", "dmray.identity", "dmray.identity_parts"
 TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 LEVELS = ("sweep", "seed group", "trial")
@@ -72,6 +76,7 @@ RUN_STATUS = {
 }
 
 MeasuredRecord = TrainProgress | EvaluationDone | RungDecision | TrialDone
+_LATEST_S = 1e11  # the year 5138; a database takes no number as large as an edited ledger may have
 _LONGEST_DIGEST = 36  # MLflow's; the whole fingerprint is the run's tag data.sha256
 
 
@@ -79,12 +84,36 @@ def experiment_name(sweep: str) -> str:
     return f"dmray/{sweep}"
 
 
-def seed_group_name(trial: TrialSpec) -> str:
-    return f"{METHODS[trial.method].label}|{trial.dataset.name}"
+def model_label(trial: TrialSpec, identity: ResultIdentity | None = None, apart: Iterable[str] = ()) -> str:
+    """The method's label, with the parts of the identity in which other trials of its data set differ.
+
+    MLflow's views average the trials that share this tag.
+    """
+    parts = identity.label(apart) if identity is not None else ""
+    label = METHODS[trial.method].label
+    return f"{label} ({parts})" if parts else label
+
+
+def seed_group_name(trial: TrialSpec, model: str | None = None) -> str:
+    return f"{model or model_label(trial)}|{trial.dataset.name}"
 
 
 def trial_name(trial: TrialSpec) -> str:
     return f"{seed_group_name(trial)}|s{trial.seed}"
+
+
+def identity_tags(identity: ResultIdentity) -> dict[str, str]:
+    """What the scores depend on beside the parameters: only runs with the same tag may share a mean."""
+    return {IDENTITY: identity.digest, IDENTITY_PARTS: json.dumps(identity._asdict())}
+
+
+def identity_in(tags: Mapping[str, str]) -> ResultIdentity | None:
+    """The identity that `identity_tags` put into the tags of a run; None if they have none."""
+    try:
+        parts = json.loads(tags.get(IDENTITY_PARTS, ""))
+        return ResultIdentity(**{name: str(value) for name, value in parts.items()})
+    except (ValueError, TypeError, AttributeError):  # a run of an earlier dmray, or edited by hand
+        return None
 
 
 def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:
@@ -92,16 +121,19 @@ def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:
     methods = ", ".join(dict.fromkeys(METHODS[method].label for block in sweep.grid for method in block.methods))
     return {
         **_common("sweep", sweep.name, sweep, sweep_id),
-        NOTE: f"{trials} trials: {methods} on {datasets}, seeds {seeds}.",
+        NOTE: markdown(f"{trials} trials: {methods} on {datasets}, seeds {seeds}."),
     }
 
 
-def seed_group_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -> dict[str, str]:
+def seed_group_tags(
+    trial: TrialSpec, identity: ResultIdentity, sweep: SweepSpec, sweep_id: str, parent: str
+) -> dict[str, str]:
     """Tags of the group that `trial` is a seed of."""
-    group = trial.seed_group_id
+    group = group_id(trial, identity)
     return {
         **_common("seed group", group, sweep, sweep_id),
         **_setting_tags(trial),
+        **identity_tags(identity),
         SEED_GROUP: group,
         PARENT: parent,
     }
@@ -112,7 +144,6 @@ def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -
         **_common("trial", trial.trial_id, sweep, sweep_id),
         **_setting_tags(trial),
         TRIAL: trial.trial_id,
-        SEED_GROUP: trial.seed_group_id,
         "seed": str(trial.seed),
         PARENT: parent,
     }
@@ -121,7 +152,8 @@ def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -
 def attempt_tags(record: AttemptStarted) -> dict[str, str]:
     """The machine, the versions and the data of an attempt."""
     made = record.provenance
-    git, versions, hardware = made.get("git") or {}, made.get("versions") or {}, made.get("hardware") or {}
+    git, versions, hardware = section(made, "git"), section(made, "versions"), section(made, "hardware")
+    notes = made.get("dataset_notes")
     return _texts(
         {
             "mlflow.source.git.commit": git.get("commit"),
@@ -131,9 +163,10 @@ def attempt_tags(record: AttemptStarted) -> dict[str, str]:
             "cpu.type": hardware.get("cpu"),
             "gpu.type": hardware.get("gpu"),
             "data.sha256": made.get("dataset_fingerprint"),
-            "data.notes": "; ".join(made.get("dataset_notes") or []) or None,
+            "data.notes": "; ".join(map(str, notes)) or None if isinstance(notes, list) else None,
+            "code": made.get("code"),
             "mamba.backend": made.get("scan_backend"),
-            "policy.parameters": (made.get("policy") or {}).get("parameters"),
+            "policy.parameters": section(made, "policy").get("parameters"),
             **{f"version.{name}": version for name, version in versions.items()},
             "dmray.attempt": record.attempt,
             "dmray.resumed_from_step": record.from_step,
@@ -188,7 +221,7 @@ def _common(level: str, key: str, sweep: SweepSpec, sweep_id: str) -> dict[str, 
 def _setting_tags(trial: TrialSpec) -> dict[str, str]:
     task = task_of(trial.dataset)
     return {
-        "model": METHODS[trial.method].label,
+        MODEL: model_label(trial),
         "method": trial.method,
         "dataset": trial.dataset.name,
         "task": task.name,
@@ -201,7 +234,8 @@ def _setting_tags(trial: TrialSpec) -> dict[str, str]:
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in values.items() if value is not None}
+    """As tags: databases and terminals take no control characters."""
+    return {key: one_line(str(value)) for key, value in values.items() if value is not None}
 
 
 class Point(NamedTuple):
@@ -249,7 +283,8 @@ def _final_values(record: TrialDone, scores: Sequence[Score]) -> dict[str, float
 
 
 def _points(values: Mapping[str, float], step: int, time_s: float) -> list[Point]:
-    return [Point(key, float(value), step, int(time_s * 1000)) for key, value in values.items()]
+    time_ms = int(min(max(time_s, 0.0), _LATEST_S) * 1000)
+    return [Point(key, float(value), step, time_ms) for key, value in values.items()]
 
 
 @dataclass(frozen=True)
@@ -266,7 +301,7 @@ class DatasetUsed:
 def dataset_used(trial: TrialSpec, record: AttemptStarted) -> DatasetUsed | None:
     """The data that the attempt trains on; None for an attempt that failed before it opened them."""
     fingerprint = record.provenance.get("dataset_fingerprint")
-    if fingerprint is None:
+    if not isinstance(fingerprint, str):
         return None
     kind, source = _dataset_source(trial.dataset)
     facts = record.provenance.get("dataset")
@@ -287,14 +322,21 @@ def model_name(trial: TrialSpec) -> str:
     return f"dmray-{trial.method.replace('+', '_')}-{task_of(trial.dataset).family}"
 
 
-def alias_name(trial: TrialSpec) -> str:
-    """The data set, and the decode mode where it is not `window`: scores of different modes are not compared."""
+def alias_name(trial: TrialSpec, identity: ResultIdentity | None = None, apart: Iterable[str] = ()) -> str:
+    """The data set; the decode mode where it is not `window`; the parts of the identity in which others differ.
+
+    Scores of different modes or identities are not compared.
+    """
     decode = trial.evaluation.decode
     name = trial.dataset.name if decode == "window" else f"{trial.dataset.name}--{decode}"
+    if identity is not None and (parts := identity.label(apart)):
+        name = f"{name}--{parts}"
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
-def registry_tags(trial: TrialSpec, sweep: str, seeds: int, seed_group_score: float, score: float) -> dict[str, str]:
+def registry_tags(
+    trial: TrialSpec, identity: ResultIdentity, sweep: str, seeds: int, seed_group_score: float, score: float
+) -> dict[str, str]:
     """Tags of the registered version with the final weights of `trial`: how it was selected, and by which scores."""
     return {
         "dmray.selected_by": (
@@ -302,7 +344,8 @@ def registry_tags(trial: TrialSpec, sweep: str, seeds: int, seed_group_score: fl
             "final weights"
         ),
         SWEEP: sweep,
-        SEED_GROUP: trial.seed_group_id,
+        SEED_GROUP: group_id(trial, identity),
+        **identity_tags(identity),
         TRIAL: trial.trial_id,
         "dmray.seeds": str(seeds),
         "dmray.protocol": f"{task_of(trial.dataset).protocol}, decode {trial.evaluation.decode}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,12 @@ from typing import cast
 from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror.layout import (
     GROUP_COMMITTED,
+    MODEL,
+    PARENT,
     REPORT,
+    SEED_GROUP,
+    identity_tags,
+    model_label,
     seed_group_name,
     seed_group_params,
     seed_group_points,
@@ -32,7 +38,9 @@ from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_p
 from dmray.mlflow_mirror.store import LateStore, RunStore, RunWanted, StoredRun, StoreError, SweepRuns, open_store
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
 from dmray.progress.trial_status import TrialStatus
+from dmray.records import ResultIdentity
 from dmray.records.folders import SweepFolder
+from dmray.records.identity import differing_parts, group_id
 from dmray.specs import SweepSpec, TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -57,8 +65,10 @@ class SeedGroupMirror:
     aggregates, and where seeds may yet be stopped (`whole_only`) a group has none before all have ended.
     """
 
-    def __init__(self, trials: Sequence[TrialMirror], whole_only: bool = False) -> None:
-        self.trials, self._whole_only = tuple(trials), whole_only
+    def __init__(self, whole_only: bool = False) -> None:
+        self.trials: list[TrialMirror] = []
+        self.waiting: list[TrialMirror] = []  # trials of the same settings that have not begun
+        self._whole_only = whole_only
         self.forget()
 
     def forget(self) -> None:
@@ -81,18 +91,23 @@ class SeedGroupMirror:
             best = [trial.best for trial in finished if trial.best is not None]
             store.log(self.run_id, seed_group_points(last, best, max(trial.ended_s for trial in finished)))
             self._seeds.add(len(finished))
-        self._set_run_status(store, "FINISHED" if all(trial.ended for trial in self.trials) else "RUNNING")
+        self._set_run_status(store, "FINISHED" if all(trial.ended for trial in self.all) else "RUNNING")
+
+    @property
+    def all(self) -> list[TrialMirror]:
+        """Its trials and those that may become so."""
+        return [*self.trials, *self.waiting]
 
     @property
     def comparable(self) -> bool:
         """Whether a mean over its finished seeds is unbiased."""
         stopped = any(trial.status is TrialStatus.STOPPED_EARLY for trial in self.trials)
-        return not stopped and (not self._whole_only or all(trial.ended for trial in self.trials))
+        return not stopped and (not self._whole_only or all(trial.ended for trial in self.all))
 
     def stop(self, store: RunStore) -> None:
         """The sweep ends here."""
         if self.run_id is not None:
-            self._set_run_status(store, end_status(self.trials))
+            self._set_run_status(store, end_status(self.all))
 
     def _set_run_status(self, store: RunStore, status: str) -> None:
         if status != self._run_status and self.run_id is not None:
@@ -120,10 +135,15 @@ class MlflowMirror:
         self._sweep_id = folder.sweep_id()
         rule = sweep.early_stopping
         self._trials = [TrialMirror(trial, folder.trial(trial.trial_id), rule) for trial in trials]
-        members: dict[str, list[TrialMirror]] = {}
+        self._seed_groups: dict[str, SeedGroupMirror] = {}  # by `group_id`
+        self._group_of: dict[str, str] = {}  # by trial id, once the trial has begun
+        self._kind_of: dict[str, ResultIdentity] = {}  # by trial id, as counted in `_kinds`
+        self._kinds: defaultdict[str, Counter[ResultIdentity]] = defaultdict(Counter)  # by data set
+        self._labelled: dict[str, tuple[str, ...]] = {}  # by data set, the parts that its labels name
+        self._by_setting: defaultdict[str, list[TrialMirror]] = defaultdict(list)
+        self._groups_of_setting: dict[str, dict[str, None]] = {}
         for mirror in self._trials:
-            members.setdefault(mirror.trial.seed_group_id, []).append(mirror)
-        self._seed_groups = {group: SeedGroupMirror(each, rule is not None) for group, each in members.items()}
+            self._by_setting[mirror.trial.seed_group_id].append(mirror)
         self._runs: SweepRuns | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
@@ -202,11 +222,12 @@ class MlflowMirror:
             TrackingError: MLflow does not take them.
         """
         finished = [
-            FinishedTrial(trial.trial, trial.run_id, trial.final)
+            FinishedTrial(trial.trial, trial.run_id, trial.final, trial.identity)
             for trial in self._trials
             if trial.run_id is not None
             and trial.final is not None
-            and self._seed_groups[trial.trial.seed_group_id].comparable
+            and trial.identity is not None
+            and self._seed_groups[self._group_of[trial.trial.trial_id]].comparable
         ]
         chosen = best_policies(finished, self._sweep.name)
         try:
@@ -241,14 +262,15 @@ class MlflowMirror:
         if trial_id in self._unreadable or (trial.done and trial.run_id is not None):
             return
         if trial.run_id is None and (found := self._sweep_runs().find(trial_id)) is not None:
-            self._ensure_runs(trial, time.time())
             trial.adopt(self._store, found)
+            self._join_group(trial, time.time())
         while records := trial.read():
             if trial.run_id is None:
-                trial.created(self._ensure_runs(trial, records[0].time_s))
+                trial.created(self._ensure_run(trial, records[0].time_s))
             trial.log(self._store, records)
-        if trial.run_id is not None:
-            self._seed_groups[trial.trial.seed_group_id].update(self._store)
+            self._join_group(trial, records[0].time_s)
+        if (group := self._group_of.get(trial_id)) is not None:
+            self._seed_groups[group].update(self._store)
 
     def _sweep_runs(self) -> SweepRuns:
         if self._runs is None:
@@ -262,21 +284,85 @@ class MlflowMirror:
             self._runs, self._sweep_run = runs, run.run_id
         return self._runs
 
-    def _ensure_runs(self, trial: TrialMirror, start_s: float) -> str:
-        """The id of the trial's run; the run of its seed group is made first."""
+    def _ensure_run(self, trial: TrialMirror, start_s: float) -> str:
+        """The id of the trial's run. It hangs below the sweep's until the trial's seed group is known."""
         runs, spec = self._sweep_runs(), trial.trial
         assert self._sweep_run is not None
-        tags = seed_group_tags(spec, self._sweep, self._sweep_id, self._sweep_run)
-        seed_group = runs.ensure(RunWanted(seed_group_name(spec), tags, seed_group_params(spec), start_s))
-        if self._seed_groups[spec.seed_group_id].run_id is None:
-            self._seed_groups[spec.seed_group_id].adopt(self._store, seed_group)
-        tags = trial_tags(spec, self._sweep, self._sweep_id, seed_group.run_id)
+        tags = trial_tags(spec, self._sweep, self._sweep_id, self._sweep_run)
         return runs.ensure(RunWanted(trial_name(spec), tags, trial_params(spec), start_s)).run_id
+
+    def _join_group(self, trial: TrialMirror, start_s: float) -> None:
+        """Put the trial below the run of its seed group, which its first attempt decides and another may change.
+
+        A group is the seeds of one setting on one content of the data, with one simulator and one code.
+        """
+        identity, spec = trial.identity, trial.trial
+        if identity is None:
+            return
+        key = group_id(spec, identity)
+        if self._group_of.get(spec.trial_id) != key:
+            self._leave_group(trial)
+            self._enter_group(trial, key, identity)
+        group = self._seed_groups[key]
+        if group.run_id is None:
+            assert self._sweep_run is not None
+            tags = seed_group_tags(spec, identity, self._sweep, self._sweep_id, self._sweep_run)
+            name = seed_group_name(spec, self._model_label(trial))
+            run = self._sweep_runs().ensure(RunWanted(name, tags, seed_group_params(spec), start_s))
+            group.adopt(self._store, run)
+        assert group.run_id is not None
+        label = {MODEL: self._model_label(trial)}
+        trial.set_tags(self._store, {PARENT: group.run_id, SEED_GROUP: key, **identity_tags(identity), **label})
+        self._label_others(spec.dataset.name)
+
+    def _enter_group(self, trial: TrialMirror, key: str, identity: ResultIdentity) -> None:
+        spec = trial.trial
+        self._seed_groups.setdefault(key, SeedGroupMirror(self._sweep.early_stopping is not None)).trials.append(trial)
+        self._group_of[spec.trial_id] = key
+        self._kinds[spec.dataset.name][identity] += 1
+        self._kind_of[spec.trial_id] = identity
+        self._groups_of_setting.setdefault(spec.seed_group_id, {})[key] = None
+        self._share_out_waiting(spec.seed_group_id)
+
+    def _leave_group(self, trial: TrialMirror) -> SeedGroupMirror | None:
+        """Take the trial out of its group, if it is in one; that group."""
+        spec = trial.trial
+        key = self._group_of.pop(spec.trial_id, None)
+        if key is None:
+            return None
+        group = self._seed_groups[key]
+        group.trials = [each for each in group.trials if each is not trial]
+        self._kinds[spec.dataset.name][self._kind_of.pop(spec.trial_id)] -= 1
+        self._share_out_waiting(spec.seed_group_id)
+        return group
+
+    def _share_out_waiting(self, setting: str) -> None:
+        """Trials that have not begun count as members of every group of their setting: they may become that."""
+        members = self._by_setting[setting]
+        waiting = [trial for trial in members if trial.trial.trial_id not in self._group_of]
+        for key in self._groups_of_setting.get(setting, ()):
+            self._seed_groups[key].waiting = waiting
+
+    def _label_others(self, dataset: str) -> None:
+        """Once trials of a data set are of another kind, name the kinds in the tag by which MLflow's views average."""
+        apart = self._apart(dataset)
+        if self._labelled.get(dataset, ()) != apart:
+            for trial in self._trials:
+                if trial.trial.dataset.name == dataset and trial.identity is not None:
+                    trial.set_tags(self._store, {MODEL: self._model_label(trial)})
+            self._labelled[dataset] = apart
+
+    def _apart(self, dataset: str) -> tuple[str, ...]:
+        return differing_parts([kind for kind, count in self._kinds[dataset].items() if count])
+
+    def _model_label(self, trial: TrialMirror) -> str:
+        return model_label(trial.trial, trial.identity, self._apart(trial.trial.dataset.name))
 
     def _forget(self, trial: TrialMirror) -> None:
         """A call for this trial failed, and may have taken effect: find its runs anew."""
         trial.forget()
-        self._seed_groups[trial.trial.seed_group_id].forget()
+        if (group := self._leave_group(trial)) is not None:
+            group.forget()
         self._runs = None
 
     def _skip_unreadable(self, trial: TrialMirror, cause: StorageError) -> None:

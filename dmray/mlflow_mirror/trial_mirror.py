@@ -8,13 +8,14 @@ handled by the ordinary way of working.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from dmray.errors import StorageError
+from dmray.escaping import plain
 from dmray.mlflow_mirror.layout import (
     BEST_MODEL,
     BEST_SCORE,
@@ -34,14 +35,23 @@ from dmray.mlflow_mirror.layout import (
     attempt_tags,
     dataset_used,
     failure_tags,
+    identity_in,
     points_of,
     stopped_tags,
     trial_params,
 )
 from dmray.mlflow_mirror.models import LoggedPolicy
 from dmray.mlflow_mirror.store import POINTS_PER_BATCH, RunStore, StoredRun
-from dmray.progress.trial_status import DONE, ENDED, TrialHistory, TrialStatus, with_liveness
-from dmray.records import AttemptFailed, AttemptStarted, EvaluationDone, LedgerTail, LightRecord, TrialFolder
+from dmray.progress.trial_status import DONE, ENDED, TrialHistory, TrialStatus, read_history, with_liveness
+from dmray.records import (
+    AttemptFailed,
+    AttemptStarted,
+    EvaluationDone,
+    LedgerTail,
+    LightRecord,
+    ResultIdentity,
+    TrialFolder,
+)
 from dmray.records.ledger import end_of_whole_lines, whole_lines_after
 from dmray.records.scores import Score, best_score, last_score
 from dmray.specs import EarlyStoppingSpec, TrialSpec, content_hash
@@ -111,6 +121,13 @@ class TrialMirror:
         self.ended_s = 0.0
         self.final: float | None = None
         self.best: float | None = None
+        self._adopted_identity: ResultIdentity | None = None
+        self._tags: dict[str, str] = {}
+
+    @property
+    def identity(self) -> ResultIdentity | None:
+        """What its scores depend on beside the spec, as far as the ledger is read; None before the first attempt."""
+        return self._history.identity or self._adopted_identity
 
     @property
     def status(self) -> TrialStatus:
@@ -150,10 +167,25 @@ class TrialMirror:
         complete = run.status == "FINISHED" and COMMITTED["done"] in run.metrics  # the end is logged last
         if complete and self._status_tag in DONE:
             self._adopted = TrialStatus(self._status_tag)
+            self._adopted_identity = identity_in(run.tags) or self._identity_by_ledger()
             self.final, self.best = run.metrics.get(FINAL_SCORE), run.metrics.get(BEST_SCORE)
             self.ended_s = run.ended_s
         else:
             self._committed = _Committed.of(store, run)
+        self._tags = dict(run.tags)
+
+    def _identity_by_ledger(self) -> ResultIdentity | None:
+        """For a run of an earlier dmray: the whole ledger is read."""
+        with contextlib.suppress(StorageError):
+            return read_history(self.folder, self.trial, self._rule).identity
+        return None
+
+    def set_tags(self, store: RunStore, tags: Mapping[str, str]) -> None:
+        """Set the tags of its run that are not known to have these values."""
+        changed = {name: value for name, value in tags.items() if self._tags.get(name) != value}
+        if changed and self.run_id is not None:
+            store.log(self.run_id, tags=changed)
+            self._tags |= changed
 
     def created(self, run_id: str) -> None:
         """The run is new and empty."""
@@ -167,7 +199,7 @@ class TrialMirror:
             if batch.attempt is not None:
                 self._describe(store, batch.attempt)
             if batch.failure is not None:
-                store.save(self.run_id, batch.failure.traceback, ERROR)
+                store.save(self.run_id, plain(batch.failure.traceback), ERROR)
         self._settle(store)
         self._safe_offset = max(self._safe_offset, self._tail.offset)
 

@@ -73,6 +73,6 @@ def _report(config: TrainableConfig, trial: Any, consequence: str) -> None:
 
 def _ray_message(trial: Any) -> list[str]:
     """The last entry of the file on this machine that Tune appends failures to."""
-    written = Path(trial.error_file).read_text() if trial.error_file else ""
+    written = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial.error_file else ""
     _, _, last = written.rpartition("Failure # ")
     return last.strip().splitlines()[1:] or ["Ray gives no reason"]

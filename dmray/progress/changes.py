@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dmray.errors import StorageError
 from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import ENDED, TrialStatus
-from dmray.records import SweepFolder
+from dmray.records import LedgerTail, SweepFolder, TrialFolder, identity_of
 from dmray.specs import canonical_json
 
 _MOST_FIELDS = 5
+_APART = "New results stay apart from theirs and share no mean; to compare all, delete the folders of these trials"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,56 @@ def changes(plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus]
     gone = {trial_id: spec for trial_id, spec in before.items() if trial_id not in now}
     new = {trial_id: spec for trial_id, spec in now.items() if trial_id not in before}
     return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))
+
+
+def changed_conditions(
+    plan: Plan, folder: SweepFolder, fingerprints: Mapping[str, str], made: Mapping[str, Any]
+) -> list[str]:
+    """Warnings that results of earlier starts will stay apart from those of this one, by the beginnings of ledgers.
+
+    `fingerprints`: of data sets as they are now, by name. `made`: the provenance of this process.
+    """
+    data: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    code: defaultdict[str, list[str]] = defaultdict(list)
+    for trial in plan.trials:
+        before = _first_provenance(folder.trial(trial.trial_id))
+        now = {**made, "dataset_fingerprint": fingerprints.get(trial.dataset.name, before.get("dataset_fingerprint"))}
+        if not before:
+            continue
+        was, new = identity_of(trial, before), identity_of(trial, now)
+        if was.data != new.data:
+            data[trial.dataset.name, f"{was.values()['data']}, now {new.values()['data']}"].append(trial.trial_id)
+        if was.code != new.code:
+            code[f"{was.values()['code']}, now {new.values()['code']}"].append(trial.trial_id)
+    warnings = [
+        f"{dataset}: the content of the data set has changed since {_trials(trials)} ran (fingerprint {change}). "
+        f"{_APART}, or put the old file back: {_named(trials)}"
+        for (dataset, change), trials in data.items()
+    ]
+    return warnings + [
+        f"the code of dmray, torch or numpy has changed since {_trials(trials)} ran (code {change}). {_APART}, or use "
+        f"the old code: {_named(trials)}"
+        for change, trials in code.items()
+    ]
+
+
+def _first_provenance(trial: TrialFolder) -> dict[str, Any]:
+    """Of the first attempt; empty without a readable one."""
+    try:
+        records = LedgerTail(trial.ledger, light=True).read(1)
+    except (StorageError, OSError):  # whoever reads the trial says so
+        return {}
+    return records[0].provenance if records and records[0].kind == "attempt" else {}
+
+
+def _trials(trials: Sequence[str]) -> str:
+    return "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
+
+
+def _named(trials: Sequence[str]) -> str:
+    return ", ".join(trials[:_MOST_FIELDS]) + (
+        f" and {len(trials) - _MOST_FIELDS} more" if len(trials) > _MOST_FIELDS else ""
+    )
 
 
 def _differences(gone: Mapping[str, dict[str, Any]], new: Mapping[str, dict[str, Any]]) -> dict[str, None]:

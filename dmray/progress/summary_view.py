@@ -9,17 +9,18 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from dmray.coordination.sweep_lock import describe_missing_driver
+from dmray.escaping import one_line
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
 from dmray.records.metrics import Metric, shown_metrics
+from dmray.terminal import FittingTable
 
-_MOST_ROWS = 12
+_MOST_ROWS, _BAR_COLUMNS = 12, 60
 _ORDERS = {"pause": "paused", "stop": "stopping", "kill": "killed"}
 
 
@@ -47,18 +48,18 @@ def line(summary: Summary) -> str:
 def text(summary: Summary) -> str:
     """The sweep in plain lines."""
     failures = [f"failed: {row.trial}: {row.error}" for row in summary.failures]
-    return "\n".join([f"{summary.sweep}: {_driver(summary)}", line(summary), *failures])
+    return "\n".join(map(one_line, [f"{summary.sweep}: {_driver(summary)}", line(summary), *failures]))
 
 
 def render(summary: Summary) -> Group:
     """The sweep for a terminal: a bar, one line, and the trials that run or failed."""
     bar = Table.grid()
-    bar.add_row(ProgressBar(total=max(summary.total_steps, 1), completed=summary.steps, width=60))
-    parts: list[RenderableType] = [bar, line(summary)]
+    bar.add_row(ProgressBar(total=max(summary.total_steps, 1), completed=summary.steps, width=_BAR_COLUMNS))
+    parts: list[RenderableType] = [bar, Text(line(summary))]
     if summary.running:
         parts.append(_running(summary))
     for row in summary.failures[:_MOST_ROWS]:
-        parts.append(f"[red]failed[/]: {row.trial}: {escape(row.error or '')}")
+        parts.append(Text.assemble(("failed", "red"), f": {row.trial}: {one_line(row.error or '')}"))
     if len(summary.failures) > _MOST_ROWS:
         parts.append(f"and {len(summary.failures) - _MOST_ROWS} more failed")
     return Group(*parts)
@@ -66,7 +67,7 @@ def render(summary: Summary) -> Group:
 
 def with_driver(summary: Summary) -> Group:
     """`render` with a line about the driver, for other shells than the driver's."""
-    return Group(f"[bold]{summary.sweep}[/]: {escape(_driver(summary))}", render(summary))
+    return Group(Text.assemble((one_line(summary.sweep), "bold"), f": {one_line(_driver(summary))}"), render(summary))
 
 
 def _driver(summary: Summary) -> str:
@@ -77,8 +78,8 @@ def _driver(summary: Summary) -> str:
     return f"driver {driver}{by}"
 
 
-def _running(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def _running(summary: Summary) -> FittingTable:
+    table = FittingTable(box=None, pad_edge=False, header_style="dim")
     table.add_column("running", no_wrap=True)
     shown = shown_metrics()
     for name in ("step", *(metric.name.replace("_", " ") for metric in shown)):

@@ -22,6 +22,7 @@ from dmray.records import (
     AttemptStarted,
     LedgerTail,
     LightRecord,
+    ResultIdentity,
     RungDecision,
     Score,
     SweepFolder,
@@ -29,8 +30,10 @@ from dmray.records import (
     TrialDone,
     TrialFolder,
     TrialStopped,
+    identity_of,
     read_done_marker,
 )
+from dmray.records.identity import joined
 from dmray.specs import EarlyStoppingSpec, TrialSpec
 
 
@@ -57,6 +60,7 @@ class TrialStatus(StrEnum):
         return self.value.replace("_", " ")
 
 
+_RESULTS = frozenset({"train", "evaluation", "done"})
 RUNNING, INTERRUPTED = "running", "interrupted"  # what `with_liveness` makes of STARTED
 DONE = frozenset({TrialStatus.FINISHED, TrialStatus.DIVERGED})  # results
 ENDED = DONE | {TrialStatus.STOPPED_EARLY}  # nothing is left to run
@@ -85,6 +89,7 @@ class TrialHistory:
         evaluated_step: The last step whose evaluation is recorded or was skipped.
         done: How it ended as a result; the first such record counts.
         last: The last record.
+        identities: What its scores and weights depend on: of the attempts that left records of training or evaluation.
     """
 
     trial: TrialSpec
@@ -99,10 +104,15 @@ class TrialHistory:
     evaluated_step: int = 0
     done: TrialDone | None = None
     last: LightRecord | None = None
+    identities: dict[ResultIdentity, None] = field(default_factory=dict)
+    _begun: AttemptStarted | None = None  # an attempt that left no record of training or evaluation so far
 
     def take(self, record: LightRecord) -> None:
         """Take the next record in."""
         self.last = record
+        if self._begun is not None and record.kind in _RESULTS:
+            self.identities[identity_of(self.trial, self._begun.provenance)] = None
+            self._begun = None
         if record.kind == "train":
             self.last_training = record
         elif record.kind == "evaluation":
@@ -110,6 +120,7 @@ class TrialHistory:
                 self.scores[record.step] = Score.of(record)
             self.evaluated_step = max(self.evaluated_step, record.step)
         elif record.kind == "attempt":
+            self._begun = record
             self.last_attempt, self.attempts = record, max(self.attempts + 1, record.attempt)
             self.step = max(self.step, record.from_step)
             return
@@ -161,6 +172,16 @@ class TrialHistory:
     def provenance(self) -> dict[str, Any]:
         """Of the last attempt; empty before the first."""
         return self.last_attempt.provenance if self.last_attempt is not None else {}
+
+    @property
+    def identity(self) -> ResultIdentity | None:
+        """Of all attempts that left records, joined; of the last attempt if none did; None before the first.
+
+        Only for the whole ledger.
+        """
+        if self.identities:
+            return joined(self.identities)
+        return identity_of(self.trial, self.last_attempt.provenance) if self.last_attempt is not None else None
 
     @property
     def last_score(self) -> Score | None:

@@ -3,6 +3,7 @@
 from dmray.records.episode_table import read_episode_table, write_episode_table
 from dmray.records.fast_decoder import LightRecord
 from dmray.records.folders import SweepFolder, TrialFolder
+from dmray.records.identity import ResultIdentity, identity_of
 from dmray.records.ledger import Ledger, LedgerTail, distinct, read_done_marker, read_ledger
 from dmray.records.metrics import METRICS, Metric
 from dmray.records.provenance import provenance
@@ -33,6 +34,7 @@ __all__ = [
     "LedgerTail",
     "LightRecord",
     "Metric",
+    "ResultIdentity",
     "RungDecision",
     "Score",
     "ScoreSeries",
@@ -45,6 +47,7 @@ __all__ = [
     "TrialStopped",
     "best_score",
     "distinct",
+    "identity_of",
     "last_score",
     "provenance",
     "read_done_marker",

@@ -148,7 +148,7 @@ class SweepFolder:
         """The random name of this folder, made on the first call (by one process: the sweep's driver)."""
         if not self.identity.exists():
             write_atomic(self.identity, uuid4().hex.encode())
-        return self.identity.read_text().strip()
+        return self.identity.read_text(encoding="utf-8").strip()
 
     def make_writable(self) -> None:
         """Create the sweep's folder; `StorageError` when nothing can be written there."""

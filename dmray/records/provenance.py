@@ -2,36 +2,89 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dmray.files import cache_folder, write_atomic
 from dmray.plugins import installed_plugins
 
 _PACKAGES = (
     *("dmray", "torch", "ray", "mlflow", "numpy", "mamba-ssm"),
     *("mujoco", "gymnasium", "envpool", "pybullet", "gym", "d4rl"),  # a score holds for a release of its simulator
 )
+DECIDE_NUMBERS = (  # the code that weights and scores depend on, beside the versions in `dmray.records.identity`
+    *("fields.py", "models", "methods", "specs", "tasks", "datasets", "policies", "training", "rollout", "trial"),
+)
+_SOURCE = Path(__file__).resolve().parent.parent
+_EMPTY_LIST = re.compile(r"(, )?\w+=\[\]")  # Python's versions differ in the empty lists that `ast.dump` shows
 _TIMEOUT_S = 10.0
 
 
 def provenance() -> dict[str, Any]:
-    """JSON-able: `git` (commit, dirty), `versions`, `hardware` (cpu, cores, memory_gib, gpu), `hostname`.
+    """JSON-able: `git` (commit, dirty), `code`, `versions`, `hardware` (cpu, cores, memory_gib, gpu), `hostname`.
 
+    `code` is `code_digest()`.
     Found out once per process; imports none of the packages it names.
     """
     return {
         "git": dict(_git()),
+        "code": code_digest(),
         "versions": dict(_versions()),
         "hardware": dict(_hardware()),
         "hostname": socket.gethostname() or None,
     }
+
+
+@cache
+def code_digest() -> str | None:
+    """A digest of what the code in `DECIDE_NUMBERS` says: comments, docstrings and blank lines do not change it.
+
+    Parsing takes 0.2 s, so the digest is kept in the cache folder under a digest of the files' bytes. None if the
+    source is not there (an installation of bytecode only).
+    """
+    folders = [_SOURCE / name for name in DECIDE_NUMBERS]
+    files = sorted(file for path in folders for file in ([path] if path.suffix else path.rglob("*.py")))
+    try:
+        sources = {file.relative_to(_SOURCE).as_posix(): file.read_bytes() for file in files}
+    except OSError:
+        return None
+    if not sources:
+        return None
+    content = hashlib.sha256(repr([platform.python_version(), *sorted(sources.items())]).encode()).hexdigest()
+    kept = cache_folder() / "code" / f"{content[:32]}.txt"
+    with suppress(OSError, ValueError):
+        if re.fullmatch("[0-9a-f]{64}", digest := kept.read_text(encoding="ascii")):
+            return digest
+    digest = digest_of_code(sources)
+    with suppress(OSError):  # a cache folder that cannot be written costs 0.2 s a process
+        write_atomic(kept, digest.encode())
+    return digest
+
+
+def digest_of_code(sources: Mapping[str, bytes]) -> str:
+    """The SHA-256 (hex) of the syntax trees of source files, by name, without docstrings."""
+    found = hashlib.sha256()
+    for name, source in sorted(sources.items()):
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            match node:
+                case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                    if ast.get_docstring(node, clean=False) is not None:
+                        node.body = node.body[1:]
+        found.update(f"{name}\0{_EMPTY_LIST.sub('', ast.dump(tree))}\0".encode(errors="surrogatepass"))
+    return found.hexdigest()
 
 
 @cache
@@ -100,7 +153,7 @@ def _lines(path: Path) -> list[str]:
 def _output(*command: str) -> str | None:
     """What the command prints; None when it is missing, fails or hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.decode("utf-8", errors="replace").strip()

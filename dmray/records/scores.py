@@ -23,6 +23,7 @@ EVALUATION_METRICS = tuple(metric.name for metric in single_metrics("evaluation"
 _READ: tuple[Callable[[EvaluationDone], float | None], ...] = tuple(
     cast(Any, metric.read) for metric in single_metrics("evaluation")
 )
+_LARGE = 1e100
 _NORMALIZED, _RETURN = EVALUATION_METRICS.index("normalized_score"), EVALUATION_METRICS.index("return_mean")
 
 
@@ -152,7 +153,10 @@ class Spread:
         """None when there are no values."""
         if not values:
             return None
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+        largest = max(map(abs, values))
+        scale = largest if largest > _LARGE else 1.0  # squares of such numbers overflow
+        scaled = [value / scale for value in values]
+        return cls(fmean(scaled) * scale, stdev(scaled) * scale if len(values) > 1 else None, len(values))
 
     @property
     def standard_error(self) -> float | None:

@@ -11,6 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from dmray.methods import METHODS
+from dmray.records import ResultIdentity
 from dmray.reporting.aggregates import (
     Statistic,
     estimate,
@@ -34,10 +35,16 @@ _STATISTICS: tuple[tuple[str, Statistic], ...] = (
 
 @dataclass(frozen=True)
 class ProtocolResults:
-    """The comparisons of one protocol."""
+    """The comparisons of one protocol, each data set once, with one code and one release of each simulator.
+
+    `name`: the protocol, with what sets it apart from other results of this protocol. `several`: the data sets that
+    are left out, because they have results of several contents of the data or several settings of the task.
+    """
 
     protocol: Protocol
     comparisons: tuple[Comparison, ...]
+    name: str
+    several: tuple[str, ...] = ()
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -85,11 +92,50 @@ class ProtocolResults:
 
 
 def results_by_protocol(comparisons: Sequence[Comparison]) -> list[ProtocolResults]:
-    """Group comparisons by protocol."""
+    """Group comparisons by protocol, code and releases of simulators.
+
+    A data set with several comparisons in a group is in none of the group's aggregates: each is a group of its own.
+    """
     ranked = sorted(comparisons, key=lambda comparison: str(comparison.protocol))
-    return [
-        ProtocolResults(protocol, tuple(each)) for protocol, each in groupby(ranked, key=lambda item: item.protocol)
-    ]
+    found = []
+    for protocol, each in groupby(ranked, key=lambda item: item.protocol):
+        members = list(each)
+        groups = _by_code_and_simulators(members)
+        for group in groups:
+            found += _once_each(protocol, group, len(groups) > 1)
+    return found
+
+
+def _by_code_and_simulators(comparisons: list[Comparison]) -> list[list[Comparison]]:
+    packages = _packages_with_several_releases(comparisons)
+    groups: dict[tuple[str, ...], list[Comparison]] = {}
+    for comparison in comparisons:
+        identity = comparison.identity or ResultIdentity(code="")
+        alone = str(identity) if identity.mixed else ""
+        releases = (comparison.simulators.get(name, "") for name in packages)
+        groups.setdefault((identity.code, alone, *releases), []).append(comparison)
+    return list(groups.values())
+
+
+def _packages_with_several_releases(comparisons: Iterable[Comparison]) -> list[str]:
+    releases: dict[str, set[str]] = {}
+    for comparison in comparisons:
+        for name, release in comparison.simulators.items():
+            releases.setdefault(name, set()).add(release)
+    return sorted(name for name, found in releases.items() if len(found) > 1)
+
+
+def _once_each(protocol: Protocol, comparisons: list[Comparison], apart: bool) -> list[ProtocolResults]:
+    names = [comparison.dataset.name for comparison in comparisons]
+    several = tuple(dict.fromkeys(name for name in names if names.count(name) > 1))
+    kept = tuple(each for each in comparisons if each.dataset.name not in several)
+    name = str(protocol)
+    if apart and (identity := comparisons[0].identity):
+        releases = {pair: None for each in comparisons for pair in each.simulators.items()}
+        simulators = "".join(f", {package} {release}" for package, release in sorted(releases))
+        name = f"{name}, {identity.label(['code'])}{simulators}"
+    alone = [ProtocolResults(protocol, (each,), name) for each in comparisons if each.dataset.name in several]
+    return [*([ProtocolResults(protocol, kept, name, several)] if kept else []), *alone]
 
 
 def aggregate_table(group: ProtocolResults) -> Table:
@@ -99,7 +145,7 @@ def aggregate_table(group: ProtocolResults) -> Table:
         scores = group.scores(label)
         seed_groups = [TableCell(estimate_text(estimate(scores, statistic))) for _, statistic in _STATISTICS]
         rows.append((TableCell(label), TableCell(str(sum(map(len, scores)))), *seed_groups))
-    title = f"Last normalized score over {_data_sets(group)}, [95 % bootstrap interval] ({group.protocol})"
+    title = f"Last normalized score over {_data_sets(group)}, [95 % bootstrap interval] ({group.name})"
     return Table(title, ("method", "runs", *(name for name, _ in _STATISTICS)), tuple(rows))
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from dmray.escaping import csv_text
 from dmray.files import write_atomic
-from dmray.records import Score, ScoreSeries
+from dmray.records import ResultIdentity, Score, ScoreSeries
 from dmray.records.metrics import single_metrics
 from dmray.records.scores import EVALUATION_METRICS
 from dmray.reporting.results import SweepResults, TrialResult
@@ -22,7 +23,14 @@ from dmray.tasks import task_of
 
 
 def write_csv(path: Path, table: pa.Table) -> None:
-    """Write a CSV file with a header. Unknown values are empty."""
+    """Write a CSV file with a header. Unknown values are empty; no text is a formula of a spreadsheet."""
+    columns = [
+        pa.array([None if text is None else csv_text(text) for text in column.to_pylist()], pa.string())
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    table = pa.table(columns, names=table.column_names)
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(quoting_style="needed"))
     write_atomic(path, sink.getvalue().to_pybytes())
@@ -56,6 +64,7 @@ def curve_columns(results: SweepResults) -> pa.Table:
             "dataset": repeated([result.trial.dataset.name for result in scored]),
             "protocol": repeated([task_of(result.trial.dataset).protocol for result in scored]),
             "method": repeated([result.trial.method for result in scored]),
+            "seed_group_id": repeated([result.group_id for result in scored]),
             "seed": repeated([result.trial.seed for result in scored]),
             "target_return": repeated([result.scores.target_return for result in scored]),
             "step": joined(lambda scores: scores.step),
@@ -73,7 +82,7 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
     trial = result.trial
     return {
         "trial_id": trial.trial_id,
-        "seed_group_id": trial.seed_group_id,
+        "seed_group_id": result.group_id,
         "dataset": trial.dataset.name,
         "protocol": task_of(trial.dataset).protocol,
         "method": trial.method,
@@ -91,8 +100,15 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         "attempts": result.attempts,
         "train_s": result.train_s,
         "evaluation_s": result.evaluation_s,
+        **_identity_columns(result),
         "error": result.error,
     }
+
+
+def _identity_columns(result: TrialResult) -> dict[str, object]:
+    """What scores depend on beside the settings: only rows that agree in these may share a mean."""
+    values = result.identity.values() if result.identity else dict.fromkeys(ResultIdentity._fields)
+    return {f"{name}_identity": value or None for name, value in values.items()}
 
 
 def _score_columns(which: str, score: Score | None) -> dict[str, object]:

@@ -1,12 +1,14 @@
-"""A report as a list of blocks, and its formats: Markdown, HTML, LaTeX."""
+"""A report as a list of blocks of plain text, and its formats: Markdown, HTML, LaTeX."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+
+from dmray.escaping import html as escape
+from dmray.escaping import latex, markdown
 
 
 @dataclass(frozen=True)
@@ -76,27 +78,23 @@ def to_latex(blocks: Iterable[Block]) -> str:
 def _markdown(block: Block, folder: Path) -> str:
     match block:
         case Heading():
-            return f"{'#' * block.level} {block.text}"
+            return f"{'#' * block.level} {markdown(block.text)}"
         case Paragraph():
-            return block.text
+            return markdown(block.text)
         case Bullets():
-            return "\n".join(f"- {item}" for item in block.items)
+            return "\n".join(f"- {markdown(item)}" for item in block.items)
         case Image():
-            return f"![{block.alt}]({block.path.relative_to(folder).as_posix()})"
+            return f"![{markdown(block.alt)}]({block.path.relative_to(folder).as_posix()})"
         case Table():
             rule = "|".join([":--", *["--:"] * (len(block.columns) - 1)])
-            lines = [" | ".join(_in_table(column) for column in block.columns), rule]
+            lines = [" | ".join(markdown(column) for column in block.columns), rule]
             lines += [" | ".join(_markdown_cell(cell) for cell in row) for row in block.rows]
-            return f"**{block.title}**\n\n" + "\n".join(f"| {line} |" for line in lines)
+            return f"**{markdown(block.title)}**\n\n" + "\n".join(f"| {line} |" for line in lines)
 
 
 def _markdown_cell(cell: TableCell) -> str:
-    text = _in_table(cell.text)
+    text = markdown(cell.text)
     return f"**{text}**" if cell.strong else text
-
-
-def _in_table(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _html(block: Block) -> str:
@@ -126,10 +124,10 @@ def _latex_table(table: Table) -> str:
     lines = [
         r"\begin{table}[ht]",
         r"\centering\small",
-        rf"\caption{{{_latex_escaped(table.title)}}}",
+        rf"\caption{{{latex(table.title)}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         r"\toprule",
-        _latex_row(_latex_escaped(column) for column in table.columns),
+        _latex_row(latex(column) for column in table.columns),
         r"\midrule",
         *(_latex_row(map(_latex_cell, row)) for row in table.rows),
         r"\bottomrule",
@@ -144,16 +142,8 @@ def _latex_row(texts: Iterable[str]) -> str:
 
 
 def _latex_cell(cell: TableCell) -> str:
-    return rf"\textbf{{{_latex_escaped(cell.text)}}}" if cell.strong else _latex_escaped(cell.text)
+    return rf"\textbf{{{latex(cell.text)}}}" if cell.strong else latex(cell.text)
 
-
-def _latex_escaped(text: str) -> str:
-    return "".join(_LATEX_SPECIAL.get(letter, letter) for letter in text.replace("\n", " "))
-
-
-_LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"} | {
-    letter: f"\\{letter}" for letter in "&%$#_{}"
-}
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --band: #f6f8fa; --mark: #e8f1fb; }

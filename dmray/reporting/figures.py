@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dmray.files import write_atomic
 from dmray.methods import METHODS
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
@@ -61,7 +63,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     for seed_group, curve in curves:
         _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
     _draw_references(axes, comparison)
-    _format_axes(axes, comparison.dataset.name, "training steps", "normalized score")
+    _format_axes(axes, comparison.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
     axes.set_xlim(left=0)
     _save(figure, path)
@@ -102,9 +104,10 @@ def _new_figure(curves: int) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", metadata={"Software": None})
-    figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})
+    for file, options in ((path, {"Software": None}), (path.with_suffix(".svg"), {"Date": None})):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=file.suffix[1:], metadata=options)
+        write_atomic(file, drawn.getvalue())
 
 
 def _by_step(trial: TrialResult) -> dict[int, float]:

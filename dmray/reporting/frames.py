@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import ENDED, TrialStatus
-from dmray.records import SweepFolder
+from dmray.records import ResultIdentity, SweepFolder
 from dmray.records.scores import Score
 from dmray.registry import unknown
 from dmray.reporting.columns import curve_columns, trial_columns
@@ -61,6 +61,9 @@ class Results:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """One row per data set, method and size: mean and standard deviation of normalized scores over seeds.
+
+        Results of other contents of a data set, other simulators or other code have rows of their own: the columns that
+        end with `_identity` say which.
 
         `last`: the score of the final weights. `best`: the highest score during training. `trials`: the number of
         trials; `seeds`: the number of those that the means are computed over.
@@ -148,6 +151,7 @@ def _score_row(comparison: Comparison, group: SeedGroup) -> dict[str, object]:
         "protocol": comparison.protocol.simulation,
         "method": group.method,
         "label": group.label,
+        **{f"{part}_identity": value for part, value in _identity(group).items()},
         "trials": len(group.trials),
         "seeds": len(group.scored),
         "last": last.mean if last else None,
@@ -155,6 +159,12 @@ def _score_row(comparison: Comparison, group: SeedGroup) -> dict[str, object]:
         "best": best.mean if best else None,
         "best_std": best.std if best else None,
     }
+
+
+def _identity(group: SeedGroup) -> dict[str, str | None]:
+    """That of all its trials; None before the first has begun."""
+    identity = next((trial.identity for trial in group.trials if trial.identity is not None), None)
+    return {part: identity.values()[part] or None if identity else None for part in ResultIdentity._fields}
 
 
 def _normalized(score: Score) -> float:

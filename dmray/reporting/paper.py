@@ -38,7 +38,7 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
                 normalized = comparison.task.reference.normalize(theirs[seed_group.method])
                 rows.append(
                     (
-                        TableCell(comparison.dataset.name),
+                        TableCell(comparison.name),
                         TableCell(METHODS[seed_group.method].label),
                         TableCell(f"{theirs[seed_group.method]:g}"),
                         TableCell(spread_text(last) if last else NOTHING),
@@ -70,7 +70,7 @@ def _raw(score: Score) -> float:
 @cache
 def _published() -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    text = (files("dmray.reporting") / "paper_results.csv").read_text()
+    text = (files("dmray.reporting") / "paper_results.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
         found.setdefault(row["dataset"], {})[row["method"]] = float(row["return"])
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmray.errors import StorageError
 from dmray.files import write_atomic
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
@@ -25,8 +26,9 @@ from dmray.reporting.document import (
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.figures import draw_learning_curves, draw_profiles
+from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
-from dmray.reporting.results import UNSCORED, Comparison, Protocol, SweepResults, TrialResult, collect
+from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
 from dmray.reporting.tables import leader_text, overview_table, score_table
 
 _MOST_LISTED = 50
@@ -48,7 +50,7 @@ class ReportPaths:
 @dataclass(frozen=True)
 class _Figures:
     curves: dict[int, Path]  # by the position of the comparison
-    profiles: dict[Protocol, Path]
+    profiles: dict[int, Path]  # by the position of the group of comparisons
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -59,7 +61,7 @@ def write_report(folder: SweepFolder) -> ReportPaths:
     """Write the report of the sweep in `folder` into `<sweep>/report`. The sweep may still be running.
 
     Raises:
-        StorageError: there is no sweep in the folder, or a file of it is damaged.
+        StorageError: there is no sweep in the folder, its manifest is damaged, or the report cannot be written.
     """
     return write_results(collect(folder), folder.report)
 
@@ -68,7 +70,20 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
     """Write the report of `results` into the folder `target`.
 
     `baseline`: the method that all others are compared with; None: each method's own baselines.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
+    try:
+        return _write_files(results, target, baseline)
+    except OSError as cause:
+        raise StorageError(
+            f"{target}: the report cannot be written: {cause.strerror or cause}; free disk space or "
+            "give another folder with --into (the results are in the ledgers: dmray.report writes it again)"
+        ) from cause
+
+
+def _write_files(results: SweepResults, target: Path, baseline: str | None) -> ReportPaths:
     groups = results_by_protocol(results.comparisons)
     figures = _draw(results, groups, target / "figures")
     blocks = list(report_blocks(results, groups, figures, baseline))
@@ -81,9 +96,9 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
         curves=target / "curves.csv",
         figures=figures.paths,
     )
-    write_atomic(paths.markdown, to_markdown(blocks, target).encode())
-    write_atomic(paths.html, to_html(blocks, f"dmray: {results.name}").encode())
-    write_atomic(paths.latex, to_latex(blocks).encode())
+    write_atomic(paths.markdown, to_markdown(blocks, target).encode("utf-8"))
+    write_atomic(paths.html, to_html(blocks, f"dmray: {results.name}").encode("utf-8"))
+    write_atomic(paths.latex, to_latex(blocks).encode("utf-8"))
     write_csv(paths.trials, trial_columns(results))
     write_csv(paths.curves, curve_columns(results))
     return paths
@@ -96,10 +111,10 @@ def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) ->
         if draw_learning_curves(comparison, path := folder / f"{_file_name(results, position)}.png")
     }
     profiles = {
-        group.protocol: path
-        for place, group in enumerate(groups, 1)
+        place: path
+        for place, group in enumerate(groups)
         if len(group.comparisons) > 1
-        and draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place}'}.png")
+        and draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place + 1}'}.png")
     }
     return _Figures(curves, profiles)
 
@@ -110,19 +125,22 @@ def report_blocks(
     """The report's content: results over all data sets, each data set, then explanations and versions."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
     yield Paragraph(_summary(results))
+    if warnings := warnings_of(results):
+        yield Bullets(tuple(warnings))
+    yield from note_blocks(results)
     yield from early_stopping_blocks(results)
-    alone = {group.protocol: group for group in groups if len(group.comparisons) == 1}
-    for group in groups:
-        if group.protocol not in alone:
-            yield from _all_data_sets(group, figures, baseline)
+    alone = {id(group.comparisons[0]): group for group in groups if len(group.comparisons) == 1}
+    for place, group in enumerate(groups):
+        if len(group.comparisons) > 1:
+            yield from _all_data_sets(group, figures.profiles.get(place), baseline)
     for position, comparison in enumerate(results.comparisons):
         yield Heading(_title(results, position), 2)
         yield Paragraph(leader_text(comparison))
         yield score_table(comparison)
-        if comparison.protocol in alone:
-            yield from _improvement_and_cost(alone[comparison.protocol], baseline)
+        if id(comparison) in alone:
+            yield from _improvement_and_cost(alone[id(comparison)], baseline)
         if position in figures.curves:
-            yield Image(figures.curves[position], f"learning curves of {comparison.dataset.name}")
+            yield Image(figures.curves[position], f"learning curves of {comparison.name}")
         yield Bullets(tuple(_notes(comparison)))
     if published := paper_table(results.comparisons):
         yield Heading("Comparison with the paper", 2)
@@ -136,9 +154,14 @@ def report_blocks(
     yield Bullets(tuple(_versions(results)))
 
 
-def _all_data_sets(group: ProtocolResults, figures: _Figures, baseline: str | None) -> Iterable[Block]:
-    yield Heading(f"All {len(group.comparisons)} data sets, {group.protocol}", 2)
+def _all_data_sets(group: ProtocolResults, profiles: Path | None, baseline: str | None) -> Iterable[Block]:
+    yield Heading(f"All {len(group.comparisons)} data sets, {group.name}", 2)
     yield overview_table(group)
+    if group.several:
+        yield Paragraph(
+            f"Not in these tables, because there are results of several contents of the data: "
+            f"{', '.join(group.several)}."
+        )
     if group.ranked != group.labels:
         out = ", ".join(label for label in group.labels if label not in group.ranked)
         yield Paragraph(f"Not in the aggregates, because seeds were stopped early on a data set: {out}.")
@@ -146,8 +169,8 @@ def _all_data_sets(group: ProtocolResults, figures: _Figures, baseline: str | No
         yield Paragraph("There are no aggregates yet: no data set has a finished trial of every method.")
         return
     yield aggregate_table(group)
-    if group.protocol in figures.profiles:
-        yield Image(figures.profiles[group.protocol], f"performance profiles, {group.protocol}")
+    if profiles is not None:
+        yield Image(profiles, f"performance profiles, {group.name}")
     yield from _improvement_and_cost(group, baseline)
 
 
@@ -188,8 +211,11 @@ def _summary(results: SweepResults) -> str:
 def _title(results: SweepResults, position: int) -> str:
     """The data set's name; with the protocol if the report has this data set under several protocols."""
     comparison = results.comparisons[position]
-    again = sum(other.dataset.name == comparison.dataset.name for other in results.comparisons) > 1
-    return f"{comparison.dataset.name} ({comparison.protocol})" if again else comparison.dataset.name
+    again = any(
+        other.dataset.name == comparison.dataset.name and other.protocol != comparison.protocol
+        for other in results.comparisons
+    )
+    return f"{comparison.name} ({comparison.protocol})" if again else comparison.name
 
 
 def _file_name(results: SweepResults, position: int) -> str:

@@ -1,22 +1,25 @@
 """Read the results of sweeps from their folders, without Ray, MLflow or a simulator.
 
 A comparison has the results of one data set under one protocol. Its rows are seed groups: the trials of one method and
-model that differ only in the seed. Scores of different protocols are never in one comparison.
+model that differ only in the seed. Scores of different protocols are never in one comparison, and neither are scores
+of different contents of a data set, releases of a simulator, or code (`dmray.records.identity`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from multiprocessing import get_context
 from typing import Any, Literal
 
+from dmray.errors import StorageError
 from dmray.methods import METHODS
 from dmray.planning.manifest import read_manifest
-from dmray.progress.trial_status import DONE, TrialStatus, read_history
-from dmray.records import RungDecision, Score, ScoreSeries, Spread, SweepFolder, TrialFolder
+from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus, read_history
+from dmray.records import ResultIdentity, RungDecision, Score, ScoreSeries, Spread, SweepFolder, TrialFolder
+from dmray.records.identity import differing_parts, group_id, simulator_releases
 from dmray.records.metrics import single_metrics
 from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
 from dmray.tasks import Task, task_of
@@ -25,12 +28,13 @@ UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
 )
 _MAY_BE_STOPPED = (TrialStatus.WAITING, TrialStatus.STARTED, TrialStatus.PAUSED)
+_IMPOSSIBLE = 1e15  # of a return; sums of much larger numbers overflow
 _PARALLEL_FROM_BYTES = 2**30  # reading less takes only a few seconds in one process
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings that must be equal if two scores are to be compared."""
+    """The settings of a sweep file that must be equal if two scores are to be compared."""
 
     simulation: str
     decode: str
@@ -47,7 +51,8 @@ class TrialResult:
 
     `training`: the metrics of the last training record by name. `train_s`: seconds of training, known at the end.
     `evaluation_s`: the sum over evaluations. `decisions`: the decisions of early stopping about it; `stopped_by`: the
-    decision that stopped it, if it still holds.
+    decision that stopped it, if it still holds. `identity`: what its scores depend on beside the spec; None before the
+    first attempt. `begun_s`: when the last attempt began. `damage`: why its records cannot be read, or not all.
     """
 
     trial: TrialSpec
@@ -62,6 +67,14 @@ class TrialResult:
     provenance: dict[str, Any]
     decisions: tuple[RungDecision, ...] = ()
     stopped_by: RungDecision | None = None
+    identity: ResultIdentity | None = None
+    begun_s: float = 0.0
+    damage: str | None = None
+
+    @property
+    def group_id(self) -> str:
+        """The id of its seed group: of its settings, and of what its scores depend on beside them."""
+        return group_id(self.trial, self.identity)
 
     @property
     def last(self) -> Score | None:
@@ -115,26 +128,51 @@ class SeedGroup:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The methods on one data set under one protocol."""
+    """The methods on one data set under one protocol.
+
+    `identity`: the content of the data, the simulator and the code of all its scores; None while no trial has begun.
+    `apart`: the parts of it in which other comparisons of this data set differ.
+    """
 
     dataset: DatasetSpec
     task: Task
     protocol: Protocol
     target_returns: tuple[float, ...]
     seed_groups: tuple[SeedGroup, ...]
+    identity: ResultIdentity | None = None
+    apart: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The data set's name, with what sets these results apart: "hopper-medium-v2 (data 3fa9c1)"."""
+        if self.identity is None or not self.apart:
+            return self.dataset.name
+        return f"{self.dataset.name} ({self.identity.label(self.apart)})"
+
+    @property
+    def simulators(self) -> dict[str, str]:
+        """The releases of the packages that its simulator runs on."""
+        begun = (trial for trial in self.trials if trial.identity is not None)
+        return next((simulator_releases(trial.provenance) for trial in begun), {})
+
+    @property
+    def trials(self) -> tuple[TrialResult, ...]:
+        return tuple(trial for seed_group in self.seed_groups for trial in seed_group.trials)
 
 
 @dataclass(frozen=True)
 class SweepResults:
     """The content of a report. `name`: the name of the sweep, or the names of several, joined by " + ".
 
-    `early_stopping`: the early-stopping rules of the sweeps that have one, by sweep name.
+    `early_stopping`: the early-stopping rules of the sweeps that have one, by sweep name. `run_twice`: sentences about
+    trials that several sweeps ran on other data or with other code; one of their results is here.
     """
 
     name: str
     trials: tuple[TrialResult, ...]
     comparisons: tuple[Comparison, ...]
     early_stopping: dict[str, EarlyStoppingSpec] = field(default_factory=dict)
+    run_twice: tuple[str, ...] = ()
 
     def count(self, status: TrialStatus) -> int:
         return sum(trial.status is status for trial in self.trials)
@@ -146,7 +184,8 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
     A trial that several sweeps have counts once: the one with the most steps, or the one that is done.
 
     Raises:
-        StorageError: there is no sweep in a folder, or a file of it is damaged.
+        StorageError: there is no sweep in a folder, or its manifest is damaged. (A trial whose records are damaged has
+            the status failed and says why.)
     """
     manifests = [(read_manifest(folder), folder) for folder in folders]
     wanted = [
@@ -156,15 +195,26 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
         if protocol in (None, task_of(trial.dataset).protocol)
     ]
     furthest: dict[str, TrialResult] = {}
+    unlike: dict[str, None] = {}
     for result in _read_results(wanted):
         other = furthest.get(result.trial.trial_id)
+        if other is not None and None not in (other.identity, result.identity) and other.identity != result.identity:
+            unlike[result.trial.trial_id] = None
         if other is None or _progress(result) > _progress(other):
             furthest[result.trial.trial_id] = result
     trials = tuple(furthest.values())
     sweeps = [manifest.sweep for manifest, _ in manifests]
     rules = {sweep.name: sweep.early_stopping for sweep in sweeps if sweep.early_stopping is not None}
     name = " + ".join(sweep.name for sweep in sweeps)
-    return SweepResults(name, trials, tuple(_comparisons(trials)), rules)
+    return SweepResults(name, trials, tuple(_comparisons(trials)), rules, tuple(_run_twice(unlike)))
+
+
+def _run_twice(trial_ids: Iterable[str]) -> Iterable[str]:
+    for trial_id in trial_ids:
+        yield (
+            f"{trial_id}: several of these sweeps ran it, on other data or with other code; the result here is of the "
+            "one that has most steps. Write a report of each sweep to see both."
+        )
 
 
 def _progress(result: TrialResult) -> tuple[bool, int]:
@@ -183,11 +233,40 @@ def _read_results(
 
 
 def _read_result(folder: TrialFolder, trial: TrialSpec, rule: EarlyStoppingSpec | None) -> TrialResult:
-    history = read_history(folder, trial, rule)
+    try:
+        return _result_of(read_history(folder, trial, rule))
+    except StorageError as cause:  # the other trials are results nevertheless
+        return _damaged(trial, str(cause))
+
+
+def _damaged(trial: TrialSpec, why: str) -> TrialResult:
+    return TrialResult(
+        trial=trial,
+        status=TrialStatus.FAILED,
+        steps=0,
+        scores=ScoreSeries.of(()),
+        attempts=0,
+        error=why,
+        training={},
+        train_s=None,
+        evaluation_s=0.0,
+        provenance={},
+        damage=why,
+    )
+
+
+def _result_of(history: TrialHistory) -> TrialResult:
+    for score in history.scores.values():
+        for name, value in score.values.items():
+            if abs(value) > _IMPOSSIBLE:
+                raise StorageError(
+                    f"{history.trial.trial_id}: {name} {value:g} of step {score.step:,} is no score; restore the "
+                    "ledger from a copy, or delete the trial's folder to run the trial again"
+                )
     done, training = history.done, history.last_training
     metrics = single_metrics("train") if training is not None else ()
     return TrialResult(
-        trial=trial,
+        trial=history.trial,
         status=history.status,
         steps=done.step if done else history.step,
         scores=ScoreSeries.of(history.scores.values()),
@@ -199,18 +278,41 @@ def _read_result(folder: TrialFolder, trial: TrialSpec, rule: EarlyStoppingSpec 
         provenance=history.provenance,
         decisions=tuple(history.decisions.values()),
         stopped_by=history.stopped.decision if history.stopped else None,
+        identity=history.identity,
+        begun_s=history.last_attempt.time_s if history.last_attempt else 0.0,
     )
 
 
 def _comparisons(trials: tuple[TrialResult, ...]) -> Iterable[Comparison]:
     order = {dataset: place for place, dataset in enumerate(dict.fromkeys(r.trial.dataset.name for r in trials))}
     ranked = sorted(trials, key=lambda result: (order[result.trial.dataset.name], str(_protocol(result.trial))))
-    for _, group in groupby(ranked, key=lambda result: (result.trial.dataset.name, _protocol(result.trial))):
-        members = list(group)
-        first = members[0].trial
-        task = task_of(first.dataset)
-        targets = first.evaluation.target_returns or task.target_returns
-        yield Comparison(first.dataset, task, _protocol(first), tuple(targets), _seed_groups(members))
+    for _, group in groupby(ranked, key=lambda result: result.trial.dataset.name):
+        yield from _comparisons_of_dataset(list(group))
+
+
+def _comparisons_of_dataset(trials: list[TrialResult]) -> list[Comparison]:
+    found = []
+    for _, group in groupby(trials, key=lambda result: _protocol(result.trial)):
+        for identity, members in _by_identity(list(group)).items():
+            first = members[0].trial
+            task = task_of(first.dataset)
+            targets = first.evaluation.target_returns or task.target_returns
+            rows = _seed_groups(members)
+            found.append(Comparison(first.dataset, task, _protocol(first), tuple(targets), rows, identity))
+    apart = differing_parts([each.identity for each in found if each.identity is not None])
+    if len({each.protocol for each in found}) == len(found):  # their titles have the protocol already
+        apart = tuple(part for part in apart if part != "protocol")
+    return [replace(each, apart=apart) for each in found]
+
+
+def _by_identity(trials: list[TrialResult]) -> dict[ResultIdentity | None, list[TrialResult]]:
+    """Trials of one data set and protocol by what their scores depend on; those that have not begun by the newest."""
+    begun = sorted((trial for trial in trials if trial.identity), key=lambda trial: trial.begun_s)
+    newest = begun[-1].identity.shared if begun and begun[-1].identity else None
+    found: dict[ResultIdentity | None, list[TrialResult]] = {}
+    for trial in trials:
+        found.setdefault(trial.identity.shared if trial.identity else newest, []).append(trial)
+    return found
 
 
 def _protocol(trial: TrialSpec) -> Protocol:
@@ -219,16 +321,26 @@ def _protocol(trial: TrialSpec) -> Protocol:
 
 
 def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
-    by_group: dict[str, list[TrialResult]] = {}
+    """The rows of a comparison; two releases of the package of a method are two rows."""
+    packages: dict[str, str] = {}  # of each setting's newest attempt, for its trials that have not begun
+    for result in sorted((each for each in trials if each.identity), key=lambda each: each.begun_s):
+        packages[result.trial.seed_group_id] = result.identity.method if result.identity else ""
+    by_group: dict[tuple[str, str], list[TrialResult]] = {}
     for result in trials:
-        by_group.setdefault(result.trial.seed_group_id, []).append(result)
-    settings = {seed_group_id: _setting(members[0].trial) for seed_group_id, members in by_group.items()}
+        group = result.trial.seed_group_id
+        package = result.identity.method if result.identity else packages.get(group, "")
+        by_group.setdefault((group, package), []).append(result)
+    settings = {key: _setting(members[0].trial) for key, members in by_group.items()}
     keys = dict.fromkeys(key for setting in settings.values() for key in setting)
     differing = [key for key in keys if len({s[key] for s in settings.values() if key in s}) > 1]
-    return tuple(
-        SeedGroup(_label(members[0].trial, settings[seed_group_id], differing), members[0].trial.method, tuple(members))
-        for seed_group_id, members in by_group.items()
-    )
+    groups = []
+    for (group, package), members in by_group.items():
+        several = sum(other == group for other, _ in by_group) > 1
+        details = [f"{key} {settings[group, package][key]}" for key in differing if key in settings[group, package]]
+        details += [package or "of dmray"] if several else []
+        first = members[0].trial
+        groups.append(SeedGroup(_label(first, ", ".join(details)), first.method, tuple(members)))
+    return tuple(groups)
 
 
 def _setting(trial: TrialSpec) -> dict[str, Any]:
@@ -236,8 +348,7 @@ def _setting(trial: TrialSpec) -> dict[str, Any]:
     return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}
 
 
-def _label(trial: TrialSpec, setting: dict[str, Any], differing: list[str]) -> str:
-    details = ", ".join(f"{key} {setting[key]}" for key in differing if key in setting)
+def _label(trial: TrialSpec, details: str) -> str:
     label = METHODS[trial.method].label
     if sum(method.label == label for method in METHODS.values()) > 1:  # a package may choose a label that dmray has
         label = f"{label} [{trial.method}]"

@@ -48,7 +48,7 @@ def score_table(comparison: Comparison) -> Table:
         for seed_group, row in zip(comparison.seed_groups, spreads, strict=True)
     )
     columns = ("method", "seeds", *(name for name, _ in _COLUMNS), IQM, *([MISSING] if lacking else []))
-    return Table(f"{comparison.dataset.name} ({comparison.protocol}): mean ± std over seeds", columns, rows)
+    return Table(f"{comparison.name} ({comparison.protocol}): mean ± std over seeds", columns, rows)
 
 
 def overview_table(group: ProtocolResults) -> Table:
@@ -62,7 +62,7 @@ def overview_table(group: ProtocolResults) -> Table:
         {seed_group.label for seed_group in comparison.seed_groups if seed_group.stopped} for comparison in comparisons
     ]
     rows = [
-        (TableCell(comparison.dataset.name), *_marked([row.get(label) for label in labels], [x in out for x in labels]))
+        (TableCell(comparison.name), *_marked([row.get(label) for label in labels], [x in out for x in labels]))
         for comparison, row, out in zip(comparisons, spreads, stopped, strict=True)
     ]
     whole = [row for row in spreads if group.ranked and all(row.get(label) is not None for label in group.ranked)]
@@ -73,7 +73,7 @@ def overview_table(group: ProtocolResults) -> Table:
         ]
         averages = [Spread(mean.mean, None, mean.n) if mean else None for mean in means]
         rows.append((TableCell(f"mean of the {len(whole)} data sets that all methods have"), *_marked(averages)))
-    return Table(f"Last normalized score, mean ± std over seeds ({group.protocol})", ("data set", *labels), tuple(rows))
+    return Table(f"Last normalized score, mean ± std over seeds ({group.name})", ("data set", *labels), tuple(rows))
 
 
 def leader_text(comparison: Comparison) -> str:

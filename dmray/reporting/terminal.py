@@ -6,13 +6,15 @@ from collections.abc import Iterable
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table as RichTable
 from rich.text import Text
 
+from dmray.escaping import one_line
 from dmray.records import SweepFolder
 from dmray.reporting.document import Table
+from dmray.reporting.notes import notes_on_data, warnings_of
 from dmray.reporting.results import SweepResults, collect
 from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, leader_text, score_table
+from dmray.terminal import FittingTable
 
 _ONLY_IN_THE_REPORT = frozenset({LAST_TEN, IQM})
 
@@ -27,20 +29,24 @@ def render_summary(folder: SweepFolder) -> Group:
 
 
 def render_results(results: SweepResults) -> Group:
-    """One score table per data set, and a sentence about the leading method."""
+    """Warnings and notes on the data; one score table per data set, and a sentence about the leading method."""
     return Group(*_parts(results))
 
 
 def _parts(results: SweepResults) -> Iterable[RenderableType]:
+    for warning in warnings_of(results):
+        yield Text(f"{one_line(warning)}\n", style="yellow")
+    for dataset, notes in notes_on_data(results).items():
+        yield Text("\n".join(f"{dataset}: {one_line(note)}" for note in notes) + "\n")
     for comparison in results.comparisons:
         yield _rich(score_table(comparison))
         yield Text(leader_text(comparison), style="bold")
         yield Text("last: the final weights, the main result; best: the highest during training\n", style="dim")
 
 
-def _rich(table: Table) -> RichTable:
+def _rich(table: Table) -> FittingTable:
     """Convert a table for the terminal, without empty columns and without those that do not fit into 80 characters."""
-    drawn = RichTable(title=table.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = FittingTable(title=table.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     wanted = [
         place
         for place, name in enumerate(table.columns)
@@ -51,5 +57,6 @@ def _rich(table: Table) -> RichTable:
         head = table.columns[place].replace(", ", "\n")
         drawn.add_column(head, justify="right" if number else "left", no_wrap=number)
     for row in table.rows:
-        drawn.add_row(*(Text(row[place].text, style="bold green" if row[place].strong else "") for place in wanted))
+        cells = [row[place] for place in wanted]
+        drawn.add_row(*(Text(one_line(cell.text), style="bold green" if cell.strong else "") for cell in cells))
     return drawn

@@ -50,6 +50,17 @@ def all_families() -> tuple[TaskFamily, ...]:
     return (*BUILT_IN, *(plugin.value for plugin in plugins))
 
 
+def package_of_task(task: Task) -> str | None:
+    """The name and the version of the package that brings a task's family; None for dmray's own."""
+    if any((family.protocol, family.name) == (task.protocol, task.family) for family in BUILT_IN):
+        return None
+    found = load_plugins(GROUP, TaskFamily)
+    packages = [
+        each.package for each in found if (each.value.protocol, each.value.name) == (task.protocol, task.family)
+    ]
+    return packages[0] if packages else None
+
+
 def _names(family: TaskFamily) -> list[str]:
     """What no other family may define too."""
     simulators = [] if family.simulator is None else [f"the simulator of engine '{family.engine}'"]

@@ -10,10 +10,15 @@ from typing import Any
 import torch
 
 from dmray.datasets import Episodes, Statistics, WindowSampler
+from dmray.methods import METHODS
+from dmray.models.backbones import BACKBONES
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.records import AttemptStarted, provenance
 from dmray.sources import OpenedDataset
+from dmray.specs import TrialSpec
+from dmray.specs.decode import DECODE_MODES, parse_decode
 from dmray.tasks import Task
+from dmray.tasks.registry import package_of_task
 from dmray.training import Trainer
 from dmray.trial.checkpoints import Origin
 from dmray.trial.job import TrialJob
@@ -66,6 +71,7 @@ def attempt_started(
             "dataset": _describe_data(opened.episodes),
             "policy": _describe_policy(trainer.policy),
             "task": _describe_task(opened.task),
+            "plugins": _describe_plugins(job.trial, opened.task),
             "scan_backend": trainer.policy.scan_backend,
         },
     )
@@ -93,6 +99,18 @@ def _describe_policy(policy: SequencePolicy) -> dict[str, Any]:
         "action_dim": shape.action_dim,
         "takes_target": policy.takes_target,
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
+    }
+
+
+def _describe_plugins(trial: TrialSpec, task: Task) -> dict[str, str | None]:
+    """The package, with its version, of each part of the trial that another package brings."""
+    method = METHODS[trial.method]
+    backbone = method.backbone.name
+    brought = (METHODS.package_of(trial.method), BACKBONES.package_of(backbone) if backbone in BACKBONES else None)
+    return {
+        "method": ", ".join(dict.fromkeys(package for package in brought if package)) or None,
+        "task": package_of_task(task),
+        "decode": DECODE_MODES.package_of(parse_decode(trial.evaluation.decode).mode.name),
     }
 
 

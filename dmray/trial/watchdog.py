@@ -33,7 +33,7 @@ class Watchdog:
         if self._timeout_s is None:
             yield
             return
-        with self._path.open("w") as self._stacks:
+        with self._path.open("w", encoding="utf-8") as self._stacks:
             try:
                 yield
             finally:
@@ -59,7 +59,7 @@ def note_hang(folder: TrialFolder) -> bool:
 
     No worker may be running the trial.
     """
-    stacks = folder.hang.read_text(errors="replace") if folder.hang.exists() else ""
+    stacks = folder.hang.read_text(encoding="utf-8", errors="replace") if folder.hang.exists() else ""
     folder.hang.unlink(missing_ok=True)
     if not stacks:
         return False

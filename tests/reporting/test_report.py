@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from dmray.cli.report import app
-from dmray.records import SweepFolder
+from dmray.errors import StorageError
+from dmray.records import AttemptStarted, SweepFolder
 from dmray.reporting import collect, write_report
 from dmray.reporting.document import Bullets, Heading, Paragraph, Table, TableCell, to_html, to_markdown
 from dmray.reporting.figures import curve_of
@@ -113,7 +118,7 @@ def test_a_curve_is_over_the_finished_seeds_with_their_range(folder: SweepFolder
 
 def test_text_cannot_break_the_page_or_the_table() -> None:
     table = Table("<t>", ("a|b", "n"), ((TableCell("x|y\nz"), TableCell("<1>", strong=True)),))
-    assert "| x\\|y z | **<1>** |" in to_markdown([table], Path())
+    assert "| x\\|y z | **&lt;1&gt;** |" in to_markdown([table], Path())
     html = to_html([Heading("<h>", 1), Paragraph("a & b"), Bullets(("<i>",)), table], "<title>")
     assert "<strong>&lt;1&gt;</strong>" in html
     assert "<i>" not in html
@@ -163,3 +168,79 @@ def test_a_wrong_folder_is_a_one_line_error(tmp_path: Path) -> None:
     assert ran.exit_code == 1
     assert "no sweep here" in ran.output
     assert "Traceback" not in ran.output
+
+
+def test_a_damaged_ledger_is_named_and_the_other_trials_are_results(folder: SweepFolder) -> None:
+    folder.trial(TRIALS[1].trial_id).ledger.write_text('{"kind": "nonsense"}\n', encoding="utf-8")
+    top = write_report(folder).markdown.read_text(encoding="utf-8").split("##")[0]
+    assert "1 of 4 trials have records that cannot be read, and are in no number" in top
+    assert "ledger.jsonl:1: not a ledger record" in top
+    assert "62.0 ± 2.8" in write_report(folder).html.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1e308", "-1e200"])
+def test_a_score_that_is_no_number_is_said_and_in_no_mean(folder: SweepFolder, number: str) -> None:
+    ledger = folder.trial(TRIALS[2].trial_id).ledger
+    text = ledger.read_text(encoding="utf-8")
+    ledger.write_text(text.replace('"normalized_mean":64.0', f'"normalized_mean":{number}'), encoding="utf-8")
+    results = collect(folder)
+    spread = results.comparisons[0].seed_groups[0].spread("last", lambda score: score.normalized)
+    assert spread is not None
+    assert (spread.mean, spread.n) == (60.0, 1)
+    assert "records that cannot be read" in write_report(folder).markdown.read_text(encoding="utf-8")
+
+
+def test_notes_on_the_data_are_there_once_with_warnings_first(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "example")
+    write_manifest(folder, SWEEP)
+    notes = ["observation 3 is constant <b>", "warning: 342 of 5,000 rows were dropped"]
+    for trial in TRIALS:
+        begun, *rest = whole_trial(50, 60)
+        assert isinstance(begun, AttemptStarted)
+        made = {**begun.provenance, "dataset_notes": notes}
+        write_ledger(folder, trial, [begun.model_copy(update={"provenance": made}), *rest])
+    paths = write_report(folder)
+    markdown, html = paths.markdown.read_text(encoding="utf-8"), paths.html.read_text(encoding="utf-8")
+    section = markdown.split("## Notes on the data")[1].split("##")[0]
+    assert section.splitlines()[4:6] == [f"- {notes[1]}", "- observation 3 is constant &lt;b&gt;"]
+    assert html.count("342 of 5,000 rows") == 1
+    printed = CliRunner().invoke(app, [str(folder.path)]).output
+    assert printed.count("342 of 5,000 rows") == 1
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_report_that_cannot_be_written_is_one_sentence(folder: SweepFolder, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    ran = CliRunner().invoke(app, [str(folder.path), "--into", str(tmp_path / place)])
+    assert (ran.exit_code, type(ran.exception)) == (1, SystemExit)
+    assert f"{place}: the report cannot be written: " in ran.output.replace("\n", "")
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "x"
+
+
+def test_a_report_on_a_full_disk_is_an_error_and_leaves_the_old_one(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = write_report(folder).html
+    before = page.read_bytes()
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dmray.reporting.render.write_atomic", full)
+    with pytest.raises(StorageError, match=r"report: the report cannot be written: No space left on device; free"):
+        write_report(folder)
+    assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_narrow_terminal_without_letters_beyond_ascii_gets_every_number(
+    folder: SweepFolder, environment: dict[str, str]
+) -> None:
+    write_ledger(folder, TRIALS[3], [started(), failed(1).model_copy(update={"error": "é \x1b]0;evil\x07<b>|x"})])
+    plainly = {**os.environ, **environment, "COLUMNS": "20", "TERM": "dumb", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "dmray.report", str(folder.path)]
+    ran = subprocess.run(command, capture_output=True, env=plainly, check=True)
+    text = " ".join(ran.stdout.decode("ascii").split())
+    for shown in ("last normalized: 62.0 +/- 2.8", "best normalized: 65.0 +/- 7.1", "last raw return: 620.0 +/- 28.3"):
+        assert shown in text
+    assert "\x1b" not in text
