@@ -8,7 +8,7 @@ COMMANDS = (
 FLOORS = {
     "errors": 0, "fields": 0, "files": 0, "frozen": 0, "periodic_thread": 0, "plugins": 0,
     "file_lock": 1, "registry": 1,
-    "models": 2,
+    "arguments": 2, "models": 2,
     "methods": 3,
     "specs": 4,
     "tasks": 5, "datasets": 5, "downloads": 5, "records": 5,

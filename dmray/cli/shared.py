@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
+from dmray.registry import short
 
 _PIPE_COLUMNS = 200  # for output into a file or a pipe; rich's default of 80 would cut names
 SweepSource = Annotated[
@@ -26,6 +28,21 @@ err = Console(stderr=True)
 def new_app() -> typer.Typer:
     """A typer application that prints its help if it gets no arguments."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+def finite_number(text: str) -> float:
+    """Parse the value of an option; the parser of options that take any number.
+
+    Raises:
+        typer.BadParameter: it is not a finite number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"'{short(text)}' is not a finite number")
+    return number
 
 
 @contextmanager

@@ -9,20 +9,22 @@ two: it does not consider other load on the machine, several trials on one GPU, 
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from dmray.files import cache_folder, write_json
+from dmray.files import cache_folder, read_small, write_json
 from dmray.methods import METHODS
 from dmray.planning.cost import Work
 from dmray.records import provenance
 from dmray.specs import Spec, TrialSpec
+from dmray.specs.mistakes import mistakes_of
 
+_log = logging.getLogger(__name__)
 Device = Literal["cpu", "cuda"]
 VERSION = 1
 
@@ -31,9 +33,12 @@ class Point(Spec):
     """One measurement: `seconds` of one pass with `flops` through `layers` layers. `what` describes it for readers."""
 
     what: str
-    flops: float
-    layers: int
-    seconds: float
+    flops: Annotated[float, Field(gt=0)]
+    layers: Annotated[int, Field(gt=0)]
+    seconds: Annotated[float, Field(gt=0)]
+
+
+Points = Annotated[tuple[Point, ...], Field(min_length=1)]
 
 
 class Calibration(Spec):
@@ -46,9 +51,9 @@ class Calibration(Spec):
     version: Literal[1] = 1
     hardware: str
     made: str
-    training: Mapping[Device, Mapping[str, tuple[Point, ...]]]
-    decisions: Mapping[str, tuple[Point, ...]]
-    env_step_s: Mapping[str, float]
+    training: Mapping[Device, Mapping[str, Points]]
+    decisions: Mapping[str, Points]
+    env_step_s: Mapping[str, Annotated[float, Field(gt=0)]]
 
 
 def backbone_of(trial: TrialSpec) -> str:
@@ -86,11 +91,18 @@ def calibration_file(hardware: str) -> Path:
 
 
 def load_calibration(hardware: str) -> Calibration | None:
-    """The stored calibration of this hardware; None if there is none, or it has another format."""
+    """The stored calibration of this hardware; None if there is none. One that cannot be read is named in a warning."""
+    file = calibration_file(hardware)
     try:
-        return Calibration.model_validate(json.loads(calibration_file(hardware).read_bytes()))
-    except (FileNotFoundError, ValidationError, json.JSONDecodeError):
+        return Calibration.model_validate_json(read_small(file))
+    except FileNotFoundError:
         return None
+    except ValidationError as invalid:
+        problem = str(mistakes_of(invalid, Calibration)[0])
+    except OSError as cause:
+        problem = str(cause.strerror)
+    _log.warning("%s is not used: %s; measure again with: python -m dmray.doctor --calibrate", file, problem)
+    return None
 
 
 def save_calibration(calibration: Calibration) -> Path:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dmray.arguments import line
 from dmray.errors import SpecError
 from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
@@ -47,7 +48,7 @@ def make_decoder(policy: SequencePolicy, decode: str, num_rows: int, first_times
         SpecError: there is no such decode mode, or its argument is invalid or does not fit the policy's context length.
     """
     try:
-        parsed = parse_decode(decode)
+        parsed = parse_decode(line("decode", decode))
     except ValueError as unknown:
         raise SpecError(str(unknown)) from None
     if problem := parsed.problem(policy.recipe.model.context_length):
