@@ -119,7 +119,7 @@ def from_authors(
     _check_names(method, networks, stages)
     _check_settings(n_head, context_length, action_input, action_limit, return_scale)
     for stage in stages:
-        _check_tensors(f"{method}, {stage}", networks[stage])
+        _check_tensors(f"{method}, {stage}", networks[stage], _NAMES[method, stage].ignored)
     found = [_Network(f"{method}, {stage}", networks[stage], _NAMES[method, stage]) for stage in stages]
     sizes = _shared_sizes(found)
     config = METHODS[method].config
@@ -127,9 +127,7 @@ def from_authors(
     try:
         model = config.model_validate({name: size for name, size in given.items() if name in config.model_fields})
     except ValidationError as invalid:
-        raise CheckpointError(
-            f"{method}: {mistakes_of(invalid, config)[0]} (sizes are read from the weights)"
-        ) from None
+        raise CheckpointError(f"{method}: {mistakes_of(invalid, config)[0]} (read from the weights)") from None
     action_dim = found[-1].size("embed_action.weight", 1)
     shape = PolicyShape(sizes["observation_dim"], action_dim, action_limit, sizes["max_timesteps"])
     with torch.random.fork_rng(devices=[]):
@@ -187,11 +185,11 @@ class _Network:
 
     def _layers(self) -> int:
         prefix = re.escape(self.names.theirs("backbone.layers."))
-        numbers = [int(match[1]) for name in self.weights if (match := re.match(rf"{prefix}(\d+)\.", name))]
+        numbers = [int(match[1]) for name in self.weights if (match := re.match(rf"{prefix}([0-9]{{1,6}})\.", name))]
         count = len(set(numbers))
         if set(numbers) != set(range(count)):
             raise CheckpointError(
-                f"{self.label}: the layers are numbered {_listed(numbers)}, but must be 0 to {count - 1}"
+                f"{self.label}: layers {_listed(numbers)} are given, but they must be 0 to {count - 1}"
             )
         return count
 
@@ -213,19 +211,17 @@ def _check_settings(
         raise SpecError(unknown("action_input", str(action_input), get_args(ActionInput)))
 
 
-def _check_tensors(label: str, weights: object) -> None:
+def _check_tensors(label: str, weights: object, ignored: str) -> None:
     if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
         raise CheckpointError(f"{label}: give a state dict, a mapping from names to tensors")
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{label}: '{short(name)}' is a {type(value).__name__}, but must be a tensor")
-        if re.search(r"(^|\.)(masked_)?bias$", name) and not value.is_floating_point():
-            continue  # GPT-2's mask buffers
+        if re.fullmatch(ignored, name):
+            continue
         if not value.is_floating_point():
-            raise CheckpointError(
-                f"{label}: '{short(name)}' has dtype {value.dtype}, but must be floating-point numbers"
-            )
-        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{label}: '{short(name)}' has dtype {value.dtype}, but must be floating-point")
+        if not bool(torch.isfinite(value.float()).all()):
             raise CheckpointError(f"{label}: '{short(name)}' is not finite")
 
 

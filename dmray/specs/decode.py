@@ -98,9 +98,8 @@ def _unknown(text: str) -> str:
     name, _, argument = text.partition(":")
     best = DECODE_MODES.get(nearest(name, DECODE_MODES) or "")
     if best is None:
-        return (
-            f"unknown decode mode '{short(text)}', known: {', '.join(mode.example for mode in DECODE_MODES.values())}"
-        )
+        known = ", ".join(mode.example for mode in DECODE_MODES.values())
+        return f"unknown decode mode '{short(text)}', known: {known}"
     return f"unknown decode mode '{short(text)}', did you mean '{_with_argument(best, argument)}'?"
 
 
