@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS, finite_number, flag, line, whole_number
+from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS, finite_number, flag, whole_number
 from dmray.errors import SpecError
 from dmray.inference.acting import numbers
 from dmray.inference.policy import Policy, fit_task, load_policy
@@ -100,7 +100,7 @@ def evaluation_request(
     request = _policy_request(policy, named) if isinstance(policy, Policy) else _function_request(named)
     changes: dict[str, Any] = {
         "episodes": None if episodes is None else whole_number("episodes", episodes, 1, MAX_EPISODES),
-        "decode": None if decode is None else line("decode", decode),
+        "decode": decode,
         "seed": None if seed is None else whole_number("seed", seed, 0, MAX_SEED),
         "cohort_size": None if cohort_size is None else whole_number("cohort_size", cohort_size, 1, MAX_COHORT),
     }

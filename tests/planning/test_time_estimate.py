@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,36 @@ def test_a_calibration_predicts_a_training_step_of_this_machine() -> None:
     alone = (Point(what="", flops=work.flops, layers=work.layers, seconds=seconds),)
     assert seconds_of(alone, work) == pytest.approx(seconds)
     assert 0 < _env_step_s(TASKS["maze2d-open"], 0.01) < 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b"null",
+        b"[" * 100_000,
+        b" " * (2**20 + 1),
+        b'{"version": 1, "hardware": "x", "made": "x", "training": {}, "decisions": {"mamba": []}, "env_step_s": {}}',
+        b'{"version": 1, "hardware": "x", "made": "x", "training": {}, "decisions": {}, "env_step_s": {"maze2d": 0}}',
+    ],
+)
+def test_a_damaged_calibration_is_named_in_a_warning_and_not_used(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path))
+    file = calibration_file("x")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert load_calibration("x") is None
+    assert f"{file} is not used: " in caplog.text
+    assert "--calibrate" in caplog.text
+
+
+def test_a_pipe_in_the_place_of_a_calibration_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path))
+    calibration_file("x").parent.mkdir(parents=True)
+    os.mkfifo(calibration_file("x"))
+    assert load_calibration("x") is None
