@@ -30,7 +30,7 @@ def whole_number(name: str, value: Any, least: int, most: int = MAX_COUNT) -> in
         SpecError: it is not.
     """
     number: int | None = None
-    if isinstance(value, float):
+    if hasattr(value, "is_integer") and not hasattr(value, "__index__"):  # a float, or NumPy's
         number = int(value) if value.is_integer() else None
     elif not _is_flag(value) and hasattr(value, "__index__"):
         try:

@@ -172,8 +172,8 @@ def load_policy(source: str | Path) -> Policy:
         folder=path if path.is_dir() else path.parent.parent,
     )
     try:
+        _ = policy.network  # raises if the weights are those of another network
         snapshot.check_finite()
-        _ = policy.network
     except CheckpointError as problem:
         raise CheckpointError(f"{file}: {problem}") from None
     return policy
@@ -185,7 +185,15 @@ def _task_in(file: Path, trial: TrialSpec, snapshot: PolicySnapshot, content: Ma
         task = task_of(trial.dataset)
     except SpecError as unknown:
         raise CheckpointError(f"{file}: {unknown}; if it is of another package, install that package") from None
-    shape, more = snapshot.recipe.shape, snapshot.recipe.shape.observation_dim - task.observation_dim
+    shape = snapshot.recipe.shape
+    try:
+        for name in ("observation_dim", "action_dim", "max_timesteps"):
+            whole_number(name, getattr(shape, name), 1)
+        if finite_number("action_limit", shape.action_limit) <= 0:
+            raise SpecError(f"action_limit {shape.action_limit}: must be above 0")
+    except SpecError as problem:
+        raise CheckpointError(f"{file}: its sizes are damaged: {problem}") from None
+    more = shape.observation_dim - task.observation_dim
     if more not in (0, task.appendix_dim) or shape.action_dim != task.action_dim:
         sizes, needed = (shape.observation_dim, shape.action_dim), (task.observation_dim, task.action_dim)
         raise CheckpointError(f"{file}: observation and action sizes {sizes}, but task '{task.name}' has {needed}")
