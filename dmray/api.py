@@ -12,24 +12,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from io import StringIO
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 
+from dmray.arguments import flag, folder_path, line, place, whole_number
 from dmray.coordination.commands import read_command
 from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
 from dmray.errors import SpecError
 from dmray.files import write_atomic
 from dmray.methods import METHODS
-from dmray.planning.plan import Plan, load_plan, plan
+from dmray.planning.plan import Plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.summary import Summary
 from dmray.progress.sweep_handle import locate
 from dmray.progress.trial_status import ENDED, failures
 from dmray.records import SweepFolder, TrialFolder
-from dmray.registry import lookup
+from dmray.registry import lookup, short_repr, unknown
 from dmray.specs import SweepSpec
 from dmray.specs import load_sweep as load_sweep_file
 from dmray.specs.loading import sweep_of
@@ -96,13 +98,13 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     Raises:
         SpecError: the sweep is invalid. The message names the file, the field, the value and a valid one.
     """
-    if isinstance(overrides, str):
-        raise SpecError(f"overrides {overrides!r}: give a list, for example ['training.steps=100']")
+    if isinstance(overrides, str | Mapping) or not isinstance(overrides, Iterable):
+        raise SpecError(f"overrides {short_repr(overrides)}: give a list, for example ['training.steps=100']")
     if isinstance(source, Mapping):
         return sweep_of(source, "sweep", overrides)
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | PathLike):
         raise SpecError(f"sweep: a {type(source).__name__}; give a file, or a mapping of the same fields")
-    return load_sweep_file(source, overrides)
+    return load_sweep_file(place("sweep", source), overrides)
 
 
 def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
@@ -122,7 +124,11 @@ def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
             raise SpecError("overrides: the sweep is loaded already; give them to load_sweep")
         made = plan(sweep) if isinstance(sweep, SweepSpec) else sweep
     else:
-        made = plan(load_sweep(sweep, overrides)) if isinstance(sweep, Mapping) else load_plan(sweep, overrides)
+        loaded = load_sweep(sweep, overrides)
+        try:
+            made = plan(loaded)
+        except SpecError as mistake:
+            raise SpecError(f"{'sweep' if isinstance(sweep, Mapping) else sweep}: {mistake}") from mistake
     return SweepPlan(made.sweep, made.trials)
 
 
@@ -166,6 +172,12 @@ def run_sweep(
         TrackingError: the MLflow server does not answer at the start.
         ClusterError: a trial needs more resources than the machines have.
     """
+    for name, value in (("local", local), ("resume", resume), ("retry_failed", retry_failed)):
+        flag(name, value)
+    for name, text in (("address", address), ("only", only), ("shard", shard), ("mlflow_uri", mlflow_uri)):
+        if text is not None:
+            line(name, text)
+    _check_progress(progress)
     if local and address is not None:
         raise SpecError(f"address {address}: a local run does not use Ray; give either address or local")
     planned = _with_storage(plan_sweep(sweep), storage, mlflow_uri)
@@ -220,8 +232,8 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     if not sweeps:
         raise SpecError("sweeps: give at least one, for example runs/quickstart")
     if protocol is not None:
-        lookup("protocol", protocol, {name: name for name in PROTOCOLS}, SpecError)
-    places = [locate(str(sweep)) for sweep in sweeps]
+        lookup("protocol", line("protocol", protocol), {name: name for name in PROTOCOLS}, SpecError)
+    places = [locate(place("sweep", sweep)) for sweep in sweeps]
     folders = [
         SweepCopy.downloaded(storage, name).folder if is_url(storage) else SweepFolder(Path(storage), name)
         for storage, name in places
@@ -256,14 +268,15 @@ def write_report(
 
 def write_report_of(results: Results, first: str, into: str | Path | None, baseline: str | None) -> ReportPaths:
     """Write the report of loaded results as `write_report` does; `first` is the first of their sweeps."""
+    target = None if into is None else folder_path("into", into)
     if baseline is not None:
-        METHODS.find(baseline, SpecError)
+        METHODS.find(line("baseline", baseline), SpecError)
         methods = sorted({result.trial.method for result in results.collected.trials})
         if baseline not in methods:
             raise SpecError(
                 f"baseline {baseline}: these sweeps have no trial of this method, but of {', '.join(methods)}"
             )
-    paths = results.write_report(into, baseline)
+    paths = results.write_report(target, baseline)
     storage, name = locate(first)
     if into is None and is_url(storage):
         SweepCopy.for_reading(storage, name).push()
@@ -289,7 +302,9 @@ def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str
     """
     from dmray import inference  # loads torch
 
-    run = _RUN_ID.match(str(source))
+    run = _RUN_ID.match(place("source", source))
+    if which is not None and which not in ("final", "best"):
+        raise SpecError(unknown("model", str(which), ("final", "best")))
     if run is None:
         if which is not None:
             raise SpecError(
@@ -347,7 +362,8 @@ def evaluate_policy(
     """
     from dmray import inference  # loads torch
 
-    acting = load_policy(policy) if isinstance(policy, str | Path) else policy
+    _check_progress(progress)
+    acting = load_policy(policy) if isinstance(policy, str | PathLike) else policy
     request = inference.evaluation_request(
         acting,
         task,
@@ -389,14 +405,14 @@ def draw_episodes(
     from dmray.rollout.film import write_films
     from dmray.rollout.pictures import write_pictures
 
-    if pictures < 0 or videos < 0:
-        raise SpecError(f"pictures {pictures}, videos {videos}: must be at least 0")
-    acting = load_policy(policy) if isinstance(policy, str | Path) else policy
+    pictures, videos = whole_number("pictures", pictures, 0), whole_number("videos", videos, 0)
+    deterministic, target = flag("deterministic", deterministic), None if into is None else folder_path("into", into)
+    acting = load_policy(policy) if isinstance(policy, str | PathLike) else policy
     if not isinstance(acting, inference.Policy):
         raise SpecError("policy: only a policy of load_policy can be drawn")
     request = inference.evaluation_request(acting, evaluation.pop("task", None), **evaluation)
     watched = inference.watch_episodes(acting, request, max(pictures, videos), deterministic)
-    folder, name = _drawing_folder(acting, into), f"{acting.trial.trial_id}-step{acting.step}"
+    folder, name = _drawing_folder(acting, target), f"{acting.trial.trial_id}-step{acting.step}"
     paths = write_pictures(request.task, watched[:pictures], folder.pictures / name) if pictures else []
     films = [folder.videos / f"{name}-episode{number}.mp4" for number in range(videos)]
     if films:
@@ -408,7 +424,7 @@ def _with_storage(planned: SweepPlan, storage: str | Path | None, mlflow_uri: st
     """The plan with this storage and this MLflow server, where they are not None."""
     sweep = planned.sweep
     if storage is not None:
-        sweep = sweep.model_copy(update={"storage": str(storage)})
+        sweep = sweep.model_copy(update={"storage": place("storage", storage)})
     if mlflow_uri is not None:
         sweep = sweep.model_copy(update={"tracking": sweep.tracking.model_copy(update={"mlflow_uri": mlflow_uri})})
     return replace(planned, sweep=sweep)
@@ -453,11 +469,16 @@ def _episode_bar(progress: bool | Callable[[int, int], None], task: str) -> Iter
             yield lambda done, total: shown.update(row, completed=done, total=total)
 
 
-def _drawing_folder(policy: Policy, into: str | Path | None) -> TrialFolder:
+def _check_progress(progress: object) -> None:
+    if not callable(progress):
+        flag("progress", progress)
+
+
+def _drawing_folder(policy: Policy, into: Path | None) -> TrialFolder:
     """The folder of the drawings: `into`; if it is None, the folder of the policy's trial in a sweep."""
     if into is None and policy.folder is not None and TrialFolder(policy.folder).ledger.exists():
         return TrialFolder(policy.folder)
-    return TrialFolder(Path(into or ""))
+    return TrialFolder(into or Path())
 
 
 def _fetch_episode_tables(stored: Sequence[tuple[str, SweepFolder]]) -> None:

@@ -91,6 +91,21 @@ def os_errors_said(path: Path, cure: str) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written ({cause.strerror or cause}); {advice}") from cause
 
 
+def read_small(path: Path, most_bytes: int = 2**20) -> bytes:
+    """The content of a small regular file. (A pipe, or a file that another program fills, might never end.)
+
+    Raises:
+        OSError: there is no such file, it is not a regular file, or it has more than `most_bytes` bytes.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes", str(path))
+    return content
+
+
 @contextmanager
 def partial(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file or a folder to; at the end of the block it replaces `path`.

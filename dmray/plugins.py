@@ -10,11 +10,13 @@ fails to load, a warning is logged and the others are used.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,79}")
 _log = logging.getLogger(__name__)
 _loaded: dict[str, tuple[Plugin[Any], ...]] = {}
 
@@ -45,7 +47,7 @@ def installed_plugins() -> dict[str, str]:
     extending = (
         package for package in distributions() if any(p.group.startswith("dmray.") for p in package.entry_points)
     )
-    return dict(sorted((package.name, package.version) for package in extending))
+    return dict(sorted((str(package.name), str(package.version)) for package in extending))
 
 
 def forget_plugins() -> None:
@@ -62,7 +64,13 @@ def _load(point: EntryPoint, kind: type[T]) -> Plugin[T] | None:
             value = value()
         if not isinstance(value, kind):
             raise TypeError(f"it gives a {type(value).__name__}, not a {kind.__name__}")
+        name = getattr(value, "name", None)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"its name is {name!a}, but must be letters, digits, '+', '.', '_' and '-'")
+    except MemoryError:
+        raise
     except (Exception, SystemExit) as problem:  # noqa: BLE001 - the import of another package may raise anything
-        _log.warning("%s is ignored (group '%s'): %s: %s", origin, point.group, type(problem).__name__, problem)
+        why = " ".join(str(problem).split())[:500]
+        _log.warning("%s is ignored (group '%s'): %s: %s", origin, point.group, type(problem).__name__, why)
         return None
     return Plugin(value, origin, package)

@@ -9,16 +9,38 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Generic, TypeVar
 
-from dmray.errors import DmrayError, PluginError
+from dmray.errors import DmrayError, PluginError, printable
 from dmray.plugins import Plugin, load_plugins
 
 T = TypeVar("T")
 _MAX_LISTED = 30
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function: another in each process
+_MAX_SHOWN = 100  # characters of a value in a message
+_MAX_COMPARED = 200  # the comparison takes the square of the length
+
+
+def short(text: str) -> str:
+    """`text` for a message: on one line, and with only the first characters if it is long."""
+    line = printable(text[:_MAX_SHOWN]).replace("\n", "\\n")
+    return line if len(text) <= _MAX_SHOWN else f"{line}... ({len(text):,} characters)"
+
+
+def short_repr(value: object) -> str:
+    """`repr(value)` for a message, shortened as by `short`."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]!r}... ({len(value):,} characters)"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * _MAX_SHOWN:
+        return f"a whole number of {value.bit_length():,} bits"  # Python does not convert long ones to text
+    try:
+        return short(repr(value))
+    except Exception:  # noqa: BLE001 - the repr of any class, or of a nested integer that is too long for text
+        return f"a {type(value).__name__}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most similar to `name`, or None if none is similar."""
+    if len(name) > _MAX_COMPARED:
+        return None
     found = difflib.get_close_matches(name.lower(), list(choices), n=1, cutoff=0.5)
     return found[0] if found else None
 
@@ -29,7 +51,7 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     best = nearest(name, known)
     listed = ", ".join(known) if len(known) <= _MAX_LISTED else f"{', '.join(known[:3])} and {len(known) - 3} more"
     hint = f"did you mean '{best}'?" if best else f"known: {listed}"
-    return f"unknown {kind} '{name}', {hint}"
+    return f"unknown {kind} '{short(name)}', {hint}"
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T], error: type[DmrayError]) -> T:

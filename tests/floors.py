@@ -9,7 +9,7 @@ FLOORS = {
     "errors": -1,
     "escaping": 0, "fields": 0, "files": 0, "frozen": 0, "periodic_thread": 0, "plugins": 0, "space": 0,
     "file_lock": 1, "redaction": 1, "registry": 1, "terminal": 1,
-    "models": 2,
+    "arguments": 2, "models": 2,
     "methods": 3,
     "specs": 4,
     "tasks": 5, "datasets": 5, "downloads": 5, "records": 5,

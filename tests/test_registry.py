@@ -20,10 +20,15 @@ class Number:
 
 TWO, THREE, ANOTHER_TWO = Number("two", 2), Number("three", 3), Number("two", 22)
 NOT_A_NUMBER = "text"
+UNNAMED, ODD_NAME = Number(None, 1), Number("../two", 2)  # type: ignore[arg-type]
 
 
 def EXITS() -> Number:
     raise SystemExit(3)
+
+
+def RECURSES() -> Number:
+    return RECURSES()
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_right_one(monkeypatch: pyt
         numbers.find("on", SpecError)
 
 
-@pytest.mark.parametrize("broken", ["NO_SUCH_ATTRIBUTE", "NOT_A_NUMBER", "EXITS"])
+@pytest.mark.parametrize("broken", ["NO_SUCH_ATTRIBUTE", "NOT_A_NUMBER", "EXITS", "UNNAMED", "ODD_NAME", "RECURSES"])
 def test_a_broken_plugin_is_named_in_a_warning_and_the_others_work(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from dmray.cli.shared import check_writable, err, new_app, out, report_errors
+from dmray.arguments import MAX_COUNT, MAX_SEED
+from dmray.cli.shared import check_writable, err, finite_number, new_app, out, report_errors
 from dmray.datasets import WARNING
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
@@ -130,12 +131,17 @@ def make(
     task: Annotated[str, typer.Option(help="The task, for example hopper or maze2d-umaze.")],
     out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
     behaviour: Annotated[str, typer.Option(help="'random', or a behaviour of the task's family.")] = RANDOM,
-    transitions: Annotated[int, typer.Option(min=1, help="Record whole episodes until there are so many.")] = 10_000,
+    transitions: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, help="Record whole episodes until there are so many.")
+    ] = 10_000,
     checkpoint: Annotated[Path | None, typer.Option(help="Record this policy (best.pt, last.pt) instead.")] = None,
     target_return: Annotated[
-        float | None, typer.Option(help="The policy's target return; by default the task's first.")
+        float | None,
+        typer.Option(
+            parser=finite_number, metavar="<float>", help="The policy's target return; by default the task's first."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the episodes.")] = 0,
 ) -> None:
     """Record a data set in D4RL's format: with random actions, a behaviour of the task, or a trained policy."""
     with report_errors():

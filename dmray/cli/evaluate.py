@@ -9,7 +9,8 @@ import typer
 from rich.progress import Progress
 
 from dmray.api import draw_episodes, evaluate_policy, load_policy, mlflow_run_of
-from dmray.cli.shared import check_writable, err, new_app, out, report_errors
+from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS
+from dmray.cli.shared import check_writable, err, finite_number, new_app, out, report_errors
 from dmray.mlflow_mirror.models import upload_drawings
 from dmray.records import write_episode_table
 from dmray.terminal import FittingTable
@@ -27,19 +28,29 @@ def main(
         typer.Argument(help="A checkpoint file or a trial's folder (s3://... too), or the id of a trial's MLflow run."),
     ],
     episodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of episodes. Default of this and the next four: the sweep's.")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_EPISODES, help="Number of episodes. Default of this and the next four: the sweep's."
+        ),
     ] = None,
     decode: Annotated[str | None, typer.Option(help="Decode mode, for example window.")] = None,
-    target: Annotated[list[float] | None, typer.Option(help="Target return; may be given several times.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the episodes.")] = None,
-    cohort_size: Annotated[int | None, typer.Option(min=1, help="Number of episodes in lockstep.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes; it does not change the result.")] = 1,
+    target: Annotated[
+        list[float] | None,
+        typer.Option(parser=finite_number, metavar="<float>", help="Target return; may be given several times."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of the episodes.")] = None,
+    cohort_size: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COHORT, help="Number of episodes in lockstep.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MAX_WORKERS, help="Number of processes; it does not change the result.")
+    ] = 1,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Compute as a sweep with resources.deterministic: true.")
     ] = False,
     records: Annotated[Path | None, typer.Option(help="Write one row per episode to this Parquet file.")] = None,
-    video: Annotated[int, typer.Option(min=0, help="Number of episodes to film (MP4).")] = 0,
-    pictures: Annotated[int, typer.Option(min=0, help="Number of episodes to draw (PNG).")] = 0,
+    video: Annotated[int, typer.Option(min=0, max=MAX_COHORT, help="Number of episodes to film (MP4).")] = 0,
+    pictures: Annotated[int, typer.Option(min=0, max=MAX_COHORT, help="Number of episodes to draw (PNG).")] = 0,
     into: Annotated[
         Path | None,
         typer.Option(

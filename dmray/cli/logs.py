@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dmray.arguments import MAX_COUNT
 from dmray.cli.shared import SweepSource, SweepStorage, new_app, report_errors, tolerate_outages
 from dmray.errors import StorageError
 from dmray.escaping import plain
@@ -22,7 +23,7 @@ def main(
     sweep: SweepSource,
     trial: Annotated[str, typer.Argument(help="The trial's id, or the beginning or end of it.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the trial is done.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Only the lines of this attempt.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the lines of this attempt.")] = None,
     storage: SweepStorage = None,
 ) -> None:
     """Print a trial's log.txt: attempts (host, process, device), evaluations, checkpoints, warnings, errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import typer
 
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
 from dmray.redaction import without_secrets
+from dmray.registry import short
 from dmray.terminal import accept_all_text, safe_console
 
 SweepSource = Annotated[
@@ -30,6 +32,21 @@ def new_app() -> typer.Typer:
     """
     accept_all_text(sys.stdout, sys.stderr)
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+def finite_number(text: str) -> float:
+    """Parse the value of an option; the parser of options that take any number.
+
+    Raises:
+        typer.BadParameter: it is not a finite number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"'{short(text)}' is not a finite number")
+    return number
 
 
 @contextmanager

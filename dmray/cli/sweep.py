@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import signal
@@ -69,7 +70,10 @@ def main(
 ) -> None:
     """Run the trials of a sweep file on Ray, write the report, and print which method has the higher score."""
     options = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
-    overrides = [*(override or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
+    overrides = [
+        *(override or []),
+        *(f"{key}={_as_text(value)}" for key, value in options.items() if value is not None),
+    ]
     handler = RichHandler(console=err, show_path=False, show_time=False)
     handler.addFilter(SecretFilter())
     handler.setFormatter(PlainFormatter("%(message)s"))
@@ -101,6 +105,11 @@ def main(
         _print_how_to_continue("Stopped")
         raise typer.Exit(_INTERRUPTED) from None
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
+
+
+def _as_text(value: str) -> str:
+    """YAML that is read as this text, also for a folder whose name looks like a number or a list."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _continue_command() -> str:

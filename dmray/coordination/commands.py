@@ -7,6 +7,7 @@ resume; the driver then starts all trials again under the new `run` command.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -15,16 +16,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from dmray.files import write_atomic
+from dmray.errors import StorageError
+from dmray.files import read_small, write_atomic
 from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
+from dmray.specs.mistakes import mistakes_of
 
 _log = logging.getLogger(__name__)
 _READ_EVERY_S = 1.0
+_YEAR_3000_S = 32_503_680_000.0
 CommandKind = Literal["run", "pause", "stop", "kill"]
 _MEANING = {
     "run": "running",
@@ -32,6 +38,11 @@ _MEANING = {
     "stop": "stopping: running trials save a checkpoint and exit",
     "kill": "killed",
 }
+
+
+def _printable(text: str) -> str:
+    """Terminals show it: without escape codes."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 class SweepCommand(Spec):
@@ -42,10 +53,10 @@ class SweepCommand(Spec):
     """
 
     kind: CommandKind
-    number: int
-    sent_by: str
-    time_s: float
-    resume_command: str
+    number: Annotated[int, Field(ge=0, lt=2**63)]
+    sent_by: Annotated[str, AfterValidator(_printable)]
+    time_s: Annotated[float, Field(ge=0, le=_YEAR_3000_S)]
+    resume_command: Annotated[str, AfterValidator(_printable)]
 
 
 class TrialPaused(Exception):  # noqa: N818 - no error
@@ -53,11 +64,30 @@ class TrialPaused(Exception):  # noqa: N818 - no error
 
 
 def read_command(folder: SweepFolder) -> SweepCommand | None:
-    """The current command; None if no driver of this version has started the sweep."""
+    """The current command; None if no driver of this version has started the sweep.
+
+    A file that holds no command counts as none. It is named in a warning, and the next command replaces it.
+
+    Raises:
+        OSError: the storage does not answer.
+    """
     try:
-        return SweepCommand.model_validate_json(folder.control.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return SweepCommand.model_validate_json(read_small(folder.control))
+    except FileNotFoundError:
         return None
+    except ValidationError as invalid:
+        _warn_once(folder.control, str(mistakes_of(invalid, SweepCommand)[0]))
+        return None
+    except OSError as cause:
+        if cause.errno not in (errno.EINVAL, errno.EFBIG):
+            raise
+        _warn_once(folder.control, str(cause.strerror))
+        return None
+
+
+@lru_cache(maxsize=128)
+def _warn_once(file: Path, problem: str) -> None:
+    _log.warning("%s holds no command and is ignored: %s", file, problem)
 
 
 def next_command(before: SweepCommand | None, kind: CommandKind, resume_command: str | None = None) -> SweepCommand:
@@ -74,7 +104,13 @@ def next_command(before: SweepCommand | None, kind: CommandKind, resume_command:
 
 
 def write_command(folder: SweepFolder, command: SweepCommand) -> None:
-    """Make `command` the current one."""
+    """Make `command` the current one.
+
+    Raises:
+        StorageError: a folder is in the place of the file.
+    """
+    if folder.control.is_dir():
+        raise StorageError(f"{folder.control}: is a folder, so no command can be sent; remove it")
     write_atomic(folder.control, command.model_dump_json(indent=2).encode())
 
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmray.arguments import whole_number
 from dmray.errors import SpecError
 from dmray.policies import SequencePolicy, make_decoder
+from dmray.registry import short
 
 
 class Rollout:
@@ -63,9 +65,11 @@ class Rollout:
         The next call of `act` takes the observations and rewards of the others, in the same order.
 
         Raises:
-            SpecError: `ended` has the wrong shape.
+            SpecError: `ended` has the wrong shape or is not boolean.
         """
-        mask = np.atleast_1d(np.asarray(ended, dtype=bool))
+        mask = np.atleast_1d(_array_of("ended", ended))
+        if mask.dtype != bool:
+            raise SpecError(f"ended: must be True or False for each live episode, not {mask.dtype}")
         if mask.shape != self.live.shape:
             raise SpecError(f"ended: shape {mask.shape}, but {self.live.shape} episodes are live")
         kept: np.ndarray = np.flatnonzero(~mask)
@@ -81,7 +85,7 @@ class Rollout:
         return subgoals[0] if subgoals is not None and self._single else subgoals
 
     def _observations(self, given: ArrayLike) -> np.ndarray:
-        values = _numbers("observations", given)
+        values = numbers("observations", given)
         values = values[None] if self._single else values
         width = self._network.recipe.shape.observation_dim
         if self._zero_dims and values.shape[1:] == (width - self._zero_dims,):  # as the simulator gives them
@@ -99,7 +103,7 @@ class Rollout:
             return self.returns_to_go
         if self.timestep == 0:
             raise SpecError("rewards: there are none yet; the first call of act takes only observations")
-        values = np.atleast_1d(_numbers("rewards", rewards, np.float64))
+        values = np.atleast_1d(numbers("rewards", rewards, np.float64))
         if values.shape != self.live.shape:
             raise SpecError(f"rewards: shape {values.shape}, but this rollout takes {self.live.shape}")
         _finite("rewards", values)
@@ -127,7 +131,7 @@ def act_on_windows(
             `Policy.max_timesteps`, or there is no such decode mode.
     """
     shape = network.recipe.shape
-    states = _numbers("observations", observations)
+    states = numbers("observations", observations)
     if states.ndim != 3 or 0 in states.shape:
         raise SpecError(f"observations: shape {states.shape}, but windows are (B, T, S), with B and T at least 1")
     rows, steps = states.shape[:2]
@@ -140,6 +144,7 @@ def act_on_windows(
         if returns_to_go is None:
             raise SpecError("returns_to_go: missing; this policy is told how much of its target return is left")
         left = _finite("returns_to_go", _array("returns_to_go", returns_to_go, (rows, steps)))
+    first_timestep = whole_number("first_timestep", first_timestep, 0)
     if not 0 <= first_timestep <= shape.max_timesteps - steps:
         longest = shape.max_timesteps
         raise SpecError(f"first_timestep {first_timestep} and {steps} timesteps: episodes have at most {longest}")
@@ -150,17 +155,30 @@ def act_on_windows(
 
 
 def _array(name: str, given: ArrayLike, shape: Sequence[int]) -> np.ndarray:
-    values = _numbers(name, given)
+    values = numbers(name, given)
     if values.shape != tuple(shape):
         raise SpecError(f"{name}: shape {values.shape}, but this policy takes {tuple(shape)} (windows, timesteps, ...)")
     return values
 
 
-def _numbers(name: str, given: ArrayLike, dtype: type = np.float32) -> np.ndarray:
+def numbers(name: str, given: ArrayLike, dtype: type = np.float32) -> np.ndarray:
+    """`given` as an array of `dtype`.
+
+    Raises:
+        SpecError: it is not an array of real numbers; text and truth values are none.
+    """
+    values = _array_of(name, given)
+    if values.dtype.kind not in "fiu":
+        raise SpecError(f"{name}: not an array of numbers, but of {values.dtype}")
+    with np.errstate(over="ignore"):  # a number that float32 cannot hold becomes infinite, which `_finite` refuses
+        return values.astype(dtype, copy=False)
+
+
+def _array_of(name: str, given: ArrayLike) -> np.ndarray:
     try:
-        return np.asarray(given, dtype=dtype)
-    except (TypeError, ValueError) as cause:
-        raise SpecError(f"{name}: not an array of numbers: {cause}") from cause
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as cause:  # RuntimeError: torch's
+        raise SpecError(f"{name}: not an array of numbers: {short(str(cause))}") from cause
 
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS, finite_number, flag, whole_number
 from dmray.errors import SpecError
+from dmray.inference.acting import numbers
 from dmray.inference.policy import Policy, fit_task, load_policy
 from dmray.policies import PolicySnapshot, make_decoder
 from dmray.records import EvaluationDone, TargetResult, TrialFolder, read_ledger
-from dmray.registry import lookup
+from dmray.registry import lookup, short_repr
 from dmray.rollout import (
     Cohort,
     EpisodeRecord,
@@ -90,27 +92,39 @@ def evaluation_request(
             small, or a function without a task.
         CheckpointError: the policy's sizes are not those of the task.
     """
-    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("cohort_size", cohort_size, 1)):
-        if value is not None and value < least:
-            raise SpecError(f"{name} {value}: must be at least {least}")
     if not isinstance(policy, Policy) and not callable(policy):
-        raise SpecError(f"policy {policy!r}: neither a policy of load_policy nor a function of observations")
+        raise SpecError(f"policy {short_repr(policy)}: neither a policy of load_policy nor a function of observations")
+    if task is not None and not isinstance(task, str | Task):
+        raise SpecError(f"task {short_repr(task)}: give the name of a task, for example 'hopper'")
     named = lookup("task", task, TASKS, SpecError) if isinstance(task, str) else task
     request = _policy_request(policy, named) if isinstance(policy, Policy) else _function_request(named)
-    changes: dict[str, Any] = {"episodes": episodes, "decode": decode, "seed": seed, "cohort_size": cohort_size}
+    changes: dict[str, Any] = {
+        "episodes": None if episodes is None else whole_number("episodes", episodes, 1, MAX_EPISODES),
+        "decode": decode,
+        "seed": None if seed is None else whole_number("seed", seed, 0, MAX_SEED),
+        "cohort_size": None if cohort_size is None else whole_number("cohort_size", cohort_size, 1, MAX_COHORT),
+    }
     if target_returns is not None:
+        targets = _targets(target_returns)
         if request.target_returns == (None,):
             kind = policy.method.upper() if isinstance(policy, Policy) else "a function"
-            raise SpecError(f"target return {target_returns[0]:g}: {kind} takes no target return")
-        if not target_returns or not np.isfinite(target_returns).all():
-            raise SpecError(f"target returns {list(target_returns)}: give at least one, each a finite number")
-        changes["target_returns"] = tuple(target_returns)
+            raise SpecError(f"target return {targets[0]:g}: {kind} takes no target return")
+        changes["target_returns"] = targets
     request = replace(request, **{name: value for name, value in changes.items() if value is not None})
     if isinstance(policy, Policy):
         make_decoder(policy.network, request.decode, 1)  # raises if the decode mode is invalid
     elif decode is not None:
         raise SpecError(f"decode {decode}: decode modes are for policies; a function has none")
     return request
+
+
+def _targets(given: Sequence[float]) -> tuple[float, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise SpecError(f"target_returns {short_repr(given)}: give a list of numbers")
+    targets = tuple(finite_number("target_returns", value) for value in given)
+    if not targets or len(set(targets)) < len(targets):
+        raise SpecError(f"target_returns {short_repr(list(targets))}: give at least one, and each once")
+    return targets
 
 
 def _policy_request(policy: Policy, task: Task | None) -> EvaluationRequest:
@@ -145,8 +159,7 @@ def evaluate(
         SpecError: there is less than one worker, there are several for a function, or its actions have the wrong shape.
         FloatingPointError: an action is not finite.
     """
-    if workers < 1:
-        raise SpecError(f"workers {workers}: must be at least 1")
+    workers, deterministic = whole_number("workers", workers, 1, MAX_WORKERS), flag("deterministic", deterministic)
     total = request.episodes * len(request.target_returns)
     done: list[EpisodeRecord] = []
     for cohort in _cohorts(policy, request, workers, deterministic):
@@ -270,10 +283,7 @@ class _FunctionDecoder:
         self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> np.ndarray:
         given = self._function(observations)
-        try:
-            actions = np.asarray(given, dtype=np.float32)
-        except (TypeError, ValueError) as cause:
-            raise SpecError(f"the function gave no array of numbers: {cause}") from cause
+        actions = numbers("the function's actions", given)
         expected = (len(observations), self._task.action_dim)
         if actions.shape != expected:
             raise SpecError(

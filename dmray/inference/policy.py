@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmray.arguments import MAX_EPISODES, finite_number, line, place, whole_number
 from dmray.errors import CheckpointError, SpecError
 from dmray.fields import Field
 from dmray.files import user_path
 from dmray.inference.acting import Rollout, act_on_windows
 from dmray.policies import PolicySnapshot, SequencePolicy
+from dmray.registry import short_repr
 from dmray.specs import TrialSpec
 from dmray.storage import fetch_from_store, is_url
 from dmray.tasks import ReferenceScores, Task, task_of
@@ -108,20 +111,19 @@ class Policy:
             SpecError: there is no such decode mode, the policy takes no target return, or the number of target returns
                 is not the number of episodes.
         """
-        rows = 1 if num_episodes is None else num_episodes
-        if rows < 1:
-            raise SpecError(f"num_episodes {num_episodes}: must be at least 1")
+        rows = 1 if num_episodes is None else whole_number("num_episodes", num_episodes, 1, MAX_EPISODES)
         if target_return is not None and not self.takes_target:
-            raise SpecError(f"target_return {target_return}: {self.method.upper()} takes no target return")
+            raise SpecError(f"target_return {short_repr(target_return)}: {self.method.upper()} takes no target return")
         given = target_return if target_return is not None else (self.target_returns or (0.0,))[0]
         try:
-            targets = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError) as cause:
-            raise SpecError(f"target_return {target_return!r}: not a number") from cause
+            targets = np.asarray(given)
+            targets = targets.astype(np.float64) if targets.dtype.kind in "fiu" else np.asarray(None, np.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as cause:
+            raise SpecError(f"target_return {short_repr(target_return)}: not a number") from cause
         if targets.shape not in ((), (rows,)):
             raise SpecError(f"target_return: {targets.size} numbers for {rows} episodes; give one number, or {rows}")
         if not np.isfinite(targets).all():
-            raise SpecError(f"target_return {target_return}: not finite")
+            raise SpecError(f"target_return {short_repr(target_return)}: not a finite number")
         return Rollout(
             self.network,
             self.decode if decode is None else decode,
@@ -158,19 +160,60 @@ def load_policy(source: str | Path) -> Policy:
         CheckpointError: there is no checkpoint, or it cannot be read.
         StorageError: the store has no such trial. StoreUnavailableError: the store does not answer.
     """
-    path = fetch_from_store(source) if isinstance(source, str) and is_url(source) else user_path(source)
+    given = place("source", source)
+    path = fetch_from_store(given) if is_url(given) else user_path(given)
     file = _checkpoint_in(path)
     trial, snapshot = load_policy_snapshot(file)
     content = load_checkpoint(file)
-    task = task_of(trial.dataset)
-    fitted = task.with_zeros(snapshot.recipe.shape.observation_dim - task.observation_dim)
-    return Policy(
+    policy = Policy(
         trial=trial,
         snapshot=snapshot,
-        task=replace(fitted, reference=ReferenceScores(**content["origin"]["reference"])),
-        step=content["step"] if "step" in content else content["trainer"]["step"],
+        task=_task_in(file, trial, snapshot, content),
+        step=_step_in(file, content),
         folder=path if path.is_dir() else path.parent.parent,
     )
+    try:
+        _ = policy.network  # raises if the weights are those of another network
+        snapshot.check_finite()
+    except CheckpointError as problem:
+        raise CheckpointError(f"{file}: {problem}") from None
+    return policy
+
+
+def _task_in(file: Path, trial: TrialSpec, snapshot: PolicySnapshot, content: Mapping[str, Any]) -> Task:
+    """The trial's task with the observation size and the reference returns of its data set."""
+    try:
+        task = task_of(trial.dataset)
+    except SpecError as unknown:
+        raise CheckpointError(f"{file}: {unknown}; if it is of another package, install that package") from None
+    shape = snapshot.recipe.shape
+    try:
+        for name in ("observation_dim", "action_dim", "max_timesteps"):
+            whole_number(name, getattr(shape, name), 1)
+        if finite_number("action_limit", shape.action_limit) <= 0:
+            raise SpecError(f"action_limit {shape.action_limit}: must be above 0")
+    except SpecError as problem:
+        raise CheckpointError(f"{file}: its sizes are damaged: {problem}") from None
+    more = shape.observation_dim - task.observation_dim
+    if more not in (0, task.appendix_dim) or shape.action_dim != task.action_dim:
+        sizes, needed = (shape.observation_dim, shape.action_dim), (task.observation_dim, task.action_dim)
+        raise CheckpointError(f"{file}: observation and action sizes {sizes}, but task '{task.name}' has {needed}")
+    try:
+        stored = content["origin"]["reference"]
+        low, high = (finite_number(name, stored[name]) for name in ("minimum", "maximum"))
+        reference = ReferenceScores(low, high, line("source", stored["source"]))
+    except (KeyError, TypeError, SpecError) as cause:
+        raise CheckpointError(f"{file}: its reference returns are damaged: {short_repr(str(cause))}") from cause
+    if not low < high:
+        raise CheckpointError(f"{file}: its reference returns are damaged: {low:g} is not below {high:g}")
+    return replace(task.with_zeros(more), reference=reference)
+
+
+def _step_in(file: Path, content: Mapping[str, Any]) -> int:
+    try:
+        return whole_number("step", content["step"] if "step" in content else content["trainer"]["step"], 0)
+    except (KeyError, TypeError, SpecError) as cause:
+        raise CheckpointError(f"{file}: its number of steps is damaged: {short_repr(str(cause))}") from cause
 
 
 def fit_task(policy: Policy, task: Task) -> Task:
@@ -191,7 +234,13 @@ def fit_task(policy: Policy, task: Task) -> Task:
 
 
 def _checkpoint_in(path: Path) -> Path:
-    if path.is_file():
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise CheckpointError(f"{path}: not a regular file; give a checkpoint or a trial's folder")
+        is_file = path.is_file()
+    except OSError as cause:
+        raise CheckpointError(f"{path}: cannot be read: {cause.strerror}") from cause
+    if is_file:
         return path
     names = [path / "checkpoints" / name for name in ("final.pt", "last.pt")]
     found = next((name for name in names if name.is_file()), None)

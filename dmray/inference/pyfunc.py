@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dmray.arguments import mapping
 from dmray.errors import SpecError
 from dmray.inference.acting import act_on_windows
 from dmray.policies import SequencePolicy
@@ -36,7 +37,8 @@ class ServedPolicy:
         Raises:
             SpecError: as `act_on_windows`, or a parameter is unknown.
         """
-        given = dict(params or {})
+        given = dict(mapping("params", params or {}))
+        model_input = mapping("model_input", model_input)
         for name in given:
             if name not in _PARAMS:
                 raise SpecError(unknown("parameter", name, _PARAMS))
@@ -45,8 +47,8 @@ class ServedPolicy:
             model_input.get("observations", ()),
             model_input.get("actions", ()),
             model_input.get("returns_to_go"),
-            decode=str(given.get("decode", "window")),
-            first_timestep=int(given.get("first_timestep", 0)),
+            decode=given.get("decode", "window"),
+            first_timestep=given.get("first_timestep", 0),
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from dmray.frozen import Spec
 
@@ -20,15 +20,15 @@ class BackboneConfig(Spec):
     `context_length` (K): the number of timesteps of a training window, and of the window of decode mode `window`.
     """
 
-    d_model: PositiveInt = 128
-    n_layer: PositiveInt = 6
-    context_length: PositiveInt = 20
+    d_model: Annotated[int, Field(gt=0, le=100_000)] = 128
+    n_layer: Annotated[int, Field(gt=0, le=1000)] = 6
+    context_length: Annotated[int, Field(gt=0, le=100_000)] = 20
 
 
 class TransformerConfig(BackboneConfig):
     """`dropout` is the probability for embeddings, attention weights and residual branches."""
 
-    n_head: PositiveInt = 1
+    n_head: Annotated[int, Field(gt=0, le=100_000)] = 1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
 
     @model_validator(mode="after")
@@ -41,9 +41,9 @@ class TransformerConfig(BackboneConfig):
 class MambaConfig(BackboneConfig):
     """`d_state`: state size per channel; `d_conv`: taps of the convolution; `expand` * `d_model`: channels."""
 
-    d_state: PositiveInt = 16
-    d_conv: PositiveInt = 4
-    expand: PositiveInt = 2
+    d_state: Annotated[int, Field(gt=0, le=10_000)] = 16
+    d_conv: Annotated[int, Field(gt=0, le=1000)] = 4
+    expand: Annotated[int, Field(gt=0, le=1000)] = 2
 
 
 class LSTMConfig(BackboneConfig):

@@ -9,26 +9,26 @@ two: it does not consider other load on the machine, several trials on one GPU, 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from dmray.errors import StorageError
-from dmray.files import cache_folder, os_errors_said, write_json
+from dmray.files import cache_folder, os_errors_said, read_small, write_json
 from dmray.methods import METHODS
 from dmray.planning.cost import Work
 from dmray.records import provenance
 from dmray.specs import Spec, TrialSpec
+from dmray.specs.mistakes import mistakes_of
 
+_log = logging.getLogger(__name__)
 Device = Literal["cpu", "cuda"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 VERSION = 1
-_log = logging.getLogger(__name__)
 
 
 class Point(Spec):
@@ -93,17 +93,21 @@ def calibration_file(hardware: str) -> Path:
 
 
 def load_calibration(hardware: str) -> Calibration | None:
-    """The stored calibration of this hardware; None if there is none. One that cannot be used is named in the log."""
+    """The stored calibration of this hardware; None if there is none. One that cannot be used is named in a warning."""
     try:
         file = calibration_file(hardware)
-        content = file.read_bytes()
-    except (OSError, StorageError):  # there is none, or no folder that could have one
+    except StorageError:  # there is no folder that could have one
         return None
     try:
-        return Calibration.model_validate(json.loads(content))
-    except (ValueError, RecursionError) as cause:  # no JSON, or not a calibration
-        _log.warning("%s: not a calibration (%s); make it again: dmray doctor --calibrate", file, type(cause).__name__)
+        return Calibration.model_validate_json(read_small(file))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValidationError as invalid:
+        problem = str(mistakes_of(invalid, Calibration)[0])
+    except OSError as cause:
+        problem = str(cause.strerror)
+    _log.warning("%s is not used: %s; measure again with: python -m dmray.doctor --calibrate", file, problem)
+    return None
 
 
 def save_calibration(calibration: Calibration) -> Path:

@@ -92,5 +92,9 @@ def num_parameters(trial: TrialSpec, task: Task) -> int:
     The table of timesteps has a row for each step up to the horizon. A data set with longer trajectories adds rows,
     which are not counted here.
     """
-    shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
-    return METHODS[trial.method].num_parameters(trial.model, shape)
+    return METHODS[trial.method].num_parameters(trial.model, policy_shape(task))
+
+
+def policy_shape(task: Task) -> PolicyShape:
+    """The sizes of a policy of this task whose data set has no longer episodes than the simulator."""
+    return PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmray.errors import SpecError
-from dmray.planning.cost import trial_flops
+from dmray.methods import METHODS
+from dmray.planning.cost import policy_shape, trial_flops
 from dmray.specs import DatasetSpec, EvaluationSpec, SweepSpec, TrialSpec, load_sweep
 from dmray.tasks import Task, task_of
+
+_MAX_PARAMETERS = 10**10  # 160 GiB with gradients and the optimizer's moments: more than any accelerator has
+_MAX_BATCH_TIMESTEPS = 10**8
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,11 @@ def plan(sweep: SweepSpec) -> Plan:
     If the sweep does not give target returns or a return scale, those of the task are written into the trials' specs.
 
     Raises:
-        SpecError: an unknown data set or task. The message has its place in the sweep and the most similar name.
+        SpecError: an unknown data set or task (the message has its place in the sweep and the most similar name), or a
+            network or batch that no machine has the memory for.
     """
     trials: dict[str, TrialSpec] = {}
+    _check_sizes(sweep)
     for dataset, task in zip(sweep.datasets, _tasks(sweep), strict=True):
         evaluation = _resolved(sweep.evaluation, task)
         for seed in sweep.seeds:
@@ -75,6 +81,24 @@ def _tasks(sweep: SweepSpec) -> list[Task]:
         except SpecError as mistake:
             raise SpecError(f"datasets.{place}: {mistake}") from mistake
     return tasks
+
+
+def _check_sizes(sweep: SweepSpec) -> None:
+    """Refuse a typing mistake in a size, which would otherwise end in a worker without memory."""
+    batch, task = sweep.training.batch_size, _tasks(sweep)[0]
+    for method, model in dict.fromkeys(entry for block in sweep.grid for entry in block.configurations):
+        size = f"{method} with d_model {model.d_model}, n_layer {model.n_layer}, context_length {model.context_length}"
+        if batch * model.context_length > _MAX_BATCH_TIMESTEPS:
+            raise SpecError(
+                f"training.batch_size {batch:,}: a batch of {size} has {batch * model.context_length:,} timesteps, "
+                f"more than {_MAX_BATCH_TIMESTEPS:,}"
+            )
+        parameters = METHODS[method].num_parameters(model, policy_shape(task))
+        if parameters > _MAX_PARAMETERS:
+            raise SpecError(
+                f"grid: {size} has {parameters:,} parameters and needs {parameters * 16 / 2**30:,.0f} GiB to train; "
+                "give smaller sizes"
+            )
 
 
 def _trials_of_seed(

@@ -10,16 +10,18 @@ in a changed sweep file stay in their shard.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan
-from dmray.registry import nearest, unknown
+from dmray.registry import nearest, short, unknown
 from dmray.specs import TrialSpec
 from dmray.tasks import task_of
 
+_SHARD = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})")
 _KEYS = ("dataset", "task", "method", "seed", "trial")
 
 
@@ -45,7 +47,7 @@ def select_trials(plan: Plan, trial_filter: TrialFilter) -> tuple[TrialSpec, ...
     for key, patterns in _terms(trial_filter.only, _keys(plan)).items():
         trials = tuple(trial for trial in trials if _matches(_value(trial, key), patterns))
         if not trials:
-            raise SpecError(f"--only {trial_filter.only}: {_no_trial(plan, key, patterns)}")
+            raise SpecError(f"--only {short(trial_filter.only or '')}: {_no_trial(plan, key, patterns)}")
     if trial_filter.shard is None:
         return trials
     number, count = _shard(trial_filter.shard)
@@ -64,14 +66,16 @@ def _keys(plan: Plan) -> tuple[str, ...]:
 
 def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence[str]]:
     terms: dict[str, Sequence[str]] = {}
+    shown = f"--only {short(expression or '')}"
     for term in expression.split(",") if expression is not None else ():
         key, equals, patterns = (part.strip() for part in term.partition("="))
         if not equals or not patterns:
-            raise SpecError(f"--only {expression}: '{term}': write it as key=pattern, for example method=dm|dt,seed=0")
+            raise SpecError(f"{shown}: '{short(term)}': write it as key=pattern, for example method=dm|dt,seed=0")
         if key not in keys:
-            raise SpecError(f"--only {expression}: {unknown('key', key, keys)}")
+            raise SpecError(f"{shown}: {unknown('key', key, keys)}")
         if key in terms:
-            raise SpecError(f"--only {expression}: '{key}' is given twice; write {key}={terms[key][0]}|{patterns}")
+            both = f"{short(terms[key][0])}|{short(patterns)}"
+            raise SpecError(f"{shown}: '{key}' is given twice; write {key}={both}")
         terms[key] = [pattern.strip() for pattern in patterns.split("|")]
     return terms
 
@@ -94,16 +98,17 @@ def _matches(value: str, patterns: Sequence[str]) -> bool:
 
 
 def _no_trial(plan: Plan, key: str, patterns: Sequence[str]) -> str:
+    wanted = short("|".join(patterns))
     values = list(dict.fromkeys(_value(trial, key) for trial in plan.trials))
     if any(_matches(value, patterns) for value in values):
-        return f"no trial that matches the terms before it has {key}={'|'.join(patterns)}"
+        return f"no trial that matches the terms before it has {key}={wanted}"
     best = nearest(patterns[0], values)
     known = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")
-    return f"no trial has {key}={'|'.join(patterns)}, " + (f"did you mean '{best}'?" if best else f"there are {known}")
+    return f"no trial has {key}={wanted}, " + (f"did you mean '{best}'?" if best else f"there are {known}")
 
 
 def _shard(shard: str) -> tuple[int, int]:
-    number, slash, count = shard.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise SpecError(f"--shard {shard}: write it as i/n with i from 1 to n, for example 1/4")
-    return int(number), int(count)
+    match = _SHARD.fullmatch(shard)
+    if match is None or not int(match[1]) <= int(match[2]):
+        raise SpecError(f"--shard {short(shard)}: write it as i/n with i from 1 to n, for example 1/4")
+    return int(match[1]), int(match[2])

@@ -22,14 +22,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from dmray.errors import CheckpointError
+from dmray.arguments import finite_number, whole_number
+from dmray.errors import CheckpointError, SpecError
 from dmray.methods import METHODS, ActionInput, PolicyShape
 from dmray.policies.policy import PolicyRecipe, SequencePolicy
-from dmray.registry import nearest, unknown
+from dmray.registry import nearest, short, short_repr, unknown
+from dmray.specs.mistakes import mistakes_of
 
 StateDict = Mapping[str, Tensor]
 
@@ -102,18 +106,28 @@ def from_authors(
 
     Raises:
         CheckpointError: the method is not a published one; a stage or weight is unknown or missing; a weight has the
-            wrong shape; or two stages differ in size (a policy has one config). The message has the most similar name.
+            wrong shape, is no tensor of floating-point numbers, or is not finite; two stages differ in size (a policy
+            has one config); or the sizes are not those of a config. The message has the most similar name.
+        SpecError: a setting is not a positive number.
     """
     published = {name for name, _ in _NAMES}
+    if not isinstance(method, str) or not isinstance(networks, Mapping):
+        raise CheckpointError("give the method's name, and a mapping from its stages to their state dicts")
     if method not in published:
         raise CheckpointError(unknown("published method", method, published))
     stages = tuple(stage.target.value for stage in METHODS[method].stages)
     _check_names(method, networks, stages)
+    _check_settings(n_head, context_length, action_input, action_limit, return_scale)
+    for stage in stages:
+        _check_tensors(f"{method}, {stage}", networks[stage], _NAMES[method, stage].ignored)
     found = [_Network(f"{method}, {stage}", networks[stage], _NAMES[method, stage]) for stage in stages]
     sizes = _shared_sizes(found)
     config = METHODS[method].config
     given = {**sizes, "n_head": n_head, "context_length": context_length}
-    model = config.model_validate({name: size for name, size in given.items() if name in config.model_fields})
+    try:
+        model = config.model_validate({name: size for name, size in given.items() if name in config.model_fields})
+    except ValidationError as invalid:
+        raise CheckpointError(f"{method}: {mistakes_of(invalid, config)[0]} (read from the weights)") from None
     action_dim = found[-1].size("embed_action.weight", 1)
     shape = PolicyShape(sizes["observation_dim"], action_dim, action_limit, sizes["max_timesteps"])
     with torch.random.fork_rng(devices=[]):
@@ -171,8 +185,44 @@ class _Network:
 
     def _layers(self) -> int:
         prefix = re.escape(self.names.theirs("backbone.layers."))
-        numbers = [int(match[1]) for name in self.weights if (match := re.match(rf"{prefix}(\d+)\.", name))]
-        return 1 + max(numbers, default=0)
+        numbers = [int(match[1]) for name in self.weights if (match := re.match(rf"{prefix}([0-9]{{1,6}})\.", name))]
+        count = len(set(numbers))
+        if set(numbers) != set(range(count)):
+            raise CheckpointError(
+                f"{self.label}: layers {_listed(numbers)} are given, but they must be 0 to {count - 1}"
+            )
+        return count
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    known = sorted(set(numbers))
+    return ", ".join(short_repr(number) for number in known[:8]) + (", ..." if len(known) > 8 else "")
+
+
+def _check_settings(
+    n_head: int, context_length: int, action_input: str, action_limit: float, return_scale: float
+) -> None:
+    whole_number("n_head", n_head, 1)
+    whole_number("context_length", context_length, 1)
+    for name, value in (("action_limit", action_limit), ("return_scale", return_scale)):
+        if finite_number(name, value) <= 0:
+            raise SpecError(f"{name} {value}: must be above 0")
+    if action_input not in get_args(ActionInput):
+        raise SpecError(unknown("action_input", str(action_input), get_args(ActionInput)))
+
+
+def _check_tensors(label: str, weights: object, ignored: str) -> None:
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(f"{label}: give a state dict, a mapping from names to tensors")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{label}: '{short(name)}' is a {type(value).__name__}, but must be a tensor")
+        if re.fullmatch(ignored, name):
+            continue
+        if not value.is_floating_point():
+            raise CheckpointError(f"{label}: '{short(name)}' has dtype {value.dtype}, but must be floating-point")
+        if not bool(torch.isfinite(value.float()).all()):
+            raise CheckpointError(f"{label}: '{short(name)}' is not finite")
 
 
 def _shared_sizes(networks: Sequence[_Network]) -> dict[str, int]:
@@ -190,7 +240,7 @@ def _check_names(label: str, given: Collection[str], expected: Collection[str]) 
     for name in given:
         if name not in expected:
             best = nearest(name, expected)
-            raise CheckpointError(f"{label}: unknown '{name}'" + (f", did you mean '{best}'?" if best else ""))
+            raise CheckpointError(f"{label}: unknown '{short(name)}'" + (f", did you mean '{best}'?" if best else ""))
     for name in expected:
         if name not in given:
             raise CheckpointError(_missing(label, name, given))

@@ -15,6 +15,7 @@ import numpy as np
 from dmray.errors import SpecError
 from dmray.policies.policy import SequencePolicy
 from dmray.policies.rollout_fields import RolloutFields
+from dmray.registry import short_repr
 from dmray.specs import Decode, parse_decode
 
 
@@ -46,6 +47,8 @@ def make_decoder(policy: SequencePolicy, decode: str, num_rows: int, first_times
     Raises:
         SpecError: there is no such decode mode, or its argument is invalid or does not fit the policy's context length.
     """
+    if not isinstance(decode, str):
+        raise SpecError(f"decode {short_repr(decode)}: must be text, for example window")
     try:
         parsed = parse_decode(decode)
     except ValueError as unknown:

@@ -7,6 +7,7 @@ windows shorter than K we pad timesteps and all other fields on the right; their
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from dmray.errors import CheckpointError
 from dmray.fields import Field, Token
 from dmray.methods import METHODS, ActionInput, Method, PolicyShape
 from dmray.models import BackboneConfig
 from dmray.models.selective_scan import scan_backend
 from dmray.policies.sequence_model import SequenceModel
+from dmray.registry import short_repr
 from dmray.specs import TrialSpec
 
 if TYPE_CHECKING:
@@ -137,12 +140,48 @@ class PolicySnapshot:
     weights: dict[str, np.ndarray]
 
     def build(self) -> SequencePolicy:
-        """Build the policy on the CPU, in evaluation mode. Does not change torch's global RNG."""
+        """Build the policy on the CPU, in evaluation mode. Does not change torch's global RNG.
+
+        Raises:
+            CheckpointError: the weights are not those of a policy with this recipe: a name, a shape or a dtype differs.
+        """
+        self._check_size()
         with torch.random.fork_rng(devices=[]):
             policy = SequencePolicy(self.recipe)
+        self._check_weights(policy.state_dict())
         # np.array copies: arrays from Ray's object store are read-only, and torch warns about such arrays
         policy.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights.items()})
         return policy.eval()
+
+    def check_finite(self) -> None:
+        """Check that no weight is NaN or infinite, and that the states' deviations are positive.
+
+        Raises:
+            CheckpointError: one is not; the message has its name.
+        """
+        for name, values in self.weights.items():
+            if not np.isfinite(values).all():
+                raise CheckpointError(f"weight '{name}' is not finite: the training diverged, or the file is damaged")
+        if not (self.weights["state_std"] > 0).all():
+            raise CheckpointError("'state_std' has a deviation that is not positive: the file is damaged")
+
+    def _check_size(self) -> None:
+        """Before the networks are built: sizes that only a damaged file has could need all memory."""
+        needed = self.recipe.resolved_method().num_parameters(self.recipe.model, self.recipe.shape)
+        given = sum(values.size for values in self.weights.values())
+        if given < needed:
+            raise CheckpointError(f"there are weights for {given:,} parameters, but its policy has {needed:,}")
+
+    def _check_weights(self, expected: Mapping[str, Tensor]) -> None:
+        for name in (*(expected.keys() - self.weights.keys()), *(self.weights.keys() - expected.keys())):
+            what = "missing" if name in expected else "not a weight of its policy"
+            raise CheckpointError(f"weight {short_repr(name)} is {what}")
+        for name, wanted in expected.items():
+            values = self.weights[name]
+            if values.shape != tuple(wanted.shape):
+                raise CheckpointError(f"weight '{name}' has shape {values.shape}, but must have {tuple(wanted.shape)}")
+            if values.dtype.kind != "f":
+                raise CheckpointError(f"weight '{name}' has dtype {values.dtype}, but must be floating-point numbers")
 
 
 def snapshot(policy: SequencePolicy) -> PolicySnapshot:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from dmray.registry import Registry, nearest
+from dmray.registry import Registry, nearest, short
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
@@ -91,15 +91,16 @@ def parse_decode(text: str) -> Decode:
     try:
         return Decode(mode, mode.parse_argument(argument))
     except ValueError as wrong:
-        raise ValueError(f"decode '{text}': {name} {wrong}, for example {mode.example}") from None
+        raise ValueError(f"decode '{short(text)}': {name} {wrong}, for example {mode.example}") from None
 
 
 def _unknown(text: str) -> str:
     name, _, argument = text.partition(":")
     best = DECODE_MODES.get(nearest(name, DECODE_MODES) or "")
     if best is None:
-        return f"unknown decode mode '{text}', known: {', '.join(mode.example for mode in DECODE_MODES.values())}"
-    return f"unknown decode mode '{text}', did you mean '{_with_argument(best, argument)}'?"
+        known = ", ".join(mode.example for mode in DECODE_MODES.values())
+        return f"unknown decode mode '{short(text)}', known: {known}"
+    return f"unknown decode mode '{short(text)}', did you mean '{_with_argument(best, argument)}'?"
 
 
 def _with_argument(mode: DecodeMode, argument: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from dmray.frozen import Spec
+from dmray.frozen import Count, Spec
 from dmray.specs.trial import EvaluationSpec, TrainingSpec, TrialSpec
 
 Within = Literal["method", "dataset"]
@@ -25,8 +25,8 @@ class EarlyStoppingSpec(Spec):
     The rule changes which trials end early, but not what a trial measures. So trial ids do not depend on it.
     """
 
-    grace_steps: PositiveInt
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    grace_steps: Count
+    reduction_factor: Annotated[int, Field(ge=2, le=10**6)] = 3
     within: Within = "method"
 
     def rungs(self, training: TrainingSpec, evaluation: EvaluationSpec) -> tuple[int, ...]:

@@ -7,36 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from dmray.errors import SpecError
-from dmray.registry import nearest
+from dmray.registry import nearest, short
 from dmray.specs.mistakes import mistakes_of
+from dmray.specs.plain_values import plain_value
 from dmray.specs.sweep import SweepSpec
+from dmray.specs.yaml_values import MAX_CHARACTERS, MAX_DEPTH, YamlError, read_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with three changes: 1e-4 is a number, `off` is a string, and duplicate keys are errors."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))
+_MAX_BYTES = 4 * MAX_CHARACTERS  # a character has at most four bytes
+_ITEM = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
@@ -45,19 +26,35 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
     Raises:
         SpecError: the file cannot be read, is not a YAML mapping, or is not a valid sweep.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as cause:
-        beside = [file.name for pattern in ("*.yaml", "*.yml") for file in Path(path).parent.glob(pattern)]
-        best = nearest(Path(path).name, beside)
-        cure = f", did you mean '{Path(path).with_name(best)}'?" if best else ""
-        raise SpecError(f"{path}: no such sweep file{cure}") from cause
-    except (OSError, UnicodeDecodeError) as cause:
-        raise SpecError(f"{path}: cannot read the sweep file: {cause}") from cause
-    content = _parse(text, str(path))
+    content = _parse(_text_of(Path(path)), str(path))
     if not isinstance(content, dict):
         raise SpecError(f"{path}: a sweep file is a mapping (name:, datasets:, grid:, seeds:, ...)")
     return sweep_of(content, str(path), overrides)
+
+
+def _text_of(path: Path) -> str:
+    """The text of a sweep file. Only regular files are opened: a pipe or a device might never end."""
+    try:
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise SpecError(f"{path}: {what}; give a sweep file (YAML)")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise SpecError(f"{path}: larger than {_MAX_BYTES // 2**20} MiB, so it is no sweep file")
+        return content.decode("utf-8-sig")
+    except FileNotFoundError as cause:
+        raise SpecError(f"{path}: no such sweep file{_similar_file(path)}") from cause
+    except UnicodeDecodeError as cause:
+        raise SpecError(f"{path}: not UTF-8 text (byte {cause.start}); save the sweep file as UTF-8") from cause
+    except (OSError, ValueError) as cause:  # ValueError: a zero byte in the path
+        raise SpecError(f"{short(str(path))}: cannot read the sweep file: {cause}") from cause
+
+
+def _similar_file(path: Path) -> str:
+    beside = [file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]
+    best = nearest(path.name, beside)
+    return f", did you mean '{path.with_name(best)}'?" if best else ""
 
 
 def sweep_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> SweepSpec:
@@ -75,40 +72,35 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
     Raises:
         SpecError: an override is not of this form, or its path does not exist in a list or below a value.
     """
-    changed: dict[str, Any] = _copy(content)
+    changed: dict[str, Any] = plain_value(content)
     for override in overrides:
+        if not isinstance(override, str):
+            raise SpecError(f"override {short(repr(override))}: give text, for example 'training.steps=1000'")
         place, equals, value = override.partition("=")
-        if not equals or not place:
-            raise SpecError(f"-o {override}: write it as key.path=value, for example -o training.steps=1000")
-        _set(changed, place.split("."), _parse(value, f"-o {override}"), override)
+        keys = place.strip().split(".")
+        shown = f"-o {short(override)}"
+        if not equals or not all(keys):
+            raise SpecError(f"{shown}: write it as key.path=value, for example -o training.steps=1000")
+        if len(keys) > MAX_DEPTH:
+            raise SpecError(f"{shown}: the path has {len(keys)} parts, but a sweep has no field so deep")
+        _set(changed, keys, plain_value(_parse(value, shown)), shown)
     return changed
 
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as cause:
-        mark = cause.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = ", ".join(part for part in (cause.problem, cause.context) if part)
-        raise SpecError(f"{source}: not valid YAML: {place}{problem}") from cause
-    except yaml.YAMLError as cause:
-        raise SpecError(f"{source}: not valid YAML: {' '.join(str(cause).split())}") from cause
+        return read_yaml(text)
+    except YamlError as cause:
+        raise SpecError(f"{source}: not valid YAML: {cause}") from cause
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _set(content: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+def _set(content: dict[str, Any], keys: list[str], value: Any, shown: str) -> None:
     here: Any = content
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(here, list):
-            if not key.isdecimal() or int(key) >= len(here):
-                raise SpecError(f"-o {override}: '{key}' is not one of the {len(here)} items there (count from 0)")
+            if not _ITEM.fullmatch(key) or int(key) >= len(here):
+                raise SpecError(f"{shown}: '{short(key)}' is not one of the {len(here)} items there (count from 0)")
             if last:
                 here[int(key)] = value
             here = here[int(key)]
@@ -117,7 +109,7 @@ def _set(content: dict[str, Any], keys: list[str], value: Any, override: str) ->
                 here[key] = value
             here = here.setdefault(key, {})
         else:
-            raise SpecError(f"-o {override}: '{'.'.join(keys[:depth])}' has no fields")
+            raise SpecError(f"{shown}: '{'.'.join(keys[:depth])}' has no fields")
 
 
 def _validate(content: dict[str, Any], source: str) -> SweepSpec:

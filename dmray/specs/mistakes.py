@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from dmray.registry import nearest
+from dmray.registry import nearest, short, short_repr
 
 _NESTED = "nested_mistakes"
 
@@ -61,7 +61,7 @@ _WANTED = {
 
 
 def _mistakes(error: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
-    place = ".".join(str(part) for part in error["loc"])
+    place = ".".join(short(str(part)) for part in error["loc"])
     kind, value = error["type"], error["input"]
     if kind == _NESTED:
         for inner in error["ctx"]["mistakes"]:
@@ -77,12 +77,12 @@ def _mistakes(error: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
         choices = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         best = nearest(str(value), choices)
         cure = f"did you mean '{best}'?" if best else f"one of {', '.join(choices)}"
-        yield Mistake(place, f"unknown value {value!r}, {cure}")
+        yield Mistake(place, f"unknown value {short_repr(value)}, {cure}")
     elif kind == "value_error":
         yield Mistake(place, error["msg"].removeprefix("Value error, "))
     else:
         wanted = f"Input should be {_WANTED[kind]}" if kind in _WANTED else error["msg"]
-        yield Mistake(place, f"{wanted}, not {list(value) if isinstance(value, tuple) else value!r}")
+        yield Mistake(place, f"{wanted}, not {short_repr(list(value) if isinstance(value, tuple) else value)}")
 
 
 def _fields_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from dmray.frozen import Spec
+from dmray.frozen import Count, Line, Seconds, Spec
 from dmray.methods import METHODS
 from dmray.models import BackboneConfig
-from dmray.registry import unknown
+from dmray.registry import short, unknown
 from dmray.specs.decode import parse_decode
 from dmray.specs.early_stopping import EarlyStoppingSpec
 from dmray.specs.mistakes import Mistake, mistakes_of, nested_mistakes
@@ -25,6 +25,17 @@ from dmray.specs.trial import (
 )
 
 NO_MLFLOW = "off"
+MAX_TRIALS = 100_000
+_RESERVED = ("datasets", "mlartifacts", "mlflow.db", "mlruns")  # beside the sweeps' folders in a storage
+
+
+def _free_name(name: str) -> str:
+    if name.lower() in _RESERVED:
+        raise ValueError(f"the name '{name}' is reserved for a folder of the storage; choose another one")
+    return name
+
+
+SweepName = Annotated[Slug, AfterValidator(_free_name)]
 
 
 class GridBlock(Spec):
@@ -35,6 +46,17 @@ class GridBlock(Spec):
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     models: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = ({},)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> GridBlock:
+        _check_size(len(self.methods) * len(self.models), "the methods x models of this block")
+        _refuse_duplicates("methods", self.methods)
+        first: dict[str, int] = {}
+        for place, model in enumerate(self.models):
+            same = first.setdefault(repr(sorted(model.items())), place)
+            if same != place:
+                raise ValueError(f"models: entries {same} and {place} (counted from 0) are equal; remove one")
+        return self
 
     @model_validator(mode="after")
     def _baselines_exist(self) -> GridBlock:
@@ -105,17 +127,17 @@ class ResourcesSpec(Spec):
     """
 
     executor: Literal["train", "tune"] = "train"
-    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    cpus_per_trial: Annotated[float, Field(gt=0, le=1e5)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0, le=1e5)] = 0.0
     device: Literal["auto", "cpu"] = "auto"
     capture: Literal["auto", "off"] = "auto"
-    max_concurrent_trials: PositiveInt | None = None
-    torch_threads: PositiveInt = 1
+    max_concurrent_trials: Count | None = None
+    torch_threads: Annotated[int, Field(gt=0, le=10_000)] = 1
     deterministic: bool = False
-    evaluation_actors: PositiveInt = 1
-    cpus_per_evaluation_actor: Annotated[float, Field(gt=0)] = 1.0
+    evaluation_actors: Annotated[int, Field(gt=0, le=100_000)] = 1
+    cpus_per_evaluation_actor: Annotated[float, Field(gt=0, le=1e5)] = 1.0
     gpus_per_evaluation_actor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    max_pending_evaluations: PositiveInt = 4
+    max_pending_evaluations: Annotated[int, Field(gt=0, le=10**6)] = 4
     when_evaluations_lag: Literal["wait", "skip"] = "wait"
 
     @property
@@ -145,11 +167,11 @@ class FaultSpec(Spec):
     trials would leave less than that.
     """
 
-    worker_restarts: Annotated[int, Field(ge=0)] = 3
-    driver_restarts: Annotated[int, Field(ge=0)] = 2
-    checkpoint_every_steps: PositiveInt = 1000
-    no_progress_timeout_s: PositiveFloat | None = 3600.0
-    min_free_gib: Annotated[float, Field(ge=0)] = 1.0
+    worker_restarts: Annotated[int, Field(ge=0, le=10**6)] = 3
+    driver_restarts: Annotated[int, Field(ge=0, le=10**6)] = 2
+    checkpoint_every_steps: Count = 1000
+    no_progress_timeout_s: Seconds | None = 3600.0
+    min_free_gib: Annotated[float, Field(ge=0, le=1e9)] = 1.0
 
 
 class TrackingSpec(Spec):
@@ -159,9 +181,9 @@ class TrackingSpec(Spec):
     updates of MLflow.
     """
 
-    mlflow_uri: str | None = None
-    log_every_steps: PositiveInt = 100
-    flush_every_s: Annotated[float, Field(gt=0)] = 2.0
+    mlflow_uri: Line | None = None
+    log_every_steps: Count = 100
+    flush_every_s: Seconds = 2.0
 
 
 class SweepSpec(Spec):
@@ -172,7 +194,7 @@ class SweepSpec(Spec):
     early estimate of the deviation over seeds. "cheap_first" sorts all trials by their number of FLOPs.
     """
 
-    name: Slug
+    name: SweepName
     datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
     grid: Annotated[tuple[GridBlock, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -183,7 +205,7 @@ class SweepSpec(Spec):
     faults: FaultSpec = FaultSpec()
     tracking: TrackingSpec = TrackingSpec()
     order: Literal["methods_together", "seeds_together", "cheap_first"] = "methods_together"
-    storage: str = "runs"
+    storage: Line = "runs"
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -192,6 +214,19 @@ class SweepSpec(Spec):
         if isinstance(value, list | tuple):
             return tuple({"name": item} if isinstance(item, str) else item for item in value)
         return value
+
+    @model_validator(mode="after")
+    def _not_too_many_trials(self) -> SweepSpec:
+        configurations = sum(len(block.methods) * len(block.models) for block in self.grid)
+        size = f"{len(self.datasets)} data sets x {len(self.seeds)} seeds x {configurations} methods and models"
+        _check_size(len(self.datasets) * len(self.seeds) * configurations, size)
+        return self
+
+    @model_validator(mode="after")
+    def _no_duplicates(self) -> SweepSpec:
+        _refuse_duplicates("datasets", [dataset.name for dataset in self.datasets])
+        _refuse_duplicates("seeds", self.seeds)
+        return self
 
     @model_validator(mode="after")
     def _decode_mode_fits_every_context(self) -> SweepSpec:
@@ -226,14 +261,15 @@ class SweepSpec(Spec):
         by_method = Counter(method for method, _ in configurations)
         return max(by_method.values()) if rule.within == "method" else len(configurations)
 
-    @model_validator(mode="after")
-    def _no_duplicates(self) -> SweepSpec:
-        given: dict[str, list[str]] = {
-            "datasets": [dataset.name for dataset in self.datasets],
-            "seeds": [str(seed) for seed in self.seeds],
-        }
-        for kind, values in given.items():
-            duplicates = sorted({value for value in values if values.count(value) > 1})
-            if duplicates:
-                raise ValueError(f"{kind}: given twice: {', '.join(duplicates)}")
-        return self
+
+def _refuse_duplicates(kind: str, values: Sequence[object]) -> None:
+    """Raise a ValueError that names the values that are given more than once."""
+    duplicates = sorted(short(str(value)) for value, count in Counter(values).items() if count > 1)
+    if duplicates:
+        more = f" and {len(duplicates) - 5:,} more" if len(duplicates) > 5 else ""
+        raise ValueError(f"{kind}: given twice: {', '.join(duplicates[:5])}{more}")
+
+
+def _check_size(num_trials: int, what: str) -> None:
+    if num_trials > MAX_TRIALS:
+        raise ValueError(f"{what} are {num_trials:,} trials; a sweep has at most {MAX_TRIALS:,}, so divide it")

@@ -15,13 +15,12 @@ from pydantic import (
     AfterValidator,
     Field,
     PositiveFloat,
-    PositiveInt,
     SerializeAsAny,
     field_validator,
     model_validator,
 )
 
-from dmray.frozen import Spec, content_hash
+from dmray.frozen import Count, Line, Spec, content_hash
 from dmray.methods import METHODS, ActionInput, Method
 from dmray.models import BackboneConfig
 from dmray.registry import unknown
@@ -45,7 +44,7 @@ class Generation(Spec):
     """How to record a data set: with behaviour "random" in any task, or with a behaviour of the task's family."""
 
     behaviour: Slug = "expert"
-    transitions: PositiveInt = 60_000
+    transitions: Count = 60_000
     seed: Seed = 0
 
 
@@ -54,7 +53,7 @@ class DatasetSpec(Spec):
 
     name: Slug
     task: Slug | None = None
-    path: str | None = None
+    path: Line | None = None
     generate: Generation | None = None
 
     @model_validator(mode="after")
@@ -72,11 +71,11 @@ class TrainingSpec(Spec):
     The defaults are the paper's, or those of its code where the paper does not give them.
     """
 
-    steps: PositiveInt = 1_000_000
-    batch_size: PositiveInt = 16
+    steps: Count = 1_000_000
+    batch_size: Annotated[int, Field(gt=0, le=10**6)] = 16
     learning_rate: PositiveFloat = 1e-4
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 10_000
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 10_000
     grad_clip: PositiveFloat = 0.25
     episode_weighting: Literal["uniform", "length"] = "uniform"
     action_input: ActionInput = "paper"
@@ -94,20 +93,27 @@ class EvaluationSpec(Spec):
     the last step, and when the quick score may be a new best (`dmray.trial.pending_evaluations`).
     """
 
-    episodes: PositiveInt = 100
-    every_steps: PositiveInt = 1000
+    episodes: Annotated[int, Field(gt=0, le=10**6)] = 100
+    every_steps: Count = 1000
     seed: Seed = 0
     decode: str = "window"
-    target_returns: tuple[float, ...] | None = None
+    target_returns: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     return_scale: PositiveFloat | None = None
-    cohort_size: PositiveInt = 50
-    quick_episodes: PositiveInt | None = None
+    cohort_size: Annotated[int, Field(gt=0, le=10**5)] = 50
+    quick_episodes: Annotated[int, Field(gt=0, le=10**6)] | None = None
 
     @field_validator("decode")
     @classmethod
     def _known_mode(cls, value: str) -> str:
         parse_decode(value)
         return value
+
+    @field_validator("target_returns")
+    @classmethod
+    def _no_target_twice(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if values is not None and len(set(values)) < len(values):
+            raise ValueError(f"a target return is given twice: {', '.join(f'{value:g}' for value in values)}")
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluationSpec:

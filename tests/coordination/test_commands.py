@@ -11,6 +11,7 @@ from rich.console import Console
 from dmray.coordination.commands import CommandWatcher, TrialPaused, read_command, send_command, wait_for_resume
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import Runner, run_sweep
+from dmray.errors import StorageError
 from dmray.on_ray import RayRunner
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import DONE, TrialStatus
@@ -167,3 +168,46 @@ def test_a_sweep_on_ray_that_was_paused_ends_with_the_undisturbed_results(ray_se
     assert records(folder, AttemptPaused)
     assert science_of(folder, planned.trial_ids) == science_of(SweepFolder(tmp_path / "quiet", "tiny"), quiet.trial_ids)
     assert not records(folder, AttemptFailed)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b" " * (2**20 + 1),
+        b'{"kind": "stop", "number": "1", "sent_by": "a", "time_s": 1, "resume_command": ""}',
+        b'{"kind": "stop", "number": true, "sent_by": "a", "time_s": 1, "resume_command": ""}',
+        b'{"kind": "stop", "number": 1, "sent_by": "a", "time_s": 1e300, "resume_command": ""}',
+        b'{"kind": "burn", "number": 1, "sent_by": "a", "time_s": 1, "resume_command": ""}',
+    ],
+)
+def test_a_damaged_command_counts_as_none_is_named_and_is_replaced_by_the_next(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = SweepFolder(tmp_path, "sweep")
+    folder.path.mkdir()
+    folder.control.write_bytes(content)
+    assert read_command(folder) is None
+    assert f"{folder.control} holds no command" in caplog.text
+    assert read_command(folder) is None
+    assert caplog.text.count("holds no command") == 1, "workers read it every second"
+    assert read_command(folder) != send_command(folder, "stop") == read_command(folder)
+
+
+def test_escape_codes_in_a_command_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "sweep")
+    folder.path.mkdir()
+    sent = send_command(folder, "stop", "\x1b[2Jrun\n")
+    assert sent.resume_command == "?[2Jrun?"
+    assert read_command(folder) == sent
+
+
+def test_a_folder_in_the_place_of_the_command_is_an_error_with_the_cure(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "sweep")
+    folder.control.mkdir(parents=True)
+    assert read_command(folder) is None
+    with pytest.raises(StorageError, match="is a folder, so no command can be sent; remove it"):
+        send_command(folder, "stop")

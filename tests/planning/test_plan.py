@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -136,3 +137,27 @@ def test_the_plan_tells_sizes_apart_that_differ_in_one_backbones_field_alone(tmp
     shown = console.export_text()
     assert "dm dt  (width 16, 1 layers, context 4)" in shown
     assert "dm  (width 16, 1 layers, context 4, d_state 8)" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"grid": [{"methods": ["dm"], "models": [{"d_model": 100_000, "n_layer": 1000}]}]}, "GiB to train"),
+        (
+            {
+                "grid": [{"methods": ["dm"], "models": [{"context_length": 100_000}]}],
+                "training": {"steps": 1, "batch_size": 10_000},
+            },
+            "1,000,000,000 timesteps, more than 100,000,000",
+        ),
+        (
+            {"datasets": [{"name": "mine", "task": "hopper", "generate": {"transitions": 10}}]},
+            "datasets.0: data set 'mine': task 'hopper' cannot record it: unknown behaviour 'expert', known: random",
+        ),
+    ],
+)
+def test_what_no_machine_or_simulator_can_do_is_an_error_of_the_plan(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(SpecError, match=problem):
+        tiny_plan(tmp_path, **changes)

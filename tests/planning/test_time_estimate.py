@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -134,21 +135,35 @@ def test_a_calibration_predicts_a_training_step_of_this_machine() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"7", b"\xff", b"[" * 100_000, b'{"version": 1}', b'{"version": 1, "made": NaN}'],
-    ids=["empty", "list", "number", "bytes", "deep", "torn", "nan"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b"null",
+        b"[" * 100_000,
+        b" " * (2**20 + 1),
+        b'{"version": 1, "hardware": "x", "made": "x", "training": {}, "decisions": {"mamba": []}, "env_step_s": {}}',
+        b'{"version": 1, "hardware": "x", "made": "x", "training": {}, "decisions": {}, "env_step_s": {"maze2d": 0}}',
+    ],
 )
-def test_a_damaged_calibration_is_named_and_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content: bytes
+def test_a_damaged_calibration_is_named_in_a_warning_and_not_used(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("DMRAY_CACHE", str(tmp_path))
-    file = calibration_file("mine")
+    file = calibration_file("x")
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    with caplog.at_level("WARNING"):
-        assert load_calibration("mine") is None
-    (message,) = caplog.messages
-    assert message.startswith(f"{file}: not a calibration")
-    assert "--calibrate" in message
+    assert load_calibration("x") is None
+    assert f"{file} is not used: " in caplog.text
+    assert "--calibrate" in caplog.text
+
+
+def test_a_pipe_in_the_place_of_a_calibration_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMRAY_CACHE", str(tmp_path))
+    calibration_file("x").parent.mkdir(parents=True)
+    os.mkfifo(calibration_file("x"))
+    assert load_calibration("x") is None
 
 
 @pytest.mark.parametrize("change", [{"flops": 0.0}, {"seconds": float("inf")}, {"seconds": -1.0}, {"layers": 0}])

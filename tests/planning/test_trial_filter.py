@@ -70,7 +70,9 @@ def test_shards_are_even_and_do_not_depend_on_the_other_trials() -> None:
     }
 
 
-@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3"])
+@pytest.mark.parametrize(
+    "shard", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3", "1/1e3", "\u0663/\u0664", "²/4", " 1/4", "1/" + "9" * 5000, ""]
+)
 def test_an_impossible_shard_is_an_error(shard: str) -> None:
     with pytest.raises(SpecError, match="i from 1 to n"):
         select_trials(FULL, TrialFilter(shard=shard))

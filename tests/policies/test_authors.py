@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dmray.datasets import Windows
-from dmray.errors import CheckpointError
+from dmray.errors import CheckpointError, SpecError
 from dmray.fields import Field
 from dmray.methods import ActionInput
 from dmray.policies import SequencePolicy, from_authors
@@ -183,3 +183,40 @@ def test_networks_of_different_sizes_are_an_error() -> None:
 def test_an_unknown_method_is_an_error_with_the_most_similar_name() -> None:
     with pytest.raises(CheckpointError, match="did you mean 'hdm'"):
         from_authors("hdms", {})  # type: ignore[arg-type]
+
+
+def test_weights_of_another_kind_are_refused_by_name() -> None:
+    weights = networks("dm")
+    name = "embed_state.weight"
+    value = weights["action"][name]
+    odd: list[tuple[object, str]] = [
+        (value.bool(), "has dtype torch.bool"),
+        (value.int(), "has dtype torch.int32"),
+        (value.to(torch.complex64), "has dtype torch.complex64"),
+        (value.clone().fill_(torch.nan), "is not finite"),
+        (value.double() * 1e300, "is not finite"),
+        (value.tolist(), "is a list, but must be a tensor"),
+        (value[:0], "must have"),
+    ]
+    for changed, problem in odd:
+        with pytest.raises(CheckpointError, match=rf"dm, action: .*{problem}"):
+            from_authors("dm", {"action": {**weights["action"], name: changed}})  # type: ignore[dict-item]
+
+
+def test_layers_that_are_numbered_with_a_gap_are_refused_before_any_is_built() -> None:
+    weights = networks("dm")["action"]
+    more = {name.replace("layers.0.", "layers.99999."): value for name, value in weights.items()}
+    with pytest.raises(CheckpointError, match=r"layers .*99999 are given"):
+        from_authors("dm", {"action": {**weights, **more}})
+
+
+def test_odd_arguments_are_errors_that_name_them() -> None:
+    weights = networks("dt")
+    for given in (None, [], {"action": None}, {"action": {1: torch.zeros(1)}}):
+        with pytest.raises(CheckpointError):
+            from_authors("dt", given)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="n_head 7 does not divide d_model"):
+        from_authors("dt", weights, n_head=7)
+    for name, value in (("n_head", 0), ("context_length", "5"), ("action_limit", float("nan")), ("return_scale", 0)):
+        with pytest.raises(SpecError, match=name):
+            from_authors("dt", weights, **{name: value})  # type: ignore[arg-type]

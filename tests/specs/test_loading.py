@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.specs import load_sweep
+from dmray.specs.loading import sweep_of
 
 MINIMAL = """
 name: small
@@ -79,6 +83,41 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
         ("datasets=[{name: a, generate: {behaviour: expert}}]", "'generate' needs 'task'"),
         ("datasets=[{name: a/b}]", "datasets.0.name: Input should be letters, digits, '.', '_' and '-', and begin"),
         ("datasets=null", "datasets: Input should be a list, not None"),
+        ("training.steps='5'", "training.steps: Input should be a whole number, not '5'"),
+        ("training.steps=true", "training.steps: Input should be a whole number, not True"),
+        ("training.steps=1:00", "training.steps: Input should be a whole number, not '1:00'"),
+        ("training.steps=1_00", "training.steps: Input should be a whole number, not '1_00'"),
+        ("training.steps=10000000000", "training.steps: Input should be less than or equal to 1000000000"),
+        ("training.batch_size=1e12", "training.batch_size: Input should be less than or equal to 1000000"),
+        ("training.learning_rate=true", "training.learning_rate: Input should be a number, not True"),
+        ("training.learning_rate='1e-3'", "training.learning_rate: Input should be a number, not '1e-3'"),
+        ("training.learning_rate=.inf", "training.learning_rate: Input should be a finite number"),
+        ("resources.deterministic=1", "resources.deterministic: Input should be true or false, not 1"),
+        ("resources.deterministic=yes", "resources.deterministic: Input should be true or false, not 'yes'"),
+        ("seeds=[true]", "seeds.0: Input should be a whole number, not True"),
+        ("seeds=[0, 1.0, 1]", "seeds: given twice: 1"),
+        ("seeds=[9223372036854775808]", "seeds.0: Input should be less than 2147483648"),
+        ("seeds=[-1]", "seeds.0: Input should be greater than or equal to 0"),
+        ("seeds={a: 1}", "seeds: Input should be a list"),
+        (
+            "grid.0={methods: [dm], models: [{d_model: true}]}",
+            "grid.0.models.0.d_model: Input should be a whole number",
+        ),
+        ("grid.0={methods: [dm, dm]}", "grid.0: methods: given twice: dm"),
+        ("grid.0={methods: [dm], models: [{}, {}]}", "grid.0: models: entries 0 and 1 (counted from 0) are equal"),
+        ("evaluation.target_returns=[]", "evaluation.target_returns: Input should be a list with at least one item"),
+        ("evaluation.target_returns=[1, 1]", "a target return is given twice"),
+        ("evaluation.target_returns=[.nan]", "evaluation.target_returns.0: Input should be a finite number"),
+        ("faults.no_progress_timeout_s=1e300", "faults.no_progress_timeout_s: Input should be less than or equal to"),
+        ("name=..", "name: Input should be letters"),
+        ("name=-a", "name: Input should be letters"),
+        ('name="a\\n"', "name: Input should be letters"),
+        ("name=" + "a" * 300, "name: "),
+        ("name=2024", "name: Input should be text, not 2024"),
+        ("name=datasets", "name: the name 'datasets' is reserved"),
+        ("storage=''", "storage: "),
+        ('storage="a\\0b"', "storage: 'a\\x00b': has a character that cannot be printed"),
+        ('tracking.mlflow_uri="a\\tb"', "tracking.mlflow_uri: "),
     ],
 )
 def test_an_error_names_the_file_the_field_and_a_valid_value(sweep_file: Path, override: str, message: str) -> None:
@@ -96,6 +135,17 @@ def test_an_error_names_the_file_the_field_and_a_valid_value(sweep_file: Path, o
         ("seeds.7=1", "'7' is not one of the 2 items there"),
         ("name.first=x", "'name' has no fields"),
         ("seeds=[1", "not valid YAML"),
+        ("a..b=1", "write it as key.path=value"),
+        (".=1", "write it as key.path=value"),
+        ("=1", "write it as key.path=value"),
+        ("seeds.99999999999999999999=1", "'99999999999999999999' is not one of the 2 items there"),
+        ("seeds." + "9" * 5000 + "=1", "is not one of the 2 items there"),
+        ("seeds.²=1", "'²' is not one of the 2 items there"),
+        ("seeds.\u0660=1", "is not one of the 2 items there"),
+        ("seeds.-1=1", "'-1' is not one of the 2 items there"),
+        (".".join(["a"] * 2000) + "=1", "the path has 2000 parts"),
+        ("seeds=&a [*a]", "inside the value of its own anchor"),
+        ("seeds=[0]\n---\n[1]", "a second document begins"),
     ],
 )
 def test_a_malformed_override_is_an_error_that_names_it(sweep_file: Path, override: str, message: str) -> None:
@@ -150,3 +200,81 @@ def test_a_baseline_that_does_not_exist_is_an_error(sweep_file: Path, monkeypatc
     METHODS.add(replace(METHODS["dm"], name="mine", baselines=("dtt",)))
     with pytest.raises(SpecError, match=r"grid\.0: the baseline of method 'mine': unknown method 'dtt'"):
         load_sweep(sweep_file, ["grid.0.methods=[mine]"])
+
+
+def test_whole_numbers_may_be_written_with_an_exponent_or_with_underscores(sweep_file: Path) -> None:
+    sweep = load_sweep(sweep_file, ["training.steps=1e5", "training.warmup_steps=10_000", "seeds=[010]"])
+    assert (sweep.training.steps, sweep.training.warmup_steps, sweep.seeds) == (100_000, 10_000, (10,))
+    assert all(type(number) is int for number in (sweep.training.steps, *sweep.seeds))
+
+
+def test_an_anchor_and_a_merge_key_give_the_models_of_a_grid(sweep_file: Path) -> None:
+    sweep_file.write_text(
+        "name: m\ndatasets: [maze2d-umaze-v1]\nseeds: [0]\ngrid:\n- methods: [dm]\n  models:\n"
+        "  - &small {d_model: 32, n_layer: 1, context_length: 5}\n  - {<<: *small, context_length: 10}\n"
+    )
+    sweep = load_sweep(sweep_file, ["grid.0.models.0.n_layer=3"])
+    models = [(model.d_model, model.n_layer, model.context_length) for _, model in sweep.grid[0].configurations]
+    assert models == [(32, 3, 5), (32, 1, 10)], "an override changes one entry, not what shares its anchor"
+
+
+def test_a_grid_of_millions_of_trials_is_refused_with_its_size(sweep_file: Path) -> None:
+    models = [{"d_model": size} for size in range(1, 201)]
+    content = {
+        "name": "huge",
+        "datasets": ["maze2d-umaze-v1"],
+        "grid": [{"methods": ["dm"], "models": models}],
+        "seeds": range(20_000),
+    }
+    with pytest.raises(SpecError, match="1 data sets x 20000 seeds x 200 methods and models are 4,000,000 trials"):
+        sweep_of(content, "sweep")
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: path.mkdir(), "a folder; give a sweep file"),
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda path: path.symlink_to(path), "cannot read the sweep file"),
+        (lambda path: path.write_bytes("name: x".encode("utf-16")), "not UTF-8 text"),
+        (lambda path: path.write_bytes(b"#" * (2**22 + 1)), "larger than 4 MiB"),
+    ],
+)
+def test_a_file_that_cannot_be_a_sweep_is_not_read(
+    tmp_path: Path, make: Callable[[Path], object], problem: str
+) -> None:
+    path = tmp_path / "odd.yaml"
+    make(path)
+    with pytest.raises(SpecError, match=r"odd\.yaml: ") as error:
+        load_sweep(path)
+    assert problem in str(error.value)
+
+
+def test_a_mapping_may_have_numpy_numbers_tuples_and_paths() -> None:
+    content = {
+        "name": "numpy",
+        "datasets": ({"name": "mine", "task": "hopper", "path": Path("a.hdf5")},),
+        "grid": [{"methods": ("dm",), "models": [{"d_model": np.int64(32)}]}],
+        "seeds": np.arange(2),
+        "training": {"learning_rate": np.float32(0.5), "steps": np.int32(10)},
+        "resources": {"deterministic": np.bool_(True)},
+    }
+    sweep = sweep_of(content, "sweep")
+    assert (sweep.seeds, sweep.training.steps, sweep.training.learning_rate) == ((0, 1), 10, 0.5)
+    assert (sweep.datasets[0].path, sweep.resources.deterministic) == ("a.hdf5", True)
+
+
+def test_a_mapping_with_other_keys_or_inside_itself_is_an_error() -> None:
+    inside: dict[str, object] = {}
+    inside["training"] = inside
+    for content, problem in (({1: 2}, "the key 1 is not text"), (inside, "a value contains itself")):
+        with pytest.raises(SpecError, match=problem):
+            sweep_of(content, "sweep")  # type: ignore[arg-type]
+
+
+def test_a_long_value_is_shortened_in_its_message(sweep_file: Path) -> None:
+    for override in (f"order={'x' * 100_000}", f"{'y' * 100_000}=1", f"training.steps={'z' * 100_000}"):
+        with pytest.raises(SpecError) as error:
+            load_sweep(sweep_file, [override])
+        assert len(str(error.value)) < 1000
