@@ -1,9 +1,9 @@
 """Uploads a trial's files to the store during training, such that the store always holds a state to resume from.
 
 Object stores replace objects and cannot append, so each upload sends the current content of every changed file.
-Files are read in one order (done marker, last checkpoint, final and best weights, ledger, then the tables that the
-ledger mentions) and sent in the opposite order. So in the store a ledger's line always has its table, weights and the
-last checkpoint always have the ledger's lines that they rely on, and the done marker is the last to arrive.
+Files are read in one order (done marker, last checkpoint, ledger, then the tables and weights that the ledger
+mentions) and sent in the opposite order. So in the store a ledger's line always has its table and weights, the last
+checkpoint always has the ledger's lines up to its step, and the done marker is the last to arrive.
 """
 
 from __future__ import annotations
@@ -124,14 +124,12 @@ class Publisher:
 
     def _upload(self) -> None:
         trial = self._trial
-        done, last, final, best = [
-            self._change(path)
-            for path in (trial.done, trial.last_checkpoint, trial.final_checkpoint, trial.best_checkpoint)
-        ]
-        sent_last = [best, final, last, done]
+        sent_last = [self._change(path) for path in (trial.last_checkpoint, trial.done)]
         ledger = self._change(trial.ledger)
         tables = sorted(trial.evaluations.glob("step_*.parquet"))
-        sent_first = [self._change(path) for path in (trial.log, *tables)]
+        sent_first = [
+            self._change(path) for path in (trial.log, trial.best_checkpoint, trial.final_checkpoint, *tables)
+        ]
         if not any([*sent_first, ledger, *sent_last]):
             return
         self._require_sole_writer()

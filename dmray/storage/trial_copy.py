@@ -38,7 +38,7 @@ def download_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> Non
     if local.startswith(stored) and (trial.done.exists() or store.version(object_name(folder, trial.done)) is None):
         return
     # Read in the opposite order of a publisher's, so that each file has those that it relies on, whoever uploads.
-    order = (trial.done, trial.last_checkpoint, trial.final_checkpoint, trial.best_checkpoint, trial.log, trial.ledger)
+    order = (trial.done, trial.last_checkpoint, trial.ledger, trial.log, trial.final_checkpoint, trial.best_checkpoint)
     contents = {path: store.read(object_name(folder, path)) for path in order}
     stored = contents[trial.ledger] or stored
     if local and not stored.startswith(local):
@@ -46,7 +46,8 @@ def download_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> Non
     elif local:
         _log.info("%s: another machine has continued this trial; its files are fetched from the store", trial.path.name)
     clear_trial(trial)
-    for path in (*order[1:-1], trial.ledger, trial.done):  # without the ledger, the next attempt fetches all again
+    # Without the ledger, the next attempt fetches all again.
+    for path in (*(each for each in reversed(order[1:]) if each != trial.ledger), trial.ledger, trial.done):
         if (content := contents[path]) is not None:
             write_atomic(path, content)
 

@@ -8,6 +8,7 @@ An evaluation of few episodes (`quick_episodes`) is enough where a new best scor
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
 from dmray.trial.watchdog import Watchdog
 
+_log = logging.getLogger(__name__)
 _POLL_S = 1.0
 _STANDARD_ERRORS = 2.0
 
@@ -66,6 +68,7 @@ class PendingEvaluations:
         self._ledger, self._log = Ledger(job.folder.ledger, create=False), TrialLog(job.folder.log)
         self._open: dict[int, _PendingEvaluation] = {}
         self._lost_best: int | None = None
+        self._unrecorded_best: int | None = None
         records = counting(read_ledger(job.folder.ledger))
         self._settled = {record.step for record in records if isinstance(record, EvaluationDone | EvaluationSkipped)}
         self._rungs = rungs_of(job.early_stopping, job.trial)
@@ -115,12 +118,16 @@ class PendingEvaluations:
         """The snapshots of the open ones, by step."""
         return {step: to_tensors(item.weights.weights) for step, item in self._open.items()}
 
-    def load_state_dict(self, state: dict[int, dict[str, Tensor]], lost_best: int | None) -> None:
-        """Submit the evaluations again that were pending.
+    def expect(self, lost_best: int | None, unrecorded_best: int | None) -> None:
+        """Call before anything is submitted, where `best.pt` is not of the best recorded step.
 
-        `lost_best`: the step of the best score if `best.pt` has not its weights; it gets them when they come by again.
+        `lost_best`: the best step, whose weights are saved when they come by again. `unrecorded_best`: the step of
+        `best.pt`, whose evaluation will be recorded again.
         """
-        self._lost_best = lost_best
+        self._lost_best, self._unrecorded_best = lost_best, unrecorded_best
+
+    def load_state_dict(self, state: dict[int, dict[str, Tensor]]) -> None:
+        """Submit the evaluations again that were pending."""
         for step, weights in state.items():
             self._submit(step, PolicySnapshot(self._origin.recipe, to_arrays(weights)))
 
@@ -167,6 +174,9 @@ class PendingEvaluations:
             self.scores[step] = score
         if is_best:  # after the record: the step of best.pt is always in the ledger
             self._save_best(step, score, evaluation.weights)
+        elif step == self._unrecorded_best:  # on a GPU, whose repeated steps are not the same to the last bit
+            self._job.folder.best_checkpoint.unlink(missing_ok=True)
+            _log.warning("step %d is not the best when it is repeated; best.pt had its weights and is removed", step)
         self._log.write(f"evaluation after step {step:,}: {score:.2f} normalized, {done.wall_s:.1f} s")
 
     def _save_best(self, step: int, score: float, weights: PolicySnapshot) -> None:

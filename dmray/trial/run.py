@@ -241,7 +241,8 @@ class _Attempt:
                 ) from cause
             self.meter.load_state_dict(content["meter"])
             self.train_s = content["train_s"]
-        self.evaluations.load_state_dict(content["open_evaluations"] if content else {}, start.lost_best)
+        self.evaluations.expect(start.lost_best, start.unrecorded_best)
+        self.evaluations.load_state_dict(content["open_evaluations"] if content else {})
 
     def _finish(self, status: Literal["finished", "diverged"]) -> TrialDone:
         train_s = self.train_s + time.perf_counter() - self.started

@@ -38,12 +38,15 @@ _log = logging.getLogger(__name__)
 class Start(NamedTuple):
     """`content`: of the checkpoint to continue from; None: from step 0.
 
-    `lost_best`: the step of the best score, if its weights must be saved again when they come by. `over`: why all
+    `lost_best`: the step of the best score, if its weights must be saved again when they come by.
+    `unrecorded_best`: the step of best.pt, if its evaluation will be made again (an object store gets weights first).
+    `over`: why all
     results must be made again; None where those of the ledger count.
     """
 
     content: dict[str, Any] | None = None
     lost_best: int | None = None
+    unrecorded_best: int | None = None
     over: str | None = None
 
 
@@ -64,11 +67,13 @@ def find_start(folder: TrialFolder, origin: Origin, policy: SequencePolicy, devi
             content = None
         elif not begins_with(folder.ledger, prefix):
             return Start(over=_what_is_missing(content["trainer"]["step"], prefix, records))
-    best = _best_step(counting(records))
-    if best is None or best == _step_of_best_checkpoint(folder):
+    best, stored = _best_step(counting(records)), _step_of_best_checkpoint(folder)
+    if best is None or best == stored:
         return Start(content)
-    if content is None or best in content["open_evaluations"] or best > content["trainer"]["step"]:
+    if _comes_again(content, best):
         return Start(content, lost_best=best)
+    if stored is not None and stored > best and _comes_again(content, stored):
+        return Start(content, unrecorded_best=stored)
     return Start(over=f"best.pt has not the weights of the best evaluation (step {best:,}), which are nowhere else")
 
 
@@ -78,6 +83,11 @@ def start_over(folder: TrialFolder, ledger: Ledger, attempt: int, reason: str) -
     ledger.append(StartedOver(time_s=time.time(), attempt=attempt, reason=reason))
     ledger.sync()
     _set_aside(folder)
+
+
+def _comes_again(content: dict[str, Any] | None, step: int) -> bool:
+    """Whether an attempt that continues from `content` has the weights after `step` once more."""
+    return content is None or step in content["open_evaluations"] or step > content["trainer"]["step"]
 
 
 def _what_is_missing(step: int, prefix: LedgerPrefix, records: list[LedgerRecord]) -> str:
