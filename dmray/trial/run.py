@@ -77,13 +77,13 @@ def run_trial(
     log = TrialLog(job.folder.log)
     lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
     with lock, sync_trial(job, report) as report:
+        job.folder.remove_parts()
         history = read_history(job.folder, job.trial, job.early_stopping)
         if history.damage is not None:
             raise StorageError(history.damage)
         if history.done is not None:
             return history.done
         note_hang(job.folder)
-        job.folder.remove_parts()
         ledger = Ledger(job.folder.ledger)
         if history.stopped is not None:
             return history.stopped
