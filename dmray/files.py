@@ -113,7 +113,7 @@ def partial(path: Path) -> Iterator[Path]:
     A reader, or a kill at any moment, finds the old `path` or the whole new one. If the block raises, what it wrote is
     removed. Only a file can replace what is there: two processes that write the same folder need a lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{_writer()}.part")
     try:
         yield part
@@ -212,16 +212,25 @@ def _runs(pid: int) -> int | None:
     return 0
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it where they are missing, each flushed to the disk."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    flush(path.parent)
+
+
 def replace_durably(part: Path, path: Path) -> None:
     """Rename `part` (a file, or a folder of files) to `path` in the same folder, both flushed to the disk."""
     for file in sorted(part.rglob("*")) if part.is_dir() else ():
-        _flush(file)
-    _flush(part)
+        flush(file)
+    flush(part)
     part.replace(path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """Put `content` at `path`, whole or not at all; folders are made where they are missing."""
     with partial(path) as part:
         part.write_bytes(content)
@@ -236,7 +245,8 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Force a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

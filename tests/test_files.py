@@ -93,7 +93,7 @@ def test_what_a_power_cut_must_not_lose_is_flushed_before_and_after_the_rename(
     with partial(folder / "new") as part:
         part.mkdir()
         (part / "inside").write_bytes(b"1")
-    assert events == ["flush inside", "flush part", "rename", "flush folder"]
+    assert events == [f"flush {tmp_path.name}", "flush inside", "flush part", "rename", "flush folder"]
 
 
 def test_a_file_system_that_cannot_flush_folders_is_good_enough_but_a_broken_disk_is_not(

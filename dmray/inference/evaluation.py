@@ -18,7 +18,7 @@ from dmray.errors import SpecError
 from dmray.inference.acting import numbers
 from dmray.inference.policy import Policy, fit_task, load_policy
 from dmray.policies import PolicySnapshot, make_decoder
-from dmray.records import EvaluationDone, TargetResult, TrialFolder, read_ledger
+from dmray.records import EvaluationDone, TargetResult, TrialFolder, counting, read_ledger
 from dmray.registry import lookup, short_repr
 from dmray.rollout import (
     Cohort,
@@ -227,7 +227,7 @@ def recorded_evaluation(policy: Policy, request: EvaluationRequest) -> Evaluatio
     """The policy's sweep's evaluation of the same weights with the same decode mode and seed; None if there is none."""
     if policy.folder is None:
         return None
-    for record in read_ledger(TrialFolder(policy.folder).ledger):
+    for record in counting(read_ledger(TrialFolder(policy.folder).ledger)):
         if isinstance(record, EvaluationDone):
             same = (policy.step, request.decode, request.seed)
             if (record.step, record.decode, record.seed) == same and request.task == policy.task:

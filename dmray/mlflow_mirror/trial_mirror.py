@@ -224,7 +224,9 @@ class TrialMirror:
         if record.kind == "evaluation" and record.step not in history.scores:
             self._note(record)
         history.take(record)
-        if record.kind == "attempt":
+        if record.kind == "started_over":
+            self._last = self._best = None
+        elif record.kind == "attempt":
             batch.attempt = record
             batch.tags.update(attempt_tags(record))
         elif record.kind == "failure":

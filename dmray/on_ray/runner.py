@@ -14,7 +14,7 @@ import ray
 from ray import tune
 
 from dmray.driver.store_session import Refresh, clear_ray_files, ray_storage_path
-from dmray.errors import ClusterError, PluginError
+from dmray.errors import ClusterError, PluginError, StorageError
 from dmray.methods import METHODS
 from dmray.on_ray.callbacks import PauseStopper, TuneFailureCallback
 from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
@@ -57,7 +57,7 @@ class RayRunner:
         """
         _require_installed_methods(todo)
         clear_ray_files(plan.sweep, folder)  # of attempts that were killed; nothing resumes from them
-        records_before = {trial.trial_id: len(read_ledger(folder.trial(trial.trial_id).ledger)) for trial in todo}
+        records_before = {trial.trial_id: _count_records(folder.trial(trial.trial_id)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         with _connected(self._address, plan) as machines:
             placement = place_trials(plan.sweep.resources, machines, len(todo))
@@ -104,8 +104,18 @@ def _is_paused(folder: TrialFolder, records_before: int) -> bool:
     """Whether a trial, whose attempts are not spent, has recorded no end after its first `records_before` records."""
     if folder.done.exists():
         return False
-    records = read_ledger(folder.ledger)
+    try:
+        records = read_ledger(folder.ledger)
+    except StorageError:  # damaged: it has failed, and its status says why
+        return False
     return len(records) == records_before or not isinstance(records[-1], AttemptFailed | TrialStopped)
+
+
+def _count_records(folder: TrialFolder) -> int:
+    try:
+        return len(read_ledger(folder.ledger))
+    except StorageError:
+        return 0
 
 
 def _tune(trainables: list[TrainableConfig], placement: Placement, ray_storage: str, folder: SweepFolder) -> set[str]:

@@ -9,12 +9,17 @@ from pydantic import ValidationError
 from dmray.errors import StorageError
 from dmray.files import write_json
 from dmray.planning.plan import Plan
+from dmray.records.disk import read_file
 from dmray.records.folders import SweepFolder
 from dmray.redaction import without_secrets
 from dmray.specs import IDENTITY_VERSION, Spec, SweepSpec, TrialSpec
 from dmray.specs.mistakes import mistakes_of
 
 _UNRECORDED_IDENTITY_VERSION = 2  # of manifests without the field
+_LARGEST_MANIFEST = 2**28
+_CURE = (
+    "restore it from a copy, or remove it and start the sweep again from its file with --resume, which keeps its trials"
+)
 
 
 class _Manifest(Spec):
@@ -41,15 +46,19 @@ def read_manifest(folder: SweepFolder) -> Plan:
     """
     path = folder.manifest
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as cause:
+        text = read_file(path, _LARGEST_MANIFEST)
+    except FileNotFoundError as cause:
         raise StorageError(
             f"{path.parent}: no sweep here (no {path.name}); name the folder <storage>/<sweep>, for example "
             "runs/quickstart"
         ) from cause
-    except ValueError as cause:
-        raise StorageError(f"{path}: not the manifest of a sweep: {cause}") from cause
-    version = content.get("identity_version", _UNRECORDED_IDENTITY_VERSION) if isinstance(content, dict) else None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        raise StorageError(f"{path}: not the manifest of a sweep ({cause}); {_CURE}") from cause
+    if not isinstance(content, dict):
+        raise StorageError(f"{path}: not the manifest of a sweep ({type(content).__name__} instead of fields); {_CURE}")
+    version = content.get("identity_version", _UNRECORDED_IDENTITY_VERSION)
     if isinstance(version, int) and "trials" in content and version != IDENTITY_VERSION:
         raise StorageError(
             f"{path}: written by a version of dmray with other trial ids (identity_version {version}, here "
@@ -57,11 +66,11 @@ def read_manifest(folder: SweepFolder) -> Plan:
             "run it again with this version, give another --storage, or another name in the sweep file"
         )
     try:
-        manifest = _Manifest.model_validate_json(path.read_bytes())
+        manifest = _Manifest.model_validate_json(text)
     except ValidationError as invalid:
         mistake = mistakes_of(invalid, _Manifest)[0]
         raise StorageError(
             f"{path}: not the manifest of a sweep of this version: {mistake}; if a package that the sweep used is not "
-            "installed here, install it"
+            f"installed here, install it, else {_CURE}"
         ) from None
     return Plan(manifest.sweep, manifest.trials)

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dmray.errors import StorageError
 from dmray.planning.cost import trial_flops
-from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus
+from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus, confirmed_end
 from dmray.records import LedgerTail, LightRecord, SweepFolder, TrialDone, TrialFolder, read_done_marker
 from dmray.specs import EarlyStoppingSpec, TrialSpec
 
@@ -52,12 +53,20 @@ class SweepProgress:
         """Take new records of one trial in."""
         history = self.trials[trial_id]
         for record in records:
+            if record.kind == "started_over":
+                history.take(record)
+                continue
             before = None if history.last is None else history.step
             history.take(record)
             counts = before is not None and record.kind in _COUNT_STEPS  # else the reading begins in mid-ledger
             steps = history.step - before if counts and before is not None else 0
             evaluations = int(record.kind == "evaluation")
             self._moves.append(_Move(record.time_s, steps, evaluations, steps * self._work[trial_id]))
+
+    def forget(self, trial_id: str, damage: str | None) -> None:
+        """Drop what was read of one trial: its ledger cannot be read (`damage` says why), or is read anew."""
+        before = self.trials[trial_id]
+        self.trials[trial_id] = TrialHistory(before.trial, before.rule, damage=damage)
 
     @property
     def steps(self) -> int:
@@ -69,17 +78,18 @@ class SweepProgress:
 
     def rates(self, now_s: float) -> Rates:
         """By `now_s`, seconds since the epoch."""
-        self._moves = deque(move for move in self._moves if now_s - move.time_s <= RATE_WINDOW_S)
+        self._moves = deque(move for move in self._moves if abs(now_s - move.time_s) <= RATE_WINDOW_S)
         if not self._moves:
             return Rates()
-        span = max(now_s - min(move.time_s for move in self._moves), 1e-3)
+        times = [move.time_s for move in self._moves]  # of other machines' clocks, which may be ahead of ours
+        span = max(max(now_s, *times) - min(times), 1e-3)
         steps, evaluations, work = (sum(column) for column in list(zip(*self._moves, strict=True))[1:])
         return Rates(steps / span, 3600 * evaluations / span, work / span)
 
     def work_left(self) -> float:
         """FLOPs that remain of trials to be run or continued; a step of a larger network counts for more."""
         going = [(name, history) for name, history in self.trials.items() if history.status in _TO_CONTINUE]
-        return sum(self._work[name] * (history.end_step - history.step) for name, history in going)
+        return sum(self._work[name] * max(0, history.end_step - history.step) for name, history in going)
 
 
 def pending_evaluations(history: TrialHistory) -> int:
@@ -90,7 +100,7 @@ def pending_evaluations(history: TrialHistory) -> int:
 
 
 def done_long_ago(trial: TrialFolder) -> TrialDone | None:
-    """The marker of a trial whose end says nothing about speed any more, so its ledger need not be read."""
+    """The marker of a trial whose end says nothing about speed any more, so only the end of its ledger is read."""
     done = read_done_marker(trial)
     return done if done is not None and time.time() - done.time_s > RATE_WINDOW_S else None
 
@@ -109,7 +119,11 @@ class Follower:
         """Read what is new. The first time: the ends of the ledgers, and markers of trials that were done long ago."""
         begun = self._begun()
         for trial_id in [name for name in self._open if name in begun]:
-            self.progress.take(trial_id, self._new_records(trial_id))
+            try:
+                self.progress.take(trial_id, self._new_records(trial_id))
+            except StorageError as damage:  # one bad folder does not hide the others; it is read anew the next time
+                self._tails.pop(trial_id, None)
+                self.progress.forget(trial_id, str(damage))
         trials = self.progress.trials
         self._open = [name for name in self._open if trials[name].status not in DONE]
         return self.progress
@@ -119,17 +133,20 @@ class Follower:
             return set(os.listdir(self.folder.path / "trials"))
         except FileNotFoundError:
             return set()
+        except OSError as cause:
+            raise StorageError(f"{self.folder.path / 'trials'}: cannot be read ({cause.strerror})") from cause
 
     def _new_records(self, trial_id: str) -> list[LightRecord]:
         trial = self.folder.trial(trial_id)
         tail = self._tails.get(trial_id)
         if tail is not None:
-            return tail.read() if trial.ledger.stat().st_size > tail.offset else []
-        if (done := done_long_ago(trial)) is not None:
-            return [done]
-        if not trial.ledger.exists():
+            return tail.read()
+        if done_long_ago(trial) is not None and (end := confirmed_end(trial)) is not None:
+            return [end]
+        try:
+            tail = LedgerTail.near_end(trial.ledger, light=True)
+        except FileNotFoundError:
             return []
-        tail = self._tails[trial_id] = LedgerTail.near_end(trial.ledger, light=True)
-        records = tail.read()
-        marker = read_done_marker(trial)
-        return records if marker is None else [*records, marker]
+        self.progress.forget(trial_id, None)
+        self._tails[trial_id] = tail
+        return tail.read()

@@ -7,7 +7,9 @@ What is left to run, `dmray.status`, the progress view, the report and MLflow al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -34,7 +36,10 @@ from dmray.records import (
     read_done_marker,
 )
 from dmray.records.identity import joined
+from dmray.records.ledger import read_end, warn_once
 from dmray.specs import EarlyStoppingSpec, TrialSpec
+
+_log = logging.getLogger(__name__)
 
 
 class TrialStatus(StrEnum):
@@ -43,7 +48,7 @@ class TrialStatus(StrEnum):
     Waiting: it has no record. Started: an attempt began and has not said how it ended; it runs, or was killed. Paused:
     the last attempt saved its state and ended, for a pause of the sweep, or by a decision of early stopping that does
     not hold any more. Stopped early: early stopping ended it, and the decision holds under the sweep's rule. Failed:
-    the last attempt ended with an exception. Finished and diverged are results.
+    the last attempt ended with an exception, or its records are damaged. Finished and diverged are results.
     """
 
     WAITING = "waiting"
@@ -90,6 +95,7 @@ class TrialHistory:
         done: How it ended as a result; the first such record counts.
         last: The last record.
         identities: What its scores and weights depend on: of the attempts that left records of training or evaluation.
+        damage: Why its records cannot be read to the end, in a sentence; it has failed then, whatever they say.
     """
 
     trial: TrialSpec
@@ -106,6 +112,7 @@ class TrialHistory:
     last: LightRecord | None = None
     identities: dict[ResultIdentity, None] = field(default_factory=dict)
     _begun: AttemptStarted | None = None  # an attempt that left no record of training or evaluation so far
+    damage: str | None = None
 
     def take(self, record: LightRecord) -> None:
         """Take the next record in."""
@@ -124,6 +131,9 @@ class TrialHistory:
             self.last_attempt, self.attempts = record, max(self.attempts + 1, record.attempt)
             self.step = max(self.step, record.from_step)
             return
+        elif record.kind == "started_over":
+            self._forget_results()
+            return
         elif record.kind == "failure":
             self.last_failure = record
         elif record.kind == "rung":
@@ -135,9 +145,17 @@ class TrialHistory:
         if record.step > self.step:
             self.step = record.step
 
+    def _forget_results(self) -> None:
+        self.step, self.evaluated_step, self.last_training, self.done = 0, 0, None, None
+        self.scores.clear()
+        self.decisions.clear()
+        self.identities.clear()
+
     @property
     def status(self) -> TrialStatus:
-        """A result stands; else the last record decides."""
+        """Damaged records are a failure; a result stands; else the last record decides."""
+        if self.damage is not None:
+            return TrialStatus.FAILED
         if self.done is not None:
             return TrialStatus(self.done.status)
         if self.last is None:
@@ -165,7 +183,9 @@ class TrialHistory:
 
     @property
     def error(self) -> str | None:
-        """The first line of the last failure; None once there is a result."""
+        """The damage, or the first line of the last failure; None once there is a result."""
+        if self.damage is not None:
+            return self.damage
         return self.last_failure.error if self.last_failure is not None and self.done is None else None
 
     @property
@@ -190,15 +210,16 @@ class TrialHistory:
 
 
 def read_history(folder: TrialFolder, trial: TrialSpec, rule: EarlyStoppingSpec | None = None) -> TrialHistory:
-    """The history by the whole ledger, and by the done marker where the ledger lacks the end.
+    """The history by the whole ledger. Raises nothing because of what stands in the folder: see `damage`."""
+    return _read(TrialHistory(trial, rule), folder, lambda: LedgerTail(folder.ledger, light=True))
 
-    Raises:
-        StorageError: a line of the ledger is no record; file and line are named.
-    """
-    history = TrialHistory(trial, rule)
-    for record in LedgerTail(folder.ledger, light=True).records():
-        history.take(record)
-    return _with_marker(history, folder)
+
+def confirmed_end(folder: TrialFolder) -> TrialDone | None:
+    """The end of a trial that the done marker tells and the ledger's last record confirms: cheap to read."""
+    marker = read_done_marker(folder)
+    with contextlib.suppress(StorageError):  # told by whoever reads the ledger
+        return marker if marker is not None and marker == read_end(folder.ledger) else None
+    return None
 
 
 def trial_statuses(plan: Plan, folder: SweepFolder) -> dict[str, TrialStatus]:
@@ -208,7 +229,7 @@ def trial_statuses(plan: Plan, folder: SweepFolder) -> dict[str, TrialStatus]:
 
 
 def trial_status(trial: TrialSpec, folder: TrialFolder, rule: EarlyStoppingSpec | None = None) -> TrialStatus:
-    """By the done marker, else by the end of the ledger: the status alone needs no more."""
+    """By the end of the ledger: the status alone needs no more."""
     return _recent_history(trial, folder, rule).status
 
 
@@ -248,28 +269,38 @@ def to_run(
 def restore_done_markers(plan: Plan, folder: SweepFolder) -> None:
     """Write done markers that are missing or damaged although the ledger has the end of the trial.
 
-    This happens if the worker is killed between the two writes.
+    This happens if the worker is killed between the two writes. A marker that cannot be written stays as it is, with a
+    warning: the ledger decides.
     """
     for trial in plan.trials:
         files = folder.trial(trial.trial_id)
         done = _recent_history(trial, files).done
         if done is not None and read_done_marker(files) is None:
-            write_json(files.done, done.model_dump(mode="json"))
+            try:
+                write_json(files.done, done.model_dump(mode="json"))
+            except OSError as cause:
+                _log.warning("%s: cannot be written (%s); the ledger has the end of the trial", files.done, cause)
 
 
 def _recent_history(trial: TrialSpec, folder: TrialFolder, rule: EarlyStoppingSpec | None = None) -> TrialHistory:
-    history = _with_marker(TrialHistory(trial, rule), folder)
-    if history.done is None and folder.ledger.exists():
-        _take_all(history, LedgerTail.near_end(folder.ledger, light=True).records())
-    return history
+    history = TrialHistory(trial, rule)
+    if (end := confirmed_end(folder)) is not None:
+        history.take(end)
+        return history
+    return _read(history, folder, lambda: LedgerTail.near_end(folder.ledger, light=True))
 
 
-def _take_all(history: TrialHistory, records: Iterable[LightRecord]) -> None:
-    for record in records:
-        history.take(record)
-
-
-def _with_marker(history: TrialHistory, folder: TrialFolder) -> TrialHistory:
-    if history.done is None and (done := read_done_marker(folder)) is not None:
-        history.take(done)
+def _read(history: TrialHistory, folder: TrialFolder, tail: Callable[[], LedgerTail]) -> TrialHistory:
+    try:
+        for record in tail().records():
+            history.take(record)
+    except FileNotFoundError:
+        pass
+    except StorageError as damage:
+        history.damage = str(damage)
+    if history.done is None and history.damage is None and (marker := read_done_marker(folder)) is not None:
+        warn_once(
+            f"{folder.done}: says that the trial {marker.status} at step {marker.step:,}, but its ledger has no end, "
+            "so results are missing; the ledger decides, and --resume continues the trial"
+        )
     return history

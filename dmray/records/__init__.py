@@ -4,7 +4,7 @@ from dmray.records.episode_table import read_episode_table, write_episode_table
 from dmray.records.fast_decoder import LightRecord
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.records.identity import ResultIdentity, identity_of
-from dmray.records.ledger import Ledger, LedgerTail, distinct, read_done_marker, read_ledger
+from dmray.records.ledger import Ledger, LedgerPrefix, LedgerTail, counting, distinct, read_done_marker, read_ledger
 from dmray.records.metrics import METRICS, Metric
 from dmray.records.provenance import provenance
 from dmray.records.records import (
@@ -15,6 +15,7 @@ from dmray.records.records import (
     EvaluationSkipped,
     LedgerRecord,
     RungDecision,
+    StartedOver,
     TargetResult,
     TrainProgress,
     TrialDone,
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluationDone",
     "EvaluationSkipped",
     "Ledger",
+    "LedgerPrefix",
     "LedgerRecord",
     "LedgerTail",
     "LightRecord",
@@ -39,6 +41,7 @@ __all__ = [
     "Score",
     "ScoreSeries",
     "Spread",
+    "StartedOver",
     "SweepFolder",
     "TargetResult",
     "TrainProgress",
@@ -46,6 +49,7 @@ __all__ = [
     "TrialFolder",
     "TrialStopped",
     "best_score",
+    "counting",
     "distinct",
     "identity_of",
     "last_score",

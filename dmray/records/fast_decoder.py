@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias, cast, get_args, get_origin
 
 import msgspec
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from dmray.records.records import (
     PER_EPISODE,
@@ -38,7 +39,7 @@ def decode_light(line: bytes) -> LightRecord:
     try:
         record: LightRecord = _decode(line)
         return record
-    except msgspec.MsgspecError:  # another kind of record, or none at all
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # another kind of record, or none at all
         return ledger_line.validate_json(line)
 
 
@@ -48,7 +49,7 @@ def _light(record: type[BaseModel], tag: str | None = None, nested: dict[type, A
     for name, field in record.model_fields.items():
         if name == "kind" or PER_EPISODE in field.metadata:
             continue
-        kind = _light_type(field.annotation, nested or {})
+        kind = _light_type(field, nested or {})
         if field.is_required():
             fields.append((name, kind))
         elif field.default_factory is not None:
@@ -66,11 +67,13 @@ def _light(record: type[BaseModel], tag: str | None = None, nested: dict[type, A
     )
 
 
-def _light_type(annotation: Any, nested: dict[type, Any]) -> Any:
-    """`list[Record]` becomes a list, not empty, of the light type of that record; all else stays."""
+def _light_type(field: FieldInfo, nested: dict[type, Any]) -> Any:
+    """The field's type with its bounds; `list[Record]` becomes a list, not empty, of the light type of that record."""
+    annotation: Any = field.annotation
     if get_origin(annotation) is list and (inner := get_args(annotation)[0]) in nested:
         return cast(Any, Annotated)[cast(Any, list)[nested[inner]], msgspec.Meta(min_length=1)]
-    return annotation
+    bounds = {name: getattr(each, name) for each in field.metadata for name in ("ge", "le") if hasattr(each, name)}
+    return cast(Any, Annotated)[annotation, msgspec.Meta(**bounds)] if bounds else annotation
 
 
 LightTargetResult = _light(TargetResult)

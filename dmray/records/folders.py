@@ -12,12 +12,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from dmray.errors import StorageError
 from dmray.files import write_atomic
+from dmray.records.disk import read_file
+
+_LONGEST_IDENTITY = 4096
+_IDENTITY = re.compile(rb"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,13 @@ class TrialFolder:
     def videos(self) -> Path:
         """MP4s of episodes, drawn on request."""
         return self.path / "videos"
+
+    def remove_parts(self) -> None:
+        """Remove files that killed attempts left half written. The caller holds the trial's lock."""
+        for folder in (self.path, self.last_checkpoint.parent, self.evaluations):
+            for part in folder.glob(".*.part"):
+                with contextlib.suppress(OSError):
+                    part.unlink()
 
     @property
     def done(self) -> Path:
@@ -145,10 +158,22 @@ class SweepFolder:
         return self.path / "ray"
 
     def sweep_id(self) -> str:
-        """The random name of this folder, made on the first call (by one process: the sweep's driver)."""
-        if not self.identity.exists():
-            write_atomic(self.identity, uuid4().hex.encode())
-        return self.identity.read_text(encoding="utf-8").strip()
+        """The random name of this folder, made on the first call (by one process: the sweep's driver).
+
+        Raises:
+            StorageError: its file is damaged.
+        """
+        try:
+            content = read_file(self.identity, _LONGEST_IDENTITY)
+        except FileNotFoundError:
+            content = uuid4().hex.encode()
+            write_atomic(self.identity, content)
+        if not _IDENTITY.fullmatch(content.strip()):
+            raise StorageError(
+                f"{self.identity}: not the id of a sweep (32 hexadecimal digits); restore it from a copy or from the "
+                "tags of its MLflow runs, or remove it: then MLflow gets new runs"
+            )
+        return content.strip().decode()
 
     def make_writable(self) -> None:
         """Create the sweep's folder; `StorageError` when nothing can be written there."""

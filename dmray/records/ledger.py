@@ -6,17 +6,23 @@ writer removes it. One process writes a ledger at a time (its caller sees to tha
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import cache
+from io import FileIO
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
+from dmray.files import flush, make_folder
+from dmray.records.disk import open_file, read_file, removed, writing
 from dmray.records.fast_decoder import LightRecord, decode_light
 from dmray.records.folders import TrialFolder
 from dmray.records.records import (
@@ -24,43 +30,131 @@ from dmray.records.records import (
     AttemptPaused,
     AttemptStarted,
     LedgerRecord,
+    StartedOver,
     TrialDone,
     TrialStopped,
     ledger_line,
 )
 
 _log = logging.getLogger(__name__)
+_OF_ATTEMPTS = (AttemptStarted, AttemptFailed, AttemptPaused, StartedOver, TrialStopped)
 _BLOCK = 65_536
+_LONGEST_LINE = 2**26  # an evaluation of a million episodes is half of it
+_LONGEST_MARKER = 2**16
+_LONGEST_END = 2**12  # a trial's end is 150 bytes
+_LONGEST_MESSAGE = 300
+_FOLDERS_OF_A_TRIAL = 4  # <storage>/<sweep>/trials/<trial>
+
+
+class LedgerPrefix(NamedTuple):
+    """The beginning of a ledger: its bytes, the lines in them, and their digest."""
+
+    num_bytes: int
+    num_records: int
+    digest: str
 
 
 class Ledger:
     """The writing end. Holds no open file, so it may be kept, dropped and made again at will."""
 
-    def __init__(self, path: Path) -> None:
-        """Make the ledger's folder and remove the torn line that a killed writer may have left."""
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        """Remove the torn line that a killed writer may have left.
+
+        `create`: make the file and its folder if they are missing. Only the start of an attempt does that: a file that
+        is missing later was removed, and a new one would begin in the middle.
+        """
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size != (whole := end_of_whole_lines(path)):
+        self._hash, self._num_bytes, self._num_records = _new_hash(), 0, 0
+        if not path.exists():
+            if create:
+                _create(path)
+        elif path.stat().st_size != (whole := end_of_whole_lines(path)):
             os.truncate(path, whole)
 
     def append(self, record: LedgerRecord) -> None:
         """Write one line and hand it to the system; the end of a trial is also forced to the disk.
 
         Raises:
-            OSError: the disk is full or gone; the ledger is left as it was.
+            StorageError: the disk is full, or the ledger was removed. What was there is as it was.
         """
         line = ledger_line.dump_json(record) + b"\n"
-        with self.path.open("ab", buffering=0) as stream:
+        with self._open(os.O_WRONLY | os.O_APPEND) as stream:
             before = stream.seek(0, os.SEEK_END)
             try:
-                written = 0
-                while written < len(line):
-                    written += stream.write(line[written:])
-                if isinstance(record, TrialDone):
-                    os.fsync(stream.fileno())
-            except OSError:
+                with writing(self.path):
+                    written = 0
+                    while written < len(line):
+                        written += stream.write(line[written:])
+                    if isinstance(record, TrialDone):
+                        os.fsync(stream.fileno())
+            except (OSError, StorageError):
                 stream.truncate(before)
                 raise
+
+    def sync(self) -> LedgerPrefix:
+        """Force all lines to the disk: called before anything is written that relies on them. Reads the new lines.
+
+        Raises:
+            StorageError: the ledger was removed or cut since the last call.
+        """
+        with self._open(os.O_RDONLY) as stream:
+            with writing(self.path):
+                os.fsync(stream.fileno())
+            if stream.seek(0, os.SEEK_END) < self._num_bytes:
+                raise StorageError(
+                    f"{self.path}: was cut to {stream.tell():,} bytes while the trial runs, which had written "
+                    f"{self._num_bytes:,}; continue with --resume, which checks what is missing"
+                )
+            stream.seek(self._num_bytes)
+            while block := stream.read(_BLOCK):
+                self._hash.update(block)
+                self._num_bytes += len(block)
+                self._num_records += block.count(b"\n")
+        return LedgerPrefix(self._num_bytes, self._num_records, self._hash.hexdigest())
+
+    def require(self) -> None:
+        """Check that the ledger is still there, before a file is written whose folder would be made anew.
+
+        Raises:
+            StorageError: it was removed.
+        """
+        if not self.path.exists():
+            raise removed(self.path)
+
+    def _open(self, flags: int) -> FileIO:
+        with writing(self.path):
+            return FileIO(os.open(self.path, flags | os.O_CLOEXEC), "rb" if flags == os.O_RDONLY else "ab")
+
+
+def begins_with(path: Path, prefix: LedgerPrefix) -> bool:
+    """Whether a ledger begins with exactly those bytes.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    found, left = _new_hash(), prefix.num_bytes
+    try:
+        with open_file(path) as stream:
+            while left and (block := stream.read(min(left, _BLOCK))):
+                found.update(block)
+                left -= len(block)
+    except FileNotFoundError:
+        pass
+    return left == 0 and found.hexdigest() == prefix.digest
+
+
+def _new_hash() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _create(path: Path) -> None:
+    """An empty ledger; it and the new folders above it are on the disk, whoever made them."""
+    with writing(path):
+        make_folder(path.parent)
+        path.touch()
+    for each in (path, *path.parents[:_FOLDERS_OF_A_TRIAL]):
+        with contextlib.suppress(PermissionError):  # a folder above the storage's own
+            flush(each)
 
 
 class LedgerTail:
@@ -77,11 +171,11 @@ class LedgerTail:
     def near_end(cls, path: Path, *, light: bool = False) -> LedgerTail:
         """Begin with the last records of a ledger that exists: those in its last 64 KiB, all if they have one line."""
         tail = cls(path, light=light)
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             size = stream.seek(0, os.SEEK_END)
             if size > _BLOCK:
                 stream.seek(size - _BLOCK)
-                skipped = len(stream.readline())
+                skipped = len(stream.readline(_BLOCK))
                 if skipped < _BLOCK:
                     tail.offset, tail._line = size - _BLOCK + skipped, None
         return tail
@@ -90,35 +184,41 @@ class LedgerTail:
         """The next records, oldest first; none when nothing new is there or the ledger does not exist yet.
 
         Raises:
-            StorageError: a line is no record; file and line are named, and the reader stays before it.
+            StorageError: a line is no record (file and line are named, and the reader stays before it), the ledger is
+                shorter than what was read before, or what stands there is no file.
         """
         with closing(self.records()) as records:
             return list(islice(records, at_most))
 
     def records(self) -> Generator[LightRecord]:
         """`read` of all, one by one; the reader's place is noted when the generator ends, fails or is closed."""
-        if not self.path.exists():
-            return
         decode, offset, number = self._decode, self.offset, 0
         try:
-            with self.path.open("rb", _BLOCK) as stream:
+            with open_file(self.path) as stream:
+                if stream.seek(0, os.SEEK_END) < offset:
+                    raise StorageError(f"{self.path}: was cut to {stream.tell():,} bytes after {offset:,} were read")
                 stream.seek(offset)
-                for line in stream:
-                    if line[-1:] != b"\n":
-                        return
+                while (line := stream.readline(_LONGEST_LINE))[-1:] == b"\n":
                     record = decode(line)
                     offset += len(line)
                     number += 1
                     yield record
+            if len(line) == _LONGEST_LINE:
+                raise self._damaged(offset, number, f"a line of more than {_LONGEST_LINE:,} bytes")
+        except FileNotFoundError:
+            return
         except ValidationError as invalid:
-            place = f"byte {offset}" if self._line is None else self._line + number + 1
-            raise StorageError(
-                f"{self.path}:{place}: not a ledger record ({invalid.errors()[0]['msg']}); "
-                "restore the file from a copy, or delete the trial's folder to run the trial again"
-            ) from None
+            raise self._damaged(offset, number, _first_mistake(invalid)) from None
         finally:
             self.offset = offset
             self._line = None if self._line is None else self._line + number
+
+    def _damaged(self, offset: int, number: int, what: str) -> StorageError:
+        place = f"byte {offset}" if self._line is None else self._line + number + 1
+        return StorageError(
+            f"{self.path}:{place}: not a ledger record ({what}); restore the file from a copy, or delete the trial's "
+            "folder to run the trial again"
+        )
 
 
 def read_ledger(path: Path) -> list[LedgerRecord]:
@@ -136,30 +236,68 @@ def read_done_marker(trial: TrialFolder) -> TrialDone | None:
     The marker repeats the end that the ledger has, so a damaged one is named in a warning and counts as none.
     """
     try:
-        content = trial.done.read_bytes()
+        return TrialDone.model_validate_json(read_file(trial.done, _LONGEST_MARKER))
     except FileNotFoundError:
         return None
-    try:
-        return TrialDone.model_validate_json(content)
     except ValidationError as invalid:
-        _warn_once(
-            f"{trial.done}: not a done marker ({invalid.errors()[0]['msg']}); the trial's ledger decides instead"
-        )
+        problem = f"{trial.done}: not a done marker ({_first_mistake(invalid)})"
+    except StorageError as unreadable:
+        problem = str(unreadable)
+    warn_once(f"{problem}; the trial's ledger decides instead")
+    return None
+
+
+def read_end(path: Path) -> TrialDone | None:
+    """The result that a ledger's last record tells; None if it tells none. Reads the last bytes only.
+
+    Raises:
+        StorageError: what stands there is no file, or cannot be read.
+    """
+    try:
+        with open_file(path) as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LONGEST_END))
+            lines = stream.read(_LONGEST_END).splitlines(keepends=True)
+    except FileNotFoundError:
         return None
+    whole = [line for line in lines if line.endswith(b"\n")]
+    try:
+        return TrialDone.model_validate_json(whole[-1]) if whole else None
+    except ValidationError:  # another record, or damage that a reader of the ledger reports
+        return None
+
+
+def _first_mistake(invalid: ValidationError) -> str:
+    """In one line that a terminal shows as it is."""
+    first = invalid.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    text = f"{place}: {first['msg']}" if place else str(first["msg"])
+    return "".join(each if each.isprintable() else "?" for each in text[:_LONGEST_MESSAGE])
 
 
 @cache
-def _warn_once(message: str) -> None:
-    """Views read a marker again and again."""
+def warn_once(message: str) -> None:
+    """Log a warning the first time: views read a file again and again."""
     _log.warning("%s", message)
 
 
+def counting(records: Sequence[LedgerRecord]) -> Sequence[LedgerRecord]:
+    """The records after the last time that the trial started over; all of them if it did not."""
+    starts = [place + 1 for place, record in enumerate(records) if isinstance(record, StartedOver)]
+    return records[starts[-1] :] if starts else records
+
+
 def distinct(records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
-    """The records that count: the first of each kind and step, one end, and every attempt with how it ended."""
+    """The records that count: the first of each kind and step, one end, and every attempt with how it ended.
+
+    Where the trial started over, of the records before that only the attempts and how they ended.
+    """
     kept: list[LedgerRecord] = []
     seen: set[tuple[str, int]] = set()
     for record in records:
-        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptPaused | TrialStopped):
+        if isinstance(record, StartedOver):
+            kept = [each for each in kept if isinstance(each, _OF_ATTEMPTS)]
+            seen.clear()
+        elif not isinstance(record, _OF_ATTEMPTS):
             key = (record.kind, 0 if isinstance(record, TrialDone) else record.step)
             if key in seen:
                 continue
@@ -170,7 +308,7 @@ def distinct(records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
 
 def end_of_whole_lines(path: Path) -> int:
     """The byte after the last line break; 0 when there is none."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         end = stream.seek(0, os.SEEK_END)
         while end > 0:
             start = max(0, end - _BLOCK)
@@ -184,8 +322,9 @@ def end_of_whole_lines(path: Path) -> int:
 
 def whole_lines_after(path: Path, offset: int) -> int:
     """How many whole lines a ledger holds from byte `offset` on; 0 when there is no ledger."""
-    if not path.exists() or path.stat().st_size <= offset:
+    try:
+        with open_file(path) as stream:
+            stream.seek(offset)
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))
+    except FileNotFoundError:
         return 0
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))

@@ -1,8 +1,9 @@
 """The records of a trial: what its ledger holds, what MLflow mirrors, what a report is made from.
 
 A ledger is append-only and may hold a step twice after a crash (work since the last checkpoint is redone). Everywhere
-**the first record of a kind and step counts**. `EvaluationDone` carries one `TargetResult` per target
-return (one without a target for methods that take none). Times are seconds since the epoch, durations are `_s`.
+**the first record of a kind and step counts**, and after a `StartedOver` only what follows it. `EvaluationDone` carries
+one `TargetResult` per target return (one without a target for methods that take none). Times are seconds since the
+epoch, durations are `_s`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,25 @@ from pydantic import Field, TypeAdapter
 from dmray.frozen import Spec
 from dmray.specs.early_stopping import Within
 
+_YEAR_9999_S = 253_402_300_799.0  # what dates can show; a later time is damage
+_MOST_STEPS = 2**53  # JSON's whole numbers
+
+TimeS = Annotated[float, Field(ge=0.0, le=_YEAR_9999_S)]
+Count = Annotated[int, Field(ge=0, le=_MOST_STEPS)]
+
 
 class Record(Spec):
     """Base of all ledger lines."""
 
-    time_s: float
+    time_s: TimeS
 
 
 class AttemptStarted(Record):
     """A worker started the trial, or continued it after a crash or a pause (`attempt` counts from 1)."""
 
     kind: Literal["attempt"] = "attempt"
-    attempt: int
-    from_step: int
+    attempt: Count
+    from_step: Count
     trial_id: str
     spec: dict[str, Any]
     provenance: dict[str, Any]
@@ -41,7 +48,7 @@ class TrainProgress(Record):
     """
 
     kind: Literal["train"] = "train"
-    step: int
+    step: Count
     loss: float
     stage_losses: dict[str, float]
     grad_norm: float
@@ -93,7 +100,7 @@ class EvaluationDone(Record):
     """One closed-loop evaluation of the weights after `step` optimizer steps; `decode` and `seed` name the protocol."""
 
     kind: Literal["evaluation"] = "evaluation"
-    step: int
+    step: Count
     decode: str
     seed: int
     quick: bool = False  # fewer episodes than the spec's, because they ruled out a new best
@@ -110,15 +117,15 @@ class EvaluationSkipped(Record):
     """The weights after `step` optimizer steps were not evaluated: too many evaluations were open."""
 
     kind: Literal["skipped"] = "skipped"
-    step: int
+    step: Count
 
 
 class AttemptFailed(Record):
     """An attempt ended with an exception; the trial is not done and may be run again."""
 
     kind: Literal["failure"] = "failure"
-    attempt: int
-    step: int
+    attempt: Count
+    step: Count
     error: str
     traceback: str
 
@@ -127,8 +134,19 @@ class AttemptPaused(Record):
     """An attempt saved its state after `step` and ended, because the sweep was paused or stopped: no failure."""
 
     kind: Literal["paused"] = "paused"
-    attempt: int
-    step: int
+    attempt: Count
+    step: Count
+
+
+class StartedOver(Record):
+    """An attempt begins again at step 0, because the trial's files lacked results that nothing can bring back.
+
+    The records before it do not count, except that the attempts of them were made. `reason` says what was missing.
+    """
+
+    kind: Literal["started_over"] = "started_over"
+    attempt: Count
+    reason: str
 
 
 class RungDecision(Record):
@@ -140,10 +158,10 @@ class RungDecision(Record):
     """
 
     kind: Literal["rung"] = "rung"
-    step: int
+    step: Count
     score: float
-    num_peers: int
-    num_better: int
+    num_peers: Count
+    num_better: Count
     cutoff: float | None
     within: Within
     reduction_factor: int
@@ -158,8 +176,8 @@ class TrialStopped(Record):
     """
 
     kind: Literal["stopped"] = "stopped"
-    attempt: int
-    step: int
+    attempt: Count
+    step: Count
     decision: RungDecision
 
 
@@ -168,8 +186,8 @@ class TrialDone(Record):
 
     kind: Literal["done"] = "done"
     status: Literal["finished", "diverged"]
-    step: int
-    best_step: int | None
+    step: Count
+    best_step: Count | None
     train_s: float
 
 
@@ -180,6 +198,7 @@ LedgerRecord = Annotated[
     | EvaluationSkipped
     | AttemptFailed
     | AttemptPaused
+    | StartedOver
     | RungDecision
     | TrialStopped
     | TrialDone,

@@ -233,8 +233,11 @@ def _read_results(
 
 
 def _read_result(folder: TrialFolder, trial: TrialSpec, rule: EarlyStoppingSpec | None) -> TrialResult:
+    history = read_history(folder, trial, rule)
+    if history.damage is not None:
+        return _damaged(trial, history.damage)
     try:
-        return _result_of(read_history(folder, trial, rule))
+        return _result_of(history)
     except StorageError as cause:  # the other trials are results nevertheless
         return _damaged(trial, str(cause))
 

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dmray.files import write_atomic
 from dmray.records.folders import SweepFolder, TrialFolder
+from dmray.records.ledger import read_done_marker
+from dmray.records.records import ledger_line
 from dmray.storage.place import object_name
 from dmray.storage.store import Store
 
@@ -44,20 +46,22 @@ class ReadOnlyView:
             write_atomic(self.folder.path / name, content)
 
     def fetch_records(self, can_skip: Callable[[TrialFolder], bool]) -> None:
-        """Copy all done markers and the end of all ledgers, except the ledgers of trials that `can_skip` accepts.
+        """Copy all done markers and the end of all ledgers; of trials that `can_skip` accepts, the last line.
 
         A copied ledger may lack the first lines, but holds whole lines only.
         """
         sizes = self._store.sizes("trials")
         trials = [self.folder.trial(trial_id) for trial_id in sorted({name.split("/")[1] for name in sizes})]
+        trials = [trial for trial in trials if object_name(self.folder, trial.ledger) in sizes]
         markers = [object_name(self.folder, trial.done) for trial in trials if not trial.done.exists()]
         self._each(self.fetch, [name for name in markers if name in sizes])
-        ledgers = [
-            name
-            for trial in trials
-            if (name := object_name(self.folder, trial.ledger)) in sizes
-            and (name in self._fetched or not can_skip(trial))
-        ]
+        ledgers = []
+        for trial in trials:
+            name = object_name(self.folder, trial.ledger)
+            if name in self._fetched or not can_skip(trial):
+                ledgers.append(name)
+            elif not trial.ledger.exists() and (done := read_done_marker(trial)) is not None:
+                write_atomic(trial.ledger, ledger_line.dump_json(done) + b"\n")  # the last line stands for all
         self._each(lambda name: self._grow(name, sizes[name], _TAIL_BYTES), ledgers)
 
     def fetch_log(self, trial: TrialFolder) -> None:

@@ -18,12 +18,14 @@ from pydantic import ValidationError
 from dmray.errors import StorageError
 from dmray.files import write_atomic, write_json
 from dmray.records import SweepFolder, TrialDone, TrialFolder
+from dmray.records.disk import read_file
 from dmray.records.records import ledger_line
 from dmray.storage.place import existing_sweep_store, object_name, open_store, split_url, sweep_folder
 from dmray.storage.store import Store
 
 _log = logging.getLogger(__name__)
 _FETCHES_AT_ONCE = 16
+_LARGEST_VERSIONS = 2**26
 _RECORD_FILES = ("ledger.jsonl", "DONE.json", "log.txt")
 
 
@@ -33,9 +35,7 @@ class SweepCopy:
     def __init__(self, store: Store, folder: SweepFolder, with_weights: bool = False) -> None:
         self._store, self._folder, self._with_weights = store, folder, with_weights
         self._versions_file = folder.path / (".pulled-with-weights.json" if with_weights else ".pulled.json")
-        self._versions: dict[str, str] = (
-            json.loads(self._versions_file.read_bytes()) if self._versions_file.exists() else {}
-        )
+        self._versions = _read_versions(self._versions_file)
         self._sent: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
@@ -198,6 +198,20 @@ def fetch_from_store(url: str) -> Path:
     if not trial.ledger.exists():
         raise StorageError(f"{url}: no such trial in the store")
     return trial.path / file if file else trial.path
+
+
+def _read_versions(path: Path) -> dict[str, str]:
+    """What was fetched before; nothing if its file is missing or damaged: then all is fetched again."""
+    try:
+        versions = json.loads(read_file(path, _LARGEST_VERSIONS))
+    except FileNotFoundError:
+        return {}
+    except (StorageError, ValueError, RecursionError):
+        versions = None
+    if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
+        _log.warning("%s: damaged; all ledgers are fetched again", path)
+        return {}
+    return versions
 
 
 def _has_ended(ledger: bytes) -> bool:

@@ -31,24 +31,25 @@ def download_trial(store: Store, folder: SweepFolder, trial: TrialFolder) -> Non
         StoreUnavailableError: the store does not answer.
         StorageError: the store refuses access.
     """
-    done = store.read(object_name(folder, trial.done))
     stored = store.read(object_name(folder, trial.ledger))
     if stored is None:
         return
     local = _whole_lines(trial)
-    if local.startswith(stored) and (done is None or trial.done.exists()):
+    if local.startswith(stored) and (trial.done.exists() or store.version(object_name(folder, trial.done)) is None):
         return
+    # Read in the opposite order of a publisher's, so that each file has those that it relies on, whoever uploads.
+    order = (trial.done, trial.last_checkpoint, trial.ledger, trial.log, trial.final_checkpoint, trial.best_checkpoint)
+    contents = {path: store.read(object_name(folder, path)) for path in order}
+    stored = contents[trial.ledger] or stored
     if local and not stored.startswith(local):
         _move_unpublished(trial)
     elif local:
         _log.info("%s: another machine has continued this trial; its files are fetched from the store", trial.path.name)
     clear_trial(trial)
-    for path in (trial.log, trial.best_checkpoint, trial.final_checkpoint, trial.last_checkpoint):
-        if (content := store.read(object_name(folder, path))) is not None:
+    # Without the ledger, the next attempt fetches all again.
+    for path in (*(each for each in reversed(order[1:]) if each != trial.ledger), trial.ledger, trial.done):
+        if (content := contents[path]) is not None:
             write_atomic(path, content)
-    write_atomic(trial.ledger, stored)
-    if done is not None:
-        write_atomic(trial.done, done)
 
 
 def clear_trial(trial: TrialFolder) -> None:

@@ -33,9 +33,9 @@ class EarlyStopping:
     """
 
     def __init__(self, job: TrialJob, records: Sequence[LedgerRecord]) -> None:
-        """`records` are those of the trial's ledger."""
+        """`records` are those of the trial's ledger that count."""
         self._job, self._rule = job, job.early_stopping
-        self._ledger, self._log = Ledger(job.folder.ledger), TrialLog(job.folder.log)
+        self._ledger, self._log = Ledger(job.folder.ledger, create=False), TrialLog(job.folder.log)
         self._board = RungBoard(job)
         self._decisions: dict[int, RungDecision] = {}
         for record in records:
@@ -63,6 +63,7 @@ class EarlyStopping:
                 if step not in scores:
                     continue
                 if step not in self._posted:
+                    self._ledger.require()
                     self._board.post(competitors, step, self._job.trial.trial_id, scores[step])
                     self._posted.add(step)
                 if decides and step not in self._decisions:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from dmray.coordination.commands import read_command
 from dmray.files import user_path
+from dmray.records.disk import removed
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
 from dmray.storage import is_url, sweep_folder
@@ -30,6 +31,7 @@ class TrialJob(Spec):
     capture: Literal["auto", "off"]
     early_stopping: EarlyStoppingSpec | None
     command_number: int  # the command to run; a worker stops when the sweep has a newer one
+    has_manifest: bool  # a sweep that was started; its folder must not be made anew
 
     @classmethod
     def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
@@ -50,7 +52,17 @@ class TrialJob(Spec):
             capture=sweep.resources.capture,
             early_stopping=sweep.early_stopping,
             command_number=command.number if command else 0,
+            has_manifest=not is_url(sweep.storage) and folder.manifest.exists(),
         )
+
+    def require_sweep(self) -> None:
+        """Check that the sweep's folder was not removed since the job was made.
+
+        Raises:
+            StorageError: it was.
+        """
+        if self.has_manifest and not self.sweep_folder.manifest.exists():
+            raise removed(self.sweep_folder.path)
 
     @property
     def sweep_folder(self) -> SweepFolder:

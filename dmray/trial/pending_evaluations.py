@@ -8,6 +8,7 @@ An evaluation of few episodes (`quick_episodes`) is enough where a new best scor
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from dmray.records import (
     EvaluationSkipped,
     Ledger,
     TargetResult,
+    counting,
     distinct,
     read_ledger,
     write_episode_table,
@@ -35,6 +37,7 @@ from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
 from dmray.trial.watchdog import Watchdog
 
+_log = logging.getLogger(__name__)
 _POLL_S = 1.0
 _STANDARD_ERRORS = 2.0
 
@@ -62,9 +65,11 @@ class PendingEvaluations:
         self, job: TrialJob, service: EvaluationService, request: EvaluationRequest, origin: Origin, watchdog: Watchdog
     ) -> None:
         self._job, self._service, self._request, self._origin, self._watchdog = job, service, request, origin, watchdog
-        self._ledger, self._log = Ledger(job.folder.ledger), TrialLog(job.folder.log)
+        self._ledger, self._log = Ledger(job.folder.ledger, create=False), TrialLog(job.folder.log)
         self._open: dict[int, _PendingEvaluation] = {}
-        records = read_ledger(job.folder.ledger)
+        self._lost_best: int | None = None
+        self._unrecorded_best: int | None = None
+        records = counting(read_ledger(job.folder.ledger))
         self._settled = {record.step for record in records if isinstance(record, EvaluationDone | EvaluationSkipped)}
         self._rungs = rungs_of(job.early_stopping, job.trial)
         self.latest: float | None = None
@@ -113,6 +118,14 @@ class PendingEvaluations:
         """The snapshots of the open ones, by step."""
         return {step: to_tensors(item.weights.weights) for step, item in self._open.items()}
 
+    def expect(self, lost_best: int | None, unrecorded_best: int | None) -> None:
+        """Call before anything is submitted, where `best.pt` is not of the best recorded step.
+
+        `lost_best`: the best step, whose weights are saved when they come by again. `unrecorded_best`: the step of
+        `best.pt`, whose evaluation will be recorded again.
+        """
+        self._lost_best, self._unrecorded_best = lost_best, unrecorded_best
+
     def load_state_dict(self, state: dict[int, dict[str, Tensor]]) -> None:
         """Submit the evaluations again that were pending."""
         for step, weights in state.items():
@@ -123,6 +136,9 @@ class PendingEvaluations:
         return step == self._job.trial.training.steps or step in self._rungs
 
     def _submit(self, step: int, weights: PolicySnapshot, full: bool = False) -> None:
+        if step == self._lost_best:
+            self._lost_best = None
+            self._save_best(step, self.scores[step], weights)
         if step not in self._settled:
             request = self._request
             if not full and not self._is_decisive(step):
@@ -148,16 +164,25 @@ class PendingEvaluations:
             wall_s=time.perf_counter() - evaluation.submitted,
         )
         score = self.latest = done.first_target.normalized_mean
-        if not done.quick and (self.best is None or score > self.best[1]):
-            best: dict[str, Any] = {"step": step, "score": score, "weights": to_tensors(evaluation.weights.weights)}
-            save_checkpoint(self._job.folder.best_checkpoint, self._origin, best)
+        is_best = not done.quick and (self.best is None or score > self.best[1])
+        self._ledger.require()
         table = self._job.folder.episode_table(step)
         write_episode_table(table, episode_rows(evaluation.request, episodes), about(evaluation.request, step))
         self._ledger.append(done)
         self._settled.add(step)
         if not done.quick:
             self.scores[step] = score
+        if is_best:  # after the record: the step of best.pt is always in the ledger
+            self._save_best(step, score, evaluation.weights)
+        elif step == self._unrecorded_best:  # on a GPU, whose repeated steps are not the same to the last bit
+            self._job.folder.best_checkpoint.unlink(missing_ok=True)
+            _log.warning("step %d is not the best when it is repeated; best.pt had its weights and is removed", step)
         self._log.write(f"evaluation after step {step:,}: {score:.2f} normalized, {done.wall_s:.1f} s")
+
+    def _save_best(self, step: int, score: float, weights: PolicySnapshot) -> None:
+        self._ledger.sync()
+        best: dict[str, Any] = {"step": step, "score": score, "weights": to_tensors(weights.weights)}
+        save_checkpoint(self._job.folder.best_checkpoint, self._origin, best)
 
 
 class _PendingEvaluation(NamedTuple):

@@ -7,6 +7,7 @@ on a CPU, and the first record of a step counts.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -17,8 +18,9 @@ from typing import Literal, NoReturn
 import torch
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
+from dmray.errors import CheckpointError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import remove_stale_parts, write_json
+from dmray.files import write_json
 from dmray.planning.disk_space import require_space
 from dmray.policies import snapshot
 from dmray.progress.trial_status import read_history
@@ -30,14 +32,16 @@ from dmray.records import (
     TrainProgress,
     TrialDone,
     TrialStopped,
+    counting,
     read_ledger,
 )
+from dmray.records.disk import writing
 from dmray.records.system_usage import SystemUsage
 from dmray.sources import open_dataset
 from dmray.tasks import task_of
 from dmray.training import be_deterministic
 from dmray.trial.build import attempt_started, build_trainer
-from dmray.trial.checkpoints import resume_checkpoint, save_checkpoint, to_tensors
+from dmray.trial.checkpoints import is_finite, save_checkpoint, to_tensors
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
 from dmray.trial.job import TrialJob
@@ -45,8 +49,10 @@ from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
 from dmray.trial.pending_evaluations import PendingEvaluations
 from dmray.trial.publish import fetch_command, share_recording, sync_trial
+from dmray.trial.start import Start, find_start, start_over
 from dmray.trial.watchdog import Watchdog, note_hang
 
+_log = logging.getLogger(__name__)
 _LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
 Report = Callable[[int, float | None], None]  # optimizer steps done, normalized score of the latest evaluation
 
@@ -67,11 +73,14 @@ def run_trial(
     fetch_command(job)
     if not CommandWatcher(job.sweep_folder, job.command_number).should_continue():
         raise TrialPaused
+    job.require_sweep()
     log = TrialLog(job.folder.log)
     lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
     with lock, sync_trial(job, report) as report:
-        remove_stale_parts(job.folder.path)
+        job.folder.remove_parts()
         history = read_history(job.folder, job.trial, job.early_stopping)
+        if history.damage is not None:
+            raise StorageError(history.damage)
         if history.done is not None:
             return history.done
         note_hang(job.folder)
@@ -92,9 +101,11 @@ def run_trial(
             step = run.trainer.steps_done if run else 0
             first_line = f"{type(cause).__name__}: {cause}".splitlines()[0]
             trace = "".join(traceback.format_exception(cause))
-            ledger.append(
-                AttemptFailed(time_s=time.time(), attempt=attempt, step=step, error=first_line, traceback=trace)
-            )
+            failed = AttemptFailed(time_s=time.time(), attempt=attempt, step=step, error=first_line, traceback=trace)
+            try:
+                ledger.append(failed)
+            except (OSError, StorageError) as problem:  # the disk is full or gone, which is most likely the cause too
+                _log.warning("%s; the failure of this attempt is not in the ledger: %s", problem, first_line)
             log.write(f"failed at step {step:,}\n{trace}")
             raise
 
@@ -124,12 +135,15 @@ class _Attempt:
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
         self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
-        self.evaluations = PendingEvaluations(job, service, request, self.origin, self.watchdog)
+        start = find_start(job.folder, self.origin, self.trainer.policy, self.device)
+        if start.over is not None:
+            start_over(job.folder, ledger, attempt, start.over)
         self.train_s, self.started = 0.0, time.perf_counter()
-        records = read_ledger(job.folder.ledger)
+        self.evaluations = PendingEvaluations(job, service, request, self.origin, self.watchdog)
+        records = counting(read_ledger(job.folder.ledger))
         self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
         self.early_stopping = EarlyStopping(job, records)
-        self._restore()
+        self._restore(start)
         self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")
 
@@ -202,24 +216,33 @@ class _Attempt:
         return stopped
 
     def _save(self) -> None:
+        prefix = self.ledger.sync()  # on the disk before the checkpoint that relies on it
         require_space(self.job.folder.path, self.job.min_free_gib)
         content = {
             "trainer": self.trainer.state_dict(),
             "meter": self.meter.state_dict(),
             "open_evaluations": self.evaluations.state_dict(),
             "train_s": self.train_s + time.perf_counter() - self.started,
+            "ledger": tuple(prefix),
+            "finite": is_finite(self.trainer.policy.state_dict()),
         }
         save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
         self.log.write(f"checkpoint at step {self.trainer.steps_done:,}")
 
-    def _restore(self) -> None:
-        content = resume_checkpoint(self.job.folder.last_checkpoint, self.origin, self.device)
-        if content is None:
-            return
-        self.trainer.load_state_dict(content["trainer"])
-        self.meter.load_state_dict(content["meter"])
-        self.train_s = content["train_s"]
-        self.evaluations.load_state_dict(content["open_evaluations"])
+    def _restore(self, start: Start) -> None:
+        content = start.content
+        if content is not None:
+            try:
+                self.trainer.load_state_dict(content["trainer"])
+            except (RuntimeError, TypeError, ValueError, KeyError) as cause:  # of torch's generators and optimizer
+                raise CheckpointError(
+                    f"{self.job.folder.last_checkpoint}: not a state of this trial's training ({cause}); delete it and "
+                    "the trial starts over"
+                ) from cause
+            self.meter.load_state_dict(content["meter"])
+            self.train_s = content["train_s"]
+        self.evaluations.expect(start.lost_best, start.unrecorded_best)
+        self.evaluations.load_state_dict(content["open_evaluations"] if content else {})
 
     def _finish(self, status: Literal["finished", "diverged"]) -> TrialDone:
         train_s = self.train_s + time.perf_counter() - self.started
@@ -233,6 +256,7 @@ class _Attempt:
             "score": self.evaluations.latest,
             "weights": to_tensors(snapshot(self.trainer.policy).weights),
         }
+        self.ledger.sync()
         save_checkpoint(self.job.folder.final_checkpoint, self.origin, final)
         done = TrialDone(
             time_s=time.time(),
@@ -242,7 +266,8 @@ class _Attempt:
             train_s=train_s,
         )
         self.ledger.append(done)
-        write_json(self.job.folder.done, done.model_dump(mode="json"))
+        with writing(self.job.folder.done):
+            write_json(self.job.folder.done, done.model_dump(mode="json"))
         self.log.write(f"{status} at step {done.step:,}")
         self.report(done.step, self.evaluations.latest)
         return done

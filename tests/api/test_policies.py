@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
-import torch
 
 import dmray
 from dmray.errors import CheckpointError, SpecError
 from dmray.inference import Rollout, evaluation_request
 from dmray.rollout import episode_seed, make_engine
 from dmray.tasks import TASKS
+from dmray.trial.checkpoints import Origin, load_checkpoint, save_checkpoint
 from tests.policies.windows import SHAPE, tiny_policy
 
 MODES = ("window", "stream:2", "recurrent")
@@ -156,9 +158,10 @@ def test_a_source_that_is_not_a_policy_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_policy_of_a_package_that_is_not_installed_says_so(trial_folders: dict[str, Path], tmp_path: Path) -> None:
-    stored = torch.load(trial_folders["dm"] / "checkpoints" / "final.pt", weights_only=True)
-    stored["origin"]["spec"] = stored["origin"]["spec"].replace('"method":"dm"', '"method":"far-away"')
-    torch.save(stored, tmp_path / "final.pt")
+    stored = load_checkpoint(trial_folders["dm"] / "checkpoints" / "final.pt")
+    spec = stored["origin"]["spec"].replace('"method":"dm"', '"method":"far-away"')
+    origin = SimpleNamespace(as_dict=lambda: stored["origin"] | {"spec": spec})
+    save_checkpoint(tmp_path / "final.pt", cast(Origin, origin), {**stored, "origin": origin.as_dict()})
     with pytest.raises(CheckpointError, match=r"unknown method 'far-away'.*install that package"):
         dmray.load_policy(tmp_path / "final.pt")
 

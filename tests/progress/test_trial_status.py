@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from dmray.progress.trial_status import (
 from dmray.records import (
     AttemptPaused,
     EvaluationSkipped,
-    Ledger,
     LedgerRecord,
     SweepFolder,
     TrialDone,
@@ -239,7 +237,7 @@ def test_the_first_decision_at_a_rung_counts() -> None:
 def test_a_damaged_marker_is_named_and_stops_no_other_trial(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    ledger_module._warn_once.cache_clear()
+    ledger_module.warn_once.cache_clear()
     sweep = example_sweep(seeds=[0])
     plan, folder = Plan(sweep, trials_of(sweep)), SweepFolder(tmp_path, "example")
     first, second = plan.trials
@@ -263,13 +261,19 @@ def test_a_trial_with_a_damaged_marker_and_no_end_in_its_ledger_is_run_again(tmp
     assert to_run(plan, trial_statuses(plan, folder), resume=True) == plan.trials
 
 
-def test_a_marker_alone_tells_the_result_and_the_ledger_is_not_read(tmp_path: Path) -> None:
+def test_a_marker_whose_end_the_ledger_lacks_is_named_and_the_trial_continues(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger_module.warn_once.cache_clear()
     sweep = example_sweep(seeds=[0])
     plan, folder = Plan(sweep, trials_of(sweep)), SweepFolder(tmp_path, "example")
-    files = folder.trial(plan.trial_ids[0])
-    Ledger(files.ledger)
-    files.ledger.write_text("nobody reads this\n")
-    end: TrialDone = done(40)
-    write_json(files.done, end.model_dump(mode="json"))
-    assert trial_statuses(plan, folder)[plan.trial_ids[0]] is TrialStatus.FINISHED
-    assert os.path.exists(files.ledger)
+    write_manifest(folder, sweep)
+    first = plan.trials[0]
+    path = write_ledger(folder, first, whole_trial(50, 60))
+    path.write_bytes(path.read_bytes()[: path.read_bytes().rindex(b"\n", 0, -1) + 1])  # a power cut took the last line
+    assert trial_statuses(plan, folder)[first.trial_id] is TrialStatus.STARTED
+    assert f"{folder.trial(first.trial_id).done}: says that the trial finished at step 40" in caplog.text
+    assert "its ledger has no end" in caplog.text
+    assert to_run(plan, trial_statuses(plan, folder), resume=True) == plan.trials
+    assert collect(folder).trials[0].status is TrialStatus.STARTED
+    assert Follower(folder, plan.trials).update().trials[first.trial_id].status is TrialStatus.STARTED

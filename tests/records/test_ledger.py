@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 10, limits[1]))  # the next line fits in part only
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(StorageError, match=r"File too large.*free some space"):
             ledger.append(trained(40))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
