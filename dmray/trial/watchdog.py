@@ -3,6 +3,9 @@
 The timer is faulthandler's: a C thread that does not need Python's lock, so it also ends a hang inside an extension.
 It writes the stacks of all threads to `hang.txt` in the trial's folder and ends the process. The next worker of the
 trial turns the file into a failure in the ledger.
+
+No thread runs in a process that is stopped (SIGSTOP). The driver sees that from outside (dmray/on_ray/liveness.py) and
+leaves a line in the same file.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from contextlib import contextmanager
 
 from dmray.records import AttemptFailed, AttemptStarted, Ledger, TrialFolder, read_ledger
 
+_FROZEN = "WorkerFrozen"
 _REARM_EVERY_S = 1.0  # arming starts a thread, which is too expensive for each step
 
 
@@ -54,8 +58,13 @@ class Watchdog:
             self._armed_at = float("-inf")
 
 
+def mark_frozen(folder: TrialFolder, pid: int, stopped_for_s: float) -> None:
+    """Leave the next attempt word that the worker `pid` is killed because it is stopped: it cannot say so itself."""
+    folder.hang.write_text(f"{_FROZEN}: process {pid} was stopped (SIGSTOP) for {stopped_for_s:.0f} s and was killed\n")
+
+
 def note_hang(folder: TrialFolder) -> bool:
-    """If the last attempt hung, record its failure with the stacks; whether it did.
+    """If the last attempt hung or froze, record its failure, with the stacks of a hang; whether it did.
 
     No worker may be running the trial.
     """
@@ -65,6 +74,8 @@ def note_hang(folder: TrialFolder) -> bool:
         return False
     records = read_ledger(folder.ledger)
     error = "TrainingHang: no training step within faults.no_progress_timeout_s; the stacks are in the traceback"
+    if stacks.startswith(_FROZEN):
+        error, stacks = stacks.splitlines()[0], ""
     step = max((getattr(record, "step", 0) for record in records), default=0)
     attempt = sum(isinstance(record, AttemptStarted) for record in records)
     Ledger(folder.ledger).append(
