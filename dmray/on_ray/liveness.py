@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 _FEWEST_LOOKS = 3  # in a row: a machine that was suspended as a whole stopped all processes, this one too
 _PING_S = 5.0
 _DEFAULT_TIMEOUT_S = 30.0  # for Ray itself, if frozen_timeout_s is null
-_ENDING_S = 25.0  # what ending may take once Ray is lost, before the process is ended by force
+_ENDING_S = 20.0  # what ending may take once Ray is lost, before the process is ended by force
 _CORE = ("gcs_server", "raylet")
 _NODE_IS_DEAD = 1  # GcsNodeInfo.DEAD
 
@@ -56,6 +56,7 @@ class Stopped(NamedTuple):
     node: str
     pid: int
     created: float
+    title: str
 
 
 class Persistent:
@@ -245,8 +246,9 @@ class RayWatch:
         for frozen in self._frozen.look(self._stopped_here() + self._stopped_elsewhere(), time.monotonic()):
             job = self._job_of(frozen)
             _log.warning(
-                "process %d%s has been stopped (SIGSTOP) for %.0f s; it is killed, and its work continues in another",
+                "process %d (%s)%s has been stopped (SIGSTOP) for %.0f s; it is killed, and another continues its work",
                 frozen.pid,
+                frozen.title,
                 f", the worker of {job.trial.trial_id}," if job else "",
                 self._timeout_s,
             )
@@ -310,7 +312,8 @@ def stopped_among(node: str, pids: Iterable[int]) -> list[Stopped]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_STOPPED:
-                found.append(Stopped(node, pid, process.create_time()))
+                title = " ".join(process.cmdline()).strip()
+                found.append(Stopped(node, pid, process.create_time(), title))
     return found
 
 

@@ -18,11 +18,14 @@ from contextlib import contextmanager
 from dmray.records import AttemptFailed, AttemptStarted, Ledger, TrialFolder, read_ledger
 
 _FROZEN = "WorkerFrozen"
+_SET_UP_S = 3600.0
 _REARM_EVERY_S = 1.0  # arming starts a thread, which is too expensive for each step
 
 
 class Watchdog:
-    """Ends the process `timeout_s` (or up to a second less) after the last step; starts at the first step.
+    """Ends the process `timeout_s` (or up to a second less) after the last step.
+
+    The first step may take an hour (or `timeout_s`, if that is longer): a data set may have to be recorded before it.
 
     With `timeout_s` None it does nothing. A process has one such timer, so it watches one trial at a time.
     """
@@ -33,12 +36,13 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch from the first `step` to the end of the block."""
+        """Watch until the end of the block."""
         if self._timeout_s is None:
             yield
             return
         with self._path.open("w") as self._stacks:
             try:
+                self._arm(max(self._timeout_s, _SET_UP_S))
                 yield
             finally:
                 faulthandler.cancel_dump_traceback_later()
@@ -48,7 +52,7 @@ class Watchdog:
         """A training step is done."""
         now = time.monotonic()
         if self._timeout_s is not None and now - self._armed_at > min(_REARM_EVERY_S, self._timeout_s / 4):
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
+            self._arm(self._timeout_s)
             self._armed_at = now
 
     def pause(self) -> None:
@@ -56,6 +60,9 @@ class Watchdog:
         if self._timeout_s is not None:
             faulthandler.cancel_dump_traceback_later()
             self._armed_at = float("-inf")
+
+    def _arm(self, timeout_s: float) -> None:
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=self._stacks)
 
 
 def mark_frozen(folder: TrialFolder, pid: int, stopped_for_s: float) -> None:
