@@ -7,7 +7,7 @@ if the raylet of its machine dies. Here:
   `ClusterLostError`, whatever the driver's thread waits for. (Other machines are Ray's business: it runs their trials
   again elsewhere.)
 * Another process of the sweep is stopped for `frozen_timeout_s`: it is killed, and replaced like one that died.
-* The dispatcher of evaluations does not answer for twice as long: the same.
+* The dispatcher of evaluations does not answer for two minutes: it is restarted.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from dmray.trial.watchdog import mark_frozen
 _log = logging.getLogger(__name__)
 _FEWEST_LOOKS = 3  # in a row: a machine that was suspended as a whole stopped all processes, this one too
 _PING_S = 5.0
+_DISPATCHER_START_S = 120.0  # a new one must import torch first
 _DEFAULT_TIMEOUT_S = 30.0  # for Ray itself, if frozen_timeout_s is null
 _ENDING_S = 20.0  # what ending may take once Ray is lost, before the process is ended by force
 _CORE = ("gcs_server", "raylet")
@@ -95,6 +96,7 @@ class RayWatch:
         self._asked: dict[str, Any] = {}  # by node: the answer that it owes
         self._last_answer: dict[str, list[Stopped]] = {}
         self._dispatcher: Any = None
+        self._dispatcher_may_take_s = max(2 * self._timeout_s, _DISPATCHER_START_S)
         self._dispatcher_asked: tuple[Any, float] | None = None
         self._lost: str | None = None
         self._stop = threading.Event()
@@ -237,7 +239,8 @@ class RayWatch:
             self._dispatcher_asked = None
             for warning in ray.get(answer):
                 _log.warning("%s", warning)
-        elif self._kills and now - asked_at > 2 * self._timeout_s:
+        elif self._kills and now - asked_at > self._dispatcher_may_take_s:
+            self._dispatcher_may_take_s *= 2  # it may be a machine on which it starts too slowly
             self._dispatcher_asked = self._dispatcher.take_warnings.remote(), now
             _log.warning("the dispatcher of evaluations does not answer for %.0f s; restarting it", now - asked_at)
             ray.kill(self._dispatcher, no_restart=False)

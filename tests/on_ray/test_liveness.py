@@ -184,19 +184,19 @@ def test_a_frozen_actor_worker_and_dispatcher_change_nothing_that_is_recorded(
     others = set(ray.util.list_named_actors())
     frozen: list[int] = []
 
-    def freeze(title: str, pid: int) -> None:
+    def freeze(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
         frozen.append(pid)
-        wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 120.0)
+        wait_until(lambda: _gone(pid), 120.0)
 
     def freeze_all() -> None:
         wait_until((ledger.parent / "checkpoints" / "last.pt").exists, 250.0)
         (name,) = set(ray.util.list_named_actors()) - others
         dispatcher = ray.get_actor(name)
-        freeze("actor", ray.get(dispatcher.process_ids.remote())[0])
+        freeze(ray.get(dispatcher.process_ids.remote())[0])
         attempts = [record for record in read_ledger(ledger) if isinstance(record, AttemptStarted)]
-        freeze("worker", attempts[-1].provenance["pid"])
-        freeze("dispatcher", ray.get(dispatcher.process_id.remote()))
+        freeze(attempts[-1].provenance["pid"])
+        freeze(ray.get(dispatcher.process_id.remote()))
 
     monkey = threading.Thread(target=freeze_all)
     monkey.start()
@@ -240,4 +240,11 @@ def test_a_sweep_whose_ray_is_lost_ends_and_says_how_to_continue(tmp_path: Path,
     assert f"error: Ray on the driver's machine {os.uname().nodename}" in said
     assert expected in said
     assert f"Continue with:\n  python -m dmray.sweep {file} --resume" in said
-    wait_until(lambda: not [process for process in processes if process.is_running() and process.status() != "zombie"])
+    wait_until(lambda: all(_gone(process.pid) for process in processes), 120.0)
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
