@@ -172,8 +172,8 @@ def test_a_frozen_actor_worker_and_dispatcher_change_nothing_that_is_recorded(
 ) -> None:
     changes = {
         "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
-        "training": {"steps": 1500, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
-        "evaluation": {"episodes": 4, "every_steps": 250, "cohort_size": 2, "target_returns": [50.0]},
+        "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+        "evaluation": {"episodes": 4, "every_steps": 150, "cohort_size": 2, "target_returns": [50.0]},
         "resources": {"executor": "tune", "cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
         "faults": {"checkpoint_every_steps": 50, "frozen_timeout_s": 1.0},
     }
