@@ -63,6 +63,10 @@ class ClusterError(DmrayError):
     """A sweep asks for more resources than the machines have."""
 
 
+class ClusterLostError(ClusterError):
+    """Ray ended, or does not answer any more, while a sweep ran on it. The sweep can be continued."""
+
+
 class CaptureError(DmrayError):
     """A training step cannot be captured as a CUDA graph."""
 

@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from dmray.api import plan_sweep, run_sweep
 from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.driver.plan_view import render_plan, render_time_estimate
-from dmray.errors import ClusterError, SpecError, StorageError
+from dmray.errors import ClusterError, ClusterLostError, SpecError, StorageError
 from dmray.mlflow_mirror.database import sqlite_uri
 from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.planning.plan import Plan
@@ -89,17 +89,22 @@ def main(
                 return
             refuse_placeholders()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM has the effect of Ctrl-C
-            run = run_sweep(
-                planned,
-                local=local,
-                address=address,
-                resume=resume,
-                only=only,
-                shard=shard,
-                retry_failed=retry_failed,
-                console=err,
-                continue_with=_continue_command(),
-            )
+            try:
+                run = run_sweep(
+                    planned,
+                    local=local,
+                    address=address,
+                    resume=resume,
+                    only=only,
+                    shard=shard,
+                    retry_failed=retry_failed,
+                    console=err,
+                    continue_with=_continue_command(),
+                )
+            except ClusterLostError as lost:
+                err.print("error:", str(lost), style="bold red", highlight=False, markup=False, soft_wrap=True)
+                _print_how_to_continue("Ended")
+                raise typer.Exit(1) from None
             _print_end(run)
     except KeyboardInterrupt:
         _print_how_to_continue("Stopped")

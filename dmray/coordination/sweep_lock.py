@@ -16,12 +16,12 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 from uuid import uuid4
 
 from dmray.coordination.heartbeat import FileHeartbeats, Heartbeat, Heartbeats, StoreHeartbeats
@@ -47,16 +47,28 @@ LOCK_TIMING = LockTiming()
 
 @dataclass(frozen=True)
 class Driver:
-    """The driver of a sweep, as seen from another process. `age_s` is the age of its heartbeat."""
+    """The driver of a sweep, as seen from another process. `age_s` is the age of its heartbeat.
+
+    `state`: "running"; "slow", its process runs but has not renewed the heartbeat; "stopped", by SIGSTOP or Ctrl-Z;
+    "dead". It is `alive` in all states but "dead".
+    """
 
     host: str
     pid: int
     age_s: float
     alive: bool
+    state: Literal["running", "slow", "stopped", "dead"]
 
     def __str__(self) -> str:
-        seen = "" if self.alive else f", last seen {timedelta(seconds=round(self.age_s))} ago by this machine's clock"
-        return f"process {self.pid} on {self.host}{seen}"
+        age = timedelta(seconds=round(self.age_s))
+        also = {
+            "running": "",
+            "slow": f", which has renewed no heartbeat for {age}: this machine or the storage is slow, or it hangs "
+            f"(then: kill -9 {self.pid})",
+            "stopped": f", which is stopped (SIGSTOP or Ctrl-Z) since {age}; {_how_to_end_stop(self.pid)}",
+            "dead": f", last seen {age} ago by this machine's clock",
+        }
+        return f"process {self.pid} on {self.host}{also[self.state]}"
 
 
 def describe_missing_driver(driver: Driver | None) -> str:
@@ -73,9 +85,25 @@ def find_driver(folder: SweepFolder, timing: LockTiming = LOCK_TIMING) -> Driver
     heartbeat = FileHeartbeats(folder).read()
     if heartbeat is None:
         return None
-    age_s = max(0.0, time.time() - heartbeat.time_s)
-    alive = _alive(heartbeat.pid) if heartbeat.host == socket.gethostname() else age_s < timing.stale_s
-    return Driver(heartbeat.host, heartbeat.pid, age_s, alive)
+    state, age_s = _state(heartbeat, timing), heartbeat.age_s()
+    return Driver(heartbeat.host, heartbeat.pid, age_s, state != "dead", state)
+
+
+def _state(heartbeat: Heartbeat, timing: LockTiming) -> Literal["running", "slow", "stopped", "dead"]:
+    old = heartbeat.age_s() >= timing.stale_s
+    match heartbeat.process_state():
+        case "gone":
+            return "dead"
+        case "elsewhere":
+            return "dead" if old else "running"
+        case "stopped":
+            return "stopped"
+        case "running":
+            return "slow" if old else "running"
+
+
+def _how_to_end_stop(pid: int) -> str:
+    return f"let it go on with kill -CONT {pid}, or end it with kill -9 {pid}"
 
 
 @contextlib.contextmanager
@@ -122,14 +150,6 @@ def _hold(where: str, heartbeats: Heartbeats, timing: LockTiming, settle_s: floa
         yield
 
 
-def may_be_alive(heartbeat: Heartbeat | None, host: str, pid_alive: bool) -> bool:
-    """Whether the driver that wrote a heartbeat may be alive. False only if it ran on this host and its process ended.
-
-    (A driver on this host usually holds the file lock too, but some file systems have no locks.)
-    """
-    return heartbeat is not None and (heartbeat.host != host or pid_alive)
-
-
 def _wait_until_stale(where: str, heartbeats: Heartbeats, timing: LockTiming) -> Heartbeat | None:
     """Return the heartbeat of a dead driver, after watching it for `stale_s` if need be; None if there is none.
 
@@ -137,8 +157,10 @@ def _wait_until_stale(where: str, heartbeats: Heartbeats, timing: LockTiming) ->
         StorageError: the driver is alive.
     """
     found = heartbeats.read()
-    if found is None or not may_be_alive(found, socket.gethostname(), _alive(found.pid)):
-        return found
+    if found is None or found.process_state() == "gone":
+        return (
+            found  # its process ended: nothing to wait for. (Else the file lock decides, where there are file locks.)
+        )
     _log.warning(
         "%s: process %d on %s may be running this sweep; watching its heartbeat for %g s",
         where,
@@ -196,20 +218,12 @@ def _release(where: str, heartbeats: Heartbeats, holder: str) -> None:
         _log.warning("%s: the heartbeat cannot be removed: %s", where, problem)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _already_running(where: str, heartbeat: Heartbeat | None) -> StorageError:
     return StorageError(f"{where}: {_already_running_text(heartbeat)}")
 
 
 def _already_running_text(heartbeat: Heartbeat | None) -> str:
     who = f"process {heartbeat.pid} on {heartbeat.host}" if heartbeat else "another process"
+    if heartbeat and heartbeat.process_state() == "stopped":
+        return f"{who} runs this sweep already, but is stopped (SIGSTOP or Ctrl-Z); {_how_to_end_stop(heartbeat.pid)}"
     return f"{who} runs this sweep already; wait until it has ended, or stop it with dmray stop"

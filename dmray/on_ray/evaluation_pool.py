@@ -4,12 +4,17 @@ A cohort (a fixed set of episodes) is the unit of work, and its result is a pure
 cohort. So the answer does not depend on how many actors serve, which one serves, or how often one dies. The driver
 process of the sweep owns the dispatcher and the dispatcher owns the actors; each ends with its owner. Weights are in
 Ray's object store, which sends them to a node once.
+
+A trial waits for the dispatcher, the dispatcher for actors. An actor that does not finish a cohort in time is killed
+and counts as one that died; the driver watches the dispatcher (liveness.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import time
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
@@ -18,16 +23,19 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dmray.on_ray.cohort_deadlines import CohortDeadlines
 from dmray.policies import PolicySnapshot
 from dmray.rollout import Cohort, EpisodeRecord, EvaluationRequest, cohorts, run_cohort
-from dmray.specs import ResourcesSpec
+from dmray.specs import FaultSpec, ResourcesSpec
 from dmray.trial.evaluation import EvaluationFuture
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 NAMESPACE = "dmray"
 _RETRY_AFTER_S = 0.5
 _IDLE_S = 120.0  # starting an actor again takes seconds, starting a node that an autoscaler removed takes minutes
 _MOST_ACTORS_LOST = 5  # by one cohort, which may be what kills them
+_SAY_EVERY_S = 60.0
 
 
 class FairQueue(Generic[T]):
@@ -89,6 +97,7 @@ class RolloutActor:
 
 @dataclass
 class _Work:
+    trial: str
     snapshot: Any
     request: EvaluationRequest
     cohort: Cohort
@@ -99,12 +108,15 @@ class _Work:
 class Dispatcher:
     """Gives the cohorts of all trials to all actors in fair turns; the cohort of an actor that died goes to another.
 
-    An actor that died is replaced. An actor without work for `idle_s` is ended, so that a cluster can shrink, and
-    started again when there is work; one actor always stays.
+    An actor that died is replaced, and so is one that takes longer for a cohort than `CohortDeadlines` allows. An actor
+    without work for `idle_s` is ended, so that a cluster can shrink, and started again when there is work; one actor
+    always stays.
     """
 
-    def __init__(self, resources: ResourcesSpec, idle_s: float) -> None:
+    def __init__(self, resources: ResourcesSpec, idle_s: float, timeout_s: float) -> None:
         self._resources = resources
+        self._deadlines = CohortDeadlines(timeout_s)
+        self._warnings: list[str] = []
         self._queue: FairQueue[_Work] = FairQueue()
         self._actors: dict[int, tuple[Any, int]] = {}  # by place: the actor and its process
         self._filled = [asyncio.Event() for _ in range(resources.evaluation_actors)]
@@ -113,6 +125,11 @@ class Dispatcher:
 
     async def process_id(self) -> int:
         return os.getpid()
+
+    async def take_warnings(self) -> list[str]:
+        """What the user should know, each once. (Only the driver process has the user's terminal.)"""
+        taken, self._warnings = self._warnings, []
+        return taken
 
     async def process_ids(self) -> list[int]:
         """Of the actors that run, once each place has been filled for the first time."""
@@ -124,7 +141,7 @@ class Dispatcher:
     ) -> tuple[EpisodeRecord, ...]:
         """Every cohort of `request`; the snapshot comes as a reference in a list, so that it is not fetched here."""
         loop = asyncio.get_running_loop()
-        works = [_Work(boxed_snapshot[0], request, cohort, loop.create_future()) for cohort in cohorts(request)]
+        works = [_Work(trial, boxed_snapshot[0], request, cohort, loop.create_future()) for cohort in cohorts(request)]
         for work in works:
             self._queue.put(trial, work)
         done = await asyncio.gather(*(work.answer for work in works))
@@ -157,30 +174,66 @@ class Dispatcher:
                 return actor
 
     async def _feed(self, actor: Any, idle_s: float | None) -> None:
-        """Hand work to `actor` until it dies, or there has been none for `idle_s`."""
+        """Hand work to `actor` until it dies or misses a deadline, or there has been none for `idle_s`."""
+        warm = False
         while True:
             try:
                 work = await asyncio.wait_for(self._queue.get(), idle_s)
             except TimeoutError:
                 return
             try:
-                answer = await actor.rollout.remote(work.snapshot, work.request, work.cohort)
-            except RayActorError as lost:
+                answer = await self._rolled_out(actor, work, warm)
+            except (RayActorError, _DeadlineMissedError) as lost:
                 self._lost(work, lost)
                 return
             except Exception as cause:  # noqa: BLE001 - the trial that asked raises it
                 if not work.answer.done():
                     work.answer.set_exception(cause)
             else:
+                warm = True
                 if not work.answer.done():  # the trial that asked may be gone
                     work.answer.set_result(answer)
 
-    def _lost(self, work: _Work, cause: RayActorError) -> None:
+    async def _rolled_out(self, actor: Any, work: _Work, warm: bool) -> tuple[EpisodeRecord, ...]:
+        """The records of a cohort.
+
+        Raises:
+            _DeadlineMissedError: `actor` takes too long.
+        """
+        deadline_s = self._deadlines.deadline_s(work.trial, work.request, work.cohort, warm)
+        rollout = asyncio.ensure_future(_awaited(actor.rollout.remote(work.snapshot, work.request, work.cohort)))
+        started = time.monotonic()
+        done, _ = await asyncio.wait([rollout], timeout=deadline_s)
+        if not done:
+            rollout.cancel()
+            raise _DeadlineMissedError(
+                f"an evaluation actor did not finish {len(work.cohort.rows)} episodes of {work.request.task.name} in "
+                f"{deadline_s:.0f} s"
+            )
+        answer: tuple[EpisodeRecord, ...] = rollout.result()
+        self._deadlines.measured(work.trial, answer, time.monotonic() - started)
+        return answer
+
+    def _lost(self, work: _Work, cause: RayActorError | _DeadlineMissedError) -> None:
         work.actors_lost += 1
-        if work.actors_lost < _MOST_ACTORS_LOST:
+        again = work.actors_lost < _MOST_ACTORS_LOST
+        what = str(cause) if isinstance(cause, _DeadlineMissedError) else "an evaluation actor died"
+        then = (
+            "its episodes run again" if again else f"the {work.actors_lost}th for the same episodes, which are given up"
+        )
+        self._warnings.append(f"{what}; it is replaced, and {then}")
+        if again:
             self._queue.put_back(work)
         elif not work.answer.done():
             work.answer.set_exception(cause)
+
+
+class _DeadlineMissedError(TimeoutError):  # an OSError, so a trial that gets it is tried again
+    """An evaluation actor took too long for a cohort."""
+
+
+async def _awaited(reference: Any) -> Any:
+    return await reference
 
 
 @dataclass(frozen=True)
@@ -191,7 +244,9 @@ class EvaluationPool:
     dispatcher_name: str
 
     @classmethod
-    def start(cls, resources: ResourcesSpec, attempt: str, idle_s: float = _IDLE_S) -> EvaluationPool:
+    def start(
+        cls, resources: ResourcesSpec, attempt: str, idle_s: float = _IDLE_S, faults: FaultSpec | None = None
+    ) -> EvaluationPool:
         """Create the actors and wait until each runs, so that their CPUs are taken before the first trial starts."""
         name = f"dispatcher-{attempt}"
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -204,8 +259,12 @@ class EvaluationPool:
             max_task_retries=-1,
             scheduling_strategy=here,  # the driver's machine, which is not taken away
         )
-        pool = cls(dispatch.remote(resources, idle_s), name)
-        pool.process_ids()
+        timeout_s = (faults or FaultSpec()).evaluation_timeout_s
+        pool = cls(dispatch.remote(resources, idle_s, timeout_s), name)
+        started = pool.dispatcher.process_ids.remote()
+        while not ray.wait([started], timeout=_SAY_EVERY_S)[0]:  # an autoscaler may take minutes to add machines
+            _log.warning("waiting for the cluster to start %d evaluation actors", resources.evaluation_actors)
+        ray.get(started)
         return pool
 
     def process_ids(self) -> list[int]:

@@ -18,6 +18,7 @@ from dmray.errors import ClusterError, PluginError, StorageError
 from dmray.methods import METHODS
 from dmray.on_ray.callbacks import PauseStopper, TuneFailureCallback
 from dmray.on_ray.evaluation_pool import NAMESPACE, EvaluationPool
+from dmray.on_ray.liveness import RayWatch
 from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, Placement, machines_for_one_node, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES
 from dmray.on_ray.trainable_config import TrainableConfig
@@ -53,13 +54,17 @@ class RayRunner:
 
         Raises:
             ClusterError: no cluster answers, or not one trial fits on it.
+            ClusterLostError: Ray ended, or does not answer any more.
             PluginError: a method was added in this process only.
         """
         _require_installed_methods(todo)
         clear_ray_files(plan.sweep, folder)  # of attempts that were killed; nothing resumes from them
         records_before = {trial.trial_id: _count_records(folder.trial(trial.trial_id)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
-        with _connected(self._address, plan) as machines:
+        jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]
+        own_ray = self._address is None and not ray.is_initialized()
+        watch = RayWatch(folder, jobs, plan.sweep.faults, own_ray)
+        with watch.ending_in_time(), _connected(self._address, plan) as machines, watch.watching():
             placement = place_trials(plan.sweep.resources, machines, len(todo))
             _log.info(
                 "%d trials to run, at most %d at a time, evaluation actors: %d, CPUs: %g, GPUs: %g",
@@ -69,17 +74,18 @@ class RayRunner:
                 machines.cpus,
                 machines.gpus,
             )
-            pool = EvaluationPool.start(plan.sweep.resources, attempt)
+            pool = EvaluationPool.start(plan.sweep.resources, attempt, faults=plan.sweep.faults)
+            watch.follow(pool.dispatcher)
             ray_storage = f"{ray_storage_path(plan.sweep, folder)}/{attempt}"
             trainables = [
                 TrainableConfig(
-                    job=TrialJob.of(trial, plan.sweep, folder),
+                    job=job,
                     resources=plan.sweep.resources,
                     faults=plan.sweep.faults,
                     dispatcher_name=pool.dispatcher_name,
                     ray_storage=f"{ray_storage}/train",
                 )
-                for trial in todo
+                for job in jobs
             ]
             out_of_attempts = _tune(trainables, placement, ray_storage, folder)
         refresh()

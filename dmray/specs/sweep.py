@@ -162,8 +162,12 @@ class FaultSpec(Spec):
     With executor "tune" the worker and the driver are one process, which is restarted up to `worker_restarts` times.
 
     On Ray a worker that takes no training step for `no_progress_timeout_s` is killed and retried like one that died,
-    and its stack traces are written to the ledger. Waiting for evaluations does not count; None: no timeout. If less
-    than `min_free_gib` is free on the storage, a trial stops before its next checkpoint. A sweep does not start if its
+    and its stack traces are written to the ledger. Waiting for evaluations does not count; None: no timeout. A process
+    of the sweep on Ray that has been stopped (SIGSTOP, not a debugger) for `frozen_timeout_s` is killed and replaced;
+    if Ray itself does not answer for so long, the sweep ends. An evaluation actor may take ten times as long for its
+    episodes as the trial's slowest so far, and always 60 seconds; its first ones may take `evaluation_timeout_s`, which
+    replaces the 60 seconds too if it is less. Then it is killed and replaced, and its episodes run again. If less than
+    `min_free_gib` is free on the storage, a trial stops before its next checkpoint. A sweep does not start if its
     trials would leave less than that.
     """
 
@@ -171,6 +175,8 @@ class FaultSpec(Spec):
     driver_restarts: Annotated[int, Field(ge=0, le=10**6)] = 2
     checkpoint_every_steps: Count = 1000
     no_progress_timeout_s: Seconds | None = 3600.0
+    frozen_timeout_s: Seconds | None = 30.0
+    evaluation_timeout_s: Seconds = 3600.0
     min_free_gib: Annotated[float, Field(ge=0, le=1e9)] = 1.0
 
 

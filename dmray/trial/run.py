@@ -90,11 +90,11 @@ def run_trial(
         attempt = 1 + history.attempts
         log.begin(attempt, socket.gethostname(), os.getpid(), job.device)
         run: _Attempt | None = None
+        watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         try:
-            with log.listening():
-                run = _Attempt(job, service, report, ledger, attempt)
-                with run.watchdog.watching():
-                    return run.run()
+            with log.listening(), watchdog.watching():
+                run = _Attempt(job, service, report, ledger, attempt, watchdog)
+                return run.run()
         except TrialPaused:
             raise
         except Exception as cause:
@@ -120,6 +120,7 @@ class _Attempt:
         report: Report,
         ledger: Ledger,
         attempt: int,
+        watchdog: Watchdog,
     ) -> None:
         self.job, self.report, self.ledger, self.attempt = job, report, ledger, attempt
         self.log = TrialLog(job.folder.log)
@@ -134,7 +135,7 @@ class _Attempt:
         request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
-        self.watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
+        self.watchdog = watchdog
         start = find_start(job.folder, self.origin, self.trainer.policy, self.device)
         if start.over is not None:
             start_over(job.folder, ledger, attempt, start.over)

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from dmray.coordination.sweep_lock import Heartbeat, LockTiming, folder_lock, may_be_alive
+from dmray.coordination.sweep_lock import Heartbeat, LockTiming, find_driver, folder_lock
 from dmray.errors import StorageError
 from dmray.records import SweepFolder
-from tests.coordination.heartbeats import leave_heartbeat
+from tests.coordination.heartbeats import heartbeat_of, leave_heartbeat
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # a lock that is never free is waited for as long as `stale_s`
@@ -106,10 +108,73 @@ def test_a_driver_whose_sweep_was_taken_over_stops(folder: SweepFolder) -> None:
     assert (folder.path / ".driver.json").exists(), "it belongs to the other driver now"
 
 
-@pytest.mark.parametrize(
-    ("host", "alive", "expected"), [("here", False, False), ("here", True, True), ("there", False, True)]
-)
-def test_which_heartbeats_may_be_those_of_a_living_driver(host: str, alive: bool, expected: bool) -> None:
-    heartbeat = Heartbeat(host=host, pid=1, holder="x", count=0, time_s=0.0)
-    assert may_be_alive(heartbeat, "here", alive) is expected
-    assert not may_be_alive(None, "here", alive)
+def test_a_process_with_the_same_id_is_not_the_driver_if_it_started_later_or_in_another_container(
+    folder: SweepFolder,
+) -> None:
+    assert heartbeat_of("here").process_state() == "running"
+    assert heartbeat_of("here", started="0").process_state() == "gone"
+    assert heartbeat_of("here", machine="the same host name").process_state() == "elsewhere"
+    leave_heartbeat(folder, "here", started="0")
+    with folder_lock(folder, LockTiming(stale_s=600.0)):  # nothing to wait for
+        pass
+
+
+def test_a_stopped_driver_is_told_from_a_slow_and_a_dead_one(folder: SweepFolder, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        beats = (folder.path / ".driver.json").read_bytes()
+        first.send_signal(signal.SIGSTOP)
+        wait_until(lambda: Heartbeat.model_validate_json(beats).process_state() == "stopped")
+        driver = find_driver(folder)
+        assert driver is not None
+        assert (driver.state, driver.alive) == ("stopped", True)
+        assert f"kill -CONT {first.pid}, or end it with kill -9 {first.pid}" in str(driver)
+        with pytest.raises(StorageError, match=f"is stopped .*kill -9 {first.pid}"), folder_lock(folder):
+            pass
+        first.kill()
+        first.wait()
+    driver = find_driver(folder)
+    assert driver is not None
+    assert (driver.state, driver.alive) == ("dead", False)
+    leave_heartbeat(folder, "here", up_s=0.0)
+    driver = find_driver(folder)
+    assert driver is not None
+    assert (driver.state, driver.alive) == ("slow", True)
+    assert "has renewed no heartbeat for" in str(driver)
+
+
+@pytest.mark.parametrize("hours", [-1000, 1000])
+def test_a_wall_clock_that_jumps_makes_no_driver_of_this_machine_old(folder: SweepFolder, hours: int) -> None:
+    leave_heartbeat(folder, "here", time_s=time.time() + 3600 * hours)
+    driver = find_driver(folder)
+    assert driver is not None
+    assert driver.state == "running"
+    assert driver.age_s < 3600
+
+
+ODD = [
+    {"pid": 2**70},
+    {"pid": 0},
+    {"pid": -1},
+    {"time_s": 1e300},
+    {"time_s": "x"},
+    {"host": "a\x1b[31m"},
+    {"count": -1},
+]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\x00", b"{" * 10_000, *ODD], ids=repr)
+def test_what_is_no_heartbeat_is_treated_as_absent(folder: SweepFolder, content: bytes | dict[str, object]) -> None:
+    if isinstance(content, dict):
+        content = json.dumps(heartbeat_of("here").model_dump() | content).encode()
+    (folder.path / ".driver.json").write_bytes(content)
+    assert find_driver(folder) is None
+    with folder_lock(folder):
+        assert find_driver(folder) is not None
+
+
+def test_a_folder_in_the_place_of_the_heartbeat_is_named(folder: SweepFolder) -> None:
+    (folder.path / ".driver.json").mkdir()
+    with pytest.raises(StorageError, match=r"\.driver\.json: is not a file"), folder_lock(folder):
+        pass

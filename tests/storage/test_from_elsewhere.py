@@ -31,6 +31,7 @@ from dmray.progress.trial_status import TrialStatus
 from dmray.records import Ledger, LedgerRecord, SweepFolder
 from dmray.storage import Store, sweep_folder
 from dmray.trial import publish as remote
+from tests.coordination.heartbeats import heartbeat_of
 from tests.progress.ledgers import begun, done, evaluated, failed, started, trained
 from tests.storage.conftest import S3
 from tests.sweeps import sweep_file, tiny_plan
@@ -178,7 +179,7 @@ def test_the_heartbeat_in_the_store_says_whether_a_driver_is_alive(
     url: str, tmp_path: Path, age_s: float, exit_status: int, words: str
 ) -> None:
     store, _ = in_store(url, tmp_path, [started()])
-    StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time() - age_s))
+    StoreHeartbeats(store).write(heartbeat_of("far", 3, pid=7, time_s=time.time() - age_s))
     told = runner.invoke(status.app, [f"{url}/tiny"])
     assert (told.exit_code, words in told.output) == (exit_status, True)
     paused = runner.invoke(pause_app, [f"{url}/tiny"])
@@ -280,6 +281,6 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
     (top,) = [run for run in runs if run.data.tags["dmray.level"] == "sweep"]
     assert [each.path for each in client.list_artifacts(top.info.run_id, "report")] == ["report/report.md"]
     assert StoreHeartbeats(store).read() is None
-    StoreHeartbeats(store).write(Heartbeat(host="far", pid=7, holder="x", count=3, time_s=time.time()))
+    StoreHeartbeats(store).write(heartbeat_of("far", 3, pid=7, time_s=time.time()))
     threading.Timer(1.5, lambda: StoreHeartbeats(store).write(Heartbeat.now("x", 4))).start()
     assert "runs this sweep already" in invoked(track.app, "replay", f"{s3_url}/tiny", "--mlflow-uri", uri).output

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from uuid import uuid4
 
 import pytest
 
-from dmray.coordination.heartbeat import Heartbeat
 from dmray.coordination.sweep_lock import LockTiming, store_lock
 from dmray.errors import StorageError
 from dmray.storage import Store
+from tests.coordination.heartbeats import heartbeat_of
 
 FAST = LockTiming(heartbeat_s=0.05, stale_s=0.5, settle_s=0.01)
-THEIRS = Heartbeat(host="elsewhere", pid=os.getpid(), holder="theirs", count=0, time_s=0.0).model_dump_json().encode()
+THEIRS = heartbeat_of("elsewhere").model_dump_json().encode()
 
 
 def test_two_drivers_on_two_machines_cannot_hold_one_sweep(url: str) -> None:

@@ -11,7 +11,7 @@ from dmray.progress.trial_status import TrialStatus, trial_status
 from dmray.records import AttemptFailed, read_ledger
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
-from dmray.trial.watchdog import Watchdog, note_hang
+from dmray.trial.watchdog import Watchdog, mark_frozen, note_hang
 from tests.trial.jobs import job
 
 HANGS = """
@@ -82,3 +82,26 @@ def test_waiting_for_evaluations_and_what_comes_after_the_trial_are_no_hang(
         watchdog.pause()
         time.sleep(1)  # would end this process
     assert not folder.hang.exists()
+
+
+@pytest.mark.parametrize(("timeout_s", "first_s"), [(10.0, 3600.0), (7200.0, 7200.0)])
+def test_what_comes_before_the_first_step_is_watched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float, first_s: float
+) -> None:
+    folder, armed = job(tmp_path).folder, []
+    folder.path.mkdir(parents=True)
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda seconds, **_: armed.append(seconds))
+    watchdog = Watchdog(folder, timeout_s)
+    with watchdog.watching():
+        assert armed == [first_s]
+        watchdog.step()
+    assert armed == [first_s, timeout_s]
+
+
+def test_a_worker_that_was_killed_because_it_was_stopped_has_a_failure_that_says_so(tmp_path: Path) -> None:
+    folder = job(tmp_path).folder
+    folder.path.mkdir(parents=True)
+    mark_frozen(folder, pid=7, stopped_for_s=30.0)
+    assert note_hang(folder)
+    [failure] = [record for record in read_ledger(folder.ledger) if isinstance(record, AttemptFailed)]
+    assert failure.error == "WorkerFrozen: process 7 was stopped (SIGSTOP) for 30 s and was killed"

@@ -1,0 +1,346 @@
+"""Watches, from the driver process, what the driver and its trials wait for: Ray itself, and each process of the sweep.
+
+Ray notices processes that die. It does not notice processes that are stopped (SIGSTOP), and its driver waits for ever
+if the raylet of its machine dies. Here:
+
+* The raylet of the driver's machine or the GCS ended, or does not answer for `frozen_timeout_s`: the sweep ends with
+  `ClusterLostError`, whatever the driver's thread waits for. (Other machines are Ray's business: it runs their trials
+  again elsewhere.)
+* Another process of the sweep is stopped for `frozen_timeout_s`: it is killed, and replaced like one that died.
+* The dispatcher of evaluations does not answer for two minutes: it is restarted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import grpc
+import psutil
+import ray
+from ray._private import state
+from ray._private import worker as ray_worker
+from ray._private.grpc_utils import init_grpc_channel
+from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dmray.coordination.commands import read_command
+from dmray.errors import ClusterLostError
+from dmray.records import AttemptStarted, SweepFolder, read_ledger
+from dmray.specs import FaultSpec
+from dmray.trial.job import TrialJob
+from dmray.trial.watchdog import mark_frozen
+
+_log = logging.getLogger(__name__)
+_FEWEST_LOOKS = 3  # in a row: a machine that was suspended as a whole stopped all processes, this one too
+_PING_S = 5.0
+_DISPATCHER_START_S = 120.0  # a new one must import torch first
+_DEFAULT_TIMEOUT_S = 30.0  # for Ray itself, if frozen_timeout_s is null
+_ENDING_S = 20.0  # what ending may take once Ray is lost, before the process is ended by force
+_CORE = ("gcs_server", "raylet")
+_NODE_IS_DEAD = 1  # GcsNodeInfo.DEAD
+
+
+class Stopped(NamedTuple):
+    """A process that is stopped. `created` tells it from a later process with the same id."""
+
+    node: str
+    pid: int
+    created: float
+    title: str
+
+
+class Persistent:
+    """Which of some things were seen in every look for `timeout_s`, and in three looks at least."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._since: dict[Any, tuple[float, int]] = {}
+
+    def look(self, seen: Iterable[Any], now: float) -> list[Any]:
+        """What is seen at `now`, a monotonic time; those that have been seen for long enough, which start again."""
+        before = self._since
+        self._since = {item: (before.get(item, (now, 0))[0], before.get(item, (now, 0))[1] + 1) for item in seen}
+        lasting = [
+            item
+            for item, (since, looks) in self._since.items()
+            if now - since >= self._timeout_s and looks >= _FEWEST_LOOKS
+        ]
+        for item in lasting:
+            del self._since[item]
+        return lasting
+
+
+class RayWatch:
+    """Watches Ray and the sweep's processes in a thread while its block runs.
+
+    `own_ray`: Ray was started on this machine for this sweep, so all of its processes are the sweep's.
+    """
+
+    def __init__(self, folder: SweepFolder, jobs: Sequence[TrialJob], faults: FaultSpec, own_ray: bool) -> None:
+        self._folder, self._jobs, self._own_ray = folder, jobs, own_ray
+        self._kills = faults.frozen_timeout_s is not None
+        self._timeout_s = faults.frozen_timeout_s or _DEFAULT_TIMEOUT_S
+        self._look_every_s = min(5.0, max(0.2, self._timeout_s / 6))
+        self._frozen, self._silent = Persistent(self._timeout_s), Persistent(self._timeout_s)
+        self._asked: dict[str, Any] = {}  # by node: the answer that it owes
+        self._last_answer: dict[str, list[Stopped]] = {}
+        self._dispatcher: Any = None
+        self._dispatcher_may_take_s = max(2 * self._timeout_s, _DISPATCHER_START_S)
+        self._dispatcher_asked: tuple[Any, float] | None = None
+        self._lost: str | None = None
+        self._stop = threading.Event()
+        self._waiting_thread = threading.get_ident()
+        self._thread = threading.Thread(target=self._run, name="dmray-ray-watch", daemon=True)
+        self._seen: set[psutil.Process] = set()
+
+    @contextlib.contextmanager
+    def ending_in_time(self) -> Iterator[None]:
+        """End this process by force if the block is not left soon after Ray was lost: Ray's own shutdown may hang."""
+        left = threading.Event()
+        self._left = left
+        try:
+            yield
+        finally:
+            left.set()
+
+    def follow(self, dispatcher: Any) -> None:
+        """Watch the dispatcher of evaluations too, and log its warnings."""
+        self._dispatcher = dispatcher
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the block runs; Ray is connected.
+
+        Raises:
+            ClusterLostError: Ray ended, or does not answer any more.
+        """
+        self._waiting_thread = threading.get_ident()
+        self._connect()
+        self._thread.start()
+        try:
+            yield
+        except BaseException as raised:
+            self._stop.set()
+            if self._lost is None and isinstance(raised, Exception):
+                self._lost = self._core_ended() or self._core_does_not_answer()
+            if self._lost is None:
+                raise
+        finally:
+            self._stop.set()
+            self._thread.join(2 * _PING_S)
+            self._lost = self._lost or self._core_ended()
+            if self._lost is not None and self._own_ray:
+                self._end_own_ray()
+        if self._lost is not None:
+            raise ClusterLostError(self._lost)
+
+    def _connect(self) -> None:
+        node = ray_worker._global_node
+        self._processes = {name: node.all_processes.get(name, []) for name in _CORE} if node else {}
+        self._node = ray.get_runtime_context().get_node_id()
+        self._job = ray.get_runtime_context().get_job_id()
+        self._gcs = ray_worker.global_worker.gcs_client
+        [here] = [item for item in ray.nodes() if item["NodeID"] == self._node]
+        self._ip = here["NodeManagerAddress"]
+        channel = init_grpc_channel(f"{self._ip}:{here['NodeManagerPort']}")
+        self._raylet = node_manager_pb2_grpc.NodeManagerServiceStub(channel)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._look_every_s):
+            lost = self._core_ended() or self._core_does_not_answer_for_long()
+            if lost is not None:
+                self._give_up(lost)
+                return
+            try:
+                self._look_at_dispatcher()
+                if self._kills:
+                    self._look_for_frozen_processes()
+            except (RayError, psutil.Error, OSError) as problem:  # of processes that end meanwhile; looked at again
+                _log.debug("a look at the sweep's processes failed: %s", problem)
+
+    def _give_up(self, lost: str) -> None:
+        """End what the sweep's thread waits for; by force, if that does not help."""
+        self._lost = lost
+        if self._stop.is_set():
+            return
+        threading.Thread(target=self._force_the_end, name="dmray-last-words", daemon=True).start()
+        if self._own_ray:
+            self._end_own_ray()  # calls to processes that are stopped fail now, instead of waiting
+        _interrupt(self._waiting_thread)
+
+    def _force_the_end(self) -> None:
+        if self._left.wait(_ENDING_S):
+            return
+        command = read_command(self._folder)
+        continues = f" Continue with:\n  {command.resume_command}" if command else ""
+        sys.stderr.write(f"error: {self._lost}\nEnded; nothing is lost.{continues}\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    def _end_own_ray(self) -> None:
+        """Kill all processes of Ray on this machine; those that lost their raylet may be stopped and never notice."""
+        node = ray_worker._global_node
+        for infos in (node.all_processes if node else {}).values():
+            for info in infos:
+                with contextlib.suppress(ProcessLookupError):
+                    info.process.kill()
+        for process in self._seen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()  # psutil checks that the id was not given to another process
+
+    def _core_ended(self) -> str | None:
+        for name, infos in self._processes.items():
+            for info in infos:
+                if info.process.poll() is not None:
+                    return self._sentence(f"{_label(name)} (process {info.process.pid}) ended")
+        return None
+
+    def _core_does_not_answer_for_long(self) -> str | None:
+        silent = self._core_does_not_answer()
+        return silent if self._silent.look([silent] if silent else [], time.monotonic()) else None
+
+    def _core_does_not_answer(self) -> str | None:
+        try:
+            nodes = self._gcs.get_all_node_info(timeout=_PING_S)
+        except RayError:
+            return self._sentence(f"{_label('gcs_server')} at {self._gcs.address} does not answer")
+        states = {node.hex(): info.state for node, info in nodes.items()}
+        if states.get(self._node) == _NODE_IS_DEAD:
+            return self._sentence("the cluster counts this machine as dead")
+        try:
+            self._raylet.GetAgentPIDs(node_manager_pb2.GetAgentPIDsRequest(), timeout=_PING_S)
+        except grpc.RpcError:
+            return self._sentence(f"{_label('raylet')} does not answer")
+        return None
+
+    def _sentence(self, what: str) -> str:
+        return f"Ray on the driver's machine {socket.gethostname()} ({self._ip}) is lost: {what}"
+
+    def _look_at_dispatcher(self) -> None:
+        if self._dispatcher is None:
+            return
+        now = time.monotonic()
+        if self._dispatcher_asked is None:
+            self._dispatcher_asked = self._dispatcher.take_warnings.remote(), now
+            return
+        answer, asked_at = self._dispatcher_asked
+        if ray.wait([answer], timeout=0)[0]:
+            self._dispatcher_asked = None
+            for warning in ray.get(answer):
+                _log.warning("%s", warning)
+        elif self._kills and now - asked_at > self._dispatcher_may_take_s:
+            self._dispatcher_may_take_s *= 2  # it may be a machine on which it starts too slowly
+            self._dispatcher_asked = self._dispatcher.take_warnings.remote(), now
+            _log.warning("the dispatcher of evaluations does not answer for %.0f s; restarting it", now - asked_at)
+            ray.kill(self._dispatcher, no_restart=False)
+
+    def _look_for_frozen_processes(self) -> None:
+        for frozen in self._frozen.look(self._stopped_here() + self._stopped_elsewhere(), time.monotonic()):
+            job = self._job_of(frozen)
+            _log.warning(
+                "process %d (%s)%s has been stopped (SIGSTOP) for %.0f s; it is killed, and another continues its work",
+                frozen.pid,
+                frozen.title,
+                f", the worker of {job.trial.trial_id}," if job else "",
+                self._timeout_s,
+            )
+            job_json = job.model_dump_json() if job else None
+            if frozen.node == self._node:
+                end_frozen(frozen, job_json, self._timeout_s)
+            else:
+                there = NodeAffinitySchedulingStrategy(frozen.node, soft=False)
+                _end_frozen_there.options(scheduling_strategy=there).remote(frozen, job_json, self._timeout_s)
+
+    def _stopped_here(self) -> list[Stopped]:
+        if not self._own_ray:
+            return stopped_among(self._node, self._actor_processes().get(self._node, []))
+        children: list[psutil.Process] = []
+        for info in self._processes["raylet"]:
+            children += psutil.Process(info.process.pid).children(recursive=True)
+        self._seen = set(children)
+        return stopped_among(self._node, [child.pid for child in children])
+
+    def _stopped_elsewhere(self) -> list[Stopped]:
+        """By the last answer of each node. Nodes without actors of the sweep are not asked, so they can be removed."""
+        if self._own_ray:
+            return []
+        others = {node: pids for node, pids in self._actor_processes().items() if node != self._node}
+        for node, answer in list(self._asked.items()):
+            if ray.wait([answer], timeout=0)[0]:
+                del self._asked[node]
+                with contextlib.suppress(RayError):  # the node is gone
+                    self._last_answer[node] = ray.get(answer)
+        self._last_answer = {node: answer for node, answer in self._last_answer.items() if node in others}
+        for node, pids in others.items():
+            if node not in self._asked:
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                self._asked[node] = _stopped_there.options(scheduling_strategy=there).remote(node, pids)
+        return [item for answer in self._last_answer.values() for item in answer]
+
+    def _actor_processes(self) -> dict[str, list[int]]:
+        """The ids of the processes of this job's actors, by node."""
+        found: dict[str, list[int]] = {}
+        for actor in state.actors().values():
+            if actor["JobID"] == self._job and actor["State"] == "ALIVE" and actor["Pid"]:
+                found.setdefault(actor["Address"]["NodeID"], []).append(actor["Pid"])
+        return found
+
+    def _job_of(self, process: Stopped) -> TrialJob | None:
+        """The trial whose worker that process is, as its ledger says."""
+        for job in self._jobs:
+            folder = self._folder.trial(job.trial.trial_id)
+            if folder.done.exists():
+                continue
+            started = [record for record in read_ledger(folder.ledger) if isinstance(record, AttemptStarted)]
+            if started and started[-1].provenance.get("pid") == process.pid and started[-1].time_s >= process.created:
+                return job
+        return None
+
+
+def stopped_among(node: str, pids: Iterable[int]) -> list[Stopped]:
+    """Those of `pids`, processes of this machine, that are stopped."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_STOPPED:
+                title = " ".join(process.cmdline()).strip()
+                found.append(Stopped(node, pid, process.create_time(), title))
+    return found
+
+
+def end_frozen(frozen: Stopped, job_json: str | None, stopped_for_s: float) -> None:
+    """Kill a process of this machine, if it is still stopped; a trial's next attempt finds what happened."""
+    if frozen not in stopped_among(frozen.node, [frozen.pid]):
+        return
+    if job_json is not None:
+        mark_frozen(TrialJob.model_validate_json(job_json).folder, frozen.pid, stopped_for_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(frozen.pid, signal.SIGKILL)
+
+
+_stopped_there = ray.remote(num_cpus=0, max_retries=0)(stopped_among)
+_end_frozen_there = ray.remote(num_cpus=0, max_retries=0)(end_frozen)
+
+
+def _label(process: str) -> str:
+    return "the GCS (the head of Ray)" if process == "gcs_server" else "the raylet"
+
+
+def _interrupt(thread: int) -> None:
+    """Raise KeyboardInterrupt in a thread; in the main thread also out of a wait in C++."""
+    if thread == threading.main_thread().ident:
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
