@@ -6,7 +6,7 @@ COMMANDS = (
     "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "submit",
 )  # fmt: skip
 FLOORS = {
-    "errors": 0, "fields": 0, "files": 0, "frozen": 0, "periodic_thread": 0, "plugins": 0,
+    "errors": 0, "fields": 0, "files": 0, "frozen": 0, "interruption": 0, "periodic_thread": 0, "plugins": 0,
     "file_lock": 1, "registry": 1,
     "models": 2,
     "methods": 3,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from dmray.api import plan_sweep, run_sweep
 from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, SpecError, StorageError
+from dmray.interruption import SweepInterrupted, interruptible
 from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import estimate_time
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
 
 app = new_app()
-_INTERRUPTED = 130
 
 
 @app.command()
@@ -71,14 +70,13 @@ def main(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
-        with report_errors():
+        with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
             if local and address is not None:
                 raise SpecError(f"--address {address}: --local does not use Ray; give only one of them")
             planned = plan_sweep(file, overrides)
             if only_plan:
                 _show(planned, TrialFilter(only, shard, retry_failed), local, address)
                 return
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM has the effect of Ctrl-C
             run = run_sweep(
                 planned,
                 local=local,
@@ -91,9 +89,9 @@ def main(
                 continue_with=_continue_command(),
             )
             _print_end(run)
-    except KeyboardInterrupt:
-        _print_how_to_continue("Stopped")
-        raise typer.Exit(_INTERRUPTED) from None
+    except SweepInterrupted as by:
+        _print_how_to_continue(f"Stopped by {by.signum.name}")
+        raise typer.Exit(by.exit_status) from None
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
 
 
@@ -189,7 +187,11 @@ def _print_end(run: SweepRun) -> None:
 
 
 def _print_how_to_continue(what: str) -> None:
-    err.print(f"{what}; nothing is lost. Continue with:\n  {_continue_command()}", highlight=False, soft_wrap=True)
+    err.print(f"{what}; nothing is lost. {_how_to_continue()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _how_to_continue() -> str:
+    return f"Continue with:\n  {_continue_command()}"
 
 
 def _print_places(run: SweepRun) -> None:

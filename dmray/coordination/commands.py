@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from dmray.files import write_atomic
+from dmray.interruption import interrupt_thread
 from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
 
@@ -123,8 +123,8 @@ def wait_for_resume(folder: SweepFolder) -> bool:
 
 @contextmanager
 def listen_for_commands(folder: SweepFolder, resume_command: str) -> Iterator[None]:
-    """Send `run`, then log each new command while the block runs; `kill` interrupts the process as Ctrl-C does."""
-    seen, stopped = send_command(folder, "run", resume_command), threading.Event()
+    """Send `run`, then log each new command while the block runs; `kill` interrupts the block's thread."""
+    seen, stopped, driver = send_command(folder, "run", resume_command), threading.Event(), threading.get_ident()
 
     def watch() -> None:
         nonlocal seen
@@ -138,7 +138,7 @@ def listen_for_commands(folder: SweepFolder, resume_command: str) -> Iterator[No
             seen = command
             _log.info("%s (by %s)", _MEANING[command.kind], command.sent_by)
             if command.kind == "kill":
-                os.kill(os.getpid(), signal.SIGINT)
+                interrupt_thread(driver)
 
     thread = threading.Thread(target=watch, name="dmray-commands", daemon=True)
     thread.start()
