@@ -3,8 +3,8 @@
 The first SIGINT (Ctrl-C), SIGTERM (Slurm, Kubernetes, docker stop) or SIGHUP (a closed terminal) tells the running
 trials to save a checkpoint and exit; the sweep ends when they have. If no trial runs, or they need longer than
 `SAVE_S`, or a second signal comes, the sweep is interrupted where it is, as by a KeyboardInterrupt. If that does not
-end it within `UNWIND_S`, or if another signal comes, a process that is there only for the sweep ends with its child
-processes at once. So a signal always ends the sweep, within the 30 s after which Slurm and Kubernetes kill.
+end it within `END_S` of the signal, or if another one comes, a process that is there only for the sweep ends with its
+child processes at once. So a signal always ends the sweep, within the 30 s after which Slurm and Kubernetes kill.
 
 Signal handlers exist only in the main thread. In other threads only `interrupt` ends the sweep.
 """
@@ -26,9 +26,10 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAVE_S = 18.0
-UNWIND_S = 9.0
-_CTRL_C_UNWIND_S = 60.0  # nobody kills the process soon after Ctrl-C, and the person can press it again
+END_S = 27.0
+_END_AFTER_CTRL_C_S = 90.0  # nobody kills the process soon after Ctrl-C, and the person can press it again
 _SAME_SIGNAL_S = 1.0  # `timeout` and closing terminals send a signal twice, to the process and to its group
+_RELEASE_S = 1.0
 _log = logging.getLogger(__name__)
 _active: dict[int, Interruption] = {}  # by the thread of the sweep
 
@@ -49,15 +50,16 @@ class SweepInterrupted(KeyboardInterrupt):
 class Interruption:
     """Ends the sweep of the thread that made it; see the module. Use it through `interruptible`."""
 
-    def __init__(self, last_words: str | None, save_s: float = SAVE_S, unwind_s: float = UNWIND_S) -> None:
+    def __init__(self, last_words: str | None, save_s: float = SAVE_S, end_s: float = END_S) -> None:
         """`last_words` are printed if the process has to end at once. None: the process is the caller's and goes on."""
-        self._last_words, self._save_s, self._unwind_s = last_words, save_s, unwind_s
+        self._last_words, self._save_s, self._end_s = last_words, save_s, end_s
         self._owns_process = last_words is not None
         self._owner = threading.get_ident()
         self._signum: signal.Signals | None = None
         self._received_at = 0.0
         self._save: Callable[[], object] | None = None
         self._raised = self._over = False
+        self._releases: list[Callable[[], object]] = []
         self._lock = threading.Lock()  # of `_over`: nothing is raised in the thread after the block
         self._events: SimpleQueue[str] = SimpleQueue()  # its `put` may be called in a signal handler
         self._handlers: dict[signal.Signals, Any] = {}
@@ -87,6 +89,15 @@ class Interruption:
             yield
         finally:
             self._save = save
+
+    @contextlib.contextmanager
+    def releasing(self, release: Callable[[], object]) -> Iterator[None]:
+        """If the process has to end at once while the block runs, call `release` first, for a second at most."""
+        self._releases.append(release)
+        try:
+            yield
+        finally:
+            self._releases.remove(release)
 
     def interrupt(self) -> None:
         """Raise SweepInterrupted in the sweep's thread as soon as it runs Python code again. From any thread."""
@@ -150,7 +161,8 @@ class Interruption:
             raise SweepInterrupted(self._signum)
 
     def _watch(self) -> None:
-        event = self._events.get()
+        event: str | None = self._events.get()
+        begun = time.monotonic()
         if event == "save":
             assert self._signum is not None
             _log.warning(
@@ -166,8 +178,7 @@ class Interruption:
                 _log.warning("the trials cannot be told to save: %s", problem)
             if event is None:
                 self.interrupt()
-        by_ctrl_c = self._signum in (None, signal.SIGINT)
-        deadline = time.monotonic() + (max(_CTRL_C_UNWIND_S, self._unwind_s) if by_ctrl_c else self._unwind_s)
+        deadline = begun + (self._end_s if self._signum in (signal.SIGTERM, signal.SIGHUP) else _END_AFTER_CTRL_C_S)
         while event not in ("over", "give up", None) or (event is None and time.monotonic() < deadline):
             event = self._next_event(deadline - time.monotonic())
         if event != "over" and self._owns_process:
@@ -189,6 +200,10 @@ class Interruption:
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.kill()
+        for release in reversed(self._releases):
+            thread = threading.Thread(target=release, daemon=True)
+            thread.start()
+            thread.join(_RELEASE_S)
         os._exit(128 + (self._signum or signal.SIGINT))
 
 
@@ -226,6 +241,14 @@ def interrupted_at_once() -> Iterator[None]:
     """While the block runs, a signal interrupts the sweep of this thread without waiting for trials to save."""
     sweep = _active.get(threading.get_ident())
     with sweep.at_once() if sweep is not None else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def released_if_ended(release: Callable[[], object]) -> Iterator[None]:
+    """If a signal ends the process at once while the block runs, `release` is called before."""
+    sweep = _active.get(threading.get_ident())
+    with sweep.releasing(release) if sweep is not None else contextlib.nullcontext():
         yield
 
 

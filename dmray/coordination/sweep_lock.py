@@ -26,7 +26,7 @@ from uuid import uuid4
 from dmray.coordination.heartbeat import FileHeartbeats, Heartbeat, Heartbeats, StoreHeartbeats
 from dmray.errors import StorageError
 from dmray.file_lock import file_lock
-from dmray.interruption import interrupt_thread
+from dmray.interruption import interrupt_thread, released_if_ended
 from dmray.records.folders import SweepFolder
 from dmray.storage import Store
 
@@ -180,7 +180,8 @@ def _renew_heartbeat(where: str, heartbeats: Heartbeats, holder: str, timing: Lo
     thread = threading.Thread(target=renew, name="dmray-heartbeat", daemon=True)
     thread.start()
     try:
-        yield
+        with released_if_ended(lambda: _release(where, heartbeats, holder)):
+            yield
     finally:
         stopped.set()
         thread.join()
