@@ -89,6 +89,7 @@ class Interruption:
             yield
         finally:
             self._save = save
+        self._raise_if_signalled()  # what was raised may have been lost in a callback
 
     @contextlib.contextmanager
     def releasing(self, release: Callable[[], object]) -> Iterator[None]:

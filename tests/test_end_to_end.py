@@ -85,7 +85,7 @@ def interfaces(processes: list[psutil.Process]) -> set[str]:
 @pytest.mark.ray
 def test_sigterm_to_a_sweep_on_ray_saves_ends_everything_and_continues_to_the_same_numbers(tmp_path: Path) -> None:
     """Sent to all processes of the sweep, as Slurm does."""
-    short = CHANGES | {"training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5}}
+    short = CHANGES | {"training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5}}
     short |= {"tracking": {"log_every_steps": 20, "mlflow_uri": "off"}, "evaluation": CHANGES["evaluation"]}
     file, whole = sweep_file(tmp_path / "ended", **short), sweep_file(tmp_path / "whole", **short)
     folder, plan = SweepFolder(tmp_path / "ended", "tiny"), tiny_plan(tmp_path / "ended", **short)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 
 from dmray.cli.standard_streams import guard_standard_streams
@@ -32,6 +34,11 @@ def run_command(name: str, prog_name: str | None = None) -> None:
     """
     try:
         guard_standard_streams(only_prints=name in _ONLY_PRINT)
+        try:
+            os.getcwd()
+        except OSError:  # libraries are not found then, and relative paths mean nothing
+            sys.stderr.write("error: the current folder was removed, or may not be read; cd to another one\n")
+            raise SystemExit(1) from None
         module, attribute = _APPS[name]
         getattr(import_module(module), attribute)(prog_name=prog_name)
     except KeyboardInterrupt:

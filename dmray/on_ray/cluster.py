@@ -201,21 +201,13 @@ def _for_one_machine(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
     """Keep the handler of SIGTERM. Ray sets one in Python that exits, and one in C++ that prints a stack."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
-    received = False
+    set_by_ray = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None  # its SystemExit is lost in some places of ray.init
     try:
         with _SigtermAction().kept():
             yield
-    except SystemExit as ended:  # raised by Ray's handler
-        received = in_main_thread and ended.code == signal.SIGTERM
-        if not received:
-            raise
     finally:
-        if in_main_thread and handler is not None:
-            signal.signal(signal.SIGTERM, handler)
-    if received:
-        signal.raise_signal(signal.SIGTERM)
+        ray._private.utils.set_sigterm_handler = set_by_ray
 
 
 class _SigtermAction:

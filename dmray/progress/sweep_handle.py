@@ -120,11 +120,16 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     """
     if is_url(source):
         return split_url(source)
-    path = Path(source).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(source).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as cause:  # no permission, no such user, a name that no file can have
+        reason = (isinstance(cause, OSError) and cause.strerror) or cause
+        raise StorageError(f"{source}: cannot be read ({reason}); name a sweep's file or folder") from cause
+    if is_folder:
         folder = path.resolve()
         return str(folder.parent), folder.name
-    if not path.exists():
+    if not exists:
         raise StorageError(
             f"{source}: no such file or folder; name a sweep's file, its folder <storage>/<sweep>, or its address "
             "s3://bucket/prefix/<sweep>"
