@@ -154,8 +154,8 @@ def run_sweep(
         results = dmray.run_sweep(sweep, local=True, progress=lambda summary: print(summary.steps, summary.eta_s))
         results.scores                                       # mean and deviation over seeds, by method
 
-    May be called from any thread. In the main thread, Ctrl-C, SIGTERM and SIGHUP let the trials save a checkpoint, unless
-    the caller handles the signal; `resume` continues. `dmray pause` and `dmray stop` work from another shell.
+    May be called from any thread. In the main thread, Ctrl-C, SIGTERM and SIGHUP let the trials save a checkpoint if
+    the caller does not handle them; `resume` continues. `dmray pause` and `dmray stop` work from another shell.
 
     Raises:
         SpecError: the sweep, `only` or `shard` is invalid, or both `local` and `address` are given.
