@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
-from dmray.cli.shared import err, out
-from dmray.registry import unknown
+from dmray.cli.entry import run_command
+from dmray.cli.standard_streams import guard_standard_streams
 
 COMMANDS = {
     "sweep": "plan a sweep, run it, write its report",
@@ -30,14 +29,19 @@ _USAGE = "usage: dmray COMMAND [--help] ...\n\n" + "\n".join(
 def main() -> None:
     """Run the command that the command line names. Exit status 2 if there is no such command."""
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name in COMMANDS:
+        sys.argv = [f"dmray {name}", *rest]  # the name that a command shows in its help
+        run_command(name, prog_name=sys.argv[0])
+        return
+    from dmray.cli.shared import err, out
+    from dmray.registry import unknown
+
+    guard_standard_streams(only_prints=True)
     if name in ("--help", "-h"):
         out.print(_USAGE, highlight=False, markup=False)
         return
-    if name not in COMMANDS:
-        err.print(f"error: {unknown('command', name, COMMANDS)}", style="bold red", highlight=False, markup=False)
-        raise SystemExit(2)
-    sys.argv = [f"dmray {name}", *rest]  # the name that a command shows in its help
-    import_module("dmray.cli.data" if name == "data" else f"dmray.{name}").app(prog_name=sys.argv[0])
+    err.print(f"error: {unknown('command', name, COMMANDS)}", style="bold red", highlight=False, markup=False)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -161,8 +161,8 @@ def run_sweep(
         results = dmray.run_sweep(sweep, local=True, progress=lambda summary: print(summary.steps, summary.eta_s))
         results.scores                                       # mean and deviation over seeds, by method
 
-    May be called from any thread and sets no signal handlers. After an interrupt (Ctrl-C) nothing more is saved;
-    `resume` continues from the last checkpoints. `dmray pause` and `dmray stop` work from another shell.
+    May be called from any thread. In the main thread, Ctrl-C, SIGTERM and SIGHUP let the trials save a checkpoint if
+    the caller does not handle them; `resume` continues. `dmray pause` and `dmray stop` work from another shell.
 
     Raises:
         SpecError: the sweep, `only` or `shard` is invalid, or both `local` and `address` are given.
@@ -171,6 +171,7 @@ def run_sweep(
             `resume` is false.
         TrackingError: the MLflow server does not answer at the start.
         ClusterError: a trial needs more resources than the machines have.
+        SweepInterrupted: a signal or `dmray stop --now` ended the sweep; a KeyboardInterrupt.
     """
     for name, value in (("local", local), ("resume", resume), ("retry_failed", retry_failed)):
         flag(name, value)

@@ -1,6 +1,6 @@
 """`python -m dmray.data`, the same as `dmray data`."""
 
-from dmray.cli.data import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("data")

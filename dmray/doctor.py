@@ -1,6 +1,6 @@
 """`python -m dmray.doctor`, the same as `dmray doctor`."""
 
-from dmray.cli.doctor import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("doctor")

@@ -1,6 +1,6 @@
 """`python -m dmray.evaluate`, the same as `dmray evaluate`."""
 
-from dmray.cli.evaluate import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("evaluate")

@@ -1,6 +1,6 @@
 """`python -m dmray.logs`, the same as `dmray logs`."""
 
-from dmray.cli.logs import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("logs")

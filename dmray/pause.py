@@ -1,6 +1,6 @@
 """`python -m dmray.pause`, the same as `dmray pause`."""
 
-from dmray.cli.control import pause_app as app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("pause")

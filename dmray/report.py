@@ -1,6 +1,6 @@
 """`python -m dmray.report`, the same as `dmray report`."""
 
-from dmray.cli.report import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("report")

@@ -1,6 +1,6 @@
 """`python -m dmray.resume`, the same as `dmray resume`."""
 
-from dmray.cli.control import resume_app as app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("resume")

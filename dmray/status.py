@@ -1,6 +1,6 @@
 """`python -m dmray.status`, the same as `dmray status`."""
 
-from dmray.cli.status import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("status")

@@ -1,6 +1,6 @@
 """`python -m dmray.stop`, the same as `dmray stop`."""
 
-from dmray.cli.control import stop_app as app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("stop")

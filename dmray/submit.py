@@ -1,6 +1,6 @@
 """`python -m dmray.submit`, the same as `dmray submit`."""
 
-from dmray.cli.submit import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("submit")

@@ -1,6 +1,6 @@
 """`python -m dmray.sweep`, the same as `dmray sweep`."""
 
-from dmray.cli.sweep import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("sweep")

@@ -1,6 +1,6 @@
 """`python -m dmray.track`, the same as `dmray track`."""
 
-from dmray.cli.track import app
+from dmray.cli.entry import run_command
 
 if __name__ == "__main__":
-    app()
+    run_command("track")

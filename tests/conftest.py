@@ -51,8 +51,8 @@ def ray_session() -> Iterator[None]:
     """One Ray for all tests, with more logical CPUs than the machine may have."""
     import ray
 
+    from dmray.on_ray.cluster import ENVIRONMENT
     from dmray.on_ray.placement import DRIVER_RESOURCE
-    from dmray.on_ray.runner import ENVIRONMENT
 
     os.environ |= ENVIRONMENT | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
     folder = tempfile.mkdtemp(prefix="dmr", dir="/tmp")  # a short path: Unix sockets allow 107 bytes

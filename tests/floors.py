@@ -7,7 +7,8 @@ COMMANDS = (
 )  # fmt: skip
 FLOORS = {
     "errors": -1,
-    "escaping": 0, "fields": 0, "files": 0, "frozen": 0, "periodic_thread": 0, "plugins": 0, "space": 0,
+    "escaping": 0, "fields": 0, "files": 0, "frozen": 0, "interruption": 0, "periodic_thread": 0, "plugins": 0,
+    "space": 0,
     "file_lock": 1, "redaction": 1, "registry": 1, "terminal": 1,
     "arguments": 2, "models": 2,
     "methods": 3,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
+import shutil
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from dmray.cli import sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
-from dmray.records import AttemptStarted, SweepFolder, read_ledger
+from dmray.records import AttemptPaused, AttemptStarted, SweepFolder, read_ledger
 from tests.sweeps import science_of, sweep_file, tiny_plan
 from tests.waiting import wait_until
 
@@ -67,20 +73,84 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
         assert sorted(steps) == list(range(20, 601, 20)), "each step once"
 
 
+def interfaces(processes: list[psutil.Process]) -> set[str]:
+    """The addresses at which processes listen."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            found |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return found
+
+
 @pytest.mark.ray
-def test_ctrl_c_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
-    long = CHANGES | {"training": {"steps": 1_000_000, "batch_size": 8}}
-    file = sweep_file(tmp_path, **long)
-    driver = subprocess.Popen(command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def test_sigterm_to_a_sweep_on_ray_saves_ends_everything_and_continues_to_the_same_numbers(tmp_path: Path) -> None:
+    """Sent to all processes of the sweep, as Slurm does."""
+    short = CHANGES | {"training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5}}
+    short |= {"tracking": {"log_every_steps": 20, "mlflow_uri": "off"}, "evaluation": CHANGES["evaluation"]}
+    file, whole = sweep_file(tmp_path / "ended", **short), sweep_file(tmp_path / "whole", **short)
+    folder, plan = SweepFolder(tmp_path / "ended", "tiny"), tiny_plan(tmp_path / "ended", **short)
+    trial = folder.trial(plan.trial_ids[0])
+    sockets = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))  # a short path, for Unix sockets
+    home = {"HOME": "/nonexistent", "RAY_ADDRESS": "10.255.255.1:6379", "RAY_TMPDIR": str(sockets)}
+    driver = subprocess.Popen(
+        command(file),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | home,
+        start_new_session=True,
+    )
     try:
-        trial = SweepFolder(tmp_path, "tiny").trial(tiny_plan(tmp_path, **long).trial_ids[0])
-        wait_until(trial.last_checkpoint.exists, timeout_s=200.0)
-        driver.send_signal(signal.SIGINT)
-        _, errors = driver.communicate(timeout=60)
+        wait_until(lambda: trial.last_checkpoint.exists() or driver.poll() is not None, timeout_s=250.0)
+        processes = psutil.Process(driver.pid).children(recursive=True)
+        listening = interfaces(processes)
+        (session,) = (sockets / f"dmray-{os.getuid()}").iterdir()
+        private = stat.S_IMODE((session / "auth_token").stat().st_mode)
+        os.killpg(driver.pid, signal.SIGTERM)
+        _, errors = driver.communicate(timeout=100)
     finally:
         driver.kill()
-    assert driver.returncode == 130
-    assert f"python -m dmray.sweep {file} --local --resume" in errors
+    assert driver.returncode == 143, errors
+    assert f"Continue with:\n  python -m dmray.sweep {file} --resume" in errors
+    assert not any(word in errors for word in ("Traceback", "*** SIGTERM", "(unknown)")), errors
+    assert isinstance(read_ledger(trial.ledger)[-1], AttemptPaused), "saved at the step at which it was"
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    assert private == 0o600
+    assert not [process for process in processes if process.is_running()]
+    assert not list((sockets / f"dmray-{os.getuid()}").iterdir())
+    shutil.rmtree(sockets)
+
+    for one, options in ((file, ["--local", "--resume"]), (whole, ["--local"])):
+        done = run(one, *options)
+        assert done.returncode == 0, done.stderr
+    assert science_of(folder, plan.trial_ids) == science_of(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)], ids=["ctrl-c", "hang-up"])
+def test_a_signal_stops_a_local_sweep_saves_and_says_how_to_resume(
+    tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    """At a hang-up the terminal is gone: output is lost, and nothing else is."""
+    long = CHANGES | {"training": {"steps": 1_000_000, "batch_size": 8}, "tracking": {"mlflow_uri": "off"}}
+    file = sweep_file(tmp_path / "it's a folder", **long)
+    driver = subprocess.Popen(command(file, "--local"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert driver.stderr is not None
+    try:
+        plan = tiny_plan(tmp_path / "it's a folder", **long)
+        trial = SweepFolder(tmp_path / "it's a folder", "tiny").trial(plan.trial_ids[0])
+        wait_until(trial.last_checkpoint.exists, timeout_s=200.0)
+        if signum == signal.SIGHUP:
+            driver.stderr.close()
+        driver.send_signal(signum)
+        driver.wait(timeout=100)
+        errors = "" if driver.stderr.closed else driver.stderr.read()
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert driver.returncode == status
+    assert isinstance(read_ledger(trial.ledger)[-1], AttemptPaused)
+    if signum == signal.SIGINT:
+        assert f"python -m dmray.sweep {shlex.quote(str(file))} --local --resume" in errors
 
 
 def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None:
@@ -109,20 +179,12 @@ def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None
 )
 @pytest.mark.filterwarnings("default")  # MLflow's dependencies warn about each other
 def test_a_mistake_is_one_clear_message_and_a_failed_exit_status(
-    tmp_path: Path, options: list[str], message: str, keeps_signals: None
+    tmp_path: Path, options: list[str], message: str
 ) -> None:
     told = CliRunner().invoke(sweep.app, [str(sweep_file(tmp_path)), *options])
     assert isinstance(told.exception, SystemExit), "an error that is no mistake of the user"
     assert told.exit_code == 1
     assert message in told.stderr
-
-
-@pytest.fixture
-def keeps_signals() -> Iterator[None]:
-    """The command makes SIGTERM a Ctrl-C of its process, which is the tests' here."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

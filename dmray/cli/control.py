@@ -57,7 +57,7 @@ def resume(sweep: SweepSource, storage: SweepStorage = None) -> None:
 def stop(
     sweep: SweepSource,
     now: Annotated[
-        bool, typer.Option("--now", help="End at once, as Ctrl-C does; steps after the last checkpoints are repeated.")
+        bool, typer.Option("--now", help="End at once; steps after the last checkpoints are repeated.")
     ] = False,
     storage: SweepStorage = None,
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from dmray.api import plan_sweep, run_sweep
 from dmray.cli.shared import err, new_app, out, report_errors
 from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, ClusterLostError, SpecError, StorageError
+from dmray.interruption import SweepInterrupted, interruptible
 from dmray.mlflow_mirror.database import sqlite_uri
 from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.planning.plan import Plan
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
 
 app = new_app()
-_INTERRUPTED = 130
 
 
 @app.command()
@@ -80,7 +79,7 @@ def main(
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
     try:
-        with report_errors():
+        with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
             if local and address is not None:
                 raise SpecError(f"--address {address}: --local does not use Ray; give only one of them")
             planned = plan_sweep(file, overrides)
@@ -88,7 +87,6 @@ def main(
                 _show(planned, TrialFilter(only, shard, retry_failed), local, address)
                 return
             refuse_placeholders()
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM has the effect of Ctrl-C
             try:
                 run = run_sweep(
                     planned,
@@ -106,9 +104,9 @@ def main(
                 _print_how_to_continue("Ended")
                 raise typer.Exit(1) from None
             _print_end(run)
-    except KeyboardInterrupt:
-        _print_how_to_continue("Stopped")
-        raise typer.Exit(_INTERRUPTED) from None
+    except SweepInterrupted as by:
+        _print_how_to_continue(f"Stopped by {by.signum.name}")
+        raise typer.Exit(by.exit_status) from None
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
 
 
@@ -209,12 +207,17 @@ def _print_end(run: SweepRun) -> None:
 
 
 def _print_how_to_continue(what: str) -> None:
+    err.print(f"{what}; nothing is lost. {_how_to_continue()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _how_to_continue() -> str:
     command = _continue_command()
-    err.print(f"{what}; nothing is lost. Continue with:\n  {command}", highlight=False, soft_wrap=True)
-    if HIDDEN in command:
-        err.print(
-            f"with the password in place of {HIDDEN}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
+    password = (
+        f"\nwith the password in place of {HIDDEN}, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        if HIDDEN in command
+        else ""
+    )
+    return f"Continue with:\n  {command}{password}"
 
 
 def _print_places(run: SweepRun) -> None:

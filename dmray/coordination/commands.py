@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -24,6 +23,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from dmray.errors import StorageError
 from dmray.files import read_small, write_atomic
+from dmray.interruption import interrupt_thread
 from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
 from dmray.specs.mistakes import mistakes_of
@@ -159,8 +159,8 @@ def wait_for_resume(folder: SweepFolder) -> bool:
 
 @contextmanager
 def listen_for_commands(folder: SweepFolder, resume_command: str) -> Iterator[None]:
-    """Send `run`, then log each new command while the block runs; `kill` interrupts the process as Ctrl-C does."""
-    seen, stopped = send_command(folder, "run", resume_command), threading.Event()
+    """Send `run`, then log each new command while the block runs; `kill` interrupts the block's thread."""
+    seen, stopped, driver = send_command(folder, "run", resume_command), threading.Event(), threading.get_ident()
 
     def watch() -> None:
         nonlocal seen
@@ -174,7 +174,7 @@ def listen_for_commands(folder: SweepFolder, resume_command: str) -> Iterator[No
             seen = command
             _log.info("%s (by %s)", _MEANING[command.kind], command.sent_by)
             if command.kind == "kill":
-                os.kill(os.getpid(), signal.SIGINT)
+                interrupt_thread(driver)
 
     thread = threading.Thread(target=watch, name="dmray-commands", daemon=True)
     thread.start()

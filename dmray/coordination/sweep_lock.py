@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from uuid import uuid4
 from dmray.coordination.heartbeat import FileHeartbeats, Heartbeat, Heartbeats, StoreHeartbeats
 from dmray.errors import StorageError
 from dmray.file_lock import file_lock
+from dmray.interruption import interrupt_thread, released_if_ended
 from dmray.records.folders import SweepFolder
 from dmray.storage import Store
 
@@ -183,7 +182,7 @@ def _wait_until_stale(where: str, heartbeats: Heartbeats, timing: LockTiming) ->
 @contextlib.contextmanager
 def _renew_heartbeat(where: str, heartbeats: Heartbeats, holder: str, timing: LockTiming) -> Iterator[None]:
     """Renew the heartbeat in a thread while the block runs, and remove it at the end."""
-    stopped = threading.Event()
+    stopped, driver = threading.Event(), threading.get_ident()
 
     def renew() -> None:
         count = 0
@@ -193,7 +192,7 @@ def _renew_heartbeat(where: str, heartbeats: Heartbeats, holder: str, timing: Lo
                 seen = heartbeats.read()
                 if seen is not None and seen.holder != holder:
                     _log.error("%s: process %d on %s has taken this sweep over", where, seen.pid, seen.host)
-                    os.kill(os.getpid(), signal.SIGINT)
+                    interrupt_thread(driver)
                     return
                 heartbeats.write(Heartbeat.now(holder, count))
             except (OSError, StorageError) as problem:  # harmless if the storage answers again within `stale_s`
@@ -202,7 +201,8 @@ def _renew_heartbeat(where: str, heartbeats: Heartbeats, holder: str, timing: Lo
     thread = threading.Thread(target=renew, name="dmray-heartbeat", daemon=True)
     thread.start()
     try:
-        yield
+        with released_if_ended(lambda: _release(where, heartbeats, holder)):
+            yield
     finally:
         stopped.set()
         thread.join()

@@ -11,10 +11,11 @@ from typing import Protocol
 
 from rich.console import Console
 
-from dmray.coordination.commands import listen_for_commands, read_command, wait_for_resume
+from dmray.coordination.commands import listen_for_commands, read_command, send_command, wait_for_resume
 from dmray.driver import preflight
 from dmray.driver.store_session import Refresh, sweep_lock
 from dmray.files import remove_stale_parts
+from dmray.interruption import interruptible
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.periodic_thread import PeriodicThread
 from dmray.planning.disk_space import require_space_for
@@ -66,6 +67,7 @@ def run_sweep(
     `dmray.coordination.commands`. `resume_command` is the shell command that continues the sweep, shown to users.
 
     Raises:
+        SweepInterrupted: a signal, or `dmray stop --now`, ended the sweep; see `dmray.interruption`.
         DatasetError: the file of a data set is not on this machine, or its task has no simulator here.
         StorageError: the folder cannot be written, another driver runs the sweep, or the sweep was started before and
             `resume` is false.
@@ -74,7 +76,11 @@ def run_sweep(
         ClusterError: a trial needs more resources than the machines have.
     """
     folder.make_writable()
-    with sweep_lock(plan, folder) as refresh, listen_for_commands(folder, resume_command):
+    with (
+        interruptible() as interruption,
+        sweep_lock(plan, folder) as refresh,
+        listen_for_commands(folder, resume_command),
+    ):
         for written in (folder.path, folder.datasets):
             remove_stale_parts(written)
         states = trial_statuses(plan, folder)
@@ -89,7 +95,10 @@ def run_sweep(
         with _mirrored(plan, folder) as attach:
             write_manifest(plan, folder)  # only now: if MLflow does not answer, the start has changed nothing
             if todo:
-                with _shown(plan, folder, console, on_progress):
+                with (
+                    _shown(plan, folder, console, on_progress),
+                    interruption.saving(lambda: send_command(folder, "stop")),
+                ):
                     _run(plan, todo, folder, runner, refresh)
             attach(write_report(folder))
         return trial_statuses(plan, folder)

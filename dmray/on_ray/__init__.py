@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from dmray.on_ray.placement import machine_here, place_trials
 
 if TYPE_CHECKING:
-    from dmray.on_ray.runner import RayRunner, machines_at
+    from dmray.on_ray.cluster import machines_at
+    from dmray.on_ray.runner import RayRunner
 
 __all__ = ["RayRunner", "machine_here", "machines_at", "place_trials"]
 
@@ -15,6 +16,6 @@ __all__ = ["RayRunner", "machine_here", "machines_at", "place_trials"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(name)
-    from dmray.on_ray import runner
+    from dmray.on_ray import cluster, runner
 
-    return getattr(runner, name)
+    return getattr(cluster if name == "machines_at" else runner, name)

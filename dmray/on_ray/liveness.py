@@ -13,7 +13,6 @@ if the raylet of its machine dies. Here:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -36,6 +35,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dmray.coordination.commands import read_command
 from dmray.errors import ClusterLostError
+from dmray.interruption import interrupt_thread
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.specs import FaultSpec
 from dmray.trial.job import TrialJob
@@ -177,7 +177,7 @@ class RayWatch:
         threading.Thread(target=self._force_the_end, name="dmray-last-words", daemon=True).start()
         if self._own_ray:
             self._end_own_ray()  # calls to processes that are stopped fail now, instead of waiting
-        _interrupt(self._waiting_thread)
+        interrupt_thread(self._waiting_thread)
 
     def _force_the_end(self) -> None:
         if self._left.wait(_ENDING_S):
@@ -336,11 +336,3 @@ _end_frozen_there = ray.remote(num_cpus=0, max_retries=0)(end_frozen)
 
 def _label(process: str) -> str:
     return "the GCS (the head of Ray)" if process == "gcs_server" else "the raylet"
-
-
-def _interrupt(thread: int) -> None:
-    """Raise KeyboardInterrupt in a thread; in the main thread also out of a wait in C++."""
-    if thread == threading.main_thread().ident:
-        os.kill(os.getpid(), signal.SIGINT)
-    else:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))

@@ -20,9 +20,12 @@ _REPORT_EVERY_S = 5.0  # a report waits for the controller's next poll, so it mu
 
 
 def run_through_train(config: dict[str, Any]) -> None:
-    """Tune's function trainable for executor "train": one TorchTrainer with one worker."""
+    """Tune's function trainable for executor "train": one worker of Ray Train.
+
+    It is no TorchTrainer: one worker needs no process group, which takes seconds and listens on all interfaces.
+    """
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from dmray.on_ray.callbacks import TrainFailureCallback
@@ -34,10 +37,9 @@ def run_through_train(config: dict[str, Any]) -> None:
     resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
         resources["GPU"] = given.resources.gpus_per_trial
-    TorchTrainer(
+    DataParallelTrainer(
         run_in_worker,
         train_loop_config={"trainable": config["trainable"]},
-        torch_config=TorchConfig(backend="gloo"),  # NCCL is not needed, and a failed start of it leaks the GPU
         scaling_config=ray.train.ScalingConfig(
             num_workers=1,
             use_gpu=given.resources.gpus_per_trial > 0,

@@ -122,10 +122,15 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     if is_url(source):
         return split_url(source)
     path = user_path(source)
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as cause:  # no permission, or a name that no file can have
+        reason = (isinstance(cause, OSError) and cause.strerror) or cause
+        raise StorageError(f"{source}: cannot be read ({reason}); name a sweep's file or folder") from cause
+    if is_folder:
         folder = path.resolve()
         return str(folder.parent), folder.name
-    if not path.exists():
+    if not exists:
         raise StorageError(
             f"{source}: no such file or folder; name a sweep's file, its folder <storage>/<sweep>, or its address "
             "s3://bucket/prefix/<sweep>"

@@ -57,6 +57,29 @@ def test_a_damaged_manifest_is_one_clear_line(folder: SweepFolder) -> None:
     assert "sweep.json: not the manifest of a sweep: " in seen.output.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    "how", [">&- 2>&- <&-", ">/dev/full", "> >(true)", ""], ids=["closed", "full", "pipe", "ascii"]
+)
+def test_output_that_cannot_be_written_is_no_traceback(folder: SweepFolder, how: str) -> None:
+    command = f"exec {sys.executable} -m dmray status {folder.path} {how}"
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ascii_only, check=False)
+    assert ran.stderr == ""
+    assert ran.returncode == (1 if how in (">/dev/full", "> >(true)") else 3), "3: trials are left"
+
+
+def test_names_that_no_file_can_have_and_a_folder_that_is_gone_are_one_line(folder: SweepFolder) -> None:
+    for name in ("x" * 300, "~nobody-of-this-name/runs"):
+        seen = runner.invoke(status.app, [name])
+        assert (seen.exit_code, "cannot be read (" in seen.output) == (1, True), name
+    gone = f"cd {folder.path} && rm -r {folder.path} && exec {sys.executable} -m dmray.status runs"
+    ran = subprocess.run(["bash", "-c", gone], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "error: the current folder was removed, or may not be read; cd to another one\n",
+    )
+
+
 def test_a_misspelt_command_is_an_error_with_the_right_name() -> None:
     ran = dmray("statsu")
     assert (ran.returncode, "did you mean 'status'" in ran.stderr) == (2, True)

@@ -10,8 +10,8 @@ import sys
 
 from ray.cluster_utils import Cluster
 
+from dmray.on_ray.cluster import ENVIRONMENT
 from dmray.on_ray.placement import DRIVER_RESOURCE
-from dmray.on_ray.runner import ENVIRONMENT
 from tests.mlflow_mirror.mlflow_server import free_port
 
 

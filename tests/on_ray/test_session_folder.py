@@ -1,0 +1,115 @@
+"""Where the files of a sweep's own Ray are, and that those of dead drivers go. No test here starts Ray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dmray.errors import ClusterError
+from dmray.on_ray import cluster, session_folder
+from dmray.on_ray.session_folder import new_token, remove_dead_sessions
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose name is short enough for Unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+def test_a_session_is_private_short_and_removed_at_its_end(short: Path) -> None:
+    with session_folder.session_folder({"RAY_TMPDIR": str(short)}) as folder:
+        assert folder.parent == short / f"dmray-{os.getuid()}"
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(new_token(folder).stat().st_mode) == 0o600
+        (folder / "session").mkdir()
+        assert remove_dead_sessions(folder.parent) == [], "its driver is alive"
+    assert list(folder.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["too long", "missing", "a file", "read only to others", "another user's"])
+def test_an_unusable_temporary_folder_is_said_and_another_one_is_taken(
+    short: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = short / ("x" * 80 if kind == "too long" else "place")
+    if kind == "a file":
+        place.touch()
+    elif kind != "missing":
+        place.mkdir()
+    if kind == "read only to others":
+        place = Path("/proc")
+    if kind == "another user's":
+        (place / f"dmray-{os.getuid()}").mkdir()
+        (place / f"dmray-{os.getuid()}").chmod(0o777)
+    with session_folder.session_folder({"TMPDIR": str(place), "XDG_RUNTIME_DIR": "/none"}) as folder:
+        assert not folder.is_relative_to(place)
+        assert len(f"{folder}/session_2026-11-26_16-46-14_426570_4194304/sockets/plasma_store") <= 103
+    assert f"$TMPDIR ({place})" in caplog.text
+    assert f"Ray's sockets and logs are in {folder.parent}" in caplog.text
+
+
+def test_without_any_usable_folder_the_error_names_each_and_the_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_folder, "_unusable", lambda parent: "cannot be written (Read-only file system)")
+    with pytest.raises(ClusterError, match=r"/tmp cannot be written .*; set RAY_TMPDIR to"):
+        session_folder.session_folder({"TMPDIR": "/x"}).__enter__()
+
+
+KILLED = """
+import os, signal, sys
+from dmray.on_ray.session_folder import session_folder
+with session_folder({"RAY_TMPDIR": sys.argv[1]}) as folder:
+    (folder / "logs").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_sweep_removes_what_a_killed_driver_left(short: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(short)], check=False)
+    assert killed.returncode == -9
+    parent = short / f"dmray-{os.getuid()}"
+    (left,) = parent.iterdir()
+    (parent / "not a session").mkdir()
+    with session_folder.session_folder({"RAY_TMPDIR": str(short)}) as folder:
+        assert not left.exists()
+        assert folder.exists()
+    assert [path.name for path in parent.iterdir()] == ["not a session"]
+
+
+@pytest.mark.parametrize(
+    ("address", "named", "message"),
+    [
+        ("ray://10.0.0.1:10001", None, "give the address of the dashboard, http://HOST:8265, to dmray submit"),
+        ("http://127.0.0.1:8265", None, "to dmray submit"),
+        ("10.0.0.1", None, "not an address; give auto, or HOST:PORT"),
+        ("host:port", None, "not an address"),
+        ("127.0.0.1:99999", None, "not an address"),
+        ("", None, "not an address"),
+        ("127.0.0.1:9", None, "no Ray cluster"),
+        ("[::1]:9", None, "no Ray cluster"),
+        ("x" * 300 + ":6379", None, "no Ray cluster"),
+        ("auto", "127.0.0.1:9", "--address auto (RAY_ADDRESS=127.0.0.1:9): no Ray cluster"),
+        ("auto", "ray://elsewhere:10001", "--address auto (RAY_ADDRESS=ray://elsewhere:10001): a driver joins"),
+    ],
+)
+def test_an_address_that_no_driver_can_join_is_one_sentence(
+    address: str, named: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if named is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    with pytest.raises(ClusterError) as refused:
+        cluster._joined(address).__enter__()
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
