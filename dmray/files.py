@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dmray.errors import StorageError
+from dmray.processes import started_at, this_machine
 
 _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems say that cannot flush a folder
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -165,7 +166,7 @@ def _ended(part: Path) -> bool:
     """Whether the part's writer is known to run no more: a process of this machine that has ended."""
     match = _PART.fullmatch(part.name)
     assert match is not None
-    return match["machine"] == _machine() and _started(int(match["pid"])) != int(match["start"])
+    return match["machine"] == _machine() and _start_of(int(match["pid"])) != match["start"]
 
 
 def _age_s(part: Path) -> float:
@@ -177,39 +178,17 @@ def _age_s(part: Path) -> float:
 
 
 def _writer() -> str:
-    return f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}-{next(_numbers)}"
+    return f"{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-{next(_numbers)}"
+
+
+def _start_of(pid: int) -> str | None:
+    started = started_at(pid)
+    return "0" if started == "" else started
 
 
 @cache
 def _machine() -> str:
-    """What process ids belong to: the machine since it started, and the container."""
-    facts = [socket.gethostname()]
-    with suppress(OSError):
-        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
-
-
-def _started(pid: int) -> int | None:
-    """When a process of this machine started, in ticks since the machine did, which no clock change moves.
-
-    None if there is no such process; 0 on systems that do not say when it started.
-    """
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else _runs(pid)
-    except (OSError, ValueError, IndexError):
-        return None if pid > 2**31 else 0
-
-
-def _runs(pid: int) -> int | None:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except PermissionError:
-        pass
-    return 0
+    return hashlib.sha256(f"{socket.gethostname()} {this_machine()}".encode()).hexdigest()[:8]
 
 
 def make_folder(path: Path) -> None:

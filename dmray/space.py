@@ -104,9 +104,9 @@ def available_memory() -> int:
     available = int(psutil.virtual_memory().available)
     for limit, used, statistics, pages_of_files in _CGROUP_FILES:
         try:
-            facts = dict(line.split() for line in (_CGROUP / statistics).read_text().splitlines())
-            taken = int((_CGROUP / used).read_text()) - int(facts.get(pages_of_files, 0))
-            room = int((_CGROUP / limit).read_text()) - taken
+            facts = dict(line.split() for line in (_CGROUP / statistics).read_text(encoding="utf-8").splitlines())
+            taken = int((_CGROUP / used).read_text(encoding="utf-8")) - int(facts.get(pages_of_files, 0))
+            room = int((_CGROUP / limit).read_text(encoding="utf-8")) - taken
         except (OSError, ValueError):  # no such limit ("max")
             continue
         available = min(available, max(room, 0))

@@ -15,6 +15,7 @@ from tests.plugins import toy_plugin, toy_site  # noqa: F401  fixtures
 
 # No test downloads anything, and none leaves arrays in the home folder; Ray's workers inherit both.
 os.environ["DMRAY_OFFLINE"] = "1"
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables in pipes are wide without it
 os.environ["DMRAY_CACHE"] = tempfile.mkdtemp(prefix="dmray-cache-")
 atexit.register(shutil.rmtree, os.environ["DMRAY_CACHE"], ignore_errors=True)
 
@@ -23,12 +24,14 @@ settings.load_profile("dmray")
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Ray's tests first, they take long; tests that share a Ray, an MLflow or a file all in one process of several.
 
     So each fixture of a session or a module is made once.
     """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     shared = {"ray_session": "ray", "mlflow_storage": "mlflow"}
     for item in items:
         fixtures = [shared[name] for name in getattr(item, "fixturenames", ()) if name in shared]

@@ -6,7 +6,7 @@ COMMANDS = (
     "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "submit",
 )  # fmt: skip
 FLOORS = {
-    "errors": -1,
+    "errors": -1, "processes": -1,
     "escaping": 0, "fields": 0, "files": 0, "frozen": 0, "interruption": 0, "periodic_thread": 0, "plugins": 0,
     "space": 0,
     "file_lock": 1, "redaction": 1, "registry": 1, "terminal": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import html.parser
 import io
@@ -153,17 +154,23 @@ def test_signs_have_words_in_ascii() -> None:
     assert escaping.ascii_text("53.0 ± 4.2 → é 漢") == "53.0 +/- 4.2 -> e ?"
 
 
+def _opens_text(call: ast.Call) -> bool:
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    if call.func.attr in ("read_text", "write_text"):
+        return True
+    modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    return call.func.attr == "open" and modes in (["r"], ["w"], ["a"], ["x"])
+
+
 def test_every_file_is_opened_with_an_encoding() -> None:
     """The default is the machine's, so a report would not be readable on another one."""
-    bare = re.compile(
-        r"(read_text|write_text)\((?![^\n]*encoding)(?![^\n]*\) ?->)|\.open\(\"[wa]\"\)|text=True(?![^\n]*encoding)"
-    )
     package = Path(escaping.__file__).parent
     found = [
-        f"{path.relative_to(package)}:{number}"
+        f"{path.relative_to(package)}:{call.lineno}"
         for path in sorted(package.rglob("*.py"))
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if bare.search(line) and "def " not in line and "spread_text(" not in line
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and _opens_text(call) and "encoding" not in {word.arg for word in call.keywords}
     ]
     assert found == []
 

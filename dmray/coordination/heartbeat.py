@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import psutil
@@ -14,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from dmray.errors import StorageError
 from dmray.files import write_atomic
+from dmray.processes import started_at, this_machine
 from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
 from dmray.storage import Store
@@ -52,7 +51,7 @@ class Heartbeat(Spec):
             count=count,
             time_s=time.time(),
             machine=this_machine(),
-            started=_started(os.getpid()),
+            started=started_at(os.getpid()) or "",
             up_s=_up_s(),
         )
 
@@ -64,7 +63,7 @@ class Heartbeat(Spec):
             status = psutil.Process(self.pid).status()
         except psutil.NoSuchProcess:
             return "gone"
-        if status == psutil.STATUS_ZOMBIE or _started(self.pid) != self.started:
+        if status == psutil.STATUS_ZOMBIE or (started_at(self.pid) or "") != self.started:
             return "gone"
         return "stopped" if status == psutil.STATUS_STOPPED else "running"
 
@@ -72,24 +71,6 @@ class Heartbeat(Spec):
         """Seconds since it was written; if that was on another machine, by the clocks of both, which may differ."""
         age_s = _up_s() - self.up_s if self.machine == this_machine() else time.time() - self.time_s
         return max(0.0, age_s)
-
-
-@cache
-def this_machine() -> str:
-    """The same text in all processes that see this process's id, and in no others."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux: there, host names have to do
-        return socket.gethostname()
-
-
-def _started(pid: int) -> str:
-    """The time at which a process started, as the system counts it; empty if it is gone or the system does not say."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def _up_s() -> float:

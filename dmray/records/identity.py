@@ -23,15 +23,6 @@ UNKNOWN = "unknown"
 _DIGITS, _SHOWN = 16, 6
 _HEX = re.compile("[0-9a-f]{7,}")
 _CODE_PACKAGES = ("torch", "numpy")
-_SIMULATOR_PACKAGES = {
-    "envpool": ("envpool",),
-    "gymnasium": ("gymnasium", "mujoco"),
-    "maze2d": ("mujoco",),
-    "antmaze": ("gymnasium", "mujoco"),
-    "kitchen": ("mujoco",),
-    "bullet": ("pybullet", "gym", "d4rl"),
-}  # an engine of another package: `plugins.task` of the record, and all of these
-_ALL_SIMULATORS = tuple(sorted({name for names in _SIMULATOR_PACKAGES.values() for name in names}))
 
 
 class ResultIdentity(NamedTuple):
@@ -96,11 +87,9 @@ def differing_parts(identities: Iterable[ResultIdentity]) -> tuple[str, ...]:
 
 
 def simulator_releases(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """The releases of the packages that the attempt's simulator runs on, as far as the record has them."""
-    engine = section(provenance, "task").get("engine")
-    names = _SIMULATOR_PACKAGES.get(str(engine), _ALL_SIMULATORS)
-    versions = section(provenance, "versions")
-    return {name: _release(versions[name]) for name in names if versions.get(name)}
+    """The releases of the packages that the attempt's simulator runs on."""
+    found = section(provenance, "simulator")
+    return {str(name): _release(version) for name, version in found.items()}
 
 
 def section(provenance: Mapping[str, Any], name: str) -> dict[str, Any]:

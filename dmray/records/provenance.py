@@ -100,11 +100,12 @@ def _git() -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str | None]:
-    named = {name: _version(name) for name in _PACKAGES}
+    named = {name: version_of(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **named, **installed_plugins()}
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

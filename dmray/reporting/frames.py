@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmray.errors import SpecError
+from dmray.errors import SpecError, StorageError
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import ENDED, TrialStatus
-from dmray.records import ResultIdentity, SweepFolder
+from dmray.records import ResultIdentity, SweepFolder, read_episode_table
 from dmray.records.scores import Score
 from dmray.registry import unknown
 from dmray.reporting.columns import curve_columns, trial_columns
 from dmray.reporting.render import ReportPaths, write_results
 from dmray.reporting.results import Comparison, SeedGroup, SweepResults, TrialResult
 from dmray.reporting.terminal import render_results
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,14 +80,19 @@ class Results:
     def episodes(self) -> pd.DataFrame:
         """One row per episode of all evaluations: the trial, the training `step`, the episode's return and length.
 
-        `index` and `episode_seed` identify the episode within its evaluation.
+        `index` and `episode_seed` identify the episode within its evaluation. A file that cannot be read is left out,
+        with a warning in the log.
         """
         import pandas as pd
 
         self.fetch_episodes()
-        parts = [
-            _episodes(result, path) for result in self.collected.trials for path in self._tables(result.trial.trial_id)
-        ]
+        parts = []
+        for result in self.collected.trials:
+            for path in self._tables(result.trial.trial_id):
+                try:
+                    parts.append(_episodes(result, path))
+                except (FileNotFoundError, StorageError) as problem:  # all others are results nevertheless
+                    _log.warning("%s; its episodes are left out", problem)
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_EPISODE_COLUMNS)
 
     def trial_folder(self, trial_id: str) -> Path:
@@ -115,7 +123,7 @@ class Results:
 
     def _tables(self, trial_id: str) -> list[Path]:
         """The files with a trial's episodes, by step. If several sweeps have the trial: of the one with most files."""
-        found = [sorted(folder.trial(trial_id).evaluations.glob("step_*.parquet")) for folder in self.folders]
+        found = [sorted(folder.trial(trial_id).evaluations.glob("step_[0-9]*.parquet")) for folder in self.folders]
         return max(found, key=len, default=[])
 
 
@@ -172,10 +180,8 @@ def _normalized(score: Score) -> float:
 
 
 def _episodes(result: TrialResult, path: Path) -> pd.DataFrame:
-    from pyarrow import parquet
-
     trial = result.trial
-    frame = parquet.read_table(path).to_pandas().rename(columns={"seed": "episode_seed"})
+    frame = read_episode_table(path).to_pandas().rename(columns={"seed": "episode_seed"})
     values = (trial.trial_id, trial.dataset.name, trial.method, trial.seed, int(path.stem.removeprefix("step_")))
     for place, (name, value) in enumerate(zip(_EPISODE_COLUMNS, values, strict=True)):
         frame.insert(place, name, value)

@@ -71,7 +71,7 @@ def require_unchanged(files: Sequence[Path], facts: Facts) -> None:
 
 def _remembered(memory: Path) -> str | None:
     try:
-        text = memory.read_text()
+        text = memory.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
     return text if re.fullmatch(r"[0-9a-f]{64}", text) else None
@@ -91,7 +91,7 @@ def _has_ctime(file: Path) -> bool:
 def _file_systems() -> dict[str, str]:
     """Device number -> kind of file system, on Linux."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     return {line.split()[2]: line.partition(" - ")[2].split()[0] for line in lines if " - " in line}

@@ -25,6 +25,8 @@ class TaskFamily:
     * `retired`: published data sets that must not be used, with the reason.
     * `behaviours`: what `generate:` can record in these tasks beside random actions; the simulator has the recorders.
     * `calibration_task`: the task whose speed stands for the engine in a calibration; by default the first task.
+    * `simulator_packages`: the packages whose releases decide the simulator's numbers: scores share a mean only where
+      these are equal.
     * `optional_packages`: the simulator needs packages that dmray does not require.
     * `simulator`: a function that imports and returns a `dmray.rollout.Simulator`. None for an engine that dmray has.
 
@@ -37,6 +39,7 @@ class TaskFamily:
     retired: Mapping[str, str] = field(default_factory=dict)
     behaviours: tuple[str, ...] = ()
     calibration_task: str | None = None
+    simulator_packages: tuple[str, ...] = ()
     optional_packages: bool = False
     simulator: Callable[[], object] | None = None
 

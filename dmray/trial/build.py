@@ -14,10 +14,11 @@ from dmray.methods import METHODS
 from dmray.models.backbones import BACKBONES
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.records import AttemptStarted, provenance
+from dmray.records.provenance import version_of
 from dmray.sources import OpenedDataset
 from dmray.specs import TrialSpec
 from dmray.specs.decode import DECODE_MODES, parse_decode
-from dmray.tasks import Task
+from dmray.tasks import FAMILIES, Task
 from dmray.tasks.registry import package_of_task
 from dmray.training import Trainer
 from dmray.trial.checkpoints import Origin
@@ -71,6 +72,7 @@ def attempt_started(
             "dataset": _describe_data(opened.episodes),
             "policy": _describe_policy(trainer.policy),
             "task": _describe_task(opened.task),
+            "simulator": _describe_simulator(opened.task),
             "plugins": _describe_plugins(job.trial, opened.task),
             "scan_backend": trainer.policy.scan_backend,
         },
@@ -118,3 +120,9 @@ def _describe_task(task: Task) -> dict[str, Any]:
     """What a score depends on beside the trial's spec."""
     names = ("name", "protocol", "engine", "env_id", "horizon", "observation_dim", "zero_dims")
     return {**{name: getattr(task, name) for name in names}, "reference": asdict(task.reference)}
+
+
+def _describe_simulator(task: Task) -> dict[str, str]:
+    """The releases of the packages that decide the simulator's numbers, as far as they are installed here."""
+    family = FAMILIES[task.protocol, task.family]
+    return {name: version for name in family.simulator_packages if (version := version_of(name)) is not None}

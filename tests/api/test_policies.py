@@ -143,7 +143,7 @@ def test_arguments_of_start_are_checked(trial_folders: dict[str, Path]) -> None:
         dt.start(2, decode="strem:2")
     with pytest.raises(SpecError, match="must be at least 1"):
         dt.start(0)
-    with pytest.raises(SpecError, match="target_return nan: not finite"):
+    with pytest.raises(SpecError, match="target_return nan: not a finite number"):
         dt.start(target_return=float("nan"))
     with pytest.raises(SpecError, match="unknown dec"):
         dt.start(decode="")
@@ -169,17 +169,17 @@ def test_a_policy_of_a_package_that_is_not_installed_says_so(trial_folders: dict
 def test_how_to_evaluate_and_draw_is_checked(trial_folders: dict[str, Path]) -> None:
     policy = trial_folders["dt"]
     for problem, wrong in (
-        ("at least one, each a finite number", {"target_returns": []}),
-        ("at least one, each a finite number", {"target_returns": [float("nan")]}),
+        ("give at least one, and each once", {"target_returns": []}),
+        ("must be a finite number", {"target_returns": [float("nan")]}),
         ("workers 0: must be at least 1", {"workers": 0}),
     ):
         with pytest.raises(SpecError, match=problem):
             dmray.evaluate_policy(policy, episodes=1, **wrong)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="policy 5: neither a policy"):
         dmray.evaluate_policy(5, "maze2d-umaze")  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match="gave no array of numbers"):
+    with pytest.raises(SpecError, match="not an array of numbers"):
         dmray.evaluate_policy(lambda observations: "left", "maze2d-umaze", episodes=1)  # type: ignore[arg-type, return-value]
-    with pytest.raises(SpecError, match="pictures -1, videos 0"):
+    with pytest.raises(SpecError, match="pictures -1: must be at least 0"):
         dmray.draw_episodes(policy, -1)
     with pytest.raises(SpecError, match="only a policy of load_policy can be drawn"):
         dmray.draw_episodes(lambda observations: observations, 1, task="maze2d-umaze")  # type: ignore[arg-type]

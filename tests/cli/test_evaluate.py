@@ -86,7 +86,8 @@ def test_options_change_what_is_evaluated(folder: SweepFolder, tmp_path: Path) -
     done = evaluate(str(trial_path(folder, "dt")), *options)
     assert done.exit_code == 0, done.output
     assert "last digit" not in done.output
-    rows, about = read_episode_table(path)
+    table = read_episode_table(path)
+    rows, about = table.to_pylist(), {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert [row["target_return"] for row in rows] == [10.0] * 3 + [20.0] * 3
     assert about["evaluation_seed"] == "9"
 

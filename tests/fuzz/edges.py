@@ -28,7 +28,6 @@ import yaml
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
 import dmray
-from dmray.cli.data import app as data_app
 from dmray.coordination.commands import read_command
 from dmray.coordination.sweep_lock import find_driver
 from dmray.datasets import read_minari
@@ -193,7 +192,7 @@ def _arguments(rng: Random, folder: Path, templates: Templates) -> tuple[str, li
 
 def _run_command(call: tuple[str, list[str]]) -> None:
     command, words = call
-    app = data_app if command == "data" else import_module(f"dmray.{command}").app
+    app = import_module(f"dmray.cli.{command}").app
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
         app(words, prog_name=f"dmray {command}")

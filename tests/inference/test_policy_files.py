@@ -5,7 +5,8 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dmray.errors import CheckpointError, SpecError
 from dmray.inference import Policy, load_policy
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe, snapshot
 from dmray.tasks import task_of
-from dmray.trial.checkpoints import Origin, save_checkpoint, to_tensors
+from dmray.trial.checkpoints import Origin, load_checkpoint, save_checkpoint, to_tensors
 from tests.sweeps import tiny_plan
 
 
@@ -28,16 +29,17 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     origin = Origin(trial, "fingerprint", recipe, task_of(trial.dataset).reference)
     weights = to_tensors(snapshot(SequencePolicy(recipe)).weights)
     file = folder / "final.pt"
-    save_checkpoint(file, origin, {"step": 40, "weights": weights})
+    save_checkpoint(file, origin, {"step": 40, "score": 50.0, "weights": weights})
     return file
 
 
 def changed(stored: Path, into: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = torch.load(stored, weights_only=True)
+    """The checkpoint with other content, and the checksum of that."""
+    content = load_checkpoint(stored)
     change(content)
-    file = into / "changed.pt"
-    torch.save(content, file)
-    return file
+    origin = SimpleNamespace(as_dict=lambda: content["origin"])
+    save_checkpoint(into / "changed.pt", cast(Origin, origin), content)
+    return into / "changed.pt"
 
 
 class _Code:

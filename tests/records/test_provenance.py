@@ -9,7 +9,7 @@ import pytest
 
 import dmray
 from dmray.records import provenance
-from dmray.records.provenance import DECIDE_NUMBERS, _output, _version, code_digest, digest_of_code
+from dmray.records.provenance import DECIDE_NUMBERS, _output, code_digest, digest_of_code, version_of
 
 
 def test_it_names_commit_versions_hardware_and_host() -> None:
@@ -22,7 +22,7 @@ def test_it_names_commit_versions_hardware_and_host() -> None:
 
 
 def test_what_is_missing_is_none() -> None:
-    assert _version("no-such-package-at-all") is None
+    assert version_of("no-such-package-at-all") is None
     assert _output("no-such-command-at-all") is None
     assert _output("false") is None
 

@@ -49,7 +49,7 @@ def attempt(kind: Kind, number: int = 1) -> AttemptStarted:
     made: dict[str, Any] = {
         **before.provenance,
         "dataset_fingerprint": data,
-        "versions": {**before.provenance["versions"], "envpool": envpool},
+        "simulator": {"envpool": envpool},
         "task": {"engine": "envpool", "horizon": 1000},
         "plugins": {"method": package},
     }

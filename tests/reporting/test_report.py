@@ -213,7 +213,8 @@ def test_a_report_that_cannot_be_written_is_one_sentence(folder: SweepFolder, tm
     (tmp_path / "file").write_text("x", encoding="utf-8")
     ran = CliRunner().invoke(app, [str(folder.path), "--into", str(tmp_path / place)])
     assert (ran.exit_code, type(ran.exception)) == (1, SystemExit)
-    assert f"{place}: the report cannot be written: " in ran.output.replace("\n", "")
+    problem = "is a file; give a folder" if place == "file" else "the report cannot be written: "
+    assert f"{place}: {problem}" in ran.output.replace("\n", "")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "x"
 
 

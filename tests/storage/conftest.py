@@ -42,7 +42,6 @@ def s3() -> Iterator[S3]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         s3fs.S3FileSystem.clear_instance_cache()  # of other tests' servers
-        s3fs.S3FileSystem().mkdir("sweeps")
         yield server
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
@@ -50,7 +49,10 @@ def s3() -> Iterator[S3]:
 
 @pytest.fixture
 def s3_url(s3: S3) -> str:
-    """A storage of its own in the mocked S3."""
+    """A storage of its own in the mocked S3, whose bucket other tests of this process may have removed."""
+    import s3fs
+
+    s3fs.S3FileSystem().makedirs("sweeps", exist_ok=True)
     return f"s3://sweeps/{uuid4().hex[:8]}"
 
 

@@ -148,4 +148,4 @@ def test_a_family_stands_for_its_engine_by_its_first_task_unless_it_names_anothe
 
 def test_families_are_values() -> None:
     first = FAMILIES["d4rl-mujoco", "hopper"]
-    assert TaskFamily(first.tasks, first.datasets) == first
+    assert TaskFamily(first.tasks, first.datasets, simulator_packages=first.simulator_packages) == first

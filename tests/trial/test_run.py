@@ -287,7 +287,8 @@ def test_each_evaluation_has_a_table_of_its_episodes(tmp_path: Path) -> None:
     work = job(tmp_path, "dt")
     run_trial(work, InlineEvaluation())
     for record in records_of(work, EvaluationDone):
-        rows, about = read_episode_table(work.folder.episode_table(record.step))
+        table = read_episode_table(work.folder.episode_table(record.step))
+        rows, about = table.to_pylist(), {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
         assert [row["episode_return"] for row in rows] == record.first_target.returns
         assert [row["index"] for row in rows] == [0, 1, 2, 3]
         assert len({row["seed"] for row in rows}) == 4

@@ -48,6 +48,7 @@ _DATASETS = (
 )
 FAMILIES = (
     TaskFamily(
+        simulator_packages=("gymnasium", "mujoco"),
         tasks=(_task("umaze", 700), _task("medium", 1000), _task("large", 1000)),
         datasets=_DATASETS,
         retired={

@@ -35,7 +35,12 @@ def _family(
         return_scale=1000.0,
         targets_source=OURS,
     )
-    return TaskFamily(tasks=(task,), datasets=tuple(_datasets(robot)), optional_packages=True)
+    return TaskFamily(
+        tasks=(task,),
+        datasets=tuple(_datasets(robot)),
+        simulator_packages=("pybullet", "gym", "d4rl"),
+        optional_packages=True,
+    )
 
 
 def _datasets(robot: str) -> Iterator[DatasetEntry]:

@@ -55,6 +55,7 @@ def _entry(name: str, task: str, file: str) -> DatasetEntry:
 
 FAMILIES = (
     TaskFamily(
+        simulator_packages=("mujoco",),
         tasks=(
             _task("complete", "microwave", "kettle", "light switch", "slide cabinet"),
             _task("partial", "microwave", "kettle", "light switch", "slide cabinet"),

@@ -43,7 +43,7 @@ def _family(
         targets_source=targets_source,
         appendix_dim=appendix_dim,
     )
-    return TaskFamily(tasks=(task,), datasets=tuple(_datasets(robot)))
+    return TaskFamily(tasks=(task,), datasets=tuple(_datasets(robot)), simulator_packages=("envpool",))
 
 
 def _datasets(robot: str) -> Iterator[DatasetEntry]:

@@ -37,6 +37,7 @@ def _entry(name: str, task: str, file: str) -> DatasetEntry:
 
 FAMILIES = (
     TaskFamily(
+        simulator_packages=("mujoco",),
         tasks=(
             _task("open", 150, (0.01, 20.66), (100.0, 50.0), OURS),  # its 150 steps cannot pay CORL's 280
             _task("umaze", 300, (23.85, 161.86), (280.0, 140.0)),

@@ -45,7 +45,7 @@ def _family(
         DatasetEntry(f"minari-{robot}-{behaviour}-v0", task.name, f"{MINARI_SCHEME}mujoco/{robot}/{behaviour}-v0")
         for behaviour in _BEHAVIOURS
     )
-    return TaskFamily(tasks=(task,), datasets=tuple(entries))
+    return TaskFamily(tasks=(task,), datasets=tuple(entries), simulator_packages=("envpool",))
 
 
 FAMILIES = (
