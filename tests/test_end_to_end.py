@@ -40,10 +40,9 @@ def run(sweep_file: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(sweep_file, *options), capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.slow
-@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
 def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """Without Ray; tests/on_ray/test_chaos.py kills the driver of a sweep on Ray."""
     import mlflow
 
     whole, broken = (sweep_file(tmp_path / name, **CHANGES) for name in ("whole", "broken"))
@@ -52,11 +51,12 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
 
     folder = SweepFolder(tmp_path / "broken", "tiny")
     plan = tiny_plan(tmp_path / "broken", **CHANGES)
-    with subprocess.Popen(command(broken), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
+    start = command(broken, "--local")
+    with subprocess.Popen(start, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
         wait_until(folder.trial(plan.trial_ids[0]).last_checkpoint.exists, timeout_s=200.0)
         driver.send_signal(signal.SIGKILL)
 
-    resumed = run(broken, "--resume")
+    resumed = run(broken, "--local", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert set(trial_statuses(plan, folder).values()) == {TrialStatus.FINISHED}
     assert science_of(folder, plan.trial_ids) == science_of(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
