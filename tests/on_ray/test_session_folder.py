@@ -16,6 +16,7 @@ import pytest
 from dmray.errors import ClusterError
 from dmray.on_ray import cluster, session_folder
 from dmray.on_ray.session_folder import new_token, remove_dead_sessions
+from tests.sweeps import tiny_plan
 
 
 @pytest.fixture
@@ -113,3 +114,26 @@ def test_an_address_that_no_driver_can_join_is_one_sentence(
         cluster._joined(address).__enter__()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_ray_that_does_not_start_is_one_sentence_with_the_cure(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+
+    def does_not_start(*_: object, **options: object) -> None:
+        log = Path(str(options["_temp_dir"])) / "session_2026" / "logs" / "gcs_server.err"
+        log.parent.mkdir(parents=True)
+        log.write_text("first\nbind: no free port\n")
+        raise RuntimeError("Failed to get system config within timeout\nmore")
+
+    monkeypatch.setattr(cluster.ray, "init", does_not_start)
+    with pytest.raises(ClusterError) as refused, cluster.connected(None, tiny_plan(tmp_path)):
+        pass
+    message = str(refused.value)
+    assert message.startswith("Ray does not start on this machine: Failed to get system config within timeout (")
+    assert "bind: no free port" in message
+    assert message.endswith("set RAY_TMPDIR to another folder, or use --local, which needs no Ray")
+    assert "\n" not in message
+    assert list((short / f"dmray-{os.getuid()}").iterdir()) == []
