@@ -28,7 +28,7 @@ from dmray.errors import ClusterError
 from dmray.interruption import interrupted_at_once
 from dmray.on_ray.evaluation_pool import NAMESPACE
 from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, machines_for_one_node
-from dmray.on_ray.session_folder import new_token, session_folder
+from dmray.on_ray.session_folder import new_token, session_folder, session_processes
 from dmray.planning.plan import Plan
 
 ENVIRONMENT = {
@@ -142,7 +142,7 @@ def _started(plan: Plan) -> Iterator[Machines]:
                 _start(machines, folder)
             yield machines
         finally:
-            _end(folder)
+            _end()
 
 
 def _start(machines: Machines, folder: Path) -> None:
@@ -248,13 +248,9 @@ class _SigtermAction:
         return found.raw
 
 
-def _end(folder: Path) -> None:
-    """End the Ray whose files are in `folder`, however far it has come."""
-    processes = []
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if any(str(folder) in argument for argument in child.cmdline()):
-                processes += [child, *child.children(recursive=True)]
+def _end() -> None:
+    """End the Ray that this process started, however far it has come."""
+    processes = session_processes()
     ray.shutdown()
     _, alive = psutil.wait_procs(processes, timeout=_END_TIMEOUT_S)
     for process in alive:

@@ -8,6 +8,8 @@ if the raylet of its machine dies. Here:
   again elsewhere.)
 * Another process of the sweep is stopped for `frozen_timeout_s`: it is killed, and replaced like one that died.
 * The dispatcher of evaluations does not answer for two minutes: it is restarted.
+* Ray neither starts nor ends within three minutes, or its GCS or raylet is stopped meanwhile: its processes are
+  killed, and the sweep ends with `ClusterLostError`.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dmray.coordination.commands import read_command
 from dmray.errors import ClusterLostError
 from dmray.interruption import interrupt_thread
+from dmray.on_ray.session_folder import session_processes
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.specs import FaultSpec
 from dmray.trial.job import TrialJob
@@ -47,6 +50,7 @@ _PING_S = 5.0
 _DISPATCHER_START_S = 120.0  # a new one must import torch first
 _DEFAULT_TIMEOUT_S = 30.0  # for Ray itself, if frozen_timeout_s is null
 _ENDING_S = 20.0  # what ending may take once Ray is lost, before the process is ended by force
+_START_OR_END_S = 180.0  # what Ray's start, or its end, may take on a busy machine; 10 s are usual
 _CORE = ("gcs_server", "raylet")
 _NODE_IS_DEAD = 1  # GcsNodeInfo.DEAD
 
@@ -103,16 +107,30 @@ class RayWatch:
         self._waiting_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._run, name="dmray-ray-watch", daemon=True)
         self._seen: set[psutil.Process] = set()
+        self._left = threading.Event()
+        self._stage: tuple[str, float] | None = None  # "start" or "end" of Ray, and since when; None: it is in use
 
     @contextlib.contextmanager
     def ending_in_time(self) -> Iterator[None]:
-        """End this process by force if the block is not left soon after Ray was lost: Ray's own shutdown may hang."""
-        left = threading.Event()
-        self._left = left
+        """Bound the time in which Ray starts, ends, and is left after it was lost. The block connects to Ray and leaves
+        it. If nothing else helps, this process is ended by force.
+
+        Raises:
+            ClusterLostError: Ray does not start.
+        """
+        self._stage = ("start", time.monotonic())
+        self._left.clear()
+        guard = threading.Thread(target=self._guard, name="dmray-ray-guard", daemon=True)
+        guard.start()
         try:
             yield
+        except BaseException as raised:  # the interrupt is the caller's own kind
+            if self._lost is None or isinstance(raised, ClusterLostError):
+                raise
+            raise ClusterLostError(self._lost) from raised
         finally:
-            left.set()
+            self._left.set()
+            guard.join()
 
     def follow(self, dispatcher: Any) -> None:
         """Watch the dispatcher of evaluations too, and log its warnings."""
@@ -127,6 +145,7 @@ class RayWatch:
         """
         self._waiting_thread = threading.get_ident()
         self._connect()
+        self._stage = None
         self._thread.start()
         try:
             yield
@@ -142,6 +161,7 @@ class RayWatch:
             self._lost = self._lost or self._core_ended()
             if self._lost is not None and self._own_ray:
                 self._end_own_ray()
+            self._stage = ("end", time.monotonic())
         if self._lost is not None:
             raise ClusterLostError(self._lost)
 
@@ -169,6 +189,30 @@ class RayWatch:
             except (RayError, psutil.Error, OSError) as problem:  # of processes that end meanwhile; looked at again
                 _log.debug("a look at the sweep's processes failed: %s", problem)
 
+    def _guard(self) -> None:
+        """While Ray starts or ends, see to it that this does not take for ever."""
+        stopped = Persistent(self._timeout_s)
+        while not self._left.wait(self._look_every_s):
+            if self._stage is None:
+                continue
+            stage, since = self._stage
+            core = [process.pid for process in session_processes() if process.name() in _CORE] if self._own_ray else []
+            lasting = stopped.look(stopped_among("", core), time.monotonic())
+            late = time.monotonic() - since > _START_OR_END_S
+            if (lasting or late) and self._stage == (stage, since):
+                why = (
+                    f"process {lasting[0].pid} is stopped (SIGSTOP)"
+                    if lasting
+                    else f"it takes longer than {_START_OR_END_S:.0f} s"
+                )
+                self._lost = self._lost or f"Ray on {socket.gethostname()} does not {stage}: {why}"
+                threading.Thread(target=self._force_the_end, name="dmray-last-words", daemon=True).start()
+                if self._own_ray:
+                    self._end_own_ray()
+                if stage == "start":
+                    interrupt_thread(self._waiting_thread)
+                return
+
     def _give_up(self, lost: str) -> None:
         """End what the sweep's thread waits for; by force, if that does not help."""
         self._lost = lost
@@ -190,12 +234,7 @@ class RayWatch:
 
     def _end_own_ray(self) -> None:
         """Kill all processes of Ray on this machine; those that lost their raylet may be stopped and never notice."""
-        node = ray_worker._global_node
-        for infos in (node.all_processes if node else {}).values():
-            for info in infos:
-                with contextlib.suppress(ProcessLookupError):
-                    info.process.kill()
-        for process in self._seen:
+        for process in {*session_processes(), *self._seen}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()  # psutil checks that the id was not given to another process
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import ray
 
 from dmray.driver.local_runner import LocalRunner
 from dmray.errors import ClusterLostError
-from dmray.on_ray import RayRunner, evaluation_pool
+from dmray.on_ray import RayRunner, evaluation_pool, liveness
 from dmray.on_ray.cohort_deadlines import CohortDeadlines
 from dmray.on_ray.evaluation_pool import Dispatcher
 from dmray.on_ray.liveness import Persistent, RayWatch
@@ -163,6 +165,48 @@ def test_a_lost_ray_ends_the_wait_of_the_sweeps_thread(tmp_path: Path, in_main_t
         thread.start()
         thread.join(30.0)
     assert outcome == ["the raylet ended"]
+
+
+def test_a_ray_that_does_not_start_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "_START_OR_END_S", 0.3)
+    watch = RayWatch(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=1.0), own_ray=True)
+    with pytest.raises(ClusterLostError, match="does not start: it takes longer than"), watch.ending_in_time():
+        wait_until(lambda: False, 30.0)
+
+
+@pytest.fixture
+def stopped_gcs(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    program = tmp_path / f"dmray-{os.getuid()}" / "gcs_server"
+    program.parent.mkdir()
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "60"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        yield process
+        process.kill()
+
+
+def test_a_gcs_that_is_stopped_while_ray_starts_ends_the_sweep(
+    tmp_path: Path, stopped_gcs: subprocess.Popen[bytes]
+) -> None:
+    watch = RayWatch(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=0.5), own_ray=True)
+    said = f"does not start: process {stopped_gcs.pid} is stopped"
+    with pytest.raises(ClusterLostError, match=said), watch.ending_in_time():
+        wait_until(lambda: False, 30.0)
+    assert stopped_gcs.wait(30.0) == -signal.SIGKILL
+
+
+def test_a_gcs_that_is_stopped_while_ray_ends_is_killed(
+    tmp_path: Path, stopped_gcs: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_force: list[bool] = []
+    monkeypatch.setattr(SilentRay, "_force_the_end", lambda watch: by_force.append(watch._left.wait(30.0)))
+    watch = SilentRay(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=0.5), own_ray=True)
+    with watch.ending_in_time():
+        with watch.watching():
+            pass
+        assert stopped_gcs.wait(30.0) == -signal.SIGKILL
+    wait_until(lambda: by_force, 10.0)
+    assert by_force == [True], "the block was left in time"
 
 
 @pytest.mark.ray
