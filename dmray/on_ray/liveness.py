@@ -7,6 +7,8 @@ if the raylet of its machine dies. Here:
   `ClusterLostError`, whatever the driver's thread waits for. (Other machines are Ray's business: it runs their trials
   again elsewhere.)
 * Another process of the sweep is stopped for `frozen_timeout_s`: it is killed, and replaced like one that died.
+* The dashboard of a Ray that was started for the sweep ended: it is started again. Ray Train asks it which trials have
+  died, and would never free their CPUs and GPUs.
 * The dispatcher of evaluations does not answer for two minutes: it is restarted.
 * Ray neither starts nor ends within three minutes, or its GCS or raylet is stopped meanwhile: its processes are
   killed, and the sweep ends with `ClusterLostError`.
@@ -38,6 +40,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dmray.coordination.commands import read_command
 from dmray.errors import ClusterLostError
 from dmray.interruption import interrupt_thread
+from dmray.on_ray.dashboard import Dashboard
 from dmray.on_ray.session_folder import session_processes
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.specs import FaultSpec
@@ -107,7 +110,10 @@ class RayWatch:
         self._waiting_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._run, name="dmray-ray-watch", daemon=True)
         self._seen: set[psutil.Process] = set()
+        self._processes: dict[str, list[Any]] = {}  # of Ray, by name, if they were started here
+        self._ip = "127.0.0.1"
         self._left = threading.Event()
+        self._dashboard: Dashboard | None = None
         self._stage: tuple[str, float] | None = None  # "start" or "end" of Ray, and since when; None: it is in use
 
     @contextlib.contextmanager
@@ -144,7 +150,11 @@ class RayWatch:
             ClusterLostError: Ray ended, or does not answer any more.
         """
         self._waiting_thread = threading.get_ident()
-        self._connect()
+        try:
+            self._connect()
+        except Exception as cause:
+            self._lost = self._core_ended() or f"Ray on {socket.gethostname()} is lost: it does not answer ({cause!r})"
+            raise ClusterLostError(self._lost) from cause
         self._stage = None
         self._thread.start()
         try:
@@ -168,6 +178,7 @@ class RayWatch:
     def _connect(self) -> None:
         node = ray_worker._global_node
         self._processes = {name: node.all_processes.get(name, []) for name in _CORE} if node else {}
+        self._dashboard = Dashboard.of(node) if node and self._own_ray else None
         self._node = ray.get_runtime_context().get_node_id()
         self._job = ray.get_runtime_context().get_job_id()
         self._gcs = ray_worker.global_worker.gcs_client
@@ -183,6 +194,8 @@ class RayWatch:
                 self._give_up(lost)
                 return
             try:
+                if self._dashboard is not None:
+                    self._dashboard.keep()
                 self._look_at_dispatcher()
                 if self._kills:
                     self._look_for_frozen_processes()
@@ -304,11 +317,9 @@ class RayWatch:
     def _stopped_here(self) -> list[Stopped]:
         if not self._own_ray:
             return stopped_among(self._node, self._actor_processes().get(self._node, []))
-        children: list[psutil.Process] = []
-        for info in self._processes["raylet"]:
-            children += psutil.Process(info.process.pid).children(recursive=True)
-        self._seen = set(children)
-        return stopped_among(self._node, [child.pid for child in children])
+        self._seen = set(session_processes())
+        core = {info.process.pid for infos in self._processes.values() for info in infos}
+        return stopped_among(self._node, sorted({process.pid for process in self._seen} - core))
 
     def _stopped_elsewhere(self) -> list[Stopped]:
         """By the last answer of each node. Nodes without actors of the sweep are not asked, so they can be removed."""
