@@ -45,6 +45,7 @@ _LOCAL_ENVIRONMENT = {
 }
 _CONNECT_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 3.0
+_TOO_SLOW = "timed out"  # Ray's word where its own 30 s for a raylet are not enough: a busy machine
 _HELD_BACK = {signal.SIGTERM, signal.SIGHUP}
 _log = logging.getLogger(__name__)
 
@@ -139,7 +140,14 @@ def _started(plan: Plan) -> Iterator[Machines]:
     with session_folder() as folder:
         try:
             with interrupted_at_once(), _keep_signal_handlers(), _for_one_machine(folder):
-                _start(machines, folder)
+                try:
+                    _start(machines, folder)
+                except ClusterError as problem:
+                    if _TOO_SLOW not in str(problem):
+                        raise
+                    _log.warning("%s; trying once more", _first_line(problem.__cause__ or problem))
+                    _end()
+                    _start(machines, folder)
             yield machines
         finally:
             _end()

@@ -16,6 +16,7 @@ import pytest
 from dmray.errors import ClusterError
 from dmray.on_ray import cluster, session_folder
 from dmray.on_ray.session_folder import new_token, remove_dead_sessions
+from tests.sweeps import tiny_plan
 
 
 @pytest.fixture
@@ -113,3 +114,21 @@ def test_an_address_that_no_driver_can_join_is_one_sentence(
         cluster._joined(address).__enter__()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_ray_that_is_too_slow_to_start_is_started_once_more(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
+    starts: list[Path] = []
+
+    def init(*_: object, _temp_dir: str, **__: object) -> None:
+        starts.append(Path(_temp_dir))
+        if len(starts) == 1:
+            raise Exception("The current node timed out during startup.")
+        raise Exception("The port is taken.")
+
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with pytest.raises(ClusterError, match=r"does not start on this machine: The port is taken \("):
+        cluster._started(tiny_plan(short)).__enter__()
+    assert len(starts) == 2
+    assert starts[0] == starts[1]
+    assert not starts[0].exists()
