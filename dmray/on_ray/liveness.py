@@ -218,7 +218,9 @@ class RayWatch:
                     if lasting
                     else f"it takes longer than {_START_OR_END_S:.0f} s"
                 )
-                self._lost = self._lost or f"Ray on {socket.gethostname()} does not {stage}: {why}"
+                where = f"Ray on {socket.gethostname()}" if self._own_ray else "the Ray cluster"
+                what = stage if self._own_ray else f"let this driver {'join' if stage == 'start' else 'leave'}"
+                self._lost = self._lost or f"{where} does not {what}: {why}"
                 threading.Thread(target=self._force_the_end, name="dmray-last-words", daemon=True).start()
                 if self._own_ray:
                     self._end_own_ray()

@@ -169,10 +169,13 @@ def test_a_lost_ray_ends_the_wait_of_the_sweeps_thread(tmp_path: Path, in_main_t
     assert outcome == ["the raylet ended"]
 
 
-def test_a_ray_that_does_not_start_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("own_ray", "what"), [(True, "not start"), (False, "not let this driver join")])
+def test_a_ray_that_does_not_start_ends_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_ray: bool, what: str
+) -> None:
     monkeypatch.setattr(liveness, "_START_OR_END_S", 0.3)
-    watch = RayWatch(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=1.0), own_ray=True)
-    with pytest.raises(ClusterLostError, match="does not start: it takes longer than"), watch.ending_in_time():
+    watch = RayWatch(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=1.0), own_ray)
+    with pytest.raises(ClusterLostError, match=f"does {what}: it takes longer than"), watch.ending_in_time():
         wait_until(lambda: False, 30.0)
 
 
