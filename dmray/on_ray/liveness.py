@@ -209,8 +209,7 @@ class RayWatch:
             if self._stage is None:
                 continue
             stage, since = self._stage
-            core = [process.pid for process in session_processes() if process.name() in _CORE] if self._own_ray else []
-            lasting = stopped.look(stopped_among("", core), time.monotonic())
+            lasting = stopped.look(_stopped_core() if self._own_ray else [], time.monotonic())
             late = time.monotonic() - since > _START_OR_END_S
             if (lasting or late) and self._stage == (stage, since):
                 why = (
@@ -364,12 +363,21 @@ def stopped_among(node: str, pids: Iterable[int]) -> list[Stopped]:
     """Those of `pids`, processes of this machine, that are stopped."""
     found = []
     for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_STOPPED:
                 title = " ".join(process.cmdline()).strip()
                 found.append(Stopped(node, pid, process.create_time(), title))
     return found
+
+
+def _stopped_core() -> list[Stopped]:
+    """The GCS and the raylet of the Ray that this process has started or is starting, if they are stopped."""
+    core = []
+    for process in session_processes():
+        with contextlib.suppress(psutil.Error):  # it ends meanwhile
+            core += [process.pid] if process.name() in _CORE else []
+    return stopped_among("", core)
 
 
 def end_frozen(frozen: Stopped, job_json: str | None, stopped_for_s: float) -> None:

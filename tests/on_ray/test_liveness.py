@@ -226,6 +226,14 @@ def test_a_gcs_that_is_stopped_while_ray_starts_ends_the_sweep(
     assert stopped_gcs.wait(30.0) == -signal.SIGKILL
 
 
+def test_processes_that_end_while_they_are_looked_at_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(ended.pid)
+    ended.communicate(b"\n")
+    monkeypatch.setattr(liveness, "session_processes", lambda: [process])
+    assert liveness._stopped_core() == []
+
+
 def test_a_gcs_that_is_stopped_while_ray_ends_is_killed(
     tmp_path: Path, stopped_gcs: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
