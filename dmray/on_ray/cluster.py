@@ -17,10 +17,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
+from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RaySystemError
 
@@ -28,7 +31,7 @@ from dmray.errors import ClusterError
 from dmray.interruption import interrupted_at_once
 from dmray.on_ray.evaluation_pool import NAMESPACE
 from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, machines_for_one_node
-from dmray.on_ray.session_folder import new_token, session_folder
+from dmray.on_ray.session_folder import new_token, session_folder, session_processes
 from dmray.planning.plan import Plan
 
 ENVIRONMENT = {
@@ -43,8 +46,13 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ROTATION_MAX_BYTES": str(16 * 2**20),  # of each log file; Ray's defaults are 512 MiB and 5 older files
     "RAY_ROTATION_BACKUP_COUNT": "1",
 }
+_STATE_API = (  # where it looks for a Ray, in this order
+    ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE,
+    ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE,
+)
 _CONNECT_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 3.0
+_TOO_SLOW = "timed out"  # Ray's word where its own 30 s for a raylet are not enough: a busy machine
 _HELD_BACK = {signal.SIGTERM, signal.SIGHUP}
 _log = logging.getLogger(__name__)
 
@@ -87,6 +95,8 @@ def _joined(address: str) -> Iterator[Machines]:
     _check_address(address, where)
     ours = {name: value for name, value in os.environ.items() if name.startswith("DMRAY_")}  # mirrors, folders
     try:
+        if found := canonicalize_bootstrap_address(address):
+            ours[_STATE_API[0]] = found  # see _workers_know_their_ray
         with interrupted_at_once(), _keep_signal_handlers():
             ray.init(
                 address=address,
@@ -106,7 +116,7 @@ def _joined(address: str) -> Iterator[Machines]:
     try:
         yield machines
     finally:
-        ray.shutdown()
+        _leave()
 
 
 def _check_address(address: str, where: str) -> None:
@@ -138,11 +148,18 @@ def _started(plan: Plan) -> Iterator[Machines]:
     machines = machines_for_one_node(plan.sweep.resources, os.cpu_count() or 1, torch.cuda.device_count())
     with session_folder() as folder:
         try:
-            with interrupted_at_once(), _keep_signal_handlers(), _for_one_machine(folder):
-                _start(machines, folder)
+            with interrupted_at_once(), _keep_signal_handlers(), _for_one_machine(folder), _workers_know_their_ray():
+                try:
+                    _start(machines, folder)
+                except ClusterError as problem:
+                    if _TOO_SLOW not in str(problem):
+                        raise
+                    _log.warning("%s; trying once more", _first_line(problem.__cause__ or problem))
+                    _end()
+                    _start(machines, folder)
             yield machines
         finally:
-            _end(folder)
+            _end()
 
 
 def _start(machines: Machines, folder: Path) -> None:
@@ -199,6 +216,32 @@ def _for_one_machine(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _workers_know_their_ray() -> Iterator[None]:
+    """Tell the workers of a Ray that starts meanwhile its address, through the environment that they inherit.
+
+    Ray Train asks the State API which trials have died, and that asks the one Ray that it finds on the machine. It
+    finds none if two sweeps run, or another one if RAY_ADDRESS names it; the CPUs of dead trials are never freed then.
+    """
+    start = Node.start_ray_processes
+
+    def start_ray_processes(node: Any) -> None:
+        before = {name: os.environ.get(name) for name in _STATE_API}
+        os.environ |= dict.fromkeys(_STATE_API, node.gcs_address)
+        try:
+            start(node)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ |= {name: value} if value is not None else {}
+
+    Node.start_ray_processes = start_ray_processes
+    try:
+        yield
+    finally:
+        Node.start_ray_processes = start
+
+
+@contextlib.contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
     """Keep the handler of SIGTERM. Ray sets one in Python that exits, and one in C++ that prints a stack."""
     set_by_ray = ray._private.utils.set_sigterm_handler
@@ -248,14 +291,16 @@ class _SigtermAction:
         return found.raw
 
 
-def _end(folder: Path) -> None:
-    """End the Ray whose files are in `folder`, however far it has come."""
-    processes = []
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if any(str(folder) in argument for argument in child.cmdline()):
-                processes += [child, *child.children(recursive=True)]
-    ray.shutdown()
+def _leave() -> None:
+    """Disconnect from Ray. Its C++ part resets SIGTERM to its default, which would end the process without a word."""
+    with _SigtermAction().kept():
+        ray.shutdown()
+
+
+def _end() -> None:
+    """End the Ray that this process started, however far it has come."""
+    processes = session_processes()
+    _leave()
     _, alive = psutil.wait_procs(processes, timeout=_END_TIMEOUT_S)
     for process in alive:
         with contextlib.suppress(psutil.Error):

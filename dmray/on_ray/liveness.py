@@ -7,7 +7,11 @@ if the raylet of its machine dies. Here:
   `ClusterLostError`, whatever the driver's thread waits for. (Other machines are Ray's business: it runs their trials
   again elsewhere.)
 * Another process of the sweep is stopped for `frozen_timeout_s`: it is killed, and replaced like one that died.
+* The dashboard of a Ray that was started for the sweep ended: it is started again. Ray Train asks it which trials have
+  died, and would never free their CPUs and GPUs.
 * The dispatcher of evaluations does not answer for two minutes: it is restarted.
+* Ray neither starts nor ends within three minutes, or its GCS or raylet is stopped meanwhile: its processes are
+  killed, and the sweep ends with `ClusterLostError`.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dmray.coordination.commands import read_command
 from dmray.errors import ClusterLostError
 from dmray.interruption import interrupt_thread
+from dmray.on_ray.dashboard import Dashboard
+from dmray.on_ray.session_folder import session_processes
 from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from dmray.specs import FaultSpec
 from dmray.trial.job import TrialJob
@@ -47,6 +53,7 @@ _PING_S = 5.0
 _DISPATCHER_START_S = 120.0  # a new one must import torch first
 _DEFAULT_TIMEOUT_S = 30.0  # for Ray itself, if frozen_timeout_s is null
 _ENDING_S = 20.0  # what ending may take once Ray is lost, before the process is ended by force
+_START_OR_END_S = 180.0  # what Ray's start, or its end, may take on a busy machine; 10 s are usual
 _CORE = ("gcs_server", "raylet")
 _NODE_IS_DEAD = 1  # GcsNodeInfo.DEAD
 
@@ -103,16 +110,33 @@ class RayWatch:
         self._waiting_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._run, name="dmray-ray-watch", daemon=True)
         self._seen: set[psutil.Process] = set()
+        self._processes: dict[str, list[Any]] = {}  # of Ray, by name, if they were started here
+        self._ip = "127.0.0.1"
+        self._left = threading.Event()
+        self._dashboard: Dashboard | None = None
+        self._stage: tuple[str, float] | None = None  # "start" or "end" of Ray, and since when; None: it is in use
 
     @contextlib.contextmanager
     def ending_in_time(self) -> Iterator[None]:
-        """End this process by force if the block is not left soon after Ray was lost: Ray's own shutdown may hang."""
-        left = threading.Event()
-        self._left = left
+        """Bound the time in which Ray starts, ends, and is left after it was lost. The block connects to Ray and leaves
+        it. If nothing else helps, this process is ended by force.
+
+        Raises:
+            ClusterLostError: Ray does not start.
+        """
+        self._stage = ("start", time.monotonic())
+        self._left.clear()
+        guard = threading.Thread(target=self._guard, name="dmray-ray-guard", daemon=True)
+        guard.start()
         try:
             yield
+        except BaseException as raised:  # the interrupt is the caller's own kind
+            if self._lost is None or isinstance(raised, ClusterLostError):
+                raise
+            raise ClusterLostError(self._lost) from raised
         finally:
-            left.set()
+            self._left.set()
+            guard.join()
 
     def follow(self, dispatcher: Any) -> None:
         """Watch the dispatcher of evaluations too, and log its warnings."""
@@ -126,7 +150,12 @@ class RayWatch:
             ClusterLostError: Ray ended, or does not answer any more.
         """
         self._waiting_thread = threading.get_ident()
-        self._connect()
+        try:
+            self._connect()
+        except Exception as cause:
+            self._lost = self._core_ended() or f"Ray on {socket.gethostname()} is lost: it does not answer ({cause!r})"
+            raise ClusterLostError(self._lost) from cause
+        self._stage = None
         self._thread.start()
         try:
             yield
@@ -142,12 +171,14 @@ class RayWatch:
             self._lost = self._lost or self._core_ended()
             if self._lost is not None and self._own_ray:
                 self._end_own_ray()
+            self._stage = ("end", time.monotonic())
         if self._lost is not None:
             raise ClusterLostError(self._lost)
 
     def _connect(self) -> None:
         node = ray_worker._global_node
         self._processes = {name: node.all_processes.get(name, []) for name in _CORE} if node else {}
+        self._dashboard = Dashboard.of(node) if node and self._own_ray else None
         self._node = ray.get_runtime_context().get_node_id()
         self._job = ray.get_runtime_context().get_job_id()
         self._gcs = ray_worker.global_worker.gcs_client
@@ -163,11 +194,38 @@ class RayWatch:
                 self._give_up(lost)
                 return
             try:
+                if self._dashboard is not None:
+                    self._dashboard.keep()
                 self._look_at_dispatcher()
                 if self._kills:
                     self._look_for_frozen_processes()
             except (RayError, psutil.Error, OSError) as problem:  # of processes that end meanwhile; looked at again
                 _log.debug("a look at the sweep's processes failed: %s", problem)
+
+    def _guard(self) -> None:
+        """While Ray starts or ends, see to it that this does not take for ever."""
+        stopped = Persistent(self._timeout_s)
+        while not self._left.wait(self._look_every_s):
+            if self._stage is None:
+                continue
+            stage, since = self._stage
+            lasting = stopped.look(_stopped_core() if self._own_ray else [], time.monotonic())
+            late = time.monotonic() - since > _START_OR_END_S
+            if (lasting or late) and self._stage == (stage, since):
+                why = (
+                    f"process {lasting[0].pid} is stopped (SIGSTOP)"
+                    if lasting
+                    else f"it takes longer than {_START_OR_END_S:.0f} s"
+                )
+                where = f"Ray on {socket.gethostname()}" if self._own_ray else "the Ray cluster"
+                what = stage if self._own_ray else f"let this driver {'join' if stage == 'start' else 'leave'}"
+                self._lost = self._lost or f"{where} does not {what}: {why}"
+                threading.Thread(target=self._force_the_end, name="dmray-last-words", daemon=True).start()
+                if self._own_ray:
+                    self._end_own_ray()
+                if stage == "start":
+                    interrupt_thread(self._waiting_thread)
+                return
 
     def _give_up(self, lost: str) -> None:
         """End what the sweep's thread waits for; by force, if that does not help."""
@@ -190,12 +248,7 @@ class RayWatch:
 
     def _end_own_ray(self) -> None:
         """Kill all processes of Ray on this machine; those that lost their raylet may be stopped and never notice."""
-        node = ray_worker._global_node
-        for infos in (node.all_processes if node else {}).values():
-            for info in infos:
-                with contextlib.suppress(ProcessLookupError):
-                    info.process.kill()
-        for process in self._seen:
+        for process in {*session_processes(), *self._seen}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()  # psutil checks that the id was not given to another process
 
@@ -265,11 +318,9 @@ class RayWatch:
     def _stopped_here(self) -> list[Stopped]:
         if not self._own_ray:
             return stopped_among(self._node, self._actor_processes().get(self._node, []))
-        children: list[psutil.Process] = []
-        for info in self._processes["raylet"]:
-            children += psutil.Process(info.process.pid).children(recursive=True)
-        self._seen = set(children)
-        return stopped_among(self._node, [child.pid for child in children])
+        self._seen = set(session_processes())
+        core = {info.process.pid for infos in self._processes.values() for info in infos}
+        return stopped_among(self._node, sorted({process.pid for process in self._seen} - core))
 
     def _stopped_elsewhere(self) -> list[Stopped]:
         """By the last answer of each node. Nodes without actors of the sweep are not asked, so they can be removed."""
@@ -312,12 +363,21 @@ def stopped_among(node: str, pids: Iterable[int]) -> list[Stopped]:
     """Those of `pids`, processes of this machine, that are stopped."""
     found = []
     for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_STOPPED:
                 title = " ".join(process.cmdline()).strip()
                 found.append(Stopped(node, pid, process.create_time(), title))
     return found
+
+
+def _stopped_core() -> list[Stopped]:
+    """The GCS and the raylet of the Ray that this process has started or is starting, if they are stopped."""
+    core = []
+    for process in session_processes():
+        with contextlib.suppress(psutil.Error):  # it ends meanwhile
+            core += [process.pid] if process.name() in _CORE else []
+    return stopped_among("", core)
 
 
 def end_frozen(frozen: Stopped, job_json: str | None, stopped_for_s: float) -> None:

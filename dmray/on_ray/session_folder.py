@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
+
 from dmray.errors import ClusterError, StorageError
 from dmray.file_lock import file_lock
 from dmray.interruption import released_if_ended
@@ -78,6 +80,20 @@ def remove_dead_sessions(parent: Path) -> list[Path]:
     return removed
 
 
+def session_processes() -> list[psutil.Process]:
+    """The processes of the Ray that this process has started or is starting, and their children."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(f"/{_parent_name()}/" in argument for argument in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _parent_name() -> str:
+    return f"dmray-{os.getuid()}"
+
+
 def _parent(environment: Mapping[str, str]) -> Path:
     """The folder of this user's sessions."""
     places = {
@@ -90,7 +106,7 @@ def _parent(environment: Mapping[str, str]) -> Path:
     places |= {place: place for place in (environment.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm") if place}  # noqa: S108
     reasons: list[str] = []
     for name, place in places.items():
-        parent = Path(place).absolute() / f"dmray-{os.getuid()}"
+        parent = Path(place).absolute() / _parent_name()
         reason = _unusable(parent)
         if reason is None:
             if reasons[:asked]:
@@ -99,7 +115,7 @@ def _parent(environment: Mapping[str, str]) -> Path:
         reasons.append(f"{name} {reason}")
     raise ClusterError(
         f"no folder for the sockets of Ray: {'; '.join(reasons)}; set RAY_TMPDIR to a folder that can be written and "
-        f"whose path has at most {_MOST_BYTES - len(f'/dmray-{os.getuid()}')} bytes, or use --local"
+        f"whose path has at most {_MOST_BYTES - len(f'/{_parent_name()}')} bytes, or use --local"
     )
 
 

@@ -38,6 +38,7 @@ VICTIMS = {
     "evaluation actor": ("ray::RolloutActor",),
     "dispatcher": ("ray::Dispatcher",),
     "controller": ("ray::TrainController",),
+    "dashboard": ("dashboard.py",),
     "raylet": ("raylet",),
     "gcs": ("gcs_server",),
     "driver": (),
@@ -117,7 +118,7 @@ class Soak:
         for process in self._children():
             with suppress(psutil.Error):
                 words = process.cmdline()
-                if words and (words[0].startswith(titles) or Path(words[0]).name.startswith(titles)):
+                if any(Path(word).name.startswith(titles) for word in words[:3]):  # "python", an option, the script
                     yield process
 
     def _children(self) -> list[psutil.Process]:

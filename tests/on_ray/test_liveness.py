@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -17,8 +20,9 @@ import ray
 
 from dmray.driver.local_runner import LocalRunner
 from dmray.errors import ClusterLostError
-from dmray.on_ray import RayRunner, evaluation_pool
+from dmray.on_ray import RayRunner, evaluation_pool, liveness
 from dmray.on_ray.cohort_deadlines import CohortDeadlines
+from dmray.on_ray.dashboard import Dashboard
 from dmray.on_ray.evaluation_pool import Dispatcher
 from dmray.on_ray.liveness import Persistent, RayWatch
 from dmray.on_ray.trainable import is_transient
@@ -163,6 +167,85 @@ def test_a_lost_ray_ends_the_wait_of_the_sweeps_thread(tmp_path: Path, in_main_t
         thread.start()
         thread.join(30.0)
     assert outcome == ["the raylet ended"]
+
+
+@pytest.mark.parametrize(("own_ray", "what"), [(True, "not start"), (False, "not let this driver join")])
+def test_a_ray_that_does_not_start_ends_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_ray: bool, what: str
+) -> None:
+    monkeypatch.setattr(liveness, "_START_OR_END_S", 0.3)
+    watch = RayWatch(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=1.0), own_ray)
+    with pytest.raises(ClusterLostError, match=f"does {what}: it takes longer than"), watch.ending_in_time():
+        wait_until(lambda: False, 30.0)
+
+
+@pytest.fixture
+def stopped_gcs(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    program = tmp_path / f"dmray-{os.getuid()}" / "gcs_server"
+    program.parent.mkdir()
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "60"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        yield process
+        process.kill()
+
+
+class Started(NamedTuple):
+    process: subprocess.Popen[bytes]
+
+
+def test_a_dashboard_that_ended_is_started_again_but_not_again_and_again() -> None:
+    def kill() -> int:
+        [started] = node.all_processes["dashboard"]
+        started.process.kill()
+        started.process.wait()
+        dashboard.keep()
+        return started.process.pid
+
+    first = subprocess.Popen([shutil.which("sleep") or "", "60"], env={"TOKEN": "7"})
+    node = SimpleNamespace(all_processes={"dashboard": [Started(first)]}, kernel_fate_share=sys.platform == "linux")
+    dashboard = Dashboard(node)
+    dashboard.keep()
+    assert node.all_processes["dashboard"] == [Started(first)]
+    assert kill() == first.pid
+    [again] = node.all_processes["dashboard"]
+    process = psutil.Process(again.process.pid)
+    wait_until(lambda: process.cmdline()[1:] == ["60"])
+    assert process.environ()["TOKEN"] == "7"
+    assert kill() == again.process.pid
+    assert node.all_processes["dashboard"] == [again], "it ends as soon as it starts"
+
+
+def test_a_gcs_that_is_stopped_while_ray_starts_ends_the_sweep(
+    tmp_path: Path, stopped_gcs: subprocess.Popen[bytes]
+) -> None:
+    watch = RayWatch(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=0.5), own_ray=True)
+    said = f"does not start: process {stopped_gcs.pid} is stopped"
+    with pytest.raises(ClusterLostError, match=said), watch.ending_in_time():
+        wait_until(lambda: False, 30.0)
+    assert stopped_gcs.wait(30.0) == -signal.SIGKILL
+
+
+def test_processes_that_end_while_they_are_looked_at_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(ended.pid)
+    ended.communicate(b"\n")
+    monkeypatch.setattr(liveness, "session_processes", lambda: [process])
+    assert liveness._stopped_core() == []
+
+
+def test_a_gcs_that_is_stopped_while_ray_ends_is_killed(
+    tmp_path: Path, stopped_gcs: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_force: list[bool] = []
+    monkeypatch.setattr(SilentRay, "_force_the_end", lambda watch: by_force.append(watch._left.wait(30.0)))
+    watch = SilentRay(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=0.5), own_ray=True)
+    with watch.ending_in_time():
+        with watch.watching():
+            pass
+        assert stopped_gcs.wait(30.0) == -signal.SIGKILL
+    wait_until(lambda: by_force, 10.0)
+    assert by_force == [True], "the block was left in time"
 
 
 @pytest.mark.ray

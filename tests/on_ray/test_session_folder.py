@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,3 +139,64 @@ def test_a_ray_that_does_not_start_is_one_sentence_with_the_cure(
     assert message.endswith("set RAY_TMPDIR to another folder, or use --local, which needs no Ray")
     assert "\n" not in message
     assert list((short / f"dmray-{os.getuid()}").iterdir()) == []
+
+
+def test_a_ray_that_is_too_slow_to_start_is_started_once_more(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
+    starts: list[Path] = []
+
+    def init(*_: object, _temp_dir: str, **__: object) -> None:
+        starts.append(Path(_temp_dir))
+        if len(starts) == 1:
+            raise Exception("The current node timed out during startup.")
+        raise Exception("The port is taken.")
+
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with pytest.raises(ClusterError, match=r"does not start on this machine: The port is taken \("):
+        cluster._started(tiny_plan(short)).__enter__()
+    assert len(starts) == 2
+    assert starts[0] == starts[1]
+    assert not starts[0].exists()
+
+
+def test_the_workers_of_a_ray_ask_no_other_ray_which_trials_have_died(
+    monkeypatch: pytest.MonkeyPatch, short: Path
+) -> None:
+    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+    seen: list[list[str | None]] = []
+
+    def environment(*_: object, **__: object) -> None:
+        seen.append([os.environ.get(name) for name in names])
+
+    def init(*_: object, **__: object) -> None:
+        environment()
+        cluster.Node.start_ray_processes(SimpleNamespace(gcs_address="127.0.0.1:7"))
+        environment()
+
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.Node, "start_ray_processes", environment)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray._private.worker, "_global_node", SimpleNamespace(kill_all_processes=None))
+    monkeypatch.setattr(cluster, "_end", lambda: None)
+    with cluster._started(tiny_plan(short)):
+        pass
+    outside = ["elsewhere:6379", None]
+    assert seen == [outside, ["127.0.0.1:7"] * 2, outside]
+    assert cluster.Node.start_ray_processes is environment
+
+
+def test_the_handler_of_sigterm_is_the_same_after_ray_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shutdown() -> None:  # as Ray's logging in C++
+        default = bytes(cluster._SigtermAction._SIZE)
+        cluster._SigtermAction()._set(int(signal.SIGTERM), default, None)
+
+    monkeypatch.setattr(cluster.ray, "shutdown", shutdown)
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        before = cluster._SigtermAction()._current()
+        cluster._end()
+        assert cluster._SigtermAction()._current() == before != bytes(len(before))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
