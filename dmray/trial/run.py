@@ -20,7 +20,6 @@ import torch
 from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.errors import CheckpointError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import write_json
 from dmray.planning.disk_space import require_space
 from dmray.policies import snapshot
 from dmray.progress.trial_status import read_history
@@ -34,8 +33,8 @@ from dmray.records import (
     TrialStopped,
     counting,
     read_ledger,
+    write_done_marker,
 )
-from dmray.records.disk import writing
 from dmray.records.system_usage import SystemUsage
 from dmray.sources import open_dataset
 from dmray.tasks import task_of
@@ -267,8 +266,7 @@ class _Attempt:
             train_s=train_s,
         )
         self.ledger.append(done)
-        with writing(self.job.folder.done):
-            write_json(self.job.folder.done, done.model_dump(mode="json"))
+        write_done_marker(self.job.folder, self.job.trial.trial_id, done)
         self.log.write(f"{status} at step {done.step:,}")
         self.report(done.step, self.evaluations.latest)
         return done
