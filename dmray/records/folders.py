@@ -5,7 +5,8 @@
 <storage>/<sweep>/sweep.json                     the resolved sweep and the plan of its last start
 <storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
 <storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
-<storage>/<sweep>/rungs/<group>/<step>/          <trial_id>.json: the scores by which early stopping decides
+<storage>/<sweep>/rungs/<group>/<step>/          <trial_id>.json: the scores by which early stopping decides (a group
+                                                 has one content of the data and one code)
 <storage>/<sweep>/report/                        report.md, report.html, figures, tables
 <storage>/<sweep>/ray/<attempt>/                 Ray's own files, disposable
 """

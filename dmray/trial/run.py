@@ -142,9 +142,10 @@ class _Attempt:
         self.evaluations = PendingEvaluations(job, service, request, self.origin, self.watchdog)
         records = counting(read_ledger(job.folder.ledger))
         self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
-        self.early_stopping = EarlyStopping(job, records)
         self._restore(start)
-        self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
+        begun = attempt_started(job, attempt, self.trainer, self.origin, self.opened)
+        self.ledger.append(begun)
+        self.early_stopping = EarlyStopping(job, [*records, begun])
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")
 
     def run(self) -> TrialDone | TrialStopped:
