@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dmray.datasets import WARNING
 from dmray.errors import DatasetError, EngineError, StorageError
@@ -18,12 +19,19 @@ _log = logging.getLogger(__name__)
 _STARTS = 4
 
 
-def check(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, str]:
+class CheckedData(NamedTuple):
+    """The fingerprint of a data set's content, and what the simulator says about it: sentences for the records."""
+
+    fingerprint: str
+    warnings: tuple[str, ...]
+
+
+def check(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, CheckedData]:
     """Check that every data set has its file (downloading it where possible) and every task its simulator, that the
     decode modes can be imported, and that the files can be read.
 
     What was noted about the data is logged, once for each data set. So is a file that cannot be read while others can:
-    its trials will fail, and the others run. Returns the fingerprints of those that were read, by name.
+    its trials will fail, and the others run. Returns those that were read, by name.
 
     Raises:
         DatasetError: files or simulators are missing, or no file can be read; all of them are named.
@@ -33,13 +41,14 @@ def check(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, str]:
         check_decoder(decode)
     datasets = list(dict.fromkeys(trial.dataset for trial in trials))
     _refuse([f"{dataset.name}: {problem}" for dataset in datasets if (problem := _missing(dataset, recordings))])
-    fingerprints: dict[str, str] = {}
+    checked: dict[str, CheckedData] = {}
     unreadable: dict[str, str] = {}
     for dataset in (each for each in datasets if each.generate is None):  # others are recorded in the simulator itself
         try:
             opened = open_dataset(dataset, task_of(dataset), recordings)
-            fingerprints[dataset.name] = opened.episodes.fingerprint
-            _log_notes(dataset.name, [*opened.episodes.notes, *_suspicious(opened)])
+            found = CheckedData(opened.episodes.fingerprint, tuple(_suspicious(opened)))
+            checked[dataset.name] = found
+            _log_notes(dataset.name, [*opened.episodes.notes, *found.warnings])
         except StorageError as cause:  # trials may run on other machines, which have room
             _log_notes(dataset.name, [f"{WARNING}not checked on this machine: {cause}"])
         except DatasetError as cause:
@@ -48,7 +57,7 @@ def check(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, str]:
         _refuse([f"{name}: {problem}" for name, problem in unreadable.items()])
     for name, problem in unreadable.items():
         _log.warning("%s: its trials will fail: %s", name, problem)
-    return fingerprints
+    return checked
 
 
 def _refuse(problems: Sequence[str]) -> None:

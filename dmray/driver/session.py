@@ -86,10 +86,11 @@ def run_sweep(
         states = trial_statuses(plan, folder)
         restore_done_markers(plan, folder)
         todo = to_run(plan, states, resume, trial_filter)
-        fingerprints = preflight.check(todo, folder.datasets)
+        checked = preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
         if todo:
-            warn_of_changes(plan, folder, states, fingerprints)
+            warn_of_changes(plan, folder, states, {name: each.fingerprint for name, each in checked.items()})
+            folder.write_data_warnings({name: each.warnings for name, each in checked.items()})
         if (difference := changes(plan, folder, states)) and difference.any:
             _log.info("the sweep file has changed: %s", difference)
         with _mirrored(plan, folder) as attach:

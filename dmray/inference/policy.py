@@ -165,6 +165,11 @@ def load_policy(source: str | Path) -> Policy:
     file = _checkpoint_in(path)
     trial, snapshot = load_policy_snapshot(file)
     content = load_checkpoint(file)
+    if path.is_dir() and path.parent.name == "trials" and trial.trial_id != path.name:
+        raise CheckpointError(
+            f"{file}: is of another trial, {trial.trial_id}; put the trial's own checkpoint back, or name the file to "
+            "load it as it is"
+        )
     policy = Policy(
         trial=trial,
         snapshot=snapshot,

@@ -30,6 +30,7 @@ from dmray.records import (
     RungDecision,
     Score,
     Spread,
+    StartedOver,
     TrainProgress,
     TrialDone,
     TrialStopped,
@@ -176,6 +177,16 @@ def attempt_tags(record: AttemptStarted) -> dict[str, str]:
 
 def failure_tags(record: AttemptFailed) -> dict[str, str]:
     return _texts({"dmray.last_error": record.error, "dmray.failed_at_step": record.step})
+
+
+def damage_tags(damage: str) -> dict[str, str]:
+    """Of a trial whose records cannot be read, or are not as they were written."""
+    return _texts({"dmray.last_error": damage})
+
+
+def started_over_tags(record: StartedOver) -> dict[str, str]:
+    """Points from before remain in the run; on a CPU they are repeated exactly."""
+    return _texts({"dmray.started_over": record.reason, "dmray.started_over_at_attempt": record.attempt})
 
 
 def stopped_tags(record: TrialStopped) -> dict[str, str]:

@@ -254,7 +254,11 @@ class MlflowMirror:
                 if not cause.refused:  # the others would fare no better
                     break
             except StorageError as cause:
-                self._skip_unreadable(trial, cause)
+                try:
+                    self._fail_damaged(trial, cause)
+                except StoreError as refused:
+                    problem = str(refused)
+                    self._forget(trial)
         return problem
 
     def _follow(self, trial: TrialMirror) -> None:
@@ -365,7 +369,11 @@ class MlflowMirror:
             group.forget()
         self._runs = None
 
-    def _skip_unreadable(self, trial: TrialMirror, cause: StorageError) -> None:
+    def _fail_damaged(self, trial: TrialMirror, cause: StorageError) -> None:
+        """The trial's records cannot be read or trusted: its run has failed, and nothing more is taken from it."""
+        if trial.run_id is None:
+            trial.created(self._ensure_run(trial, trial.begun_s or time.time()))
+        trial.fail(self._store, str(cause))
         self._unreadable.add(trial.trial.trial_id)
         _log.error("%s", cause)
 

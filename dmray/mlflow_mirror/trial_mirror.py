@@ -8,6 +8,7 @@ handled by the ordinary way of working.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +34,12 @@ from dmray.mlflow_mirror.layout import (
     MeasuredRecord,
     Point,
     attempt_tags,
+    damage_tags,
     dataset_used,
     failure_tags,
     identity_in,
     points_of,
+    started_over_tags,
     stopped_tags,
     trial_params,
 )
@@ -51,6 +54,7 @@ from dmray.records import (
     LightRecord,
     ResultIdentity,
     TrialFolder,
+    changed_since_done,
 )
 from dmray.records.ledger import end_of_whole_lines, whole_lines_after
 from dmray.records.scores import Score, best_score, last_score
@@ -165,6 +169,8 @@ class TrialMirror:
         self.run_id, self._run_status = run.run_id, run.status
         self._status_tag, self._drawings = run.tags.get(STATUS), run.tags.get(DRAWINGS)
         complete = run.status == "FINISHED" and COMMITTED["done"] in run.metrics  # the end is logged last
+        if complete and self._status_tag in DONE and (damage := changed_since_done(self.folder)) is not None:
+            raise StorageError(damage)
         if complete and self._status_tag in DONE:
             self._adopted = TrialStatus(self._status_tag)
             self._adopted_identity = identity_in(run.tags) or self._identity_by_ledger()
@@ -203,6 +209,15 @@ class TrialMirror:
         self._settle(store)
         self._safe_offset = max(self._safe_offset, self._tail.offset)
 
+    def fail(self, store: RunStore, damage: str) -> None:
+        """The ledger is damaged, so the trial has failed, whatever was logged before."""
+        self._history.damage, self._adopted = damage, None
+        self.final = self.best = None
+        self.ended_s = self.ended_s or time.time()
+        if self.run_id is not None:
+            self.set_tags(store, damage_tags(damage))
+            self._show_status(store, alive=False)
+
     def stop(self, store: RunStore) -> None:
         """The sweep ends here: nobody works on the trial any more."""
         if self.run_id is not None:
@@ -224,8 +239,11 @@ class TrialMirror:
         if record.kind == "evaluation" and record.step not in history.scores:
             self._note(record)
         history.take(record)
+        if history.damage is not None:
+            raise StorageError(history.damage)
         if record.kind == "started_over":
             self._last = self._best = None
+            batch.tags.update(started_over_tags(record))
         elif record.kind == "attempt":
             batch.attempt = record
             batch.tags.update(attempt_tags(record))
@@ -258,6 +276,8 @@ class TrialMirror:
 
     def _settle(self, store: RunStore) -> None:
         if self.done:
+            if (damage := changed_since_done(self.folder)) is not None:
+                raise StorageError(damage)
             self._save_files(store)
             self._committed = None
             self._history.scores.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dmray.records.identity import ResultIdentity
 from dmray.records.records import RungDecision
 from dmray.specs import EarlyStoppingSpec, TrialSpec
 
@@ -16,6 +17,15 @@ from dmray.specs import EarlyStoppingSpec, TrialSpec
 def rungs_of(rule: EarlyStoppingSpec | None, trial: TrialSpec) -> tuple[int, ...]:
     """The steps after which `trial` may be stopped; none without a rule."""
     return rule.rungs(trial.training, trial.evaluation) if rule is not None else ()
+
+
+def competitors_of(rule: EarlyStoppingSpec, trial: TrialSpec, identity: ResultIdentity) -> str:
+    """The id of the group of trials in which `trial` competes.
+
+    Scores on other data, with another simulator or other code are not compared, so they stop no trial.
+    """
+    same = identity.shared if rule.within == "dataset" else identity  # methods come from several packages
+    return f"{rule.competitors_of(trial)}-{same.digest}"
 
 
 def decide(rule: EarlyStoppingSpec, step: int, score: float, peers: Sequence[float], time_s: float) -> RungDecision:

@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import Any
 
 from dmray.errors import StorageError
-from dmray.files import write_json
 from dmray.planning.plan import Plan
 from dmray.planning.successive_halving import decision_holds
 from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter, select_trials
@@ -32,11 +31,14 @@ from dmray.records import (
     TrialDone,
     TrialFolder,
     TrialStopped,
+    changed_since_done,
     identity_of,
     read_done_marker,
+    write_done_marker,
 )
 from dmray.records.identity import joined
 from dmray.records.ledger import read_end, warn_once
+from dmray.registry import short_repr
 from dmray.specs import EarlyStoppingSpec, TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -127,6 +129,8 @@ class TrialHistory:
                 self.scores[record.step] = Score.of(record)
             self.evaluated_step = max(self.evaluated_step, record.step)
         elif record.kind == "attempt":
+            if record.trial_id != self.trial.trial_id and self.damage is None:
+                self.damage = _records_of_another(self.trial, record)
             self._begun = record
             self.last_attempt, self.attempts = record, max(self.attempts + 1, record.attempt)
             self.step = max(self.step, record.from_step)
@@ -209,16 +213,30 @@ class TrialHistory:
         return self.scores[max(self.scores)] if self.scores else None
 
 
+def _records_of_another(trial: TrialSpec, record: AttemptStarted) -> str:
+    return (
+        f"the ledger of {trial.trial_id} has records of another trial, {short_repr(record.trial_id)}; restore it from "
+        "a copy, or delete the trial's folder to run the trial again"
+    )
+
+
 def read_history(folder: TrialFolder, trial: TrialSpec, rule: EarlyStoppingSpec | None = None) -> TrialHistory:
-    """The history by the whole ledger. Raises nothing because of what stands in the folder: see `damage`."""
-    return _read(TrialHistory(trial, rule), folder, lambda: LedgerTail(folder.ledger, light=True))
+    """The history by the whole ledger. Raises nothing because of what stands in the folder: see `damage`.
+
+    A ledger that was changed after the trial's end is damage too, though each line is a record.
+    """
+    history = _read(TrialHistory(trial, rule), folder, lambda: LedgerTail(folder.ledger, light=True))
+    if history.done is not None and history.damage is None:
+        with contextlib.suppress(StorageError):  # told by the next reader: it could be read a moment before
+            history.damage = changed_since_done(folder)
+    return history
 
 
 def confirmed_end(folder: TrialFolder) -> TrialDone | None:
     """The end of a trial that the done marker tells and the ledger's last record confirms: cheap to read."""
     marker = read_done_marker(folder)
     with contextlib.suppress(StorageError):  # told by whoever reads the ledger
-        return marker if marker is not None and marker == read_end(folder.ledger) else None
+        return marker.end if marker is not None and marker.end == read_end(folder.ledger) else None
     return None
 
 
@@ -274,11 +292,13 @@ def restore_done_markers(plan: Plan, folder: SweepFolder) -> None:
     """
     for trial in plan.trials:
         files = folder.trial(trial.trial_id)
-        done = _recent_history(trial, files).done
-        if done is not None and read_done_marker(files) is None:
+        if _recent_history(trial, files).done is None or read_done_marker(files) is not None:
+            continue
+        history = read_history(files, trial)
+        if history.done is not None and history.damage is None:
             try:
-                write_json(files.done, done.model_dump(mode="json"))
-            except OSError as cause:
+                write_done_marker(files, trial.trial_id, history.done)
+            except (OSError, StorageError) as cause:
                 _log.warning("%s: cannot be written (%s); the ledger has the end of the trial", files.done, cause)
 
 
@@ -287,7 +307,10 @@ def _recent_history(trial: TrialSpec, folder: TrialFolder, rule: EarlyStoppingSp
     if (end := confirmed_end(folder)) is not None:
         history.take(end)
         return history
-    return _read(history, folder, lambda: LedgerTail.near_end(folder.ledger, light=True))
+    _read(history, folder, lambda: LedgerTail.near_end(folder.ledger, light=True))
+    if history.done is not None and history.attempts == 0:  # no marker confirms the end: is it that of this trial?
+        return read_history(folder, trial, rule)
+    return history
 
 
 def _read(history: TrialHistory, folder: TrialFolder, tail: Callable[[], LedgerTail]) -> TrialHistory:

@@ -4,7 +4,17 @@ from dmray.records.episode_table import read_episode_table, write_episode_table
 from dmray.records.fast_decoder import LightRecord
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.records.identity import ResultIdentity, identity_of
-from dmray.records.ledger import Ledger, LedgerPrefix, LedgerTail, counting, distinct, read_done_marker, read_ledger
+from dmray.records.ledger import (
+    Ledger,
+    LedgerPrefix,
+    LedgerTail,
+    changed_since_done,
+    counting,
+    distinct,
+    read_done_marker,
+    read_ledger,
+    write_done_marker,
+)
 from dmray.records.metrics import METRICS, Metric
 from dmray.records.provenance import provenance
 from dmray.records.records import (
@@ -49,6 +59,7 @@ __all__ = [
     "TrialFolder",
     "TrialStopped",
     "best_score",
+    "changed_since_done",
     "counting",
     "distinct",
     "identity_of",
@@ -57,5 +68,6 @@ __all__ = [
     "read_done_marker",
     "read_episode_table",
     "read_ledger",
+    "write_done_marker",
     "write_episode_table",
 ]

@@ -3,9 +3,11 @@
 <storage>/mlflow.db                              default MLflow store, shared by all sweeps of this storage path
 <storage>/datasets/                              generated data sets, named by content
 <storage>/<sweep>/sweep.json                     the resolved sweep and the plan of its last start
+<storage>/<sweep>/.data_warnings.json            what the simulator says about the data sets, for the trials' records
 <storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
 <storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
-<storage>/<sweep>/rungs/<group>/<step>/          <trial_id>.json: the scores by which early stopping decides
+<storage>/<sweep>/rungs/<group>/<step>/          <trial_id>.json: the scores by which early stopping decides (a group
+                                                 has one content of the data and one code)
 <storage>/<sweep>/report/                        report.md, report.html, figures, tables
 <storage>/<sweep>/ray/<attempt>/                 Ray's own files, disposable
 """
@@ -14,15 +16,20 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from pydantic import TypeAdapter, ValidationError
+
 from dmray.errors import StorageError
-from dmray.files import write_atomic
+from dmray.files import write_atomic, write_json
 from dmray.records.disk import read_file
 
 _LONGEST_IDENTITY = 4096
+_LONGEST_WARNINGS = 2**22
+_data_warnings = TypeAdapter(dict[str, tuple[str, ...]])
 _IDENTITY = re.compile(rb"[0-9a-f]{32}")
 
 
@@ -123,6 +130,11 @@ class SweepFolder:
         return self.path / ".control.json"
 
     @property
+    def data_warnings(self) -> Path:
+        """What the driver's last check of the data warned of, by data set."""
+        return self.path / ".data_warnings.json"
+
+    @property
     def driver_lock(self) -> Path:
         """Held by the driver of the sweep."""
         return self.path / ".driver.lock"
@@ -174,6 +186,25 @@ class SweepFolder:
                 "tags of its MLflow runs, or remove it: then MLflow gets new runs"
             )
         return content.strip().decode()
+
+    def write_data_warnings(self, warnings: Mapping[str, Sequence[str]]) -> None:
+        """Keep what the driver's check of the data found, for the records of the trials that it starts."""
+        write_json(self.data_warnings, {name: list(sentences) for name, sentences in warnings.items() if sentences})
+
+    def read_data_warnings(self, dataset: str) -> tuple[str, ...]:
+        """Of the data set with that name; none before the first check.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
+        try:
+            return _data_warnings.validate_json(read_file(self.data_warnings, _LONGEST_WARNINGS)).get(dataset, ())
+        except FileNotFoundError:
+            return ()
+        except ValidationError:
+            raise StorageError(
+                f"{self.data_warnings}: not what dmray writes there; remove it and use --resume"
+            ) from None
 
     def make_writable(self) -> None:
         """Create the sweep's folder; `StorageError` when nothing can be written there."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.files import flush, make_folder
+from dmray.files import flush, make_folder, write_json
 from dmray.records.disk import open_file, read_file, removed, writing
 from dmray.records.fast_decoder import LightRecord, decode_light
 from dmray.records.folders import TrialFolder
@@ -35,6 +35,7 @@ from dmray.records.records import (
     TrialStopped,
     ledger_line,
 )
+from dmray.registry import short_repr
 
 _log = logging.getLogger(__name__)
 _OF_ATTEMPTS = (AttemptStarted, AttemptFailed, AttemptPaused, StartedOver, TrialStopped)
@@ -52,6 +53,21 @@ class LedgerPrefix(NamedTuple):
     num_bytes: int
     num_records: int
     digest: str
+
+
+class DoneMarker(TrialDone):
+    """DONE.json: the end that the ledger has, of which trial it is, and the ledger at that time.
+
+    Markers of an earlier dmray lack the last two.
+    """
+
+    trial_id: str | None = None
+    ledger: LedgerPrefix | None = None
+
+    @property
+    def end(self) -> TrialDone:
+        """The ledger's record."""
+        return TrialDone(**{name: getattr(self, name) for name in TrialDone.model_fields})
 
 
 class Ledger:
@@ -143,6 +159,16 @@ def begins_with(path: Path, prefix: LedgerPrefix) -> bool:
     return left == 0 and found.hexdigest() == prefix.digest
 
 
+def _whole_lines_of(path: Path) -> LedgerPrefix:
+    found, num_records, left = _new_hash(), 0, (whole := end_of_whole_lines(path))
+    with open_file(path) as stream:
+        while left and (block := stream.read(min(left, _BLOCK))):
+            found.update(block)
+            num_records += block.count(b"\n")
+            left -= len(block)
+    return LedgerPrefix(whole, num_records, found.hexdigest())
+
+
 def _new_hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16)
 
@@ -230,13 +256,43 @@ def read_ledger(path: Path) -> list[LedgerRecord]:
     return LedgerTail(path).read()
 
 
-def read_done_marker(trial: TrialFolder) -> TrialDone | None:
+def write_done_marker(trial: TrialFolder, trial_id: str, done: TrialDone) -> None:
+    """Write DONE.json for a ledger that has its end.
+
+    Raises:
+        StorageError: the ledger cannot be read, or the disk is full.
+    """
+    marker = DoneMarker(**dict(done), trial_id=trial_id, ledger=_whole_lines_of(trial.ledger))
+    with writing(trial.done):
+        write_json(trial.done, marker.model_dump(mode="json"))
+
+
+def changed_since_done(trial: TrialFolder) -> str | None:
+    """A sentence if the ledger of a trial that has ended is not as it was when DONE.json was written.
+
+    Reads the file without decoding it. None also where there is no marker, or one of an earlier dmray.
+    """
+    marker = read_done_marker(trial)
+    if marker is None or marker.ledger is None or begins_with(trial.ledger, marker.ledger):
+        return None
+    return (
+        f"{trial.ledger}: was changed after the trial {marker.status}: it is not the ledger that {trial.done.name} was "
+        f"written for; restore it from a copy, remove {trial.done.name} if the change was meant, or delete the trial's "
+        "folder to run the trial again"
+    )
+
+
+def read_done_marker(trial: TrialFolder) -> DoneMarker | None:
     """What DONE.json says; None without one.
 
-    The marker repeats the end that the ledger has, so a damaged one is named in a warning and counts as none.
+    The marker repeats the end that the ledger has, so one that is damaged or of another trial is named in a warning
+    and counts as none.
     """
     try:
-        return TrialDone.model_validate_json(read_file(trial.done, _LONGEST_MARKER))
+        marker = DoneMarker.model_validate_json(read_file(trial.done, _LONGEST_MARKER))
+        if marker.trial_id in (None, trial.path.name):
+            return marker
+        problem = f"{trial.done}: is of trial {short_repr(marker.trial_id)}, not of {trial.path.name}"
     except FileNotFoundError:
         return None
     except ValidationError as invalid:

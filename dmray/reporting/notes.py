@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
-from dmray.records.identity import differing_parts, section, simulator_releases
+from dmray.records.identity import UNKNOWN, differing_parts, section, simulator_releases
 from dmray.reporting.document import Block, Bullets, Heading, Paragraph
 from dmray.reporting.results import SweepResults, TrialResult
 
@@ -22,7 +22,7 @@ _WARNING = ("warning", "warn:")
 
 def warnings_of(results: SweepResults) -> list[str]:
     """Sentences for the top of a report: what sets results apart, and trials whose records are damaged or mixed."""
-    return [*_apart(results), *results.run_twice, *_mixed(results), *_damaged(results)]
+    return [*_apart(results), *_same_content(results), *results.run_twice, *_mixed(results), *_damaged(results)]
 
 
 def note_blocks(results: SweepResults) -> Iterable[Block]:
@@ -66,6 +66,20 @@ def _apart(results: SweepResults) -> Iterable[str]:
             yield (
                 f"{dataset}: its trials ran with {len(counts)} {_WHAT[part]}: {listed}. Their results are apart: they "
                 "share no mean and no comparison. To compare them, delete the folders of the others and use --resume."
+            )
+
+
+def _same_content(results: SweepResults) -> Iterable[str]:
+    """Data sets that are one under several names: aggregates would count them several times."""
+    names: dict[str, dict[str, None]] = {}
+    for trial in results.trials:
+        if trial.identity is not None and trial.identity.data != UNKNOWN:
+            names.setdefault(trial.identity.data, {})[trial.trial.dataset.name] = None
+    for data, several in names.items():
+        if len(several) > 1:
+            yield (
+                f"{', '.join(several)}: the data sets have the same content (data {data[:6]}), so results over data "
+                "sets count it several times. If they are not meant to be one, check their files."
             )
 
 

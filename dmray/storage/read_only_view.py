@@ -61,7 +61,7 @@ class ReadOnlyView:
             if name in self._fetched or not can_skip(trial):
                 ledgers.append(name)
             elif not trial.ledger.exists() and (done := read_done_marker(trial)) is not None:
-                write_atomic(trial.ledger, ledger_line.dump_json(done) + b"\n")  # the last line stands for all
+                write_atomic(trial.ledger, ledger_line.dump_json(done.end) + b"\n")  # the last line stands for all
         self._each(lambda name: self._grow(name, sizes[name], _TAIL_BYTES), ledgers)
 
     def fetch_log(self, trial: TrialFolder) -> None:

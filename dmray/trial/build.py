@@ -68,7 +68,7 @@ def attempt_started(
             "device": job.device,
             "captured": trainer.captured,
             "dataset_fingerprint": origin.dataset_fingerprint,
-            "dataset_notes": list(opened.episodes.notes),
+            "dataset_notes": [*opened.episodes.notes, *job.data_warnings],
             "dataset": _describe_data(opened.episodes),
             "policy": _describe_policy(trainer.policy),
             "task": _describe_task(opened.task),

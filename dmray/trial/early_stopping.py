@@ -11,8 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from dmray.errors import StoreUnavailableError
-from dmray.planning.successive_halving import decide, decision_holds, rungs_of
-from dmray.records import Ledger, LedgerRecord, RungDecision
+from dmray.planning.successive_halving import competitors_of, decide, decision_holds, rungs_of
+from dmray.progress.trial_status import TrialHistory
+from dmray.records import Ledger, LedgerRecord, RungDecision, identity_of
+from dmray.records.identity import joined
 from dmray.specs import EarlyStoppingSpec
 from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
@@ -33,8 +35,9 @@ class EarlyStopping:
     """
 
     def __init__(self, job: TrialJob, records: Sequence[LedgerRecord]) -> None:
-        """`records` are those of the trial's ledger that count."""
+        """`records` are those of the trial's ledger that count, to the beginning of this attempt."""
         self._job, self._rule = job, job.early_stopping
+        self._competitors = _competitors(job, records)
         self._ledger, self._log = Ledger(job.folder.ledger, create=False), TrialLog(job.folder.log)
         self._board = RungBoard(job)
         self._decisions: dict[int, RungDecision] = {}
@@ -57,14 +60,13 @@ class EarlyStopping:
     def _visit_rungs(self, scores: Mapping[int, float], decides: bool) -> None:
         if self._rule is None or time.monotonic() < self._next_try:
             return
-        competitors = self._rule.competitors_of(self._job.trial)
         try:
             for step in rungs_of(self._rule, self._job.trial):
                 if step not in scores:
                     continue
                 if step not in self._posted:
                     self._ledger.require()
-                    self._board.post(competitors, step, self._job.trial.trial_id, scores[step])
+                    self._board.post(self._competitors, step, self._job.trial.trial_id, scores[step])
                     self._posted.add(step)
                 if decides and step not in self._decisions:
                     self._decide_at(self._rule, step, scores[step])
@@ -73,7 +75,7 @@ class EarlyStopping:
             self._next_try = time.monotonic() + _RETRY_AFTER_S
 
     def _decide_at(self, rule: EarlyStoppingSpec, step: int, score: float) -> None:
-        posted = self._board.scores(rule.competitors_of(self._job.trial), step)
+        posted = self._board.scores(self._competitors, step)
         peers = [theirs for trial_id, theirs in posted.items() if trial_id != self._job.trial.trial_id]
         decision = self._decisions[step] = decide(rule, step, score, peers, time.time())
         self._ledger.append(decision)
@@ -81,3 +83,15 @@ class EarlyStopping:
             f"early stopping at step {step:,}: {decision.action}; score {score:.2f}, "
             f"{decision.num_better} of {decision.num_peers} others are better"
         )
+
+
+def _competitors(job: TrialJob, records: Sequence[LedgerRecord]) -> str:
+    """The id of the trials whose scores are compared with this one's: of all its attempts that left results."""
+    if job.early_stopping is None:
+        return ""
+    history = TrialHistory(job.trial)
+    for record in records:
+        history.take(record)
+    identity = joined([*history.identities, identity_of(job.trial, history.provenance)])
+    assert identity is not None
+    return competitors_of(job.early_stopping, job.trial, identity)

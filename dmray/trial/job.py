@@ -30,6 +30,7 @@ class TrialJob(Spec):
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
     early_stopping: EarlyStoppingSpec | None
+    data_warnings: tuple[str, ...]  # what the driver's check of the data set found; for the records
     command_number: int  # the command to run; a worker stops when the sweep has a newer one
     has_manifest: bool  # a sweep that was started; its folder must not be made anew
 
@@ -51,6 +52,7 @@ class TrialJob(Spec):
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
             early_stopping=sweep.early_stopping,
+            data_warnings=folder.read_data_warnings(trial.dataset.name),
             command_number=command.number if command else 0,
             has_manifest=not is_url(sweep.storage) and folder.manifest.exists(),
         )

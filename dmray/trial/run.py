@@ -20,7 +20,6 @@ import torch
 from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.errors import CheckpointError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import write_json
 from dmray.planning.disk_space import require_space
 from dmray.policies import snapshot
 from dmray.progress.trial_status import read_history
@@ -34,8 +33,8 @@ from dmray.records import (
     TrialStopped,
     counting,
     read_ledger,
+    write_done_marker,
 )
-from dmray.records.disk import writing
 from dmray.records.system_usage import SystemUsage
 from dmray.sources import open_dataset
 from dmray.tasks import task_of
@@ -143,9 +142,10 @@ class _Attempt:
         self.evaluations = PendingEvaluations(job, service, request, self.origin, self.watchdog)
         records = counting(read_ledger(job.folder.ledger))
         self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
-        self.early_stopping = EarlyStopping(job, records)
         self._restore(start)
-        self.ledger.append(attempt_started(job, attempt, self.trainer, self.origin, self.opened))
+        begun = attempt_started(job, attempt, self.trainer, self.origin, self.opened)
+        self.ledger.append(begun)
+        self.early_stopping = EarlyStopping(job, [*records, begun])
         self.log.write(f"from step {self.trainer.steps_done:,} of {job.trial.training.steps:,}")
 
     def run(self) -> TrialDone | TrialStopped:
@@ -267,8 +267,7 @@ class _Attempt:
             train_s=train_s,
         )
         self.ledger.append(done)
-        with writing(self.job.folder.done):
-            write_json(self.job.folder.done, done.model_dump(mode="json"))
+        write_done_marker(self.job.folder, self.job.trial.trial_id, done)
         self.log.write(f"{status} at step {done.step:,}")
         self.report(done.step, self.evaluations.latest)
         return done

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -67,7 +67,8 @@ def find_start(folder: TrialFolder, origin: Origin, policy: SequencePolicy, devi
             content = None
         elif not begins_with(folder.ledger, prefix):
             return Start(over=_what_is_missing(content["trainer"]["step"], prefix, records))
-    best, stored = _best_step(counting(records)), _step_of_best_checkpoint(folder)
+    scores = _full_scores(counting(records))
+    best, stored = _best_step(scores), _step_of_best_checkpoint(folder, origin, scores)
     if best is None or best == stored:
         return Start(content)
     if _comes_again(content, best):
@@ -98,18 +99,36 @@ def _what_is_missing(step: int, prefix: LedgerPrefix, records: list[LedgerRecord
     return f"{missing} that last.pt at step {step:,} relies on (a power cut, or files of different times)"
 
 
-def _best_step(records: Iterable[LedgerRecord]) -> int | None:
-    evaluations = [each for each in distinct(records) if isinstance(each, EvaluationDone) and not each.quick]
-    best = max(evaluations, key=lambda each: (each.first_target.normalized_mean, -each.step), default=None)
-    return best.step if best is not None else None
+def _full_scores(records: Iterable[LedgerRecord]) -> dict[int, float]:
+    """Of evaluations over all episodes, by step."""
+    return {
+        each.step: each.first_target.normalized_mean
+        for each in distinct(records)
+        if isinstance(each, EvaluationDone) and not each.quick
+    }
 
 
-def _step_of_best_checkpoint(folder: TrialFolder) -> int | None:
+def _best_step(scores: Mapping[int, float]) -> int | None:
+    return max(scores, key=lambda step: (scores[step], -step), default=None)
+
+
+def _step_of_best_checkpoint(folder: TrialFolder, origin: Origin, scores: Mapping[int, float]) -> int | None:
+    """None where best.pt is missing, damaged, or not what this trial wrote for that step."""
+    path, ours = folder.best_checkpoint, origin.as_dict()
     try:
-        step: int | None = load_checkpoint(folder.best_checkpoint).get("step")
+        content = load_checkpoint(path)
     except CheckpointError as problem:
-        if folder.best_checkpoint.exists():
+        if path.exists():
             _log.warning("%s", problem)
+        return None
+    theirs, score = content["origin"], content.get("score")
+    step: int | None = content.get("step")
+    for key in ("trial_id", "dataset_fingerprint"):
+        if theirs[key] != ours[key]:
+            _log.warning("%s: is of another trial or other data: %s %s, not %s", path, key, theirs[key], ours[key])
+            return None
+    if step is not None and step in scores and score != scores[step]:
+        _log.warning("%s: has score %s of step %d, but the ledger has %s", path, score, step, scores[step])
         return None
     return step
 

@@ -10,12 +10,16 @@ import h5py
 import numpy as np
 import pytest
 
+from dmray.datasets import WARNING
 from dmray.driver import preflight
 from dmray.errors import DatasetError, StorageError
+from dmray.records import SweepFolder
 from dmray.rollout import furthest_number, record
-from dmray.sources import open_file, write_recording
+from dmray.sources import open_dataset, open_file, write_recording
 from dmray.specs import Generation
 from dmray.tasks import TASKS
+from dmray.trial.build import attempt_started, build_trainer
+from dmray.trial.job import TrialJob
 from tests.sweeps import tiny_plan
 
 OPEN = TASKS["maze2d-open"]
@@ -134,3 +138,17 @@ def test_a_machine_without_room_for_the_data_says_that_they_were_not_checked(
     monkeypatch.setattr(preflight, "open_dataset", full)
     check(tmp_path, made)
     assert logged(caplog) == [("WARNING", "made: not checked on this machine: /cache: the disk is full")]
+
+
+def test_what_the_simulator_says_about_the_data_is_in_the_records_of_trials(tmp_path: Path) -> None:
+    plan, folder = tiny_plan(tmp_path), SweepFolder(tmp_path, "tiny")
+    name = plan.trials[0].dataset.name
+    folder.write_data_warnings({name: (f"{WARNING}number 1 is far away",), "other": ()})
+    job = TrialJob.of(plan.trials[0], plan.sweep, folder)
+    opened = open_dataset(job.trial.dataset, OPEN, folder.datasets)
+    trainer, origin = build_trainer(job, OPEN, opened.episodes)
+    notes = attempt_started(job, 1, trainer, origin, opened).provenance["dataset_notes"]
+    assert f"{WARNING}number 1 is far away" in notes
+    folder.data_warnings.write_text("[]")
+    with pytest.raises(StorageError, match="not what dmray writes there"):
+        TrialJob.of(plan.trials[0], plan.sweep, folder)

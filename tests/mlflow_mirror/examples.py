@@ -71,6 +71,13 @@ def started(attempt: int = 1, from_step: int = 0) -> AttemptStarted:
     )
 
 
+def of_trial(record: LedgerRecord, trial: TrialSpec) -> LedgerRecord:
+    """The record as that trial's ledger has it."""
+    if isinstance(record, AttemptStarted):
+        return record.model_copy(update={"trial_id": trial.trial_id})
+    return record
+
+
 def trained(step: int, loss: float = 0.5) -> TrainProgress:
     return TrainProgress(
         time_s=T0 + step,
@@ -149,7 +156,7 @@ def write_ledger(folder: SweepFolder, trial: TrialSpec, records: Sequence[Ledger
     files = folder.trial(trial.trial_id)
     ledger = Ledger(files.ledger)
     for record in records:
-        ledger.append(record)
+        ledger.append(of_trial(record, trial))
         if isinstance(record, TrialDone):
             write_json(files.done, record.model_dump(mode="json"))
     return files.ledger

@@ -8,7 +8,7 @@ import pytest
 from dmray.methods import METHODS
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.mlflow_mirror.store import POINTS_PER_BATCH
-from dmray.records import LedgerRecord, SweepFolder
+from dmray.records import LedgerRecord, StartedOver, SweepFolder, write_done_marker
 from dmray.specs import SweepSpec
 from tests.mlflow_mirror.examples import (
     T0,
@@ -289,7 +289,37 @@ def test_a_damaged_ledger_is_set_aside_and_named(folder: SweepFolder, caplog: py
     assert watching.advance()
     assert watching.advance()
     assert caplog.text.count(f"{path}:2: not a ledger record") == 1
+    run = store.by(**{"dmray.trial_key": TRIALS[0].trial_id})
+    assert (run.status, run.tags["dmray.status"]) == ("FAILED", "failed")
+    assert f"{path}:2: not a ledger record" in run.tags["dmray.last_error"]
     assert store.by(**{"dmray.trial_key": TRIALS[1].trial_id}).status == "FINISHED"
+
+
+@pytest.mark.parametrize("logged_before", [True, False])
+def test_a_ledger_that_was_edited_after_the_end_is_a_failed_run_and_not_registered(
+    folder: SweepFolder, logged_before: bool
+) -> None:
+    store, trial = FakeStore(), TRIALS[0]
+    path = write_ledger(folder, trial, whole_trial(1, 2))
+    write_done_marker(folder.trial(trial.trial_id), trial.trial_id, done(40))
+    if logged_before:
+        mirror(store, folder).close()
+    path.write_bytes(path.read_bytes().replace(b'"normalized_mean":2.0', b'"normalized_mean":92.0'))
+    again = mirror(store, folder)
+    again.close()
+    run = store.by(**{"dmray.trial_key": trial.trial_id})
+    assert (run.status, run.tags["dmray.status"]) == ("FAILED", "failed")
+    assert "was changed after the trial finished" in run.tags["dmray.last_error"]
+    assert again.register() == []
+
+
+def test_a_trial_that_started_over_has_a_tag(folder: SweepFolder) -> None:
+    store = FakeStore()
+    over = StartedOver(time_s=1.0, attempt=2, reason="best.pt is gone")
+    write_ledger(folder, TRIALS[0], [started(), evaluated(20, 1, 2), over, started(2), *whole_trial(3, 4)[1:]])
+    mirror(store, folder).close()
+    run = store.by(**{"dmray.trial_key": TRIALS[0].trial_id})
+    assert (run.tags["dmray.started_over"], run.tags["dmray.started_over_at_attempt"]) == ("best.pt is gone", "2")
 
 
 def test_the_report_and_the_manifest_are_attached_to_the_sweep(folder: SweepFolder) -> None:

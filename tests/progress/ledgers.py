@@ -17,6 +17,7 @@ from dmray.records import (
     TrainProgress,
     TrialDone,
 )
+from tests.mlflow_mirror.examples import of_trial
 from tests.sweeps import tiny_plan
 
 
@@ -48,7 +49,7 @@ def begun(storage: Path, *ledgers: list[LedgerRecord]) -> tuple[Plan, SweepFolde
     """A sweep's folder whose trials have these records."""
     plan, folder = tiny_plan(storage), SweepFolder(storage, "tiny")
     write_manifest(plan, folder)
-    for trial_id, records in zip(plan.trial_ids, ledgers, strict=False):
+    for trial, records in zip(plan.trials, ledgers, strict=False):
         for record in records:
-            Ledger(folder.trial(trial_id).ledger).append(record)
+            Ledger(folder.trial(trial.trial_id).ledger).append(of_trial(record, trial))
     return plan, folder

@@ -50,6 +50,7 @@ from tests.mlflow_mirror.examples import (
     evaluated,
     example_sweep,
     failed,
+    of_trial,
     started,
     stopped_trial,
     trained,
@@ -183,9 +184,9 @@ def test_the_end_of_a_ledger_tells_the_status_of_the_whole(
     trial = trials_of(sweep)[0]
     whole, end = (TrialHistory(trial, sweep.early_stopping) for _ in range(2))
     for record in ledger:
-        whole.take(record)
+        whole.take(of_trial(record, trial))
     for record in ledger[min(cut, len(ledger) - 1) :]:
-        end.take(decode_light(ledger_line.dump_json(record)))
+        end.take(decode_light(ledger_line.dump_json(of_trial(record, trial))))
     assert end.status is whole.status or (whole.done is not None and end.done != whole.done)
 
 
@@ -209,14 +210,14 @@ def test_the_status_of_a_ledger(ledger: list[LedgerRecord], rule: dict[str, Any]
     sweep = sweep_with(rule)
     history = TrialHistory(trials_of(sweep)[0], sweep.early_stopping)
     for record in ledger:
-        history.take(record)
+        history.take(of_trial(record, history.trial))
     assert history.status == status
 
 
 def test_a_history_has_the_facts_that_views_show() -> None:
     history = TrialHistory(trials_of(sweep_with(RULE))[0])
     for record in [started(), trained(30), evaluated(20, 7, 6), failed(30), started(2, 20), evaluated(20, 9, 9)]:
-        history.take(record)
+        history.take(of_trial(record, history.trial))
     assert (history.attempts, history.step, history.evaluated_step) == (2, 30, 20)
     assert history.error == "OSError: disk full"
     assert history.provenance["hostname"] == "node-1"
@@ -229,7 +230,7 @@ def test_a_history_has_the_facts_that_views_show() -> None:
 def test_the_first_decision_at_a_rung_counts() -> None:
     history = TrialHistory(trials_of(sweep_with(RULE))[0])
     for record in (started(), decided(20, 10), decided(20, 10, 50)):
-        history.take(record)
+        history.take(of_trial(record, history.trial))
     assert history.decisions == {20: decided(20, 10)}
 
 
@@ -250,7 +251,9 @@ def test_a_damaged_marker_is_named_and_stops_no_other_trial(
     assert statuses == {first.trial_id: TrialStatus.FINISHED, second.trial_id: TrialStatus.WAITING}
     assert to_run(plan, statuses, resume=False) == (second,)
     restore_done_markers(plan, folder)
-    assert read_done_marker(folder.trial(first.trial_id)) == done(40)
+    restored = read_done_marker(folder.trial(first.trial_id))
+    assert restored is not None
+    assert restored.end == done(40)
 
 
 def test_a_trial_with_a_damaged_marker_and_no_end_in_its_ledger_is_run_again(tmp_path: Path) -> None:

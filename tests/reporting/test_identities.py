@@ -158,6 +158,15 @@ def test_a_data_set_that_changed_between_two_starts_has_two_tables_and_a_sentenc
     assert "its trials ran with 2 contents of the data set: aaaaaa (2 trials), bbbbbb (2 trials)" in top
 
 
+def test_one_data_set_under_two_names_is_said(folder: SweepFolder) -> None:
+    write_manifest(folder, SWEEP)
+    for trial in TRIALS:
+        write_ledger(folder, trial, finished(OLD if trial.seed == 0 else NEW, 50, 60))
+    said = [each for each in warnings_of(collect(folder)) if "have the same content" in each]
+    assert len(said) == 2
+    assert said[0].startswith("hopper-medium-v2, walker2d-medium-v2: the data sets have the same content (data aaaaaa)")
+
+
 def test_a_trial_that_continued_with_other_code_is_apart_and_said(folder: SweepFolder) -> None:
     sweep = example_sweep()
     write_manifest(folder, sweep)

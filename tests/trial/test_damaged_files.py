@@ -17,8 +17,11 @@ import torch
 
 from dmray.errors import CheckpointError, StorageError
 from dmray.files import write_json
+from dmray.inference import load_policy
 from dmray.planning.manifest import write_manifest
+from dmray.progress.trial_status import TrialStatus, read_history, restore_done_markers, trial_statuses
 from dmray.records import AttemptStarted, EvaluationDone, StartedOver, SweepFolder, counting, read_ledger
+from dmray.reporting import collect
 from dmray.trial import checkpoints
 from dmray.trial.checkpoints import load_checkpoint, load_policy_snapshot
 from dmray.trial.evaluation import InlineEvaluation
@@ -397,3 +400,63 @@ def test_markers_written_by_hand_change_nothing(tmp_path: Path, halfway: TrialJo
     write_json(work.folder.done, {"time_s": 1.0, "kind": "done", "status": "finished", "step": 40, "train_s": 1.0})
     run_trial(work, InlineEvaluation())
     assert [record.step for record in records_of(work, EvaluationDone)] == [20, 40]
+
+
+def test_a_ledger_that_was_edited_after_the_end_is_in_no_number(tmp_path: Path, whole: TrialJob) -> None:
+    """Each line is still a record."""
+    work = copy_of(whole, tmp_path)
+    write_manifest(tiny_plan(tmp_path), work.sweep_folder)
+    change_a_digit(work)
+    history = read_history(work.folder, work.trial)
+    assert history.status is TrialStatus.FAILED
+    assert "ledger.jsonl: was changed after the trial finished" in str(history.damage)
+    result = next(each for each in collect(work.sweep_folder).trials if each.trial.trial_id == work.trial.trial_id)
+    assert (result.status, result.last) == (TrialStatus.FAILED, None)
+    with pytest.raises(StorageError, match="was changed after the trial finished"):
+        run_trial(work, InlineEvaluation())
+    work.folder.done.unlink()  # the change was meant
+    restore_done_markers(tiny_plan(tmp_path), work.sweep_folder)
+    assert read_history(work.folder, work.trial).status is TrialStatus.FINISHED
+
+
+@pytest.mark.parametrize("what", ["folder", "ledger"])
+def test_the_records_of_another_trial_are_not_taken_for_those_of_this_one(
+    tmp_path: Path, whole: TrialJob, what: str
+) -> None:
+    work, other = copy_of(whole, tmp_path), job(tmp_path, "dt")
+    if what == "folder":
+        shutil.copytree(work.folder.path, other.folder.path)
+    else:
+        other.folder.path.mkdir(parents=True)
+        shutil.copy(work.folder.ledger, other.folder.ledger)
+    plan = tiny_plan(tmp_path)
+    restore_done_markers(plan, other.sweep_folder)
+    assert trial_statuses(plan, other.sweep_folder)[other.trial.trial_id] is TrialStatus.FAILED
+    with pytest.raises(StorageError, match=f"has records of another trial, '{work.trial.trial_id}'"):
+        run_trial(other, InlineEvaluation())
+
+
+def test_best_weights_of_another_trial_are_not_taken_for_those_of_this_one(
+    tmp_path: Path, whole: TrialJob, halfway: TrialJob
+) -> None:
+    """They are of the same step."""
+    work = copy_of(halfway, tmp_path)
+    content = load_checkpoint(work.folder.best_checkpoint)
+    origin = content.pop("origin")
+    other = job(tmp_path, seeds=[1]).trial
+
+    class Theirs:
+        def as_dict(self) -> dict[str, Any]:
+            return origin | {"trial_id": other.trial_id, "spec": other.model_dump_json()}
+
+    checkpoints.save_checkpoint(work.folder.best_checkpoint, Theirs(), content)  # type: ignore[arg-type]
+    run_trial(work, InlineEvaluation())
+    assert load_checkpoint(work.folder.best_checkpoint)["origin"]["trial_id"] == work.trial.trial_id
+    assert counted(work) == science(whole)
+
+
+def test_a_trials_folder_with_weights_of_another_trial_is_refused(tmp_path: Path, whole: TrialJob) -> None:
+    work, other = copy_of(whole, tmp_path), job(tmp_path, "dt")
+    shutil.copytree(work.folder.path, other.folder.path)
+    with pytest.raises(CheckpointError, match=f"is of another trial, {work.trial.trial_id}"):
+        load_policy(other.folder.path)

@@ -16,10 +16,22 @@ from dmray.driver.session import run_sweep
 from dmray.errors import StoreUnavailableError
 from dmray.on_ray import RayRunner
 from dmray.planning.plan import Plan
+from dmray.planning.successive_halving import competitors_of
 from dmray.progress.summary import follower_of, summarize
 from dmray.progress.trial_status import TrialStatus, trial_statuses
-from dmray.records import AttemptStarted, EvaluationDone, EvaluationSkipped, RungDecision, SweepFolder, TrialStopped
+from dmray.records import (
+    AttemptStarted,
+    EvaluationDone,
+    EvaluationSkipped,
+    RungDecision,
+    SweepFolder,
+    TrialStopped,
+    identity_of,
+)
 from dmray.reporting import write_report
+from dmray.sources import open_dataset
+from dmray.tasks import task_of
+from dmray.trial.build import attempt_started, build_trainer
 from dmray.trial.checkpoints import load_checkpoint
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.job import TrialJob
@@ -33,11 +45,19 @@ def work_on(storage: Path, **changes: Any) -> TrialJob:
     return job(storage, **ONE_METHOD | changes)
 
 
-def post(work: TrialJob, *scores: float, step: int = 20) -> None:
-    """Scores of others."""
+def competitors(work: TrialJob, **changes: Any) -> str:
+    """Of the trial's first attempt, here and now; `changes` to its provenance."""
     assert work.early_stopping is not None
+    opened = open_dataset(work.trial.dataset, task_of(work.trial.dataset), work.sweep_folder.datasets)
+    trainer, origin = build_trainer(work, opened.task, opened.episodes)
+    made = attempt_started(work, 1, trainer, origin, opened).provenance | changes
+    return competitors_of(work.early_stopping, work.trial, identity_of(work.trial, made))
+
+
+def post(work: TrialJob, *scores: float, step: int = 20, **changes: Any) -> None:
+    """Scores of others."""
     for number, score in enumerate(scores):
-        RungBoard(work).post(work.early_stopping.competitors_of(work.trial), step, f"other-{number}", score)
+        RungBoard(work).post(competitors(work, **changes), step, f"other-{number}", score)
 
 
 def run(plan: Plan, resume: bool = False) -> dict[str, TrialStatus]:
@@ -76,9 +96,18 @@ def test_a_trial_among_the_best_continues_and_its_score_is_there_for_others(tmp_
     assert done.kind == "done"
     (decision,) = records_of(work, RungDecision)
     assert (decision.action, decision.cutoff) == ("continue", decision.score)
-    assert work.early_stopping is not None
-    posted = RungBoard(work).scores(work.early_stopping.competitors_of(work.trial), 20)
+    posted = RungBoard(work).scores(competitors(work), 20)
     assert posted == {"other-0": -1e6, work.trial.trial_id: decision.score}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"dataset_fingerprint": "f00d"}, {"code": "0ther"}, {"simulator": {"mujoco": "1"}}]
+)
+def test_scores_on_other_data_or_of_other_code_stop_no_trial(tmp_path: Path, changed: dict[str, Any]) -> None:
+    work = work_on(tmp_path)
+    post(work, 1e6, 1e6, **changed)
+    assert run_trial(work, ScriptedService([1.0, 1.0])).kind == "done"
+    assert [record.num_peers for record in records_of(work, RungDecision)] == [0]
 
 
 def test_training_continues_until_the_decision_is_made(tmp_path: Path) -> None:
@@ -110,8 +139,7 @@ def test_a_trial_that_came_to_its_end_first_is_done_and_nothing_is_decided(tmp_p
 
     assert run_trial(work, ReadyAtTheEnd([1.0, 1.0], at_once=False)).kind == "done"
     assert records_of(work, RungDecision) == []
-    assert work.early_stopping is not None
-    assert work.trial.trial_id in RungBoard(work).scores(work.early_stopping.competitors_of(work.trial), 20)
+    assert work.trial.trial_id in RungBoard(work).scores(competitors(work), 20)
 
 
 def test_a_decision_is_made_once_whatever_happens_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
