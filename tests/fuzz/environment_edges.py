@@ -17,7 +17,6 @@ from dmray.files import cache_folder, remove_stale_parts
 from dmray.methods import METHODS
 from dmray.mlflow_mirror.opening import find_address
 from dmray.on_ray.cluster import connected
-from dmray.on_ray.session_folder import session_folder
 from dmray.plugins import forget_plugins, installed_plugins
 from dmray.records import SweepFolder
 from dmray.sources import download_folders, open_file
@@ -85,7 +84,6 @@ def read_variables(given: tuple[Path, dict[str, str]]) -> object:
             lambda: str(plan),
             lambda: open_file(folder / "file", TASKS["hopper"]),
             lambda: find_address(os.environ.get("MLFLOW_TRACKING_URI"), SweepFolder(folder, "x")),
-            lambda: _enter(session_folder()),
             lambda: _enter(connected("auto", plan)) if "RAY_ADDRESS" in named else None,
             lambda: dmray.load_policy("0" * 32) if "MLFLOW_TRACKING_URI" in named else None,
         ):

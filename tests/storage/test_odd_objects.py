@@ -10,7 +10,7 @@ import pytest
 
 from dmray.errors import StorageError, StoreUnavailableError
 from dmray.records import SweepFolder
-from dmray.storage import ReadOnlyView, Store, SweepCopy
+from dmray.storage import ReadOnlyView, Store, SweepCopy, sweep_folder
 from dmray.storage.sweep_copy import fetch_from_store
 from tests.sweeps import tiny_plan
 
@@ -78,6 +78,12 @@ def test_a_copy_that_cannot_be_written_names_the_setting(memory: Store, tmp_path
     (tmp_path / "view").write_text("")
     with pytest.raises(StorageError, match="set TMPDIR to another folder"):
         ReadOnlyView(memory, SweepFolder(tmp_path, "view")).fetch("sweep.json")
+
+
+def test_a_storage_that_is_a_link_to_itself_is_told(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StorageError, match="choose another with --storage"):
+        sweep_folder(str(tmp_path / "loop"), "tiny", "driver").make_writable()
 
 
 def test_a_plan_has_records_of_its_own_trials_only(memory: Store, tmp_path: Path) -> None:
