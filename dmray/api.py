@@ -23,7 +23,6 @@ from dmray.coordination.commands import read_command
 from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
 from dmray.errors import SpecError
-from dmray.files import write_atomic
 from dmray.methods import METHODS
 from dmray.planning.plan import Plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
@@ -485,10 +484,4 @@ def _drawing_folder(policy: Policy, into: Path | None) -> TrialFolder:
 def _fetch_episode_tables(stored: Sequence[tuple[str, SweepFolder]]) -> None:
     """Copy the episode tables of sweeps in object stores to this machine."""
     for storage, folder in stored:
-        store = open_store(storage, folder.name)
-        for name in store.list("evaluations"):
-            _, trial_id, file = name.split("/")
-            path = folder.trial(trial_id).evaluations / file
-            content = None if path.exists() else store.read(name)
-            if content is not None:
-                write_atomic(path, content)
+        SweepCopy(open_store(storage, folder.name), folder).fetch_episode_tables()

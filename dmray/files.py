@@ -47,6 +47,11 @@ def user_path(path: str | Path, name: str = "") -> Path:
         raise StorageError(f"{setting}: that home folder is not known; write the whole path, or set HOME") from None
 
 
+def real_path(path: Path) -> Path:
+    """`path.resolve()`, except that a loop of links is no error: who opens the file names it."""
+    return Path(os.path.realpath(path))
+
+
 def cache_folder() -> Path:
     """$DMRAY_CACHE, else ~/.cache/dmray; for a user without a home folder, a folder of its own among temporary ones.
 

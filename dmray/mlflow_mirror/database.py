@@ -66,6 +66,8 @@ def ensure_database(database: Path, uri: str) -> None:
         TrackingUnavailableError: another process has locked it for long.
         TrackingError: it cannot be made, cannot be written, or is not a database of this version of MLflow.
     """
+    if database.is_symlink() and not database.exists():
+        raise TrackingError(f"tracking.mlflow_uri: {database} is a link to itself or to nowhere; remove it, or {OTHER}")
     if database.exists() and not database.is_file():  # what is empty would be replaced: not /dev/null
         what = "a folder" if database.is_dir() else "no ordinary file"
         raise TrackingError(f"tracking.mlflow_uri: {database} is {what}, so it cannot be MLflow's database; {OTHER}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from dmray.errors import TrackingError, TrackingUnavailableError
+from dmray.files import real_path
 from dmray.mlflow_mirror.client import Deadlines, StoreError
 from dmray.mlflow_mirror.database import ARTIFACTS, OTHER, check_tables, ensure_database, follow_move, sqlite_uri
 from dmray.mlflow_mirror.layout import experiment_name
@@ -47,7 +48,7 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
             cannot be MLflow's database.
     """
     if uri is None:
-        database = folder.mlflow_database.resolve()
+        database = real_path(folder.mlflow_database)
         return _open_sqlite(database, sqlite_uri(database), folder)
     shown = without_secrets(uri)
     if uri == NO_MLFLOW:
@@ -71,7 +72,7 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
         return Address(uri, None)
     there = Deadlines().run(lambda: check_tables(uri))
     lock = None if there else folder.storage / ".mlflow.lock"
-    return Address(uri, folder.mlflow_artifacts.resolve() / folder.name, lock)
+    return Address(uri, real_path(folder.mlflow_artifacts) / folder.name, lock)
 
 
 def existing(uri: str) -> str:
@@ -164,9 +165,9 @@ def _file_of(uri: str) -> Path:
     if url.query:
         raise TrackingError(
             f"tracking.mlflow_uri: {shown}: what follows '?' is not part of the file's name; write %3F for a '?' in "
-            f"it, or leave it out: {sqlite_uri(Path(name).resolve())}"
+            f"it, or leave it out: {sqlite_uri(real_path(Path(name)))}"
         )
-    return Path(name).resolve()
+    return real_path(Path(name))
 
 
 def _split(uri: str) -> SplitResult:
@@ -188,7 +189,7 @@ def _split(uri: str) -> SplitResult:
 
 
 def _sqlite_example() -> str:
-    return f"sqlite:///{Path('mlflow.db').resolve()}"
+    return f"sqlite:///{real_path(Path('mlflow.db'))}"
 
 
 def _is_folder(uri: str) -> bool:

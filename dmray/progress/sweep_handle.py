@@ -13,7 +13,7 @@ from dmray.coordination.heartbeat import HEARTBEAT_NAME
 from dmray.coordination.store_commands import StoreCommands
 from dmray.coordination.sweep_lock import Driver, find_driver
 from dmray.errors import StorageError
-from dmray.files import user_path
+from dmray.files import real_path, user_path
 from dmray.progress.progress import done_long_ago
 from dmray.records import SweepFolder, TrialFolder
 from dmray.specs import load_sweep
@@ -128,7 +128,7 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
         reason = (isinstance(cause, OSError) and cause.strerror) or cause
         raise StorageError(f"{source}: cannot be read ({reason}); name a sweep's file or folder") from cause
     if is_folder:
-        folder = path.resolve()
+        folder = real_path(path)
         return str(folder.parent), folder.name
     if not exists:
         raise StorageError(
@@ -137,7 +137,7 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
         )
     sweep = load_sweep(path)
     place = storage or sweep.storage
-    return place if is_url(place) else str(user_path(place).resolve()), sweep.name
+    return place if is_url(place) else str(real_path(user_path(place))), sweep.name
 
 
 def find_trial(sweep: SweepHandle, key: str) -> TrialFolder:

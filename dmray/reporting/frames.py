@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Group
 
+_TABLE = re.compile(r"step_([0-9]{9,18})\.parquet")
 _EPISODE_COLUMNS = ("trial_id", "dataset", "method", "seed", "step")
 
 
@@ -180,9 +182,11 @@ def _normalized(score: Score) -> float:
 
 
 def _episodes(result: TrialResult, path: Path) -> pd.DataFrame:
-    trial = result.trial
+    trial, named = result.trial, _TABLE.fullmatch(path.name)
+    if named is None:
+        raise StorageError(f"{path}: not the name of a table of episodes (step_000000005.parquet); remove it")
     frame = read_episode_table(path).to_pandas().rename(columns={"seed": "episode_seed"})
-    values = (trial.trial_id, trial.dataset.name, trial.method, trial.seed, int(path.stem.removeprefix("step_")))
+    values = (trial.trial_id, trial.dataset.name, trial.method, trial.seed, int(named[1]))
     for place, (name, value) in enumerate(zip(_EPISODE_COLUMNS, values, strict=True)):
         frame.insert(place, name, value)
     return frame

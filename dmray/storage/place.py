@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from dmray.errors import StorageError
-from dmray.files import cache_folder, user_path
+from dmray.files import cache_folder, real_path, user_path
 from dmray.records.folders import SweepFolder
 from dmray.storage.store import Store
 
@@ -33,7 +33,7 @@ def is_url(storage: str) -> bool:
 def sweep_folder(storage: str, name: str, role: Role) -> SweepFolder:
     """The sweep's folder on this machine: in the storage itself if that is a folder, else the role's working folder."""
     if not is_url(storage):
-        return SweepFolder(user_path(storage).resolve(), name)
+        return SweepFolder(real_path(user_path(storage)), name)
     digest = hashlib.sha256(storage.rstrip("/").encode()).hexdigest()[:12]
     return SweepFolder(cache_folder() / "storage" / digest / role, name)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from dmray.files import write_atomic
+from dmray.files import os_errors_said, write_atomic
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.records.ledger import read_done_marker
 from dmray.records.records import ledger_line
@@ -17,6 +18,7 @@ from dmray.storage.place import object_name
 from dmray.storage.store import Store
 
 _FETCHES_AT_ONCE = 16
+_CURE = "set TMPDIR to another folder"
 _TAIL_BYTES = 65_536  # the first fetch of a ledger brings only its last records
 
 
@@ -43,7 +45,7 @@ class ReadOnlyView:
         if content is None:
             (self.folder.path / name).unlink(missing_ok=True)
         else:
-            write_atomic(self.folder.path / name, content)
+            _write(self.folder.path / name, content)
 
     def fetch_records(self, can_skip: Callable[[TrialFolder], bool]) -> None:
         """Copy all done markers and the end of all ledgers; of trials that `can_skip` accepts, the last line.
@@ -61,7 +63,7 @@ class ReadOnlyView:
             if name in self._fetched or not can_skip(trial):
                 ledgers.append(name)
             elif not trial.ledger.exists() and (done := read_done_marker(trial)) is not None:
-                write_atomic(trial.ledger, ledger_line.dump_json(done.end) + b"\n")  # the last line stands for all
+                _write(trial.ledger, ledger_line.dump_json(done.end) + b"\n")  # the last line stands for all
         self._each(lambda name: self._grow(name, sizes[name], _TAIL_BYTES), ledgers)
 
     def fetch_log(self, trial: TrialFolder) -> None:
@@ -81,7 +83,7 @@ class ReadOnlyView:
         path = self.folder.path / name
         if known is not None and known < size:
             content = self._store.read(name, known) or b""
-            with path.open("ab") as stream:
+            with os_errors_said(path, _CURE), path.open("ab") as stream:
                 stream.write(content)
             self._fetched[name] = known + len(content)
             return
@@ -91,9 +93,14 @@ class ReadOnlyView:
         if start and not lines:  # the last line alone is longer than `tail`
             start, lines = 0, self._store.read(name) or b""
             content = lines
-        write_atomic(path, lines)
+        _write(path, lines)
         self._fetched[name] = start + len(content)
 
     def _each(self, call: Callable[[str], None], names: Iterable[str]) -> None:
         with ThreadPoolExecutor(_FETCHES_AT_ONCE, "dmray-fetch") as pool:
             list(pool.map(call, names))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with os_errors_said(path, _CURE):
+        write_atomic(path, content)

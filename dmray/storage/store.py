@@ -10,6 +10,8 @@ from uuid import uuid4
 
 from dmray.errors import MissingPackageError, StorageError, StoreUnavailableError
 from dmray.files import write_atomic
+from dmray.records.disk import open_file
+from dmray.records.ledger import warn_once
 from dmray.redaction import has_secret, without_secrets
 from dmray.registry import nearest
 
@@ -31,6 +33,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 class Store:
     """The objects below `url`, by their names relative to it. Safe to use from several threads.
+
+    Names become names of files, and anybody may have put an object into the bucket. So those that cannot be the name of
+    a file below a folder (`trials/../x`, `a//b`) are not listed; a warning names them.
 
     Raises (all methods):
         StoreUnavailableError: the store does not answer, or breaks off: a transient error.
@@ -97,6 +102,10 @@ class Store:
     def read(self, name: str, start: int = 0) -> bytes | None:
         """The object from byte `start` on; None if there is no such object. `start` must be below its size."""
         try:
+            if "file" in self._files.protocol:  # a pipe or a device in the folder would be read for ever
+                with open_file(Path(self._path(name))) as stream:
+                    stream.seek(start)
+                    return stream.read()
             content: bytes = self._files.cat_file(self._path(name), start=start or None)
         except FileNotFoundError:
             return None
@@ -153,7 +162,17 @@ class Store:
         self._files.invalidate_cache()
         found = self._ask(lambda: self._files.find(self._path(prefix), detail=True))
         start = len(self._root.rstrip("/")) + 1
-        return {name[start:]: info for name, info in found.items() if info["type"] == "file"}
+        objects = {name[start:]: info for name, info in found.items() if info["type"] == "file"}
+        return {name: info for name, info in objects.items() if self._is_below(name, prefix)}
+
+    def _is_below(self, name: str, prefix: str) -> bool:
+        if name.endswith("/"):  # stands for a folder
+            return False
+        proper = not {"", ".", ".."}.intersection(name.split("/")) and name.isprintable()
+        if not proper or not name.startswith(f"{prefix}/" if prefix else ""):
+            warn_once(f"{self.url}: the object {name!a} is none of a sweep, and is ignored; remove it")
+            return False
+        return True
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}".rstrip("/")
@@ -165,7 +184,11 @@ class Store:
             raise self._failure(cause) from cause
 
     def _failure(self, cause: Exception) -> StorageError:
+        if isinstance(cause, StorageError):
+            return cause
         said = (str(cause).splitlines() or [""])[0] or type(cause).__name__
+        if isinstance(cause, IsADirectoryError | NotADirectoryError | FileExistsError):
+            return StorageError(f"{self.url}: {said}; remove what stands in the place of a sweep's file or folder")
         if isinstance(cause, FileNotFoundError):
             return StorageError(f"{self.url}: {said}; create the bucket, or name another with --storage")
         if isinstance(cause, PermissionError):

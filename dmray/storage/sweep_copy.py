@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.files import write_atomic, write_json
+from dmray.files import os_errors_said, write_atomic, write_json
 from dmray.records import SweepFolder, TrialDone, TrialFolder
 from dmray.records.disk import read_file
 from dmray.records.records import ledger_line
@@ -25,6 +25,7 @@ from dmray.storage.store import Store
 
 _log = logging.getLogger(__name__)
 _FETCHES_AT_ONCE = 16
+_CURE = "set DMRAY_CACHE to another folder"
 _LARGEST_VERSIONS = 2**26
 _RECORD_FILES = ("ledger.jsonl", "DONE.json", "log.txt")
 
@@ -133,9 +134,24 @@ class SweepCopy:
         for path in (trial.ledger, trial.final_checkpoint, trial.best_checkpoint, trial.last_checkpoint):
             self._fetch_file(path)
 
+    def fetch_episode_tables(self) -> None:
+        """Copy the episode tables of all trials that are not here.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
+        """
+        for name in self._store.list("evaluations"):
+            parts = name.split("/")  # evaluations/<trial id>/<file>; other objects are none of a sweep
+            if len(parts) == 3 and parts[2].endswith(".parquet"):
+                path = self._folder.trial(parts[1]).evaluations / parts[2]
+                content = None if path.exists() else self._store.read(name)
+                if content is not None:
+                    _write(path, content)
+
     def _pull(self) -> None:
         listed = self._store.list("trials")
-        records = {name: version for name, version in listed.items() if name.endswith(_RECORD_FILES)}
+        records = {name: version for name, version in listed.items() if _is_record(name)}
         for path in self._folder.path.glob("trials/*/*"):
             if path.name in _RECORD_FILES and object_name(self._folder, path) not in records:
                 path.unlink()
@@ -145,7 +161,8 @@ class SweepCopy:
         self._fetch(sorted(new - set(ledgers)))  # markers last: a marker's ledger must be here
         if records != self._versions:
             self._versions = records
-            write_json(self._versions_file, records)
+            with os_errors_said(self._versions_file, _CURE):
+                write_json(self._versions_file, records)
 
     def _fetch_file(self, path: Path) -> bool:
         """Copy a file, or remove it here if the store does not have it. Returns whether the store has it."""
@@ -153,7 +170,7 @@ class SweepCopy:
         if content is None:
             path.unlink(missing_ok=True)
         else:
-            write_atomic(path, content)
+            _write(path, content)
         return content is not None
 
     def _has(self, name: str) -> bool:
@@ -170,7 +187,7 @@ class SweepCopy:
         path = self._folder.path / name
         if self._with_weights and path.name == "ledger.jsonl" and _has_ended(content):
             self._fetch_result(TrialFolder(path.parent))
-        write_atomic(path, content)
+        _write(path, content)
 
     def _fetch_result(self, trial: TrialFolder) -> None:
         tables = sorted(self._store.list(object_name(self._folder, trial.episode_table(0)).rpartition("/")[0]))
@@ -187,7 +204,7 @@ def fetch_from_store(url: str) -> Path:
         StoreUnavailableError: the store does not answer.
     """
     sweep, found, rest = url.rstrip("/").partition("/trials/")
-    if not found or not rest:
+    if not found or not rest or {"", ".", ".."}.intersection(rest.split("/")):
         raise StorageError(
             f"{url}: not the URL of a trial; a trial's URL looks like s3://bucket/prefix/quickstart/trials/<trial>"
         )
@@ -198,6 +215,17 @@ def fetch_from_store(url: str) -> Path:
     if not trial.ledger.exists():
         raise StorageError(f"{url}: no such trial in the store")
     return trial.path / file if file else trial.path
+
+
+def _write(path: Path, content: bytes) -> None:
+    with os_errors_said(path, _CURE):
+        write_atomic(path, content)
+
+
+def _is_record(name: str) -> bool:
+    """trials/<trial id>/<file>: objects at other places are none of a trial's records."""
+    parts = name.split("/")
+    return len(parts) == 3 and parts[2] in _RECORD_FILES
 
 
 def _read_versions(path: Path) -> dict[str, str]:

@@ -10,27 +10,22 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Collection
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import h5py
-import minari
 import numpy as np
 import torch
 import yaml
-from minari.data_collector.episode_buffer import EpisodeBuffer
 
 import dmray
 from dmray.coordination.commands import read_command
 from dmray.coordination.sweep_lock import find_driver
-from dmray.datasets import read_minari
+from dmray.datasets import Episodes, read_minari
 from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch
 from dmray.downloads.manifest import Manifest, verify
 from dmray.errors import DmrayError
@@ -43,25 +38,27 @@ from dmray.progress.changes import changes
 from dmray.progress.summary import follower_of, summarize
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
-from dmray.sources import open_file
+from dmray.sources import open_dataset, open_file
 from dmray.sources.opening import file_rules
+from dmray.specs import DatasetSpec
 from dmray.specs.loading import load_sweep
 from dmray.tasks import TASKS
 from tests.downloads.server import Handler, serving
+from tests.fuzz import environment_edges, record_edges, store_edges
 from tests.fuzz.harness import Edge
 from tests.fuzz.mutators import (
     mutate_bytes,
     mutate_json,
+    mutate_near,
     mutate_path,
     mutate_value,
     mutate_yaml,
     odd_text,
     write_hdf5,
 )
+from tests.fuzz.templates import MINARI_ID, SWEEPS, Templates
 from tests.sweeps import tiny_sweep
 
-SWEEPS = Path(__file__).parents[2] / "sweeps"
-_MINARI = "fuzz/hopper-v0"
 _ODD_TENSORS = (
     lambda: torch.full((3,), torch.nan),
     lambda: torch.zeros(0),
@@ -70,54 +67,6 @@ _ODD_TENSORS = (
     lambda: torch.zeros(1).expand(2**20, 2**10),
     lambda: torch.tensor(float("inf")),
 )
-
-
-@dataclass(frozen=True)
-class Templates:
-    """Valid inputs, made once in `folder`: a finished sweep of two trials, a data set of each layout."""
-
-    folder: Path
-
-    @property
-    def sweep(self) -> Path:
-        return self.folder / "runs" / "tiny"
-
-    @property
-    def minari(self) -> Path:
-        return self.folder / "minari"
-
-    @classmethod
-    def make(cls, folder: Path, mlflow: bool) -> Templates:
-        templates = cls(folder)
-        sweep = tiny_sweep(
-            folder / "runs", training={"steps": 10, "batch_size": 4}, evaluation={"episodes": 2, "every_steps": 5}
-        )
-        dmray.run_sweep(sweep, local=True, progress=False)
-        episodes = [_minari_episode(seed) for seed in range(2)]
-        credits_ = dict.fromkeys(("algorithm_name", "author", "author_email", "code_permalink", "description"), "fuzz")
-        minari.create_dataset_from_buffers(_MINARI, episodes, env="Hopper-v5", eval_env="Hopper-v5", **credits_)
-        if mlflow:  # in another process: no connection may cross a fork
-            upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{folder / 'mlflow.db'}"]
-            subprocess.run(upgrade, check=True, capture_output=True)
-        return templates
-
-    def trials(self, sweep: Path) -> list[Path]:
-        return sorted(sweep.joinpath("trials").iterdir())
-
-    def copy_sweep(self, to: Path) -> Path:
-        shutil.copytree(self.sweep, to / "runs" / "tiny", symlinks=True)
-        return to / "runs" / "tiny"
-
-
-def _minari_episode(seed: int) -> EpisodeBuffer:
-    rng = np.random.default_rng(seed)
-    return EpisodeBuffer(
-        observations=rng.normal(size=(21, 11)),
-        actions=rng.uniform(-1, 1, (20, 3)).astype(np.float32),
-        rewards=rng.normal(size=20),
-        terminations=np.zeros(20, dtype=bool),
-        truncations=np.arange(1, 21) == 20,
-    )
 
 
 # ---- sweep files, options, arguments
@@ -147,6 +96,19 @@ def _overrides(rng: Random, folder: Path, templates: Templates) -> list[str]:
 
 def _mapping(rng: Random, folder: Path, templates: Templates) -> Any:
     return mutate_value(rng, yaml.safe_load(rng.choice(sorted(SWEEPS.glob("*.yaml"))).read_text()))
+
+
+def _near_sweep(rng: Random, folder: Path, templates: Templates) -> Any:
+    """Most are accepted, so the plan, its cost and its texts get odd numbers too."""
+    return mutate_near(rng, yaml.safe_load(rng.choice(sorted(SWEEPS.glob("*.yaml"))).read_text()))
+
+
+def _read_near_sweep(given: Any) -> object:
+    plan = dmray.plan_sweep(given)
+    again = dmray.load_sweep(json.loads(plan.sweep.model_dump_json()))
+    assert again == plan.sweep, "a sweep that is written and read again is another"
+    assert len({trial.trial_id for trial in plan.trials}) == len(plan.trials)
+    return str(plan), plan._repr_html_()
 
 
 def _filter(rng: Random, folder: Path, templates: Templates) -> TrialFilter:
@@ -195,7 +157,11 @@ def _run_command(call: tuple[str, list[str]]) -> None:
     app = import_module(f"dmray.cli.{command}").app
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
-        app(words, prog_name=f"dmray {command}")
+        try:
+            app(words, prog_name=f"dmray {command}")
+        except SystemExit as ended:
+            if ended.code not in (0, None):
+                raise
     assert "\x1b" not in printed.getvalue(), "an escape code reaches the terminal"
 
 
@@ -218,8 +184,10 @@ def _hdf5(rng: Random, folder: Path, templates: Templates) -> Path:
 
 
 def _read_hdf5(path: Path) -> object:
-    opened = open_file(path, TASKS["hopper"])
-    episodes = opened.episodes
+    return _checked(open_file(path, TASKS["hopper"]).episodes)
+
+
+def _checked(episodes: Episodes) -> Episodes:
     assert np.isfinite(episodes.observations).all(), "values that are not finite were accepted"
     assert np.isfinite(episodes.rewards).all(), "rewards that are not finite were accepted"
     assert episodes.starts[-1] == len(episodes.observations) == len(episodes.rewards) == len(episodes.actions)
@@ -229,7 +197,7 @@ def _read_hdf5(path: Path) -> object:
 def _minari(rng: Random, folder: Path, templates: Templates) -> Path:
     root = folder / "minari"
     shutil.copytree(templates.minari, root)
-    data = root / _MINARI / "data"
+    data = root / MINARI_ID / "data"
     metadata, main = data / "metadata.json", data / "main_data.hdf5"
     match rng.randrange(5):
         case 0:
@@ -257,7 +225,19 @@ def _minari(rng: Random, folder: Path, templates: Templates) -> Path:
 
 def _read_minari(root: Path) -> object:
     os.environ["MINARI_DATASETS_PATH"] = str(root)
-    return read_minari(_MINARI, file_rules(TASKS["hopper"]))
+    return read_minari(MINARI_ID, file_rules(TASKS["hopper"]))
+
+
+def _read_minari_address(root: Path) -> object:
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    spec = DatasetSpec(name="x", task="minari-hopper", path=f"minari://{MINARI_ID}")
+    return _checked(open_dataset(spec, TASKS["minari-hopper"], root).episodes)
+
+
+def _checked_file(rng: Random, folder: Path, templates: Templates) -> list[str]:
+    """`dmray data verify` or `stats` of a file."""
+    path = _hdf5(rng, folder, templates)
+    return [rng.choice(("verify", "stats")), str(path), "--task", "hopper"]
 
 
 # ---- the folder of a sweep
@@ -528,20 +508,35 @@ EDGES = {
     for edge in (
         Edge("sweep-file", _sweep_file, lambda path: dmray.plan_sweep(path).trials),
         Edge("sweep-mapping", _mapping, lambda given: dmray.plan_sweep(given).trials),
+        Edge("near-sweep", _near_sweep, _read_near_sweep),
         Edge("override", _overrides, lambda given: load_sweep(SWEEPS / "quickstart.yaml", given)),
         Edge("filter", _filter, lambda given: select_trials(dmray.plan_sweep(SWEEPS / "quickstart.yaml"), given)),
         Edge("command-line", _arguments, _run_command, (DmrayError, SystemExit), slow=4),
         Edge("hdf5", _hdf5, _read_hdf5),
         Edge("minari", _minari, _read_minari, slow=2),
+        Edge("minari-address", _minari, _read_minari_address, slow=2),
+        Edge("data-commands", _checked_file, lambda words: _run_command(("data", words)), (SystemExit,), slow=4),
         Edge("trial-folder", _trial_folder, _read_trial_folder, slow=2),
         Edge("report", _trial_folder, _write_report, slow=20),
+        Edge("reports", record_edges.copied, record_edges.report_several, slow=20),
+        Edge("several-sweeps", record_edges.copied, record_edges.read_several, slow=4),
+        Edge("ledger", record_edges.ledger, record_edges.read_ledgers, slow=2),
+        Edge("episode-table", record_edges.episode_tables, record_edges.read_tables, slow=2),
         Edge("sweep-folder", _sweep_files, _read_sweep_files, slow=2),
         Edge("checkpoint", _checkpoint_bytes, dmray.load_policy),
+        Edge("checkpoint-content", record_edges.checkpoint_content, record_edges.load_and_act),
         Edge("authors-weights", _authors_weights, lambda given: from_authors(*given)),
         Edge("pinned-checksums", _pins, _read_pins),
         Edge("mirror", _mirrors, _fetch, slow=4, keeps_parts=True),
         Edge("mlflow-database", _mlflow_database, _mirror_to, slow=60),
         Edge("mlflow-answers", _mlflow_answers, _mirror_to_answers, slow=60),
+        Edge("store-view", store_edges.in_memory, store_edges.look_at, slow=2),
+        Edge("store-folder-view", store_edges.in_folder, store_edges.look_at, slow=2),
+        Edge("store-copy", store_edges.in_memory, store_edges.copy_of, slow=4),
+        Edge("store-folder-copy", store_edges.in_folder, store_edges.copy_of, slow=4),
+        Edge("store-rungs", store_edges.in_memory, store_edges.scores_at_rung, slow=4),
+        Edge("environment", environment_edges.variables, environment_edges.read_variables, slow=4),
+        Edge("package", environment_edges.package, environment_edges.use_package, slow=4),
         Edge("calibration", _calibration, lambda path: load_calibration("fuzz")),
     )
 }

@@ -188,6 +188,9 @@ def _serve(edge: Edge, templates: Any, scratch: Path, seed: int, numbers: range,
                 _remove(folder)
             answer = {"outcome": outcome, "detail": detail[-6000:], "peak": peak}
             os.write(writer, (json.dumps(answer) + "\n").encode())
+    except BaseException:  # noqa: BLE001 - a fault of the harness or of `make`, which must be seen too
+        answer = {"outcome": "crash", "detail": f"no input was made\n{traceback.format_exc()}"[-6000:], "peak": 0}
+        os.write(writer, (json.dumps(answer) + "\n").encode())
     finally:
         os._exit(0)
 
@@ -212,11 +215,11 @@ def _short(given: object) -> str:
 
 
 def _made(edge: Edge, rng: Random, folder: Path, templates: Any) -> object:
-    """An input; a library that refuses to write one (h5py, yaml) gets the next."""
+    """An input; a library that refuses to write one (h5py, yaml), or has no memory for it, gets the next."""
     for _ in range(_MOST_TRIES):
         try:
             return edge.make(rng, folder, templates)
-        except (ValueError, TypeError, OSError, RuntimeError, KeyError):
+        except (ValueError, TypeError, OSError, RuntimeError, KeyError, MemoryError):
             _remove(folder)
             folder.mkdir()
     raise AssertionError(f"edge {edge.name} makes no input")

@@ -106,6 +106,33 @@ def mutate_value(rng: Random, value: Any, changes: int = 2, odd: Callable[[Rando
     return copy
 
 
+def mutate_near(rng: Random, value: Any, changes: int = 2) -> Any:
+    """A copy of nested dicts and lists in which some leaves have other values of their own type: most are accepted."""
+    copy = _copy(value)
+    for _ in range(rng.randint(1, changes)):
+        leaves = [(parent, key) for parent, key in _places(copy) if not isinstance(parent[key], dict | list)]
+        if not leaves:
+            return copy
+        parent, key = rng.choice(leaves)
+        alike = [other[its] for other, its in leaves if type(other[its]) is type(parent[key])]
+        parent[key] = _near(rng, parent[key], alike)
+    return copy
+
+
+def _near(rng: Random, value: Any, alike: list[Any]) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return rng.choice((0, 1, value + 1, value - 1, 2 * value, 10 * value, -value, value // 2, 10**6, 2**31, value))
+    if isinstance(value, float):
+        return rng.choice((0.0, 0.5, 1.0, -value, 2 * value, value / 3, 1e-9, 1e9, math.nextafter(value, 9)))
+    if value is None:
+        return rng.choice((None, 0, 1, 0.5, "x", True))
+    if isinstance(value, str) and rng.random() < 0.3:
+        return rng.choice((f"{value}-", "x", "é", value.upper(), ""))
+    return rng.choice(alike)
+
+
 def mutate_yaml(rng: Random, text: str) -> bytes:
     """A YAML document with a mutated value, mutated text or mutated bytes."""
     kind = rng.randrange(10)

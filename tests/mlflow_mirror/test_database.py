@@ -133,6 +133,13 @@ def test_a_folder_in_its_place_is_told(tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path)
 
 
+def test_a_link_to_itself_in_its_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").symlink_to("mlflow.db")
+    for uri in (None, f"sqlite:///{tmp_path / 'mlflow.db'}"):
+        with pytest.raises(TrackingError, match="is a link to itself or to nowhere; remove it"):
+            open_store(uri, SweepFolder(tmp_path, "x"))
+
+
 def test_what_is_no_ordinary_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mlflow.db")
     assert "is no ordinary file" in refusal(tmp_path)
