@@ -14,7 +14,9 @@ from tests.floors import COMMANDS, FLOORS
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
+    ROOT / "SECURITY.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
     ROOT / "benchmarks" / "README.md",
     *sorted(ROOT.glob("docs/*.md")),
 ]
