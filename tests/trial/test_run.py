@@ -16,9 +16,9 @@ from dmray.records import (
     EvaluationSkipped,
     TargetResult,
     TrainProgress,
-    TrialDone,
     read_episode_table,
 )
+from dmray.records.ledger import DoneMarker
 from dmray.rollout import EvaluationRequest
 from dmray.trial.checkpoints import load_checkpoint, load_policy_snapshot
 from dmray.trial.evaluation import EvaluationFuture, InlineEvaluation
@@ -39,7 +39,7 @@ def test_a_trial_records_its_cadence_and_ends_with_a_done_marker(tmp_path: Path,
     assert [record.step for record in evaluations] == [20, 40]
     assert [len(record.first_target.returns) for record in evaluations] == [4, 4]
     assert evaluations[0].first_target.target_return == (50.0 if method in ("dt", "dm+r") else None)
-    assert TrialDone.model_validate_json(work.folder.done.read_bytes()) == done
+    assert DoneMarker.model_validate_json(work.folder.done.read_bytes()).end == done
     assert records_of(work, AttemptStarted)[0].provenance["dataset_fingerprint"]
 
 
