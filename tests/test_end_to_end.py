@@ -173,6 +173,7 @@ def test_the_full_benchmark_plans_quickly_without_loading_torch_or_ray() -> None
             f"{Path('none.hdf5').absolute()}: no such file",
         ),
         (["--storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--storage", "/etc/passwd"], "/etc/passwd is a file; choose another folder with --storage"),
         (["--mlflow-uri", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         (["--address", "auto", "--local"], "--address auto: --local does not use Ray"),
     ],

@@ -11,6 +11,7 @@ import typer
 from rich.live import Live
 
 from dmray.cli.shared import SweepSource, SweepStorage, new_app, out, report_errors, tolerate_outages
+from dmray.escaping import one_line
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, follower_of, summarize
 from dmray.progress.summary_view import text, with_driver
@@ -43,6 +44,10 @@ def main(
             summary = _watch(view, summary, every_s or found.look_every_s, as_json)
         else:
             _show(summary, as_json)
+        if _exit_status(summary) != _OK and not as_json:
+            command = found.driver_and_command()[1]
+            if command and command.resume_command:
+                typer.echo(f"continue with:\n  {one_line(command.resume_command)}")
     raise typer.Exit(_exit_status(summary))
 
 

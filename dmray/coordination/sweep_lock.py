@@ -64,7 +64,7 @@ class Driver:
             "running": "",
             "slow": f", which has renewed no heartbeat for {age}: this machine or the storage is slow, or it hangs "
             f"(then: kill -9 {self.pid})",
-            "stopped": f", which is stopped (SIGSTOP or Ctrl-Z) since {age}; {_how_to_end_stop(self.pid)}",
+            "stopped": f", which has been stopped (SIGSTOP or Ctrl-Z) for {age}; {_how_to_end_stop(self.pid)}",
             "dead": f", last seen {age} ago by this machine's clock",
         }
         return f"process {self.pid} on {self.host}{also[self.state]}"
@@ -226,4 +226,4 @@ def _already_running_text(heartbeat: Heartbeat | None) -> str:
     who = f"process {heartbeat.pid} on {heartbeat.host}" if heartbeat else "another process"
     if heartbeat and heartbeat.process_state() == "stopped":
         return f"{who} runs this sweep already, but is stopped (SIGSTOP or Ctrl-Z); {_how_to_end_stop(heartbeat.pid)}"
-    return f"{who} runs this sweep already; wait until it has ended, or stop it with dmray stop"
+    return f"{who} runs this sweep already; watch it with dmray status, end it with dmray stop"

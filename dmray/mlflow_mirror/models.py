@@ -144,7 +144,9 @@ def _client(uri: str | None) -> Iterator[tuple[Any, str]]:
     """A client and its address; errors of MLflow inside the block are raised as `TrackingError`."""
     address = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if address is None:
-        raise TrackingError("name the MLflow server with --mlflow-uri, for example sqlite:///runs/mlflow.db")
+        raise TrackingError(
+            "an MLflow run needs its MLflow server: name it with --mlflow-uri, for example sqlite:///runs/mlflow.db"
+        )
     set_environment()
     address = existing(address)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def find_address(uri: str | None, folder: SweepFolder) -> Address:
         raise TrackingError(f"tracking.mlflow_uri: {shown}: its password is the placeholder of an example")
     scheme = _split(uri).scheme.partition("+")[0]
     if scheme and scheme not in _SCHEMES:
-        raise TrackingError(f"tracking.mlflow_uri: {shown}: {unknown('scheme', scheme, _SCHEMES)}")
+        host_and_port = re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri)
+        cure = f"did you mean 'http://{shown}'?" if host_and_port else unknown("scheme", scheme, _SCHEMES)
+        raise TrackingError(f"tracking.mlflow_uri: {shown}: {cure}")
     if scheme == "sqlite":
         return _open_sqlite(_file_of(uri), uri, folder)
     uri = with_password(uri)

@@ -54,10 +54,12 @@ def changes(plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus]
         return None
     before = {trial.trial_id: trial.model_dump(mode="json") for trial in read_manifest(folder).trials}
     now = {trial.trial_id: trial.model_dump(mode="json") for trial in plan.trials}
-    kept = [statuses[trial_id] for trial_id in now if trial_id in before]
+    # A trial that is not in the manifest may have ended before an earlier change of the sweep file.
+    known = {trial_id for trial_id in now if trial_id in before or statuses[trial_id] in ENDED}
+    kept = [statuses[trial_id] for trial_id in now if trial_id in known]
     done = sum(status in ENDED for status in kept)
     gone = {trial_id: spec for trial_id, spec in before.items() if trial_id not in now}
-    new = {trial_id: spec for trial_id, spec in now.items() if trial_id not in before}
+    new = {trial_id: spec for trial_id, spec in now.items() if trial_id not in known}
     return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))
 
 

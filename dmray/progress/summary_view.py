@@ -39,7 +39,7 @@ def line(summary: Summary) -> str:
             f"{counts['failed']} failed",
             f"{summary.steps:,}/{summary.total_steps:,} steps",
             f"{summary.steps_per_s:,.0f} steps/s",
-            f"{summary.evaluations_per_h:,.0f} evaluations/h ({summary.pending_evaluations} open)",
+            f"{summary.evaluations_per_h:,.0f} evaluations/h ({summary.pending_evaluations} pending)",
             f"ETA {'-' if eta is None else timedelta(seconds=round(eta))}",
         ]
     )

@@ -277,9 +277,9 @@ def to_run(
     begun = [trial for trial in todo if statuses[trial.trial_id] is not TrialStatus.WAITING]
     if begun and not resume:
         raise StorageError(
-            f"sweep '{plan.sweep.name}' was started before: {len(wanted) - len(todo)} trials are done, "
-            f"{len(begun)} are not; continue with --resume (or --retry-failed for the failed trials only), "
-            "or choose another folder with --storage"
+            f"sweep '{plan.sweep.name}' was started before: {len(wanted) - len(todo)} of {len(wanted)} trials are "
+            "done; continue with --resume (or --retry-failed for the failed trials only), or choose another folder "
+            "with --storage"
         )
     return todo
 

@@ -214,6 +214,8 @@ class SweepFolder:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as cause:
+            above = next((folder for folder in (self.path, *self.path.parents) if folder.exists()), self.path)
+            reason = cause.strerror if above.is_dir() else f"{above} is a file"
             raise StorageError(
-                f"storage: cannot write to {self.path}: {cause.strerror}; choose another with --storage PATH"
+                f"storage: cannot write to {self.path}: {reason}; choose another folder with --storage PATH"
             ) from cause

@@ -75,9 +75,7 @@ def _mistakes(error: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
         yield Mistake(place, "missing")
     elif kind == "literal_error":
         choices = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        best = nearest(str(value), choices)
-        cure = f"did you mean '{best}'?" if best else f"one of {', '.join(choices)}"
-        yield Mistake(place, f"unknown value {short_repr(value)}, {cure}")
+        yield Mistake(place, f"unknown value {short_repr(value)}, known: {', '.join(choices)}")
     elif kind == "value_error":
         yield Mistake(place, error["msg"].removeprefix("Value error, "))
     else:

@@ -129,6 +129,9 @@ def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
 def test_without_a_driver_each_command_says_so_and_how_to_continue(folder: SweepFolder) -> None:
     send_command(folder, "run", "python -m dmray.sweep some.yaml -o a=1 --resume")
     before = read_command(folder)
+    seen = runner.invoke(status.app, [str(folder.path)])
+    assert "continue with:\n  python -m dmray.sweep some.yaml -o a=1 --resume\n" in seen.output
+    assert "continue with" not in runner.invoke(status.app, [str(folder.path), "--json"]).output
     stopped, paused, resumed = (runner.invoke(app, [str(folder.path)]) for app in (stop_app, pause_app, resume_app))
     assert (stopped.exit_code, paused.exit_code, resumed.exit_code) == (0, 1, 1)
     assert "nothing to stop" in stopped.output

@@ -123,6 +123,7 @@ def test_a_folder_is_refused_with_the_cure(uri: str, tmp_path: Path) -> None:
     ("uri", "message"),
     [
         ("htp://127.0.0.1:9", "htp://127.0.0.1:9: unknown scheme 'htp', did you mean 'http'?"),
+        ("localhost:5000", "localhost:5000: did you mean 'http://localhost:5000'?"),
         ("OFF", "OFF is a folder, which MLflow no longer writes to, did you mean 'off'?"),
         ("off", "off: there is nothing to write to; name one: sqlite:///"),
         ("sqlite://", "sqlite:// names no file; for example sqlite:///"),

@@ -109,6 +109,6 @@ def test_a_second_start_without_resume_is_an_error(tmp_path: Path) -> None:
 def test_started_trials_continue_only_with_resume(tmp_path: Path) -> None:
     planned = tiny_plan(tmp_path)
     states = dict.fromkeys(planned.trial_ids, TrialStatus.WAITING) | {planned.trial_ids[0]: TrialStatus.STARTED}
-    with pytest.raises(StorageError, match="was started before: 0 trials are done, 1 are not; continue with --resume"):
+    with pytest.raises(StorageError, match="was started before: 0 of 2 trials are done; continue with --resume"):
         to_run(planned, states, resume=False)
     assert to_run(planned, states, resume=True) == planned.trials

@@ -51,6 +51,13 @@ def test_a_changed_sweep_file_says_what_is_kept_new_and_gone(tmp_path: Path, now
     assert change(tmp_path, **now) == said
 
 
+def test_trials_that_ended_before_the_last_change_are_kept_when_the_file_is_changed_back(tmp_path: Path) -> None:
+    folder, planned = SweepFolder(tmp_path, "tiny"), tiny_plan(tmp_path)
+    write_manifest(tiny_plan(tmp_path, training=STEPS), folder)
+    said = changes(planned, folder, dict.fromkeys(planned.trial_ids, TrialStatus.FINISHED))
+    assert str(said) == "2 done kept, 2 gone (their folders stay)"
+
+
 def test_a_data_sets_path_is_no_change(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "tiny")
     own = {"name": "mine", "task": "maze2d-open", "path": "/here.hdf5"}

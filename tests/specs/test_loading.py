@@ -54,6 +54,7 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
             "grid.0.models.0.contex_length: unknown field, did you mean 'context_length'?",
         ),
         ("grid.0.methods=[dmm]", "grid.0.methods.0: unknown method 'dmm', did you mean 'dm'?"),
+        ("resources.device=gpu", "resources.device: unknown value 'gpu', known: auto, cpu"),
         ("evaluation.decode=windw", "evaluation.decode: unknown decode mode 'windw', did you mean 'window'?"),
         ("training.steps=0", "training.steps: Input should be greater than 0, not 0"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number"),
