@@ -49,7 +49,7 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def code_digest() -> str | None:
-    """A digest of what the code in `DECIDE_NUMBERS` says: comments, docstrings and blank lines do not change it.
+    """A digest of what the code in `DECIDE_NUMBERS` does: comments, docstrings and messages do not change it.
 
     Parsing takes 0.2 s, so the digest is kept in the cache folder under a digest of the files' bytes. None if the
     source is not there (an installation of bytecode only).
@@ -58,11 +58,12 @@ def code_digest() -> str | None:
     files = sorted(file for path in folders for file in ([path] if path.suffix else path.rglob("*.py")))
     try:
         sources = {file.relative_to(_SOURCE).as_posix(): file.read_bytes() for file in files}
+        made_by = Path(__file__).read_bytes()
     except OSError:
         return None
     if not sources:
         return None
-    content = hashlib.sha256(repr([platform.python_version(), *sorted(sources.items())]).encode()).hexdigest()
+    content = hashlib.sha256(repr([platform.python_version(), made_by, *sorted(sources.items())]).encode()).hexdigest()
     kept = cache_folder() / "code" / f"{content[:32]}.txt"
     with suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", digest := kept.read_text(encoding="ascii")):
@@ -74,7 +75,7 @@ def code_digest() -> str | None:
 
 
 def digest_of_code(sources: Mapping[str, bytes]) -> str:
-    """The SHA-256 (hex) of the syntax trees of source files, by name, without docstrings."""
+    """The SHA-256 (hex) of the syntax trees of source files, by name, without docstrings and messages."""
     found = hashlib.sha256()
     for name, source in sorted(sources.items()):
         tree = ast.parse(source)
@@ -83,6 +84,10 @@ def digest_of_code(sources: Mapping[str, bytes]) -> str:
                 case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                     if ast.get_docstring(node, clean=False) is not None:
                         node.body = node.body[1:]
+                case ast.Raise(exc=ast.Call(func=kind)):
+                    node.exc = kind
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="_log"))):
+                    node.args = []
         found.update(f"{name}\0{_EMPTY_LIST.sub('', ast.dump(tree))}\0".encode(errors="surrogatepass"))
     return found.hexdigest()
 

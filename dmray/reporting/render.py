@@ -245,18 +245,19 @@ def _notes(comparison: Comparison) -> Iterable[str]:
 
 
 def _target_note(comparison: Comparison) -> Iterable[str]:
-    """The target returns, and the methods that take them (as their records say)."""
-    labels: dict[bool, list[str]] = {True: [], False: []}
+    """The target return that each method's score is for, as the records say; and the methods that take none."""
+    labels: dict[float | None, list[str]] = {}
     for seed_group in comparison.seed_groups:
         scored = [trial.scores for trial in seed_group.trials if len(trial.scores)]
         if scored:
-            labels[scored[0].target_return is not None].append(seed_group.label)
-    first, *others = (f"{target:g}" for target in comparison.target_returns)
-    also = f"; the ledgers and MLflow also have: {', '.join(others)}" if others else ""
-    if labels[True]:
-        yield f"Target return of the score: {first}, the first of the list{also} ({', '.join(labels[True])})."
-    if labels[False]:
-        yield f"Without a target return: {', '.join(labels[False])}."
+            labels.setdefault(scored[0].target_return, []).append(seed_group.label)
+    for target, names in labels.items():
+        if target is not None:
+            others = ", ".join(f"{other:g}" for other in comparison.target_returns if other != target)
+            also = f"; the ledgers and MLflow also have: {others}" if others else ""
+            yield f"Target return of the score: {target:g}, the first of the list{also} ({', '.join(names)})."
+    if None in labels:
+        yield f"Without a target return: {', '.join(labels[None])}."
 
 
 def _model(result: TrialResult) -> str:

@@ -50,6 +50,13 @@ def test_comments_docstrings_and_blank_lines_do_not_change_the_digest_of_code() 
     assert digest_of_code({"a.py": code}) != digest_of_code({"b.py": code})
 
 
+def test_messages_do_not_change_the_digest_of_code() -> None:
+    code = b'def f(x):\n    _log.warning("a %s", x)\n    if x: raise ValueError(f"{x}: bad")\n    return x\n'
+    other = code.replace(b"bad", b"not good").replace(b"a %s", b"b: %s")
+    assert digest_of_code({"a.py": code}) == digest_of_code({"a.py": other})
+    assert digest_of_code({"a.py": code}) != digest_of_code({"a.py": code.replace(b"ValueError", b"KeyError")})
+
+
 def test_every_package_that_decides_numbers_is_in_the_digest() -> None:
     """Where a package is renamed, its code must not leave the digest in silence."""
     package = Path(dmray.__file__).parent
