@@ -86,7 +86,8 @@ def interfaces(processes: list[psutil.Process]) -> set[str]:
 def test_sigterm_to_a_sweep_on_ray_saves_ends_everything_and_continues_to_the_same_numbers(tmp_path: Path) -> None:
     """Sent to all processes of the sweep, as Slurm does."""
     short = CHANGES | {"training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5}}
-    short |= {"tracking": {"log_every_steps": 20, "mlflow_uri": "off"}, "evaluation": CHANGES["evaluation"]}
+    short |= {"tracking": {"log_every_steps": 100, "mlflow_uri": "off"}}
+    short |= {"evaluation": {"episodes": 4, "every_steps": 500, "cohort_size": 2, "target_returns": [50.0]}}
     file, whole = sweep_file(tmp_path / "ended", **short), sweep_file(tmp_path / "whole", **short)
     folder, plan = SweepFolder(tmp_path / "ended", "tiny"), tiny_plan(tmp_path / "ended", **short)
     trial = folder.trial(plan.trial_ids[0])

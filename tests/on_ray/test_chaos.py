@@ -33,7 +33,7 @@ from tests.sweeps import science_of, sweep_file
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 CHAOS = int(os.environ.get("DMRAY_CHAOS", "0"))
-SEEDS = {"tune": 3, "train": 2}  # of DM and DT; a trial of Ray Train takes ten seconds to start
+SEEDS = {"tune": 2, "train": 2}  # of DM and DT; a trial of Ray Train takes ten seconds to start
 CHANGES = {
     "training": {"steps": 400, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
