@@ -52,7 +52,10 @@ def _exact_int(value: Any) -> Any:
         return int(value) if value.is_integer() and abs(value) <= _MAX_EXACT else value
     if isinstance(value, bool | str | bytes | int) or not hasattr(value, "__index__"):
         return value
-    return value.__index__()
+    try:
+        return value.__index__()
+    except Exception:  # noqa: BLE001 - of another library's class; an array of several numbers has the method, and raises
+        return value
 
 
 class Spec(BaseModel):

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, distributions, entry_points
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from typing import Any, Generic, TypeVar
+
+from dmray.errors import printable
 
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,79}")
@@ -36,7 +40,7 @@ class Plugin(Generic[T]):
 def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
     """The objects of class `kind` in the entry-point group `group`, in the order of their names. Loads a group once."""
     if group not in _loaded:
-        points = sorted(entry_points(group=group), key=lambda point: (point.name, point.value))
+        points = sorted(_points(group), key=lambda point: (point.name, point.value))
         plugins = [_load(point, kind) for point in points]
         _loaded[group] = tuple(plugin for plugin in plugins if plugin is not None)
     return _loaded[group]
@@ -44,15 +48,48 @@ def load_plugins(group: str, kind: type[T]) -> tuple[Plugin[T], ...]:
 
 def installed_plugins() -> dict[str, str]:
     """The packages that extend dmray, with their versions; none of them is imported."""
-    extending = (
-        package for package in distributions() if any(p.group.startswith("dmray.") for p in package.entry_points)
-    )
+    extending = _packages(lambda group: group.startswith("dmray."))
     return dict(sorted((str(package.name), str(package.version)) for package in extending))
 
 
 def forget_plugins() -> None:
     """Load each group again at its next use. Call this after packages were installed or removed."""
     _loaded.clear()
+
+
+def _points(group: str) -> Iterable[EntryPoint]:
+    try:
+        return entry_points(group=group)
+    except Exception:  # noqa: BLE001 - one package without a name is enough, and the parser raises anything
+        packages = list(_packages(group.__eq__))
+        return [point for package in packages for point in package.entry_points if point.group == group]
+
+
+def _packages(wanted: Callable[[str], bool]) -> Iterator[Distribution]:
+    """Installed packages with an entry point in a `wanted` group; of several with one name the first.
+
+    One whose metadata cannot be read is left out with a warning.
+    """
+    seen: set[str] = set()
+    for package in distributions():
+        try:
+            if not any(wanted(point.group) for point in package.entry_points):
+                continue
+            name = package.metadata["Name"]
+            if not name or not package.version:
+                raise ValueError("no name or no version")
+        except Exception as problem:  # noqa: BLE001 - as above
+            folder = getattr(package, "_path", "a package")
+            _warn_once(f"{folder}: its metadata cannot be read ({problem}); it is ignored; install the package again")
+            continue
+        if name not in seen:
+            seen.add(name)
+            yield package
+
+
+@cache
+def _warn_once(problem: str) -> None:
+    _log.warning("%s", printable(problem))
 
 
 def _load(point: EntryPoint, kind: type[T]) -> Plugin[T] | None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 from dmray.errors import PluginError, SpecError
-from dmray.plugins import forget_plugins
+from dmray.plugins import forget_plugins, installed_plugins
 from dmray.registry import Registry
 
 
@@ -92,3 +94,23 @@ def test_an_object_that_is_added_here_is_not_installed(monkeypatch: pytest.Monke
 def test_an_object_of_another_class_cannot_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PluginError, match="number 'two': must be a Number"):
         registry(monkeypatch).add("two")  # type: ignore[arg-type]
+
+
+def test_a_package_with_damaged_metadata_is_named_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As pip leaves one that it could not remove: a folder without a name in it."""
+    for folder, metadata in (("good-1.dist-info", "Name: good\nVersion: 1\n"), ("-ad.dist-info", "")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "METADATA").write_text(metadata)
+        (tmp_path / folder / "entry_points.txt").write_text(f"[dmray.numbers]\nx = {__name__}:TWO\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr("dmray.plugins.entry_points", broken)
+    assert list(Registry("number", "dmray.numbers", Number, {})) == ["two"]
+    assert installed_plugins() == {"good": "1"}
+    assert f"{tmp_path / '-ad.dist-info'}: its metadata cannot be read" in caplog.text
+
+
+def broken(group: str) -> None:
+    """What the standard library's function does with such a folder on the path, in some versions of Python."""
+    raise TypeError("expected string or bytes-like object, got 'NoneType'")

@@ -27,12 +27,14 @@ from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts
 from dmray.errors import DatasetError
 from dmray.file_lock import file_lock
 from dmray.files import os_errors_said, replace_durably
+from dmray.registry import short
 from dmray.space import require_disk
 
 _BLOCK_BYTES = 8 * 2**20
 _LONGEST_PAUSE_S = 30.0
 _LOCK_TIMEOUT_S = 3600.0
 _WINDOW_S = 60.0  # over which the rate is measured
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 _CURE = "set DMRAY_DATASETS to a folder that can be written"
 
 
@@ -66,10 +68,16 @@ class FetchSettings:
 
     @classmethod
     def from_environment(cls) -> FetchSettings:
-        """$DMRAY_MIRRORS, comma separated, and $DMRAY_OFFLINE (1, true, yes)."""
+        """$DMRAY_MIRRORS, comma separated, and $DMRAY_OFFLINE (1 or 0).
+
+        Raises:
+            DatasetError: DMRAY_OFFLINE is neither yes nor no.
+        """
         mirrors = (mirror.strip() for mirror in os.environ.get("DMRAY_MIRRORS", "").split(","))
-        offline = os.environ.get("DMRAY_OFFLINE", "").lower() in ("1", "true", "yes")
-        return cls(tuple(mirror for mirror in mirrors if mirror), offline)
+        offline = os.environ.get("DMRAY_OFFLINE", "").strip()
+        if offline.lower() not in (*_YES, *_NO):
+            raise DatasetError(f"DMRAY_OFFLINE={short(offline)}: neither yes nor no; set it to 1 or 0")
+        return cls(tuple(mirror for mirror in mirrors if mirror), offline.lower() in _YES)
 
     def addresses(self, remote: RemoteFile) -> list[str]:
         """Every address to try, in order."""

@@ -380,6 +380,18 @@ def test_a_file_that_somebody_else_put_there_is_pinned_when_first_verified(tmp_p
     assert [verify(NAME, tmp_path).first_seen for _ in range(2)] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("given", "offline"), [("1", True), (" On ", True), ("no", False), ("", False), ("offline", None)]
+)
+def test_offline_is_yes_or_no(given: str, offline: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMRAY_OFFLINE", given)
+    if offline is not None:
+        assert FetchSettings.from_environment().offline is offline
+        return
+    with pytest.raises(DatasetError, match="DMRAY_OFFLINE=offline: neither yes nor no; set it to 1 or 0"):
+        FetchSettings.from_environment()
+
+
 def test_offline_nothing_is_asked_for(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="DMRAY_OFFLINE forbids"):
         fetch(remote(server), tmp_path, settings(offline=True))

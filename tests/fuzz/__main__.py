@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,20 +60,25 @@ def main() -> int:
         shares = {name: slow for name, slow in shares.items() if slow <= options.inputs or options.edge}
     templates = module.prepare(scratch / "templates", shares)
     tallies: list[Tally] = []
-    print(f"{'edge':18}{'inputs':>8}{'values':>8}{'errors':>8}{'faults':>8}{'MiB':>7}")
+    print(f"{'edge':18}{'inputs':>8}{'values':>8}{'errors':>8}{'faults':>8}{'MiB':>7}{'s':>7}")
     for name in shares:
         edge = module.EDGES[name]
         inputs = 10**9 if options.inputs is None else max(1, options.inputs // edge.slow)
         seconds = _NO_LIMIT_S if minutes is None else 60 * minutes / len(shares)
+        begun_s = time.monotonic()
         budget = Budget(options.first, inputs, seconds, options.timeout)
         tally = fuzz(edge, templates, scratch / "findings", options.seed, budget)
         tallies.append(tally)
         counts = f"{tally.inputs:8,}{tally.outcomes['value']:8,}{tally.outcomes['error']:8,}"
-        print(f"{name:18}{counts}{len(tally.findings):8,}{tally.peak_bytes / 2**20:7,.0f}", flush=True)
+        print(f"{name:18}{counts}{len(tally.findings):8,}{_mib_and_s(tally, begun_s)}", flush=True)
     _print_findings(tallies)
     if options.json is not None:
         options.json.write_text(json.dumps([tally.as_dict() for tally in tallies], indent=2))
     return int(any(tally.findings for tally in tallies))
+
+
+def _mib_and_s(tally: Tally, begun_s: float) -> str:
+    return f"{tally.peak_bytes / 2**20:7,.0f}{time.monotonic() - begun_s:7,.0f}"
 
 
 def _print_findings(tallies: list[Tally]) -> None:

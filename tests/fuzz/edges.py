@@ -95,12 +95,20 @@ def _overrides(rng: Random, folder: Path, templates: Templates) -> list[str]:
 
 
 def _mapping(rng: Random, folder: Path, templates: Templates) -> Any:
-    return mutate_value(rng, yaml.safe_load(rng.choice(sorted(SWEEPS.glob("*.yaml"))).read_text()))
+    return mutate_value(rng, _sweep_mapping(rng))
 
 
 def _near_sweep(rng: Random, folder: Path, templates: Templates) -> Any:
     """Most are accepted, so the plan, its cost and its texts get odd numbers too."""
-    return mutate_near(rng, yaml.safe_load(rng.choice(sorted(SWEEPS.glob("*.yaml"))).read_text()))
+    return mutate_near(rng, _sweep_mapping(rng))
+
+
+def _sweep_mapping(rng: Random) -> Any:
+    """A valid sweep with every field; or a file's own mapping, with the fields that it names."""
+    path = rng.choice(sorted(SWEEPS.glob("*.yaml")))
+    sweep = json.loads(load_sweep(path).model_dump_json())
+    named = yaml.safe_load(path.read_text())
+    return sweep if rng.random() < 0.5 else {name: sweep[name] for name in named if name in sweep}
 
 
 def _read_near_sweep(given: Any) -> object:
@@ -530,12 +538,12 @@ EDGES = {
         Edge("mirror", _mirrors, _fetch, slow=4, keeps_parts=True),
         Edge("mlflow-database", _mlflow_database, _mirror_to, slow=60),
         Edge("mlflow-answers", _mlflow_answers, _mirror_to_answers, slow=60),
-        Edge("store-view", store_edges.in_memory, store_edges.look_at, slow=2),
-        Edge("store-folder-view", store_edges.in_folder, store_edges.look_at, slow=2),
+        Edge("store-view", store_edges.in_memory, store_edges.look_at, slow=4),
+        Edge("store-folder-view", store_edges.in_folder, store_edges.look_at, slow=4),
         Edge("store-copy", store_edges.in_memory, store_edges.copy_of, slow=4),
         Edge("store-folder-copy", store_edges.in_folder, store_edges.copy_of, slow=4),
         Edge("store-rungs", store_edges.in_memory, store_edges.scores_at_rung, slow=4),
-        Edge("environment", environment_edges.variables, environment_edges.read_variables, slow=4),
+        Edge("environment", environment_edges.variables, environment_edges.read_variables, slow=60),
         Edge("package", environment_edges.package, environment_edges.use_package, slow=4),
         Edge("calibration", _calibration, lambda path: load_calibration("fuzz")),
     )

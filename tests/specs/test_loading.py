@@ -266,6 +266,16 @@ def test_a_mapping_may_have_numpy_numbers_tuples_and_paths() -> None:
     assert (sweep.datasets[0].path, sweep.resources.deterministic) == ("a.hdf5", True)
 
 
+def test_an_array_of_several_numbers_is_no_number() -> None:
+    class Array:  # as those of torch
+        def __index__(self) -> int:
+            raise TypeError("only integer tensors of a single element can be converted to an index")
+
+    content = {"name": "x", "datasets": [], "grid": [], "training": {"steps": Array()}}
+    with pytest.raises(SpecError, match=r"training\.steps: Input should be a whole number"):
+        sweep_of(content, "sweep")
+
+
 def test_a_mapping_with_other_keys_or_inside_itself_is_an_error() -> None:
     inside: dict[str, object] = {}
     inside["training"] = inside
