@@ -103,7 +103,7 @@ def read_small(path: Path, most_bytes: int = 2**20) -> bytes:
     Raises:
         OSError: there is no such file, it is not a regular file, or it has more than `most_bytes` bytes.
     """
-    if path.exists() and not path.is_file():
+    if not path.is_file() and (path.exists() or path.is_symlink()):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         content = file.read(most_bytes + 1)

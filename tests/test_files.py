@@ -14,6 +14,7 @@ from dmray.errors import StorageError
 from dmray.files import (
     cache_folder,
     partial,
+    read_small,
     remove_parts_of,
     remove_stale_parts,
     user_path,
@@ -209,3 +210,15 @@ def test_whoever_holds_the_lock_of_a_file_removes_every_part_of_it(tmp_path: Pat
     remove_parts_of(tmp_path / "a")
     assert os.listdir(tmp_path) == [".ab.00000000-1-1-0.part"]
     remove_parts_of(tmp_path / "missing" / "a")
+
+
+def test_a_small_file_is_read_and_anything_else_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "large").write_bytes(bytes(101))
+    for name in ("pipe", "zero", "loop", "large", "."):
+        with pytest.raises(OSError, match=r"regular|larger") as refused:
+            read_small(tmp_path / name, 100)
+        assert refused.value.errno in (errno.EINVAL, errno.EFBIG), name
+    assert read_small(tmp_path / "large", 101) == bytes(101)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from dmray.errors import StorageError
 from dmray.escaping import plain
 from dmray.progress.sweep_handle import SweepHandle, find_sweep, find_trial
 from dmray.records import TrialFolder
+from dmray.records.disk import open_file
 from dmray.trial.log import lines_of_attempt
 
 app = new_app()
@@ -30,7 +32,7 @@ def main(
     with report_errors(), find_sweep(sweep, storage) as found:
         folder = find_trial(found, trial)
         found.read_log(folder)
-        content = folder.log.read_bytes() if folder.log.exists() else b""
+        content = _from(folder.log, 0)
         text = content.decode(errors="replace")
         shown = text if attempt is None else lines_of_attempt(text, attempt)
         if not shown and not follow:
@@ -44,17 +46,28 @@ def main(
             _follow(found, folder, whole)
 
 
+def _from(log: Path, offset: int) -> bytes:
+    """A log's bytes from `offset` on; none if there is no log.
+
+    Raises:
+        StorageError: what stands there is no file, or cannot be read.
+    """
+    try:
+        with open_file(log) as stream:
+            stream.seek(offset)
+            return stream.read()
+    except FileNotFoundError:
+        return b""
+
+
 def _follow(found: SweepHandle, folder: TrialFolder, offset: int) -> None:
     try:
         while True:
             ended = folder.done.exists()  # checked before the last read, so that no line is missed
-            if folder.log.exists():
-                with folder.log.open("rb") as stream:
-                    stream.seek(offset)
-                    new = stream.read()
-                new = new if ended else new[: new.rfind(b"\n") + 1]  # no letter and no escape code is cut in two
-                offset += len(new)
-                typer.echo(plain(new.decode(errors="replace")), nl=False)
+            new = _from(folder.log, offset)
+            new = new if ended else new[: new.rfind(b"\n") + 1]  # no letter and no escape code is cut in two
+            offset += len(new)
+            typer.echo(plain(new.decode(errors="replace")), nl=False)
             if ended:
                 return
             time.sleep(found.look_every_s)

@@ -207,7 +207,7 @@ def _begin(part: Path, facts_file: Path, facts: RemoteFacts) -> None:
     """Keep the part if it is of the same remote file, else start over; check that the disk has room for the rest."""
     text = json.dumps(asdict(facts)).encode()
     size = part.stat().st_size if part.exists() else None
-    known = facts_file.exists() and facts_file.read_bytes() == text
+    known = facts_file.is_file() and facts_file.read_bytes() == text
     if size is None or not known or (facts.size is not None and size > facts.size):
         part.unlink(missing_ok=True)
         facts_file.write_bytes(text)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from dmray.errors import DatasetError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import os_errors_said, write_json
+from dmray.files import os_errors_said, read_small, write_json
 
 MANIFEST_NAME = "dmray-manifest.json"
 _LOCK_TIMEOUT_S = 60.0
@@ -104,11 +104,13 @@ class Manifest:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            entries = json.loads(self.path.read_bytes())
+            entries = json.loads(read_small(self.path))
         except FileNotFoundError:
             return {}
         except OSError as cause:
-            raise DatasetError(f"{self.path}: cannot be read ({cause.strerror or cause})") from cause
+            raise DatasetError(
+                f"{self.path}: cannot be read ({cause.strerror or cause}); make it readable, or remove it to pin anew"
+            ) from cause
         except (ValueError, RecursionError) as cause:
             raise DatasetError(f"{self.path}: not a manifest ({cause}); remove it to pin anew") from cause
         if not isinstance(entries, dict):

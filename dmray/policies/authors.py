@@ -156,7 +156,7 @@ class _Network:
             "n_layer": self._layers(),
             "d_state": self.size(f"{mixer}.A_log", 1),
             "d_conv": self.size(f"{mixer}.conv1d.weight", 2),
-            "expand": max(1, self.size(f"{mixer}.A_log", 0) // width),
+            "expand": max(1, self.size(f"{mixer}.A_log", 0) // max(1, width)),
             "max_timesteps": _MAX_TIMESTEPS,
         }
 
@@ -221,8 +221,19 @@ def _check_tensors(label: str, weights: object, ignored: str) -> None:
             continue
         if not value.is_floating_point():
             raise CheckpointError(f"{label}: '{short(name)}' has dtype {value.dtype}, but must be floating-point")
+        if not _is_plain(value):
+            raise CheckpointError(
+                f"{label}: '{short(name)}' {tuple(value.shape)}: not a number in memory for each element"
+            )
         if not bool(torch.isfinite(value.float()).all()):
             raise CheckpointError(f"{label}: '{short(name)}' is not finite")
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether it is dense and each element is in memory. (An expanded one could grow beyond any memory.)"""
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _shared_sizes(networks: Sequence[_Network]) -> dict[str, int]:

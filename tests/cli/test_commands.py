@@ -179,6 +179,11 @@ def test_a_trials_log_by_its_key(tmp_path: Path) -> None:
     assert "its log.txt has no lines of attempt 3" in runner.invoke(logs.app, [sweep, key, "--attempt", "3"]).output
     unknown = runner.invoke(logs.app, [sweep, "x" + key])
     assert (unknown.exit_code, key in unknown.output) == (1, True)
+    log = tmp_path / "tiny" / "trials" / key / "log.txt"
+    log.unlink()
+    os.mkfifo(log)
+    refused = runner.invoke(logs.app, [sweep, key])
+    assert (refused.exit_code, "a pipe, not a file; remove it" in refused.output) == (1, True)
 
 
 def test_an_ambiguous_key_lists_what_it_may_mean(tmp_path: Path) -> None:

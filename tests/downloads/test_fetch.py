@@ -523,3 +523,12 @@ def test_a_killed_holder_of_the_lock_frees_it(server: Server, tmp_path: Path) ->
     process.wait()
     process.stdout.close()
     assert fetch(remote(server), tmp_path, settings()).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "loop"])
+def test_a_manifest_that_is_no_file_is_named_at_once(place: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    Manifest(tmp_path).path.symlink_to(place)
+    with pytest.raises(DatasetError, match=r"cannot be read \(not a regular file\).*remove it to pin anew"):
+        Manifest(tmp_path).get("x")

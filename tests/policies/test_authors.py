@@ -220,3 +220,23 @@ def test_odd_arguments_are_errors_that_name_them() -> None:
     for name, value in (("n_head", 0), ("context_length", "5"), ("action_limit", float("nan")), ("return_scale", 0)):
         with pytest.raises(SpecError, match=name):
             from_authors("dt", weights, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(1).expand(2**20, 2**10), torch.eye(3).to_sparse(), torch.zeros(3, device="meta")],
+)
+def test_a_weight_without_a_number_for_each_element_is_refused(value: Tensor) -> None:
+    weights = networks("dm")
+    stage = next(iter(weights))
+    weights[stage]["embed_ln.weight"] = value
+    with pytest.raises(CheckpointError, match=r"'embed_ln\.weight' .*: not a number in memory for each element"):
+        loaded("dm", weights)
+
+
+def test_a_network_of_no_width_is_refused() -> None:
+    weights = networks("dm")
+    for stage in weights.values():
+        stage["embed_ln.weight"] = torch.zeros(0)
+    with pytest.raises(CheckpointError, match="d_model"):
+        loaded("dm", weights)
