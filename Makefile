@@ -1,6 +1,8 @@
 # make quickstart   set up, train Decision Mamba and Decision Transformer, print which one is better
 # make test         set up, lint, type-check, test
 # make fuzz         give odd inputs to everything that reads files, options or answers, for ten minutes
+# make chaos        all tests on Ray: kills and freezes of every kind of process, three random orders
+# make soak         200 short trials on Ray under random faults for an hour
 # make bullet       install the packages of the bullet-* tasks (docs/bullet.md)
 # make lint         check style and types, and ask once a day for known vulnerabilities (requirements/audit.py)
 # make images-pin   write the digests of the images that docker/ names (needs docker or crane, and network)
@@ -10,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test fuzz setup bullet mlflow lint format images-pin clean
+.PHONY: quickstart test fuzz chaos soak setup bullet mlflow lint format images-pin clean
 
 quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
@@ -20,6 +22,12 @@ test: setup lint
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --minutes 10
+
+chaos: setup
+	DMRAY_CHAOS=3 $(BIN)/python -m pytest -m ray
+
+soak: setup
+	$(BIN)/python -m tests.on_ray.soak
 
 lint: setup
 	$(BIN)/ruff check

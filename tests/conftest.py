@@ -30,6 +30,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     So each fixture of a session or a module is made once.
     """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    if not os.environ.get("DMRAY_CHAOS"):
+        for item in (item for item in items if item.get_closest_marker("chaos")):
+            item.add_marker(pytest.mark.skip(reason="minutes on Ray: make chaos"))
     if not config.pluginmanager.hasplugin("xdist"):
         return
     shared = {"ray_session": "ray", "mlflow_storage": "mlflow"}

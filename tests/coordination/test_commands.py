@@ -145,6 +145,7 @@ def test_a_worker_that_missed_a_pause_exits_after_the_resume(
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_a_sweep_on_ray_that_was_paused_ends_with_the_undisturbed_results(ray_session: None, tmp_path: Path) -> None:
     changes = {
         **LONG,

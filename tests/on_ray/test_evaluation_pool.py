@@ -18,6 +18,7 @@ pytestmark = pytest.mark.ray
 TWO = ResourcesSpec(evaluation_actors=2, cpus_per_evaluation_actor=0.5)
 
 
+@pytest.mark.chaos
 def test_idle_actors_are_let_go_and_come_back_for_work(ray_session: None, tmp_path: Path) -> None:
     weights, request = policy_and_request(tmp_path, episodes=30)
     pool = EvaluationPool.start(TWO, "idle", idle_s=0.3)

@@ -15,7 +15,7 @@ from dmray.records import AttemptStarted, SweepFolder, read_ledger
 from tests.sweeps import science_of, sweep_file, tiny_plan
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(600)]
 
 CHANGES = {
     "training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
