@@ -52,6 +52,19 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def is_regular_file(path: Path) -> bool:
+    """`path.is_file()`.
+
+    Raises:
+        StorageError: a folder above it may not be searched, or no file can have such a name.
+    """
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as cause:
+        why = (isinstance(cause, OSError) and cause.strerror) or cause
+        raise StorageError(f"{path}: cannot be read ({why}); correct the path, or make it readable") from cause
+
+
 def cache_folder() -> Path:
     """$DMRAY_CACHE, else ~/.cache/dmray; for a user without a home folder, a folder of its own among temporary ones.
 

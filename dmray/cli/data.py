@@ -14,7 +14,7 @@ from dmray.cli.shared import check_writable, err, finite_number, new_app, out, r
 from dmray.datasets import WARNING
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
-from dmray.files import user_path
+from dmray.files import is_regular_file, user_path
 from dmray.registry import lookup, unknown
 from dmray.rollout import furthest_number, record, replay_errors
 from dmray.sources import (
@@ -186,7 +186,7 @@ def _tasks_without_datasets() -> list[str]:
 
 def _to_verify(given: str, task: str | None) -> list[str]:
     """The file or name itself; for a pattern, the matching data sets that are on this machine."""
-    if task is not None or Path(given).is_file() or given in DATASETS:
+    if task is not None or is_regular_file(Path(given)) or given in DATASETS:
         return [given]
     return [name for name in _matching(given) if _here(name)]
 
@@ -200,14 +200,14 @@ def _columns(task: Task) -> tuple[str, ...]:
 def _here(name: str) -> bool:
     if DATASETS[name].url.startswith(MINARI_SCHEME):
         return False
-    return any((folder / remote_file(name).name).is_file() for folder in download_folders())
+    return any(is_regular_file(folder / remote_file(name).name) for folder in download_folders())
 
 
 def _opened(name: str, task: str | None) -> OpenedDataset:
     """Read a file as a data set of `task`, or a published data set that is on this machine; not what is cached."""
     if task is not None:
         return open_file(user_path(name), lookup("task", task, TASKS, SpecError), cached=False)
-    if name not in DATASETS and Path(name).is_file():
+    if name not in DATASETS and is_regular_file(Path(name)):
         raise SpecError(f"{name}: a file needs a --task, for example --task hopper")
     entry = entry_of(name)
     if not entry.url.startswith(MINARI_SCHEME) and not _here(name):

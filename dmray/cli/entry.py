@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 from dmray.cli.standard_streams import guard_standard_streams
+from dmray.errors import DmrayError
 
 _APPS = {
     "sweep": ("dmray.cli.sweep", "app"),
@@ -41,5 +42,10 @@ def run_command(name: str, prog_name: str | None = None) -> None:
             raise SystemExit(1) from None
         module, attribute = _APPS[name]
         getattr(import_module(module), attribute)(prog_name=prog_name)
+    except DmrayError as mistake:  # outside of a command's `report_errors`
+        from dmray.cli.shared import print_error
+
+        print_error(mistake)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None

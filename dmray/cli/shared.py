@@ -59,10 +59,13 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except DmrayError as mistake:
-        err.print(
-            "error:", without_secrets(str(mistake)), style="bold red", highlight=False, markup=False, soft_wrap=True
-        )
+        print_error(mistake)
         raise typer.Exit(1) from None
+
+
+def print_error(mistake: DmrayError) -> None:
+    """Print an error in one red line."""
+    err.print("error:", without_secrets(str(mistake)), style="bold red", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

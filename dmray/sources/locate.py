@@ -8,7 +8,7 @@ from pathlib import Path
 from dmray.datasets import check_is_d4rl, download_minari
 from dmray.downloads import FetchSettings, Progress, RemoteFile, fetch, silent
 from dmray.errors import StorageError
-from dmray.files import user_path
+from dmray.files import is_regular_file, user_path
 from dmray.sources.recordings import recorded_file
 from dmray.specs import DatasetSpec
 from dmray.tasks import MINARI_SCHEME, Task, entry_of
@@ -42,7 +42,7 @@ def fetch_published(name: str, progress: Progress = silent) -> str:
     remote, folders = remote_file(name), download_folders()
     if not folders:
         raise StorageError(f"{name}: there is no home folder to keep it in; name a folder in DMRAY_DATASETS")
-    found = [folder / remote.name for folder in folders if (folder / remote.name).is_file()]
+    found = [folder / remote.name for folder in folders if is_regular_file(folder / remote.name)]
     if found and found[0].parent != folders[0]:
         return str(found[0])
     return str(fetch(remote, folders[0], FetchSettings.from_environment(), check_is_d4rl, progress))

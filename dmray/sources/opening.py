@@ -31,7 +31,7 @@ from dmray.datasets.mapped import Read
 from dmray.downloads import Manifest
 from dmray.errors import DatasetError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import cache_folder, is_full, remove_stale_parts
+from dmray.files import cache_folder, is_full, is_regular_file, remove_stale_parts
 from dmray.sources.content import content_digest
 from dmray.sources.locate import fetch_minari, locate
 from dmray.specs import DatasetSpec, content_hash
@@ -77,7 +77,7 @@ def open_file(path: Path, task: Task, *, cached: bool = True) -> OpenedDataset:
         StorageError: the disk or the memory has no room for the arrays.
     """
     rules = file_rules(task)
-    if not path.is_file():
+    if not is_regular_file(path):
         raise DatasetError(f"{path}: no such file")
     source = _Source(path.stem, str(path), (path,), content_digest((path,)))
     Manifest(path.parent).check(path.name, source.digest)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dmray.cli.data import app
+from dmray.cli.entry import run_command
 from dmray.tasks import DATASETS
 
 
@@ -179,3 +180,20 @@ def test_a_data_set_comes_from_a_mirror_and_verifies(tmp_path: Path, monkeypatch
     assert verified.exit_code == 0, verified.output
     assert "as it was first seen" in verified.output
     assert "Hopper-v4 reproduces it" in verified.output
+
+
+def test_a_place_that_cannot_be_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable, argv, said in (
+        ("~nobody-of-that-name/x", ["dmray", "list", "hopper*"], "that home folder is not known"),
+        ("/" + "x" * 300, ["dmray", "list", "hopper*"], "cannot be read (File name too long); correct the path"),
+        ("/nowhere", ["dmray", "verify", "x" * 300, "--task", "hopper"], "cannot be read (File name too long)"),
+    ):
+        monkeypatch.setenv("DMRAY_DATASETS", variable)
+        monkeypatch.setattr("sys.argv", argv)
+        monkeypatch.setattr("dmray.cli.entry.guard_standard_streams", lambda only_prints: None)
+        with pytest.raises(SystemExit) as ended:
+            run_command("data")
+        assert ended.value.code == 1
+        assert said in capsys.readouterr().err.replace("\n", " ")

@@ -154,7 +154,9 @@ def _arguments(rng: Random, folder: Path, templates: Templates) -> tuple[str, li
     for _ in range(rng.randint(1, 2)):
         at = rng.randrange(len(words))
         if words[at] not in plan_only[:1]:  # a sweep that is not only planned would run
-            words[at] = odd_text(rng, words[at]).replace("\0", "") or "x"
+            place = f"{folder}/" if words[at].startswith(str(folder)) else ""  # what is named may be written to
+            odd = odd_text(rng, words[at].removeprefix(place)).replace("\0", "")
+            words[at] = place + odd.replace("..", "") if place else odd or "x"
     if command == "sweep" and "--plan" not in words:
         words.append("--plan")
     return command, words

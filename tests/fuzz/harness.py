@@ -138,7 +138,7 @@ def _batch(
             answer = json.loads(line)
             yield number, answer["outcome"], answer["detail"], answer["peak"]
             number += 1
-            if answer["outcome"] == "memory":
+            if answer["outcome"] in ("memory", "crash"):  # the process has ended, or should
                 return
     finally:
         os.close(reader)
@@ -219,7 +219,7 @@ def _made(edge: Edge, rng: Random, folder: Path, templates: Any) -> object:
     for _ in range(_MOST_TRIES):
         try:
             return edge.make(rng, folder, templates)
-        except (ValueError, TypeError, OSError, RuntimeError, KeyError, MemoryError):
+        except (ValueError, TypeError, OSError, RuntimeError, KeyError, MemoryError, AttributeError):
             _remove(folder)
             folder.mkdir()
     raise AssertionError(f"edge {edge.name} makes no input")
