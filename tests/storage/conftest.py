@@ -28,6 +28,12 @@ class S3:
     def stop(self) -> None:
         self._server.stop()
 
+    def make_bucket(self) -> None:
+        """Make the bucket, which other tests of this process may have removed with all of the mocked AWS."""
+        import s3fs
+
+        s3fs.S3FileSystem().makedirs("sweeps", exist_ok=True)
+
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
@@ -49,10 +55,8 @@ def s3() -> Iterator[S3]:
 
 @pytest.fixture
 def s3_url(s3: S3) -> str:
-    """A storage of its own in the mocked S3, whose bucket other tests of this process may have removed."""
-    import s3fs
-
-    s3fs.S3FileSystem().makedirs("sweeps", exist_ok=True)
+    """A storage of its own in the mocked S3."""
+    s3.make_bucket()
     return f"s3://sweeps/{uuid4().hex[:8]}"
 
 

@@ -82,7 +82,7 @@ def test_a_copy_that_cannot_be_written_names_the_setting(memory: Store, tmp_path
 
 def test_a_storage_that_is_a_link_to_itself_is_told(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(StorageError, match="choose another with --storage"):
+    with pytest.raises(StorageError, match="choose another folder with --storage"):
         sweep_folder(str(tmp_path / "loop"), "tiny", "driver").make_writable()
 
 

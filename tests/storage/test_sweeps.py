@@ -67,6 +67,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 @pytest.fixture(scope="module")
 def on_s3(s3: S3) -> Plan:
     """A whole sweep in the mocked S3; to be read only."""
+    s3.make_bucket()
     plan = tiny_plan("s3://sweeps/whole")
     assert set(run(plan).values()) == {TrialStatus.FINISHED}
     return plan
