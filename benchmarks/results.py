@@ -143,6 +143,25 @@ def many_trials(record: dict[str, Any]) -> Iterator[str]:
     yield f"{record['settings']['trials']} trivial trials in one process: {first['wall_s']:.0f} s."
 
 
+def safety(record: dict[str, Any]) -> Iterator[str]:
+    """The checks of files and processes."""
+    *results, look = record["results"]
+    every = record["settings"]["checkpoint_every_steps"]
+    yield "What the checks of checkpoints, ledgers and weights add to a training step, with a checkpoint every"
+    yield f"{every:,} steps, and to an evaluation (a cohort of 50 full episodes)."
+    yield f"The driver's look at 40 processes, every 5 s, takes {look['look_ms']:.1f} ms."
+    rows = [
+        [
+            result["size"],
+            *(f"{result[name]:.1f}" for name in ("step_ms", "checkpoint_ms", "checks_ms", "cohort_ms")),
+            *(f"{max(result[name], 0.0):.2%}" for name in ("share_of_training", "share_of_evaluation")),
+        ]
+        for result in results
+    ]
+    heads = ["", "step, ms", "checkpoint, ms", "its checks, ms", "cohort, ms", "of training", "of evaluation"]
+    yield from _table(heads, rows)
+
+
 def report(record: dict[str, Any]) -> Iterator[str]:
     """The report of a large sweep."""
     (result,) = record["results"]
@@ -160,6 +179,7 @@ PARTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "env_steps": env_steps,
     "sweep_overhead": sweep_overhead,
     "many_trials": many_trials,
+    "safety": safety,
     "report": report,
 }
 
