@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import in_turns, write_record
 
-from dmray.on_ray.liveness import stopped_among
+from dmray.on_ray.frozen_processes import stopped_among
 from dmray.planning.measuring import reference_trial
 from dmray.policies import PolicyShape, PolicySnapshot, SequencePolicy, policy_recipe, snapshot
 from dmray.records import Ledger, LedgerPrefix, TrainProgress, TrialFolder

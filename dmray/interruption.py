@@ -193,19 +193,25 @@ class Interruption:
 
     def _give_up(self) -> None:
         """End the process and what it started. The system releases its file locks."""
-        import psutil
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(f"{self._last_words}\n")
+                sys.stderr.flush()
+            _kill_children()
+            for release in reversed(self._releases):
+                thread = threading.Thread(target=release, daemon=True)
+                thread.start()
+                thread.join(_RELEASE_S)
+        finally:
+            os._exit(128 + (self._signum or signal.SIGINT))
 
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"{self._last_words}\n")
-            sys.stderr.flush()
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        for release in reversed(self._releases):
-            thread = threading.Thread(target=release, daemon=True)
-            thread.start()
-            thread.join(_RELEASE_S)
-        os._exit(128 + (self._signum or signal.SIGINT))
+
+def _kill_children() -> None:
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
 
 
 @contextlib.contextmanager

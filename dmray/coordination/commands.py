@@ -24,6 +24,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from dmray.errors import StorageError
 from dmray.files import read_small, write_atomic
 from dmray.interruption import interrupt_thread
+from dmray.periodic_thread import PeriodicThread
 from dmray.records.folders import SweepFolder
 from dmray.specs import Spec
 from dmray.specs.mistakes import mistakes_of
@@ -160,26 +161,20 @@ def wait_for_resume(folder: SweepFolder) -> bool:
 @contextmanager
 def listen_for_commands(folder: SweepFolder, resume_command: str) -> Iterator[None]:
     """Send `run`, then log each new command while the block runs; `kill` interrupts the block's thread."""
-    seen, stopped, driver = send_command(folder, "run", resume_command), threading.Event(), threading.get_ident()
+    seen, driver = send_command(folder, "run", resume_command), threading.get_ident()
 
     def watch() -> None:
         nonlocal seen
-        while not stopped.wait(_READ_EVERY_S):
-            try:
-                command = read_command(folder)
-            except OSError:
-                continue  # the storage does not answer just now
-            if command is None or command == seen:  # compared whole: in a store, another command may win this number
-                continue
-            seen = command
-            _log.info("%s (by %s)", _MEANING[command.kind], command.sent_by)
-            if command.kind == "kill":
-                interrupt_thread(driver)
+        try:
+            command = read_command(folder)
+        except OSError:  # the storage does not answer just now
+            return
+        if command is None or command == seen:  # compared whole: in a store, another command may win this number
+            return
+        seen = command
+        _log.info("%s (by %s)", _MEANING[command.kind], command.sent_by)
+        if command.kind == "kill":
+            interrupt_thread(driver)
 
-    thread = threading.Thread(target=watch, name="dmray-commands", daemon=True)
-    thread.start()
-    try:
+    with PeriodicThread(watch, _READ_EVERY_S, name="dmray-commands"):
         yield
-    finally:
-        stopped.set()
-        thread.join()

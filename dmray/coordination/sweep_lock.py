@@ -13,6 +13,7 @@ in stores without conditional puts, the last writer wins: every writer reads the
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -26,6 +27,7 @@ from dmray.coordination.heartbeat import FileHeartbeats, Heartbeat, Heartbeats, 
 from dmray.errors import StorageError
 from dmray.file_lock import file_lock
 from dmray.interruption import interrupt_thread, released_if_ended
+from dmray.periodic_thread import PeriodicThread
 from dmray.records.folders import SweepFolder
 from dmray.storage import Store
 
@@ -182,30 +184,29 @@ def _wait_until_stale(where: str, heartbeats: Heartbeats, timing: LockTiming) ->
 @contextlib.contextmanager
 def _renew_heartbeat(where: str, heartbeats: Heartbeats, holder: str, timing: LockTiming) -> Iterator[None]:
     """Renew the heartbeat in a thread while the block runs, and remove it at the end."""
-    stopped, driver = threading.Event(), threading.get_ident()
+    driver, counts, taken_over = threading.get_ident(), itertools.count(1), threading.Event()
 
     def renew() -> None:
-        count = 0
-        while not stopped.wait(timing.heartbeat_s):
-            count += 1
-            try:
-                seen = heartbeats.read()
-                if seen is not None and seen.holder != holder:
-                    _log.error("%s: process %d on %s has taken this sweep over", where, seen.pid, seen.host)
-                    interrupt_thread(driver)
-                    return
-                heartbeats.write(Heartbeat.now(holder, count))
-            except (OSError, StorageError) as problem:  # harmless if the storage answers again within `stale_s`
-                _log.warning("%s: the heartbeat cannot be renewed: %s", where, problem)
+        if taken_over.is_set():
+            return
+        try:
+            seen = heartbeats.read()
+            if seen is not None and seen.holder != holder:
+                taken_over.set()
+                _log.error("%s: process %d on %s has taken this sweep over", where, seen.pid, seen.host)
+                interrupt_thread(driver)
+            else:
+                heartbeats.write(Heartbeat.now(holder, next(counts)))
+        except (OSError, StorageError) as problem:  # harmless if the storage answers again within `stale_s`
+            _log.warning("%s: the heartbeat cannot be renewed: %s", where, problem)
 
-    thread = threading.Thread(target=renew, name="dmray-heartbeat", daemon=True)
-    thread.start()
     try:
-        with released_if_ended(lambda: _release(where, heartbeats, holder)):
+        with (
+            PeriodicThread(renew, timing.heartbeat_s, name="dmray-heartbeat"),
+            released_if_ended(lambda: _release(where, heartbeats, holder)),
+        ):
             yield
     finally:
-        stopped.set()
-        thread.join()
         _release(where, heartbeats, holder)
 
 

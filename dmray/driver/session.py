@@ -130,7 +130,7 @@ def _shown(plan: Plan, folder: SweepFolder, console: Console | None, on_progress
         if on_progress is not None:
             callback = _ProgressCallback(follower(), on_progress)
             views.callback(callback.end)
-            views.enter_context(PeriodicThread(callback, _PROGRESS_EVERY_S))
+            views.enter_context(PeriodicThread(callback.advance, _PROGRESS_EVERY_S, name="dmray-progress"))
         yield
 
 
@@ -184,7 +184,7 @@ def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None
     mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials, may_be_late=started_before)
     reports: list[Path] = []
     try:
-        with PeriodicThread(mirror, tracking.flush_every_s, name="dmray-mlflow-mirror"):
+        with PeriodicThread(mirror.advance, tracking.flush_every_s, name="dmray-mlflow-mirror"):
             try:
                 yield reports.append
             finally:

@@ -13,7 +13,7 @@ from dmray.planning.plan import Plan
 from dmray.records import SweepFolder
 from dmray.specs import NO_MLFLOW, SweepSpec
 from dmray.storage import SweepCopy, is_url, open_store
-from dmray.storage.outages import SkipDuringOutage, retry_while_unavailable
+from dmray.storage.outages import retry_while_unavailable, skip_during_outage
 
 Refresh = Callable[[], None]  # syncs the driver's folder and the store now
 _PULL_EVERY_S = 10.0
@@ -47,15 +47,15 @@ def sweep_lock(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
 
         copy.download()
         commands.sync(folder)
-        syncing = SkipDuringOutage(lambda: commands.sync(folder))
+        syncing = skip_during_outage(lambda: commands.sync(folder))
         try:  # two threads, so that a long pull does not delay a command
             with (
-                PeriodicThread(syncing, _COMMANDS_EVERY_S),
-                PeriodicThread(copy, _PULL_EVERY_S),
+                PeriodicThread(syncing, _COMMANDS_EVERY_S, name="dmray-commands-sync"),
+                PeriodicThread(copy.advance, _PULL_EVERY_S, name="dmray-store-copy"),
             ):
                 yield lambda: retry_while_unavailable(refresh)
         finally:
-            syncing.advance()
+            syncing()
             copy.advance()
         retry_while_unavailable(copy.push)
 

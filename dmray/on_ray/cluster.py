@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from dmray.interruption import interrupted_at_once
 from dmray.on_ray.evaluation_pool import NAMESPACE
 from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, machines_for_one_node
 from dmray.on_ray.session_folder import new_token, session_folder, session_processes
+from dmray.periodic_thread import PeriodicThread
 from dmray.planning.plan import Plan
 
 ENVIRONMENT = {
@@ -266,23 +266,15 @@ class _SigtermAction:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Set it again and again while the block runs. (Python itself can set a handler in the main thread only.)"""
-        stopped = threading.Event()
 
         def restore() -> None:
             if not self.is_kept():
                 self._set(int(signal.SIGTERM), self._before, None)
 
-        def keep() -> None:
-            while not stopped.wait(self._LOOK_EVERY_S):
-                restore()
-
-        thread = threading.Thread(target=keep, name="dmray-sigterm", daemon=True)
-        thread.start()
         try:
-            yield
+            with PeriodicThread(restore, self._LOOK_EVERY_S, name="dmray-sigterm"):
+                yield
         finally:
-            stopped.set()
-            thread.join()
             restore()
 
     def _current(self) -> bytes:

@@ -19,36 +19,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grpc
 import psutil
 import ray
-from ray._private import state
 from ray._private import worker as ray_worker
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dmray.coordination.commands import read_command
 from dmray.errors import ClusterLostError
 from dmray.interruption import interrupt_thread
 from dmray.on_ray.dashboard import Dashboard
+from dmray.on_ray.frozen_processes import FrozenProcesses, Persistent, Stopped, stopped_among
 from dmray.on_ray.session_folder import session_processes
-from dmray.records import AttemptStarted, SweepFolder, read_ledger
+from dmray.periodic_thread import PeriodicThread
+from dmray.records import SweepFolder
 from dmray.specs import FaultSpec
 from dmray.trial.job import TrialJob
-from dmray.trial.watchdog import mark_frozen
 
 _log = logging.getLogger(__name__)
-_FEWEST_LOOKS = 3  # in a row: a machine that was suspended as a whole stopped all processes, this one too
 _PING_S = 5.0
 _DISPATCHER_START_S = 120.0  # a new one must import torch first
 _DEFAULT_TIMEOUT_S = 30.0  # for Ray itself, if frozen_timeout_s is null
@@ -58,34 +55,12 @@ _CORE = ("gcs_server", "raylet")
 _NODE_IS_DEAD = 1  # GcsNodeInfo.DEAD
 
 
-class Stopped(NamedTuple):
-    """A process that is stopped. `created` tells it from a later process with the same id."""
+class _Stage(NamedTuple):
+    """The start or the end of Ray: since when, and which of its processes have been stopped meanwhile."""
 
-    node: str
-    pid: int
-    created: float
-    title: str
-
-
-class Persistent:
-    """Which of some things were seen in every look for `timeout_s`, and in three looks at least."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._since: dict[Any, tuple[float, int]] = {}
-
-    def look(self, seen: Iterable[Any], now: float) -> list[Any]:
-        """What is seen at `now`, a monotonic time; those that have been seen for long enough, which start again."""
-        before = self._since
-        self._since = {item: (before.get(item, (now, 0))[0], before.get(item, (now, 0))[1] + 1) for item in seen}
-        lasting = [
-            item
-            for item, (since, looks) in self._since.items()
-            if now - since >= self._timeout_s and looks >= _FEWEST_LOOKS
-        ]
-        for item in lasting:
-            del self._since[item]
-        return lasting
+    what: str
+    since: float
+    stopped: Persistent
 
 
 class RayWatch:
@@ -99,22 +74,20 @@ class RayWatch:
         self._kills = faults.frozen_timeout_s is not None
         self._timeout_s = faults.frozen_timeout_s or _DEFAULT_TIMEOUT_S
         self._look_every_s = min(5.0, max(0.2, self._timeout_s / 6))
-        self._frozen, self._silent = Persistent(self._timeout_s), Persistent(self._timeout_s)
-        self._asked: dict[str, Any] = {}  # by node: the answer that it owes
-        self._last_answer: dict[str, list[Stopped]] = {}
+        self._silent = Persistent(self._timeout_s)
+        self._frozen: FrozenProcesses | None = None
         self._dispatcher: Any = None
         self._dispatcher_may_take_s = max(2 * self._timeout_s, _DISPATCHER_START_S)
         self._dispatcher_asked: tuple[Any, float] | None = None
         self._lost: str | None = None
         self._stop = threading.Event()
         self._waiting_thread = threading.get_ident()
-        self._thread = threading.Thread(target=self._run, name="dmray-ray-watch", daemon=True)
-        self._seen: set[psutil.Process] = set()
+        self._thread = PeriodicThread(self._look, self._look_every_s, name="dmray-ray-watch")
         self._processes: dict[str, list[Any]] = {}  # of Ray, by name, if they were started here
         self._ip = "127.0.0.1"
         self._left = threading.Event()
         self._dashboard: Dashboard | None = None
-        self._stage: tuple[str, float] | None = None  # "start" or "end" of Ray, and since when; None: it is in use
+        self._stage: _Stage | None = None  # None: Ray is in use
 
     @contextlib.contextmanager
     def ending_in_time(self) -> Iterator[None]:
@@ -124,9 +97,9 @@ class RayWatch:
         Raises:
             ClusterLostError: Ray does not start.
         """
-        self._stage = ("start", time.monotonic())
+        self._stage = self._begun("start")
         self._left.clear()
-        guard = threading.Thread(target=self._guard, name="dmray-ray-guard", daemon=True)
+        guard = PeriodicThread(self._guard, self._look_every_s, name="dmray-ray-guard")
         guard.start()
         try:
             yield
@@ -136,7 +109,7 @@ class RayWatch:
             raise ClusterLostError(self._lost) from raised
         finally:
             self._left.set()
-            guard.join()
+            guard.stop()
 
     def follow(self, dispatcher: Any) -> None:
         """Watch the dispatcher of evaluations too, and log its warnings."""
@@ -167,11 +140,11 @@ class RayWatch:
                 raise
         finally:
             self._stop.set()
-            self._thread.join(2 * _PING_S)
+            self._thread.stop(2 * _PING_S)
             self._lost = self._lost or self._core_ended()
             if self._lost is not None and self._own_ray:
                 self._end_own_ray()
-            self._stage = ("end", time.monotonic())
+            self._stage = self._begun("end")
         if self._lost is not None:
             raise ClusterLostError(self._lost)
 
@@ -180,52 +153,57 @@ class RayWatch:
         self._processes = {name: node.all_processes.get(name, []) for name in _CORE} if node else {}
         self._dashboard = Dashboard.of(node) if node and self._own_ray else None
         self._node = ray.get_runtime_context().get_node_id()
-        self._job = ray.get_runtime_context().get_job_id()
         self._gcs = ray_worker.global_worker.gcs_client
         [here] = [item for item in ray.nodes() if item["NodeID"] == self._node]
         self._ip = here["NodeManagerAddress"]
         channel = init_grpc_channel(f"{self._ip}:{here['NodeManagerPort']}")
         self._raylet = node_manager_pb2_grpc.NodeManagerServiceStub(channel)
+        if self._kills:
+            core = [info.process.pid for infos in self._processes.values() for info in infos]
+            self._frozen = FrozenProcesses(self._folder, self._jobs, self._timeout_s, self._node, core, self._own_ray)
 
-    def _run(self) -> None:
-        while not self._stop.wait(self._look_every_s):
-            lost = self._core_ended() or self._core_does_not_answer_for_long()
-            if lost is not None:
-                self._give_up(lost)
-                return
-            try:
-                if self._dashboard is not None:
-                    self._dashboard.keep()
-                self._look_at_dispatcher()
-                if self._kills:
-                    self._look_for_frozen_processes()
-            except (RayError, psutil.Error, OSError) as problem:  # of processes that end meanwhile; looked at again
-                _log.debug("a look at the sweep's processes failed: %s", problem)
+    def _begun(self, what: str) -> _Stage:
+        return _Stage(what, time.monotonic(), Persistent(self._timeout_s))
+
+    def _look(self) -> None:
+        if self._lost is not None:
+            return
+        lost = self._core_ended() or self._core_does_not_answer_for_long()
+        if lost is not None:
+            self._give_up(lost)
+            return
+        try:
+            if self._dashboard is not None:
+                self._dashboard.keep()
+            self._look_at_dispatcher()
+            if self._frozen is not None:
+                self._frozen.look()
+        except (RayError, psutil.Error, OSError) as problem:  # of processes that end meanwhile; looked at again
+            _log.debug("a look at the sweep's processes failed: %s", problem)
 
     def _guard(self) -> None:
         """While Ray starts or ends, see to it that this does not take for ever."""
-        stopped = Persistent(self._timeout_s)
-        while not self._left.wait(self._look_every_s):
-            if self._stage is None:
-                continue
-            stage, since = self._stage
-            lasting = stopped.look(_stopped_core() if self._own_ray else [], time.monotonic())
-            late = time.monotonic() - since > _START_OR_END_S
-            if (lasting or late) and self._stage == (stage, since):
-                why = (
-                    f"process {lasting[0].pid} is stopped (SIGSTOP)"
-                    if lasting
-                    else f"it takes longer than {_START_OR_END_S:.0f} s"
-                )
-                where = f"Ray on {socket.gethostname()}" if self._own_ray else "the Ray cluster"
-                what = stage if self._own_ray else f"let this driver {'join' if stage == 'start' else 'leave'}"
-                self._lost = self._lost or f"{where} does not {what}: {why}"
-                threading.Thread(target=self._force_the_end, name="dmray-last-words", daemon=True).start()
-                if self._own_ray:
-                    self._end_own_ray()
-                if stage == "start":
-                    interrupt_thread(self._waiting_thread)
-                return
+        stage = self._stage
+        if stage is None:
+            return
+        now = time.monotonic()
+        lasting = stage.stopped.look(_stopped_core() if self._own_ray else [], now)
+        if (not lasting and now - stage.since <= _START_OR_END_S) or self._stage is not stage:
+            return
+        self._stage = None
+        why = (
+            f"process {lasting[0].pid} is stopped (SIGSTOP)"
+            if lasting
+            else f"it takes longer than {_START_OR_END_S:.0f} s"
+        )
+        where = f"Ray on {socket.gethostname()}" if self._own_ray else "the Ray cluster"
+        what = stage.what if self._own_ray else f"let this driver {'join' if stage.what == 'start' else 'leave'}"
+        self._lost = self._lost or f"{where} does not {what}: {why}"
+        threading.Thread(target=self._force_the_end, name="dmray-last-words", daemon=True).start()
+        if self._own_ray:
+            self._end_own_ray()
+        if stage.what == "start":
+            interrupt_thread(self._waiting_thread)
 
     def _give_up(self, lost: str) -> None:
         """End what the sweep's thread waits for; by force, if that does not help."""
@@ -240,15 +218,18 @@ class RayWatch:
     def _force_the_end(self) -> None:
         if self._left.wait(_ENDING_S):
             return
-        command = read_command(self._folder)
-        continues = f" Continue with:\n  {command.resume_command}" if command else ""
-        sys.stderr.write(f"error: {self._lost}\nEnded; nothing is lost.{continues}\n")
-        sys.stderr.flush()
-        os._exit(1)
+        try:
+            command = read_command(self._folder)
+            continues = f" Continue with:\n  {command.resume_command}" if command else ""
+            sys.stderr.write(f"error: {self._lost}\nEnded; nothing is lost.{continues}\n")
+            sys.stderr.flush()
+        finally:  # also where the storage or the terminal is gone
+            os._exit(1)
 
     def _end_own_ray(self) -> None:
         """Kill all processes of Ray on this machine; those that lost their raylet may be stopped and never notice."""
-        for process in {*session_processes(), *self._seen}:
+        seen = self._frozen.seen if self._frozen is not None else set()
+        for process in {*session_processes(), *seen}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()  # psutil checks that the id was not given to another process
 
@@ -298,78 +279,6 @@ class RayWatch:
             _log.warning("the dispatcher of evaluations does not answer for %.0f s; restarting it", now - asked_at)
             ray.kill(self._dispatcher, no_restart=False)
 
-    def _look_for_frozen_processes(self) -> None:
-        for frozen in self._frozen.look(self._stopped_here() + self._stopped_elsewhere(), time.monotonic()):
-            job = self._job_of(frozen)
-            _log.warning(
-                "process %d (%s)%s has been stopped (SIGSTOP) for %.0f s; it is killed, and another continues its work",
-                frozen.pid,
-                frozen.title,
-                f", the worker of {job.trial.trial_id}," if job else "",
-                self._timeout_s,
-            )
-            job_json = job.model_dump_json() if job else None
-            if frozen.node == self._node:
-                end_frozen(frozen, job_json, self._timeout_s)
-            else:
-                there = NodeAffinitySchedulingStrategy(frozen.node, soft=False)
-                _end_frozen_there.options(scheduling_strategy=there).remote(frozen, job_json, self._timeout_s)
-
-    def _stopped_here(self) -> list[Stopped]:
-        if not self._own_ray:
-            return stopped_among(self._node, self._actor_processes().get(self._node, []))
-        self._seen = set(session_processes())
-        core = {info.process.pid for infos in self._processes.values() for info in infos}
-        return stopped_among(self._node, sorted({process.pid for process in self._seen} - core))
-
-    def _stopped_elsewhere(self) -> list[Stopped]:
-        """By the last answer of each node. Nodes without actors of the sweep are not asked, so they can be removed."""
-        if self._own_ray:
-            return []
-        others = {node: pids for node, pids in self._actor_processes().items() if node != self._node}
-        for node, answer in list(self._asked.items()):
-            if ray.wait([answer], timeout=0)[0]:
-                del self._asked[node]
-                with contextlib.suppress(RayError):  # the node is gone
-                    self._last_answer[node] = ray.get(answer)
-        self._last_answer = {node: answer for node, answer in self._last_answer.items() if node in others}
-        for node, pids in others.items():
-            if node not in self._asked:
-                there = NodeAffinitySchedulingStrategy(node, soft=False)
-                self._asked[node] = _stopped_there.options(scheduling_strategy=there).remote(node, pids)
-        return [item for answer in self._last_answer.values() for item in answer]
-
-    def _actor_processes(self) -> dict[str, list[int]]:
-        """The ids of the processes of this job's actors, by node."""
-        found: dict[str, list[int]] = {}
-        for actor in state.actors().values():
-            if actor["JobID"] == self._job and actor["State"] == "ALIVE" and actor["Pid"]:
-                found.setdefault(actor["Address"]["NodeID"], []).append(actor["Pid"])
-        return found
-
-    def _job_of(self, process: Stopped) -> TrialJob | None:
-        """The trial whose worker that process is, as its ledger says."""
-        for job in self._jobs:
-            folder = self._folder.trial(job.trial.trial_id)
-            if folder.done.exists():
-                continue
-            started = [record for record in read_ledger(folder.ledger) if isinstance(record, AttemptStarted)]
-            if started and started[-1].provenance.get("pid") == process.pid and started[-1].time_s >= process.created:
-                return job
-        return None
-
-
-def stopped_among(node: str, pids: Iterable[int]) -> list[Stopped]:
-    """Those of `pids`, processes of this machine, that are stopped."""
-    found = []
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if process.status() == psutil.STATUS_STOPPED:
-                title = " ".join(process.cmdline()).strip()
-                found.append(Stopped(node, pid, process.create_time(), title))
-    return found
-
 
 def _stopped_core() -> list[Stopped]:
     """The GCS and the raylet of the Ray that this process has started or is starting, if they are stopped."""
@@ -378,20 +287,6 @@ def _stopped_core() -> list[Stopped]:
         with contextlib.suppress(psutil.Error):  # it ends meanwhile
             core += [process.pid] if process.name() in _CORE else []
     return stopped_among("", core)
-
-
-def end_frozen(frozen: Stopped, job_json: str | None, stopped_for_s: float) -> None:
-    """Kill a process of this machine, if it is still stopped; a trial's next attempt finds what happened."""
-    if frozen not in stopped_among(frozen.node, [frozen.pid]):
-        return
-    if job_json is not None:
-        mark_frozen(TrialJob.model_validate_json(job_json).folder, frozen.pid, stopped_for_s)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(frozen.pid, signal.SIGKILL)
-
-
-_stopped_there = ray.remote(num_cpus=0, max_retries=0)(stopped_among)
-_end_frozen_there = ray.remote(num_cpus=0, max_retries=0)(end_frozen)
 
 
 def _label(process: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from dmray.errors import StorageError, StoreUnavailableError
 
@@ -13,19 +14,14 @@ _RETRY_EVERY_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class SkipDuringOutage:
-    """Work for a `PeriodicThread`: when the store fails, nothing is raised and the next call retries."""
+def skip_during_outage(call: Callable[[], object]) -> Callable[[], None]:
+    """`call` for a `PeriodicThread`: if the store fails, nothing is raised, and the next time is the next try."""
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
+    def skipping() -> None:
+        with suppress(StorageError):
+            call()
 
-    def advance(self) -> bool:
-        """Call once. Returns whether it succeeded."""
-        try:
-            self._call()
-        except StorageError:
-            return False
-        return True
+    return skipping
 
 
 def retry_while_unavailable(call: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from dmray.periodic_thread import PeriodicThread
 from dmray.sources.recordings import recorded_file, recording_path
 from dmray.specs import Generation
 from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, open_store
-from dmray.storage.outages import RETRY_FOR_S, SkipDuringOutage, retry_while_unavailable
+from dmray.storage.outages import RETRY_FOR_S, retry_while_unavailable, skip_during_outage
 from dmray.tasks import task_of
 from dmray.trial.job import TrialJob
 
@@ -54,7 +54,7 @@ def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
 
     try:
         commands = StoreCommands(store)
-        with PeriodicThread(SkipDuringOutage(lambda: commands.download(job.sweep_folder)), _COMMANDS_EVERY_S):
+        with PeriodicThread(skip_during_outage(lambda: commands.download(job.sweep_folder)), _COMMANDS_EVERY_S):
             yield wake_and_report
     except TrialPaused:
         publisher.close(RETRY_FOR_S)

@@ -44,7 +44,7 @@ class Sweeps:
             for spec in self._specs
             for trial in trials_of(spec)
         ]
-        followers = [PeriodicThread(mirror, every_s=0.02) for mirror in self._mirrors]
+        followers = [PeriodicThread(mirror.advance, every_s=0.02) for mirror in self._mirrors]
         for thread in [*growing, *followers]:
             thread.start()
         meanwhile()

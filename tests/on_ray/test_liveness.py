@@ -19,12 +19,13 @@ import pytest
 import ray
 
 from dmray.driver.local_runner import LocalRunner
-from dmray.errors import ClusterLostError
+from dmray.errors import ClusterLostError, StorageError
 from dmray.on_ray import RayRunner, evaluation_pool, liveness
 from dmray.on_ray.cohort_deadlines import CohortDeadlines
 from dmray.on_ray.dashboard import Dashboard
 from dmray.on_ray.evaluation_pool import Dispatcher
-from dmray.on_ray.liveness import Persistent, RayWatch
+from dmray.on_ray.frozen_processes import Persistent
+from dmray.on_ray.liveness import RayWatch
 from dmray.on_ray.trainable import is_transient
 from dmray.progress.trial_status import TrialStatus, failures, trial_statuses
 from dmray.records import AttemptFailed, AttemptStarted, SweepFolder, read_ledger
@@ -142,9 +143,6 @@ class SilentRay(RayWatch):
     def _core_does_not_answer(self) -> str | None:
         return None
 
-    def _look_for_frozen_processes(self) -> None:
-        pass
-
 
 @pytest.mark.parametrize("in_main_thread", [True, False])
 def test_a_lost_ray_ends_the_wait_of_the_sweeps_thread(tmp_path: Path, in_main_thread: bool) -> None:
@@ -167,6 +165,39 @@ def test_a_lost_ray_ends_the_wait_of_the_sweeps_thread(tmp_path: Path, in_main_t
         thread.start()
         thread.join(30.0)
     assert outcome == ["the raylet ended"]
+
+
+def test_a_look_that_fails_does_not_end_the_watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watch = SilentRay(SweepFolder(tmp_path, "tiny"), [], FaultSpec(frozen_timeout_s=0.5), own_ray=False)
+    looks: list[int] = []
+
+    def fail() -> None:
+        looks.append(len(looks))
+        watch.ended = "the raylet ended" if len(looks) > 1 else None
+        raise StorageError("the ledger of another trial is damaged")
+
+    watch._look_at_dispatcher = fail  # type: ignore[method-assign]
+    with pytest.raises(ClusterLostError, match="the raylet ended"), watch.ending_in_time(), watch.watching():
+        wait_until(lambda: False, 30.0)
+    assert len(looks) == 2
+    assert "the ledger of another trial is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("gone", ["terminal", "storage"])
+def test_a_process_that_must_end_ends_where_nobody_can_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("gone")
+
+    statuses: list[int] = []
+    monkeypatch.setattr(liveness, "_ENDING_S", 0.0)
+    monkeypatch.setattr(liveness.os, "_exit", statuses.append)
+    monkeypatch.setattr(*((liveness, "read_command", fail) if gone == "storage" else (sys.stderr, "write", fail)))
+    watch = SilentRay(SweepFolder(tmp_path, "tiny"), [], FaultSpec(), own_ray=False)
+    with pytest.raises(OSError, match="gone"):
+        watch._force_the_end()
+    assert statuses == [1]
 
 
 @pytest.mark.parametrize(("own_ray", "what"), [(True, "not start"), (False, "not let this driver join")])
