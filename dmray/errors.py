@@ -5,26 +5,24 @@ Every class takes one string, so every instance can be pickled and sent to anoth
 
 from __future__ import annotations
 
+from dmray.escaping import printable
+
 _LONGEST, _HEAD, _TAIL = 8_000, 6_000, 1_900
 
 
-def printable(text: str) -> str:
-    """`text` as a terminal may show it: control characters and invisible ones are escaped, and it has an end.
-
-    Messages quote file names and values of files, which may hold anything. Line breaks stay.
-    """
-    if not text.isprintable():
-        text = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
-    if len(text) <= _LONGEST:
-        return text
-    return f"{text[:_HEAD]} ... ({len(text) - _HEAD - _TAIL:,} characters) ... {text[-_TAIL:]}"
-
-
 class DmrayError(Exception):
-    """Base class of all errors that a user can act on. The command lines print the message without a traceback."""
+    """Base class of all errors that a user can act on. The command lines print the message without a traceback.
+
+    Messages quote file names and values of files, which may hold anything: what does not show is escaped, line breaks
+    stay, and the middle of an endless message is left out.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        text = "\n".join(map(printable, message.split("\n")))
+        if len(text) > _LONGEST:
+            left_out = len(text) - _HEAD - _TAIL
+            text = f"{text[:_HEAD]} ... ({left_out:,} characters) ... {text[-_TAIL:]}"
+        super().__init__(text)
 
 
 class SpecError(DmrayError):

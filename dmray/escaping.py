@@ -51,6 +51,16 @@ def plain(text: str) -> str:
     return _HIDDEN.sub("", _LINE_ENDS.sub("\n", _SEQUENCES.sub("", text)))
 
 
+def printable(text: str) -> str:
+    """`text` on one line, with what does not show (control characters, line breaks, marks of direction) as in Python.
+
+    For messages that quote a name or a value: the reader sees what is there, and the terminal obeys none of it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def one_line(text: str) -> str:
     """As `plain`, with all white space as single spaces."""
     return " ".join(plain(text).split())

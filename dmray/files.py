@@ -17,12 +17,13 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dmray.errors import StorageError
 from dmray.processes import started_at, this_machine
@@ -101,7 +102,7 @@ def is_full(error: OSError) -> bool:
 
 
 @contextmanager
-def os_errors_said(path: Path, cure: str) -> Iterator[None]:
+def as_storage_error(path: Path, cure: str) -> Iterator[None]:
     """Turn an OSError of the block, which writes to `path`, into a StorageError of one sentence that ends in `cure`."""
     try:
         yield
@@ -110,15 +111,26 @@ def os_errors_said(path: Path, cure: str) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written ({cause.strerror or cause}); {advice}") from cause
 
 
-def read_small(path: Path, most_bytes: int = 2**20) -> bytes:
-    """The content of a small regular file. (A pipe, or a file that another program fills, might never end.)
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, at once whatever stands there: opening a pipe would wait for its writer.
 
     Raises:
-        OSError: there is no such file, it is not a regular file, or it has more than `most_bytes` bytes.
+        OSError: there is no such file, it cannot be read, or it is not a regular file (EINVAL).
     """
-    if not path.is_file() and (path.exists() or path.is_symlink()):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    with path.open("rb") as file:
+    return os.fdopen(descriptor, "rb")
+
+
+def read_small(path: Path, most_bytes: int = 2**20) -> bytes:
+    """The content of a small regular file. (A file that another program fills might never end.)
+
+    Raises:
+        OSError: as `open_regular`; or the file has more than `most_bytes` bytes (EFBIG).
+    """
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes", str(path))

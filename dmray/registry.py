@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Generic, TypeVar
 
-from dmray.errors import DmrayError, PluginError, printable
+from dmray.errors import DmrayError, PluginError
+from dmray.escaping import printable
 from dmray.plugins import Plugin, load_plugins
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ _MAX_COMPARED = 200  # the comparison takes the square of the length
 
 def short(text: str) -> str:
     """`text` for a message: on one line, and with only the first characters if it is long."""
-    line = printable(text[:_MAX_SHOWN]).replace("\n", "\\n")
+    line = printable(text[:_MAX_SHOWN])
     return line if len(text) <= _MAX_SHOWN else f"{line}... ({len(text):,} characters)"
 
 

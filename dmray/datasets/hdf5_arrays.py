@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 from dmray.errors import DatasetError, DmrayError
+from dmray.escaping import printable
 
 # gzip packs zeros 1,032 times. What is smaller than `_HARMLESS` bytes when it is read need not be doubted.
 _MOST_PACKED, _HARMLESS = 2000, 64 * 2**20
@@ -212,16 +213,17 @@ def _check_link(where: str, link: Any) -> None:
 def _check_own(where: str, made: Any) -> None:
     """Check how the array was made: of bytes in the file, with filters that can be undone here."""
     if made.get_external_count():
-        name = printable(made.get_external(0)[0])
+        name = printable(os.fsdecode(made.get_external(0)[0]))
         raise DatasetError(f"{where} lies in another file ('{name}', external storage); copy the array into this file")
     if made.get_layout() == h5py.h5d.VIRTUAL:
         raise DatasetError(f"{where} is put together from other arrays (a virtual dataset); copy it into one array")
     for index in range(made.get_nfilters()):
         code, _, _, name = made.get_filter(index)
         if not h5py.h5z.filter_avail(code):
+            filter_name = printable(os.fsdecode(name)) or code
             raise DatasetError(
-                f"{where} is compressed with '{printable(name) or code}', which h5py lacks here; write the file with "
-                "gzip (`h5repack -f GZIP=4`)"
+                f"{where} is compressed with '{filter_name}', which h5py lacks here; write the file with gzip "
+                "(`h5repack -f GZIP=4`)"
             )
 
 
@@ -242,12 +244,6 @@ def _reading(where: str, cure: str) -> Iterator[None]:
 def _first_line(cause: Exception) -> str:
     lines = str(cause).splitlines()
     return printable(lines[0]) if lines else type(cause).__name__
-
-
-def printable(text: str | bytes) -> str:
-    """`text` of a file for a message: in one line, without codes that a terminal would obey."""
-    text = text.decode(errors="replace") if isinstance(text, bytes) else text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _size(count: int) -> str:

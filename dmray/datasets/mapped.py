@@ -23,7 +23,7 @@ import numpy as np
 from dmray.datasets.checked_rows import Allocate
 from dmray.datasets.episodes import Episodes
 from dmray.errors import StorageError
-from dmray.files import os_errors_said, partial, remove_parts_of
+from dmray.files import as_storage_error, partial, remove_parts_of
 from dmray.space import require_disk, require_memory, reserve
 
 _ARRAYS = ("observations", "actions", "rewards")
@@ -57,7 +57,7 @@ def write_mapped(folder: Path, read: Read, source: str) -> Episodes:
     Raises:
         StorageError: the disk has no room for the arrays, or `folder` cannot be written.
     """
-    with os_errors_said(folder, "set DMRAY_CACHE to a folder that can be written"):
+    with as_storage_error(folder, "set DMRAY_CACHE to a folder that can be written"):
         remove_parts_of(folder)
         if folder.exists():
             shutil.rmtree(folder)
@@ -91,7 +91,7 @@ def _write(folder: Path, read: Read, source: str) -> None:
     def allocate(name: str, shape: tuple[int, ...]) -> np.ndarray:
         file, what = folder / f"{name}.npy", f"{name} of {source}, {_x(shape)} numbers,"
         require_disk(folder.parent, 4 * math.prod(shape), what, _CURE)
-        with os_errors_said(folder.parent, _CURE):  # here, since readers take an OSError for one of their own file
+        with as_storage_error(folder.parent, _CURE):  # here, since readers take an OSError for one of their own file
             maps[name] = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
             reserve(file, what, _CURE)
         return maps[name]

@@ -34,9 +34,10 @@ from dmray.datasets.checked_rows import (
     in_memory,
 )
 from dmray.datasets.episodes import Episodes
-from dmray.datasets.hdf5_arrays import Hdf5Array, open_hdf5, printable
+from dmray.datasets.hdf5_arrays import Hdf5Array, open_hdf5
 from dmray.datasets.minari_metadata import MinariMetadata, check_dataset_id, read_metadata
 from dmray.errors import DatasetError, DmrayError
+from dmray.escaping import printable
 from dmray.file_lock import file_lock
 from dmray.registry import nearest
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmray.datasets.hdf5_arrays import printable
 from dmray.errors import DatasetError
+from dmray.escaping import printable
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _MOST_BYTES = 16 * 2**20

@@ -26,7 +26,7 @@ from dmray.downloads.progress import Progress, silent
 from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts, UnavailableError, open_remote, shown
 from dmray.errors import DatasetError
 from dmray.file_lock import file_lock
-from dmray.files import os_errors_said, replace_durably
+from dmray.files import as_storage_error, replace_durably
 from dmray.registry import short
 from dmray.space import require_disk
 
@@ -111,7 +111,7 @@ def fetch(
         raise DatasetError(f"{remote.name}: not in {folder}, and DMRAY_OFFLINE forbids a download of {remote.url}")
     busy = "another process has been downloading this file for an hour: wait for it, or end it and try again"
     lock = file_lock(folder / f".{remote.name}.lock", _LOCK_TIMEOUT_S, busy, unwritable=_CURE)
-    with os_errors_said(folder, _CURE), lock:
+    with as_storage_error(folder, _CURE), lock:
         if path.is_file():
             _check_size(path, manifest)
             return path

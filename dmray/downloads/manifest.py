@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from dmray.errors import DatasetError, StorageError
 from dmray.file_lock import file_lock
-from dmray.files import os_errors_said, read_small, write_json
+from dmray.files import as_storage_error, read_small, write_json
 
 MANIFEST_NAME = "dmray-manifest.json"
 _LOCK_TIMEOUT_S = 60.0
@@ -86,7 +86,7 @@ class Manifest:
         busy = "another process has been writing the manifest for a minute: end it and try again"
         with file_lock(lock, _LOCK_TIMEOUT_S, busy):
             entries = self._read() | {name: asdict(entry)}
-            with os_errors_said(self.path, "make its folder writable"):
+            with as_storage_error(self.path, "make its folder writable"):
                 write_json(self.path, dict(sorted(entries.items())))
 
     def check(self, name: str, sha256: str) -> None:

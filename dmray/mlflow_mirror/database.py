@@ -14,11 +14,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.file_lock import file_lock
-from dmray.files import replace_durably
+from dmray.files import partial, remove_parts_of
 from dmray.mlflow_mirror.client import first_line
 from dmray.redaction import without_secrets
 
@@ -71,7 +70,7 @@ def ensure_database(database: Path, uri: str) -> None:
     if database.exists() and not database.is_file():  # what is empty would be replaced: not /dev/null
         what = "a folder" if database.is_dir() else "no ordinary file"
         raise TrackingError(f"tracking.mlflow_uri: {database} is {what}, so it cannot be MLflow's database; {OTHER}")
-    with _told(database):
+    with _as_tracking_error(database):
         if _is_empty(database):
             with _lock(database):
                 if _is_empty(database):
@@ -117,7 +116,7 @@ def follow_move(database: Path, experiment: str) -> None:
         TrackingError: the database cannot be written.
     """
     here = (database.parent / ARTIFACTS).as_uri() + "/"
-    with _told(database), _connected(database) as connection:
+    with _as_tracking_error(database), _connected(database) as connection:
         if not _elsewhere(connection, experiment, here):
             return
         with _lock(database):
@@ -160,25 +159,31 @@ def _make(database: Path) -> None:
     """Make it under another name, so that a process that is killed leaves no half of a database. Needs the lock."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for left in database.parent.iterdir():  # by a maker that was killed
-        if left.name.startswith(f".{database.name}.") and ".part" in left.name:
+    _remove_side_files(database)  # of a maker that was killed
+    remove_parts_of(database)
+    with partial(database) as part:
+        try:
+            with _connected(part) as connection:  # at once, because MLflow tries again for minutes
+                connection.execute("CREATE TABLE begun (x)")
+                connection.execute("DROP TABLE begun")
+            store = SqlAlchemyStore(sqlite_uri(part), (database.parent / ARTIFACTS).as_uri())
+            store.engine.dispose()
+            with _connected(part) as connection:
+                # With a write-ahead log readers (the MLflow UI) and the writer do not wait for each other. Not on a
+                # network file system, because the log needs memory that all its processes share.
+                mode = "DELETE" if filesystem_of(database, _mounts()) in _NETWORK else "WAL"
+                connection.execute(f"PRAGMA journal_mode={mode}")
+        finally:
+            _remove_side_files(database)
+
+
+def _remove_side_files(database: Path) -> None:
+    """Remove what SQLite keeps beside parts of `database`. Needs the lock."""
+    for left in database.parent.iterdir():
+        if left.name.startswith(f".{database.name}.") and left.name.endswith(
+            (".part-wal", ".part-shm", ".part-journal")
+        ):
             left.unlink(missing_ok=True)
-    part = database.with_name(f".{database.name}.{uuid4().hex[:8]}.part")
-    try:
-        with _connected(part) as connection:  # at once, because MLflow tries again for minutes
-            connection.execute("CREATE TABLE begun (x)")
-            connection.execute("DROP TABLE begun")
-        store = SqlAlchemyStore(sqlite_uri(part), (database.parent / ARTIFACTS).as_uri())
-        store.engine.dispose()
-        with _connected(part) as connection:
-            # With a write-ahead log readers (the MLflow UI) and the writer do not wait for each other. Not on a network
-            # file system, because the log needs memory that all its processes share.
-            mode = "DELETE" if filesystem_of(database, _mounts()) in _NETWORK else "WAL"
-            connection.execute(f"PRAGMA journal_mode={mode}")
-        replace_durably(part, database)
-    finally:
-        for ending in ("", "-wal", "-shm", "-journal"):
-            part.with_name(part.name + ending).unlink(missing_ok=True)
 
 
 def _check(connection: sqlite3.Connection, database: Path) -> None:
@@ -252,7 +257,7 @@ def _lock(database: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _told(database: Path) -> Iterator[None]:
+def _as_tracking_error(database: Path) -> Iterator[None]:
     """Raise what SQLite, MLflow and the file system say about the file as one sentence with the cure."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from dmray.errors import StorageError
-from dmray.files import cache_folder, os_errors_said, read_small, write_json
+from dmray.files import as_storage_error, cache_folder, read_small, write_json
 from dmray.methods import METHODS
 from dmray.planning.cost import Work
 from dmray.records import provenance
@@ -117,6 +117,6 @@ def save_calibration(calibration: Calibration) -> Path:
         StorageError: it cannot be written.
     """
     file = calibration_file(calibration.hardware)
-    with os_errors_said(file, "set DMRAY_CACHE to a folder that can be written"):
+    with as_storage_error(file, "set DMRAY_CACHE to a folder that can be written"):
         write_json(file, calibration.model_dump(mode="json"))
     return file

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dmray.errors import StorageError
+from dmray.files import open_regular
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -29,7 +30,7 @@ def open_file(path: Path) -> BinaryIO:
         StorageError: what stands there is no file, or cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_regular(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise StorageError(
@@ -37,15 +38,16 @@ def open_file(path: Path) -> BinaryIO:
             ) from None
         raise
     except OSError as cause:
+        if cause.errno == errno.EINVAL:
+            raise StorageError(f"{path}: {_kind(path)}, not a file; remove it") from cause
         raise StorageError(
             f"{path}: cannot be read ({cause.strerror}); make it readable, or remove what stands there"
         ) from cause
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        kind = next((name for test, name in _KINDS if test(mode)), "a device")
-        raise StorageError(f"{path}: {kind}, not a file; remove it")
-    return os.fdopen(descriptor, "rb")
+
+
+def _kind(path: Path) -> str:
+    mode = path.stat().st_mode
+    return next((name for test, name in _KINDS if test(mode)), "a device")
 
 
 def read_file(path: Path, most_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dmray.datasets import RecordedTransitions, write_d4rl_hdf5
 from dmray.file_lock import file_lock
-from dmray.files import os_errors_said, remove_parts_of
+from dmray.files import as_storage_error, remove_parts_of
 from dmray.rollout import record
 from dmray.space import require_disk, require_memory
 from dmray.specs import Generation, content_hash
@@ -62,5 +62,5 @@ def write_recording(path: Path, recorded: RecordedTransitions, task: Task, recor
         StorageError: it cannot be written.
     """
     attributes = {"task": task.name, "recorded_by": recorded_by, "note": "recorded by dmray; not D4RL's data"}
-    with os_errors_said(path, _CURE):
+    with as_storage_error(path, _CURE):
         write_d4rl_hdf5(path, recorded.as_arrays(), attributes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dmray.errors import SpecError
+from dmray.files import read_small
 from dmray.registry import nearest, short
 from dmray.specs.mistakes import mistakes_of
 from dmray.specs.plain_values import plain_value
@@ -33,21 +35,20 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
 
 
 def _text_of(path: Path) -> str:
-    """The text of a sweep file. Only regular files are opened: a pipe or a device might never end."""
+    """The text of a sweep file."""
     try:
-        if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "not a regular file"
-            raise SpecError(f"{path}: {what}; give a sweep file (YAML)")
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise SpecError(f"{path}: larger than {_MAX_BYTES // 2**20} MiB, so it is no sweep file")
-        return content.decode("utf-8-sig")
+        return read_small(path, _MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError as cause:
         raise SpecError(f"{path}: no such sweep file{_similar_file(path)}") from cause
     except UnicodeDecodeError as cause:
         raise SpecError(f"{path}: not UTF-8 text (byte {cause.start}); save the sweep file as UTF-8") from cause
     except (OSError, ValueError) as cause:  # ValueError: a zero byte in the path
+        code = getattr(cause, "errno", None)
+        if code == errno.EFBIG:
+            raise SpecError(f"{path}: larger than {_MAX_BYTES // 2**20} MiB, so it is no sweep file") from cause
+        if code == errno.EINVAL:
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise SpecError(f"{path}: {what}; give a sweep file (YAML)") from cause
         raise SpecError(f"{short(str(path))}: cannot read the sweep file: {cause}") from cause
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dmray.files import os_errors_said, write_atomic
+from dmray.files import as_storage_error, write_atomic
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.records.ledger import read_done_marker
 from dmray.records.records import ledger_line
@@ -83,7 +83,7 @@ class ReadOnlyView:
         path = self.folder.path / name
         if known is not None and known < size:
             content = self._store.read(name, known) or b""
-            with os_errors_said(path, _CURE), path.open("ab") as stream:
+            with as_storage_error(path, _CURE), path.open("ab") as stream:
                 stream.write(content)
             self._fetched[name] = known + len(content)
             return
@@ -102,5 +102,5 @@ class ReadOnlyView:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with os_errors_said(path, _CURE):
+    with as_storage_error(path, _CURE):
         write_atomic(path, content)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmray.errors import StorageError
-from dmray.files import os_errors_said, write_atomic, write_json
+from dmray.files import as_storage_error, write_atomic, write_json
 from dmray.records import SweepFolder, TrialDone, TrialFolder
 from dmray.records.disk import read_file
 from dmray.records.records import ledger_line
@@ -161,7 +161,7 @@ class SweepCopy:
         self._fetch(sorted(new - set(ledgers)))  # markers last: a marker's ledger must be here
         if records != self._versions:
             self._versions = records
-            with os_errors_said(self._versions_file, _CURE):
+            with as_storage_error(self._versions_file, _CURE):
                 write_json(self._versions_file, records)
 
     def _fetch_file(self, path: Path) -> bool:
@@ -218,7 +218,7 @@ def fetch_from_store(url: str) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with os_errors_said(path, _CURE):
+    with as_storage_error(path, _CURE):
         write_atomic(path, content)
 
 

@@ -40,8 +40,7 @@ class Start(NamedTuple):
 
     `lost_best`: the step of the best score, if its weights must be saved again when they come by.
     `unrecorded_best`: the step of best.pt, if its evaluation will be made again (an object store gets weights first).
-    `over`: why all
-    results must be made again; None where those of the ledger count.
+    `over`: why all results must be made again; None where those of the ledger count.
     """
 
     content: dict[str, Any] | None = None

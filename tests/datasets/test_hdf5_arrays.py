@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from dmray.datasets import FileRules, check_is_d4rl, read_d4rl_hdf5
-from dmray.errors import DatasetError, printable
+from dmray.errors import DatasetError
+from dmray.escaping import printable
 
 RULES = FileRules(observation_dim=3, action_dim=2, horizon=20)
 ROWS = 60

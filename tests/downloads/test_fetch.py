@@ -530,5 +530,8 @@ def test_a_manifest_that_is_no_file_is_named_at_once(place: str, tmp_path: Path)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     Manifest(tmp_path).path.symlink_to(place)
-    with pytest.raises(DatasetError, match=r"cannot be read \(not a regular file\).*remove it to pin anew"):
+    with pytest.raises(
+        DatasetError,
+        match=r"cannot be read \((not a regular file|Too many levels of symbolic links)\).*remove it to pin anew",
+    ):
         Manifest(tmp_path).get("x")
