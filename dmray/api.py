@@ -24,6 +24,7 @@ from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
 from dmray.errors import SpecError
 from dmray.methods import METHODS
+from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.summary import Summary
@@ -199,9 +200,13 @@ def run_sweep(
             resume_command=continue_with or f"dmray.run_sweep(..., storage={planned.sweep.storage!r}, resume=True)",
             **shown,
         )
+    planned = replace(planned, trials=read_manifest(folder).trials)  # a search has added some
     statuses = {trial.trial_id: all_statuses[trial.trial_id] for trial in select_trials(planned, trial_filter)}
     command = read_command(folder)
-    stopped = command is not None and command.kind == "stop" and not ENDED.issuperset(statuses.values())
+    search = planned.search
+    unfinished = search is not None and len(planned.trials) < search.selection_trials + search.report_trials
+    left = unfinished or not ENDED.issuperset(statuses.values())
+    stopped = command is not None and command.kind == "stop" and left
     return SweepRun(
         folders=(folder,),
         collected=collect(folder),

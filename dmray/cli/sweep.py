@@ -25,6 +25,7 @@ from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
+from dmray.progress.search_progress import check_filter, grown
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
 from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
@@ -130,6 +131,8 @@ def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | 
     folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader")
     if is_url(planned.sweep.storage):
         _download_records(planned)
+    check_filter(planned.sweep, trial_filter)
+    planned = grown(planned, folder)
     statuses = trial_statuses(planned, folder)
     difference = changes(planned, folder, statuses)
     part = replace(planned, trials=select_trials(planned, trial_filter))

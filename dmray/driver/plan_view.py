@@ -41,6 +41,7 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
     return Group(
         f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),
+        *_search(plan),
         *_early_stopping(plan),
         "",
         table,
@@ -96,6 +97,22 @@ def _size(config: BackboneConfig) -> str:
     others = {name: value for name, value in config.identity().items() if name not in BackboneConfig.model_fields}
     parts = [f"width {config.d_model}", f"{config.n_layer} layers", f"context {config.context_length}"]
     return ", ".join([*parts, *(f"{name} {value}" for name, value in others.items())])
+
+
+def _search(plan: Plan) -> list[str]:
+    """How many trials the whole search has; the table has those that are known so far."""
+    search, known = plan.sweep.search, plan.search
+    if search is None or known is None:
+        return []
+    unit = "each method on each data set" if search.choose == "per_dataset" else "each method"
+    tried = "all settings" if search.algorithm == "grid" else f"{search.settings} settings"
+    rounds = len(search.round_sizes(search.settings)) if search.settings is not None else 1
+    return [
+        f"  search ({search.algorithm}): {tried} of {unit}, in {rounds} round{'s' if rounds > 1 else ''}, on seeds "
+        f"{' '.join(map(str, search.seeds))}; chosen by the {search.by} score",
+        f"  in all {known.selection_trials:,} trials to choose, then {known.report_trials:,} of the report with what "
+        f"is chosen; the table has the {len(plan.trials):,} that are known so far",
+    ]
 
 
 def _early_stopping(plan: Plan) -> list[str]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.planning.cost import policy_shape, trial_flops
+from dmray.planning.search import OPEN, OutcomeOf, groups_of, num_settings, num_trials, search_trials
 from dmray.planning.settings import Cell, Setting, cells_of
 from dmray.planning.successive_halving import rungs_of
-from dmray.specs import MAX_TRIALS, EarlyStoppingSpec, SweepSpec, TrialSpec, load_sweep
+from dmray.specs import MAX_TRIALS, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, load_sweep
 from dmray.tasks import Task, task_of
 
 _MAX_PARAMETERS = 10**10  # 160 GiB with gradients and the optimizer's moments: more than any accelerator has
@@ -21,11 +22,30 @@ _MAX_BATCH_TIMESTEPS = 10**8
 
 
 @dataclass(frozen=True)
+class SearchPlan:
+    """What is known of a search beside its trials.
+
+    `selection_trials`, `report_trials`: how many there will be in all. `over`: the ids of selection trials of rounds
+    that have ended; what failed there counts as failed. `without_choice`: the groups of whose settings none finished.
+    """
+
+    selection_trials: int
+    report_trials: int
+    over: frozenset[str]
+    without_choice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The trials of a sweep in the order in which they start, without duplicates."""
+    """The trials of a sweep in the order in which they start, without duplicates.
+
+    With a search these are the trials so far: of the rounds whose settings are known, then of the report. `search` is
+    None then too for the plan of a manifest.
+    """
 
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
+    search: SearchPlan | None = None
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -45,8 +65,11 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
         raise SpecError(f"{path}: {mistake}") from mistake
 
 
-def plan(sweep: SweepSpec) -> Plan:
+def plan(sweep: SweepSpec, outcome_of: OutcomeOf = lambda trial: OPEN) -> Plan:
     """Expand data sets x seeds x (methods x models) x values of fields, in the sweep's `order`.
+
+    With a search: its trials so far, which follow from the outcomes of those that have ended; without outcomes the
+    first round.
 
     If the sweep does not give target returns or a return scale, those of the task are written into the trials' specs.
 
@@ -56,6 +79,8 @@ def plan(sweep: SweepSpec) -> Plan:
             that no machine has the memory for.
     """
     cells = cells_of(sweep, _tasks(sweep))
+    if sweep.search is not None:
+        return _search_plan(sweep, sweep.search, cells, outcome_of)
     _check_number(sweep, cells)
     trials: dict[str, TrialSpec] = {}
     for _, of_dataset in groupby(cells, key=lambda cell: cell.dataset.name):
@@ -69,6 +94,22 @@ def plan(sweep: SweepSpec) -> Plan:
     if sweep.early_stopping is not None:
         _check_early_stopping(sweep.early_stopping, planned)
     return Plan(sweep, ordered(planned, sweep.order))
+
+
+def _search_plan(sweep: SweepSpec, search: SearchSpec, cells: Sequence[Cell], outcome_of: OutcomeOf) -> Plan:
+    _check_sizes(tuple(setting.trial(0) for cell in cells for setting in cell.probes()))
+    groups = groups_of(search, cells)
+    selection, report = num_trials(sweep, search, groups)
+    if selection + report > MAX_TRIALS:
+        raise SpecError(
+            f"search: {selection:,} selection trials and {report:,} of the report; a sweep has at most {MAX_TRIALS:,}"
+        )
+    searched = search_trials(sweep, search, groups, outcome_of)
+    if sweep.early_stopping is not None:
+        settings = max(num_settings(search, group) for group in groups)
+        _check_early_stopping(sweep.early_stopping, searched.trials, settings)
+    known = SearchPlan(selection, report, searched.over, tuple(map(str, searched.without_choice)))
+    return Plan(sweep, searched.trials, known)
 
 
 def ordered(trials: tuple[TrialSpec, ...], order: str) -> tuple[TrialSpec, ...]:
@@ -135,15 +176,15 @@ def _check_sizes(trials: Sequence[TrialSpec]) -> None:
             )
 
 
-def _check_early_stopping(rule: EarlyStoppingSpec, trials: Sequence[TrialSpec]) -> None:
-    """Refuse a rule that can stop no trial."""
+def _check_early_stopping(rule: EarlyStoppingSpec, trials: Sequence[TrialSpec], at_least: int = 0) -> None:
+    """Refuse a rule that can stop no trial; `at_least` so many will compete, whatever `trials` says."""
     if not any(rungs_of(rule, trial) for trial in trials):
         longest = max(trials, key=lambda trial: trial.training.steps)
         raise SpecError(
             f"early_stopping.grace_steps {rule.grace_steps}: there is no evaluation between this step and the end "
             f"(training.steps {longest.training.steps}, evaluation.every_steps {longest.evaluation.every_steps})"
         )
-    compete = max(Counter(rule.competitors_of(trial) for trial in trials).values())
+    compete = max(at_least, *Counter(rule.competitors_of(trial) for trial in trials).values())
     if compete < rule.reduction_factor:
         raise SpecError(
             f"early_stopping.reduction_factor {rule.reduction_factor}: at most {compete} trials of a seed compete "

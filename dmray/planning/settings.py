@@ -1,7 +1,7 @@
 """What a sweep file says about each of its trials: its sections, with the overrides that are for the trial.
 
 A cell is one method with one entry of `models` on one data set. Its fields may have several values; a setting has one
-value for each. Without a search every combination of the values is a setting.
+value for each. Without a search every combination of the values is a setting that is run (see `dmray.planning.search`).
 """
 
 from __future__ import annotations
@@ -97,6 +97,23 @@ class Cell:
         """All combinations of the values; the first field of the file varies slowest."""
         for values in product(*(domain.values for domain in self.domains.values())):
             yield self.setting(dict(zip(self.domains, values, strict=True)))
+
+    def probes(self) -> Iterator[Setting]:
+        """Settings in which every value, or the ends of an interval, occur; without those that do not fit each other.
+
+        Raises:
+            SpecError: none of them fits.
+        """
+        first = {field: domain.values[0] for field, domain in self.domains.items()}
+        others = [{**first, field: value} for field, domain in self.domains.items() for value in domain.values[1:]]
+        problems: list[SpecError] = []
+        for values in (first, *others):
+            try:
+                yield self.setting(values)
+            except SpecError as problem:
+                problems.append(problem)
+        if len(problems) == len(others) + 1:
+            raise problems[0]
 
     def setting(self, values: Mapping[Field, Any]) -> Setting:
         """The setting with these values for the fields of `domains`.

@@ -5,6 +5,7 @@ from dmray.specs.decode import DECODE_MODES, Decode, DecodeMode, parse_decode, p
 from dmray.specs.domains import Domain, Interval, Values, Varied, domains_in, shown_value, with_values
 from dmray.specs.early_stopping import EarlyStoppingSpec, Within
 from dmray.specs.loading import apply_overrides, load_sweep
+from dmray.specs.search import SearchSpec
 from dmray.specs.sweep import (
     MAX_TRIALS,
     NO_MLFLOW,
@@ -45,6 +46,7 @@ __all__ = [
     "MethodName",
     "OverrideSpec",
     "ResourcesSpec",
+    "SearchSpec",
     "Spec",
     "SweepSpec",
     "TrackingSpec",

@@ -16,6 +16,7 @@ from dmray.registry import nearest, short, unknown
 from dmray.specs.domains import Varied, check_all, domains_in, probes
 from dmray.specs.early_stopping import EarlyStoppingSpec
 from dmray.specs.mistakes import Mistake, mistakes_of, nested_mistakes
+from dmray.specs.search import SearchSpec
 from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
@@ -23,6 +24,7 @@ from dmray.specs.trial import (
     Seed,
     Slug,
     TrainingSpec,
+    TrialSpec,
 )
 from dmray.specs.varied_datasets import expanded_datasets
 
@@ -275,7 +277,8 @@ class SweepSpec(Spec):
     early estimate of the deviation over seeds. "cheap_first" sorts all trials by their number of FLOPs.
 
     Fields of `training`, `models` and data sets may have several values (`dmray.specs.domains`): every combination is
-    run. A data set with several values is several data sets (`dmray.specs.varied_datasets`).
+    run, or with `search` some of them. A data set with several values is several data sets
+    (`dmray.specs.varied_datasets`).
     """
 
     name: SweepName
@@ -285,6 +288,7 @@ class SweepSpec(Spec):
     training: Varied[TrainingSpec] = Varied.of(TrainingSpec())
     evaluation: EvaluationSpec = EvaluationSpec()
     overrides: tuple[OverrideSpec, ...] = ()
+    search: SearchSpec | None = None
     early_stopping: EarlyStoppingSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
     faults: FaultSpec = FaultSpec()
@@ -312,6 +316,28 @@ class SweepSpec(Spec):
         _refuse_duplicates("datasets", [dataset.name for dataset in self.datasets])
         _refuse_duplicates("seeds", self.seeds)
         return self
+
+    @model_validator(mode="after")
+    def _search_has_seeds_of_its_own(self) -> SweepSpec:
+        if self.search is None:
+            return self
+        if both := sorted(set(self.search.seeds) & set(self.seeds)):
+            raise ValueError(
+                f"search.seeds: {', '.join(map(str, both))} in 'seeds' too; a setting that was chosen on a seed has an "
+                "optimistic score there, so give other seeds, for example "
+                f"{max(self.seeds) + 100}"
+            )
+        if self.order != "methods_together":
+            raise ValueError(f"order {self.order}: a search starts its trials round by round; remove the field")
+        return self
+
+    def is_selection(self, trial: TrialSpec) -> bool:
+        """Whether a trial of this sweep serves to choose a setting: its scores are in no mean of the report."""
+        return self.search is not None and trial.seed in self.search.seeds
+
+    def early_stopping_of(self, trial: TrialSpec) -> EarlyStoppingSpec | None:
+        """The rule that may stop `trial`; in a sweep with a search only selection trials are stopped."""
+        return self.early_stopping if self.search is None or self.is_selection(trial) else None
 
     @model_validator(mode="after")
     def _overrides_are_for_something(self) -> SweepSpec:
