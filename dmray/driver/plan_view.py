@@ -10,11 +10,13 @@ from rich.console import Group
 from dmray.models import BackboneConfig
 from dmray.planning.cost import Cost, total_cost
 from dmray.planning.plan import Plan
+from dmray.planning.successive_halving import rungs_of
 from dmray.planning.time_estimate import TimeEstimate
 from dmray.progress.trial_status import DONE, TrialStatus
-from dmray.specs import SweepSpec, TrialSpec
+from dmray.specs import TrialSpec, shown_value
 from dmray.terminal import FittingTable
 
+_OF_THE_TASK = ("target_returns", "return_scale")  # which differ between tasks anyway
 _ORDERS = {
     "methods_together": "in this order; on each data set, seed by seed",
     "seeds_together": "in this order; on each data set, method by method with all seeds",
@@ -39,7 +41,7 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
     return Group(
         f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),
-        *_early_stopping(plan.sweep),
+        *_early_stopping(plan),
         "",
         table,
         "",
@@ -65,7 +67,28 @@ def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
         methods.setdefault(_size(trial.model), {})[trial.method] = None
     lines = [f"  {' '.join(names)}  ({size})" for size, names in methods.items()]
     seeds = dict.fromkeys(str(trial.seed) for trial in trials)
-    return [*lines, f"  seeds {' '.join(seeds)}"]
+    return [*lines, *_several_values(trials), f"  seeds {' '.join(seeds)}"]
+
+
+def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
+    """The fields of training and evaluation that are not the same in all trials: a line for each, method by method."""
+    lines = []
+    for section in ("training", "evaluation"):
+        fields = dict.fromkeys(name for trial in trials[:1] for name in type(getattr(trial, section)).model_fields)
+        for name in (name for name in fields if name not in _OF_THE_TASK):
+            values: dict[str, dict[str, None]] = {}
+            for trial in trials:
+                values.setdefault(trial.method, {})[shown_value(getattr(getattr(trial, section), name))] = None
+            if len({value for of_method in values.values() for value in of_method}) > 1:
+                methods: dict[tuple[str, ...], list[str]] = {}
+                for method, of_method in values.items():
+                    methods.setdefault(tuple(of_method), []).append(method)
+                parts = [
+                    (f"{' '.join(names)}: " if len(methods) > 1 else "") + ", ".join(several)
+                    for several, names in methods.items()
+                ]
+                lines.append(f"  {name}  {'; '.join(parts)}")
+    return lines
 
 
 def _size(config: BackboneConfig) -> str:
@@ -75,11 +98,12 @@ def _size(config: BackboneConfig) -> str:
     return ", ".join([*parts, *(f"{name} {value}" for name, value in others.items())])
 
 
-def _early_stopping(sweep: SweepSpec) -> list[str]:
-    rule = sweep.early_stopping
+def _early_stopping(plan: Plan) -> list[str]:
+    rule = plan.sweep.early_stopping
     if rule is None:
         return []
-    rungs = " ".join(f"{step:,}" for step in rule.rungs(sweep.training, sweep.evaluation))
+    steps = sorted({step for trial in plan.trials for step in rungs_of(rule, trial)})
+    rungs = " ".join(f"{step:,}" for step in steps)
     best = f"the best 1/{rule.reduction_factor} within a {rule.within}, seed by seed"
     return [f"  early stopping: after steps {rungs} {best}, go on"]
 

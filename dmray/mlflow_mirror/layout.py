@@ -85,14 +85,17 @@ def experiment_name(sweep: str) -> str:
     return f"dmray/{sweep}"
 
 
-def model_label(trial: TrialSpec, identity: ResultIdentity | None = None, apart: Iterable[str] = ()) -> str:
-    """The method's label, with the parts of the identity in which other trials of its data set differ.
+def model_label(
+    trial: TrialSpec, identity: ResultIdentity | None = None, apart: Iterable[str] = (), details: str = ""
+) -> str:
+    """The method's label, with `details` and the parts of the identity in which other trials of its data set differ.
 
-    MLflow's views average the trials that share this tag.
+    `details`: the fields in which other settings of the method differ. MLflow's views average the trials that share
+    this tag.
     """
-    parts = identity.label(apart) if identity is not None else ""
+    parts = [details, identity.label(apart) if identity is not None else ""]
     label = METHODS[trial.method].label
-    return f"{label} ({parts})" if parts else label
+    return f"{label} ({', '.join(filter(None, parts))})" if any(parts) else label
 
 
 def seed_group_name(trial: TrialSpec, model: str | None = None) -> str:

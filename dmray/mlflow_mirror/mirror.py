@@ -37,6 +37,7 @@ from dmray.mlflow_mirror.layout import (
 from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
 from dmray.mlflow_mirror.store import LateStore, RunStore, RunWanted, StoredRun, StoreError, SweepRuns, open_store
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
+from dmray.planning.settings import details_of
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import ResultIdentity
 from dmray.records.folders import SweepFolder
@@ -144,6 +145,10 @@ class MlflowMirror:
         self._groups_of_setting: dict[str, dict[str, None]] = {}
         for mirror in self._trials:
             self._by_setting[mirror.trial.seed_group_id].append(mirror)
+        by_dataset: defaultdict[str, list[TrialSpec]] = defaultdict(list)
+        for trial in trials:
+            by_dataset[trial.dataset.name].append(trial)
+        self._details = {group: text for of in by_dataset.values() for group, text in details_of(of).items()}
         self._runs: SweepRuns | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
@@ -360,7 +365,8 @@ class MlflowMirror:
         return differing_parts([kind for kind, count in self._kinds[dataset].items() if count])
 
     def _model_label(self, trial: TrialMirror) -> str:
-        return model_label(trial.trial, trial.identity, self._apart(trial.trial.dataset.name))
+        apart = self._apart(trial.trial.dataset.name)
+        return model_label(trial.trial, trial.identity, apart, self._details[trial.trial.seed_group_id])
 
     def _forget(self, trial: TrialMirror) -> None:
         """A call for this trial failed, and may have taken effect: find its runs anew."""

@@ -2,7 +2,8 @@
 
     EXPR     = term {"," term}                  all terms must match
     term     = key "=" pattern {"|" pattern}    one pattern must match; case matters; *, ? and [ab] as in a shell
-    key      = dataset | task | method | seed | trial, or a field of the model (d_model, n_layer, context_length, ...)
+    key      = dataset | task | method | seed | trial, or a field of the model or of the training
+               (d_model, context_length, learning_rate, ...); numbers are compared as numbers: 3e-4 is 0.0003
 
 A trial's shard depends only on its id. So n machines can divide a sweep without communication, and trials that stay
 in a changed sweep file stay in their shard.
@@ -18,7 +19,7 @@ from fnmatch import fnmatchcase
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan
 from dmray.registry import nearest, short, unknown
-from dmray.specs import TrialSpec
+from dmray.specs import TrainingSpec, TrialSpec
 from dmray.tasks import task_of
 
 _SHARD = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})")
@@ -60,8 +61,9 @@ def shard_of(trial_id: str, count: int) -> int:
 
 
 def _keys(plan: Plan) -> tuple[str, ...]:
-    """The valid keys of a term: `_KEYS` and every field of a config in the plan."""
-    return (*_KEYS, *dict.fromkeys(field for trial in plan.trials for field in type(trial.model).model_fields))
+    """The valid keys of a term: `_KEYS`, every field of a config in the plan, and those of the training."""
+    models = dict.fromkeys(field for trial in plan.trials for field in type(trial.model).model_fields)
+    return (*_KEYS, *models, *TrainingSpec.model_fields)
 
 
 def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -82,7 +84,7 @@ def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence
 
 def _value(trial: TrialSpec, key: str) -> str:
     if key not in _KEYS:
-        return str(getattr(trial.model, key, ""))  # "" for methods without this field
+        return str(getattr(trial.model, key, getattr(trial.training, key, "")))  # "" for methods without this field
     values = {
         "dataset": trial.dataset.name,
         "task": task_of(trial.dataset).name,
@@ -94,7 +96,14 @@ def _value(trial: TrialSpec, key: str) -> str:
 
 
 def _matches(value: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(value, pattern) for pattern in patterns)
+    return any(fnmatchcase(value, pattern) or _same_number(value, pattern) for pattern in patterns)
+
+
+def _same_number(value: str, pattern: str) -> bool:
+    try:
+        return float(value) == float(pattern)
+    except ValueError:
+        return False
 
 
 def _no_trial(plan: Plan, key: str, patterns: Sequence[str]) -> str:

@@ -89,6 +89,7 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         "seed": trial.seed,
         "status": result.status.value,
         **trial.model.model_dump(),
+        **{"training_steps" if name == "steps" else name: value for name, value in trial.training.model_dump().items()},
         "decode": trial.evaluation.decode,
         "episodes": trial.evaluation.episodes,
         "evaluation_seed": trial.evaluation.seed,

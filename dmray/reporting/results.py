@@ -17,6 +17,7 @@ from typing import Any, Literal
 from dmray.errors import StorageError
 from dmray.methods import METHODS
 from dmray.planning.manifest import read_manifest
+from dmray.planning.settings import details_of
 from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus, read_history
 from dmray.records import ResultIdentity, RungDecision, Score, ScoreSeries, Spread, SweepFolder, TrialFolder
 from dmray.records.identity import differing_parts, group_id, simulator_releases
@@ -333,22 +334,14 @@ def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
         group = result.trial.seed_group_id
         package = result.identity.method if result.identity else packages.get(group, "")
         by_group.setdefault((group, package), []).append(result)
-    settings = {key: _setting(members[0].trial) for key, members in by_group.items()}
-    keys = dict.fromkeys(key for setting in settings.values() for key in setting)
-    differing = [key for key in keys if len({s[key] for s in settings.values() if key in s}) > 1]
+    details = details_of([result.trial for result in trials])
     groups = []
     for (group, package), members in by_group.items():
         several = sum(other == group for other, _ in by_group) > 1
-        details = [f"{key} {settings[group, package][key]}" for key in differing if key in settings[group, package]]
-        details += [package or "of dmray"] if several else []
+        differs = [details[group], (package or "of dmray") if several else ""]
         first = members[0].trial
-        groups.append(SeedGroup(_label(first, ", ".join(details)), first.method, tuple(members)))
+        groups.append(SeedGroup(_label(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
     return tuple(groups)
-
-
-def _setting(trial: TrialSpec) -> dict[str, Any]:
-    """The fields in which two seed groups of one method may differ."""
-    return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}
 
 
 def _label(trial: TrialSpec, details: str) -> str:
