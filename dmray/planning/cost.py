@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dmray.methods import METHODS, PolicyShape
 from dmray.specs import TrialSpec
+from dmray.specs.decode import RECURRENT, STREAM, parse_decode
 from dmray.tasks import Task, task_of
 
 _FLOAT_BYTES = 4
@@ -97,6 +98,12 @@ def decode_work(trial: TrialSpec, rows: int, states: int | None) -> Work:
     """The work of one action of `rows` episodes. `states`: how many states the decode mode keeps; None: the window."""
     window = forward_work(trial, rows)
     return window if states is None else Work(window.flops * states / trial.model.context_length, window.layers)
+
+
+def decode_states(decode: str) -> int | None:
+    """How many states a decode mode of dmray keeps for each episode; None: it runs the window at each step."""
+    mode, argument = parse_decode(decode)
+    return {STREAM.name: argument, RECURRENT.name: 1}.get(mode.name)
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,7 @@ def moved_text(moved: Sequence[TrialSpec], trial_filter: TrialFilter) -> str:
     names = ", ".join(trial.trial_id for trial in moved[:3]) + (", ..." if len(moved) > 3 else "")
     return (
         f"--shard {trial_filter.shard}: {len(moved)} trials that were begun here ({names}) are in other shards now, "
-        "because the sweep file has changed; continue them here with --resume --only 'trial=...' and no --shard, or let "
+        "because the sweep file has changed; continue them here with --resume --only trial=... and no --shard, or let "
         "the other shards run them from the start"
     )
 
