@@ -13,7 +13,6 @@ import typer
 from rich.logging import RichHandler
 
 from dmray.api import plan_sweep, run_sweep
-from dmray.arguments import MAX_COUNT
 from dmray.cli.shared import err, finite_number, new_app, out, report_errors
 from dmray.cli.sweep_plan import PlanFor, show_plan
 from dmray.errors import ClusterLostError, SpecError
@@ -45,10 +44,10 @@ def main(
         ),
     ] = None,
     cpus: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="With --plan: as if each machine had so many CPUs.")
+        int | None, typer.Option(min=1, max=10_000, help="With --plan: as if each machine had so many CPUs.")
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option(min=0, max=MAX_COUNT, help="With --plan: as if each machine had so many GPUs.")
+        int | None, typer.Option(min=0, max=64, help="With --plan: as if each machine had so many GPUs.")
     ] = None,
     price: Annotated[
         float | None,

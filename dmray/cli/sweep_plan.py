@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dmray.on_ray.placement import Machines
 
 _OTHER_MACHINES = "  plan for other machines: --on NAME:N (names: --on list), or --cpus and --gpus"
-_ON = re.compile(r"(.+?)(?::([1-9][0-9]{0,5}))?")
+_ON = re.compile(r"(.+?)(?::([1-9][0-9]{0,3}))?")
 
 
 @dataclass(frozen=True)

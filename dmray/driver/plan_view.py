@@ -82,8 +82,7 @@ def render_time(
         lines.append("  without the time that early stopping saves")
     if price is not None:
         lines.append(_cost_of_machines(estimate, price))
-    lines.append(f"  (to a factor of two, from measurements of {calibration.hardware},")
-    lines.append(f"  {calibration.made[:10]})")
+    lines.append(f"  (to a factor of two, from measurements of {calibration.hardware}, {calibration.made[:10]})")
     if calibration.busy is not None:
         lines.append(f"  measured on a busy machine, so the time may be too long: {calibration.busy}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from dmray.specs import ResourcesSpec
 DRIVER_RESOURCE = "dmray_driver"  # a custom resource of the head node, so that trial drivers never take a worker's CPU
 _DRIVER_CPU = 0.01  # what a driver takes where the cluster has no such resource; Ray refuses zero
 _ROUNDING = 1e-9
+_ANY_DRIVERS = 1e6
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def machines_like(resources: ResourcesSpec, count: int, cpus: int, gpus: int) ->
     """What a sweep would find on `count` machines of this size, beside a head node that only has the drivers."""
     if count == 1:
         return machines_for_one_node(resources, cpus, gpus)
-    return Machines(float(count * cpus), float(count * gpus), 1000.0, ((float(cpus), float(gpus)),) * count)
+    return Machines(float(count * cpus), float(count * gpus), _ANY_DRIVERS, ((float(cpus), float(gpus)),) * count)
 
 
 def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: int) -> Machines:
@@ -84,14 +85,14 @@ def overload(resources: ResourcesSpec, concurrent_trials: int, machines: Machine
         return None
     trials, actors = _counted(concurrent_trials, "trial"), _counted(resources.evaluation_actors, "evaluation actor")
     return (
-        f"{trials} of {resources.cpus_per_trial:g} CPUs and {actors} of {resources.cpus_per_evaluation_actor:g} CPUs "
-        f"share {machines.usable_cpus:g} CPUs: while all of them work, everything takes about "
-        f"{wanted / machines.usable_cpus:.2g} times as long"
+        f"{trials} of {_counted(resources.cpus_per_trial, 'CPU')} and {actors} of "
+        f"{_counted(resources.cpus_per_evaluation_actor, 'CPU')} share {_counted(machines.usable_cpus, 'CPU')}: while "
+        f"all of them work, everything takes about {wanted / machines.usable_cpus:.2g} times as long"
     )
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def place_trials(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Placement:

@@ -116,7 +116,7 @@ def test_a_small_laptop_is_oversubscribed_rather_than_refused() -> None:
     ("resources", "trials", "cpus", "said"),
     [
         ({"evaluation_actors": 4}, 16, 20, None),
-        ({"evaluation_actors": 4}, 16, 2, "16 trials of 1 CPUs and 4 evaluation actors of .* share 2 CPUs.* 10 times"),
+        ({"evaluation_actors": 4}, 16, 2, "16 trials of 1 CPU and 4 evaluation actors of .* share 2 CPUs.* 10 times"),
         ({"evaluation_actors": 1, "cpus_per_trial": 0.5}, 2, 2, None),
         ({"evaluation_actors": 1, "cpus_per_trial": 2}, 1, 2, "1 trial of 2 CPUs and 1 evaluation actor .* 1.5 times"),
     ],
