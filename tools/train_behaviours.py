@@ -148,7 +148,8 @@ class Search:
         }
         about = {
             "task": self.task.name, "method": "augmented random search V2-t (arXiv 1803.07055)", "seed": self.seed,
-            "settings": asdict(self.settings), "versions": {name: version(name) for name in ("mujoco", "envpool", "numpy")},
+            "settings": asdict(self.settings),
+            "versions": {name: version(name) for name in ("mujoco", "envpool", "numpy")},
         }  # fmt: skip
         np.savez_compressed(self.file, about=json.dumps(about), **kept)
         print(f"{self.file}: {self.file.stat().st_size:,} bytes, best return {arrays['returns'].max():.0f}")

@@ -17,7 +17,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 constraints=$here/../../constraints.txt
 python=${PYTHON312:-python3.12}
 
-pinned() { grep -i "^$1==" "$constraints" | head -1 | tr -d '\r' || true; }
+pinned() { grep -iE "^${1//[-_.]/[-_.]}==" "$constraints" | head -1 || true; }
 
 get() { # get DESTINATION PACKAGE...: wheels for Python 3.12, in the versions of constraints.txt, without dependencies
     local to=$1 package wanted

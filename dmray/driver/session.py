@@ -26,7 +26,14 @@ from dmray.progress.changes import changed_conditions, changes
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
-from dmray.progress.trial_status import TrialStatus, restore_done_markers, to_run, trial_statuses
+from dmray.progress.trial_status import (
+    TrialStatus,
+    in_other_shards,
+    moved_text,
+    restore_done_markers,
+    to_run,
+    trial_statuses,
+)
 from dmray.records import SweepFolder, provenance
 from dmray.specs import NO_MLFLOW, TrialSpec
 
@@ -86,6 +93,8 @@ def run_sweep(
         states = trial_statuses(plan, folder)
         restore_done_markers(plan, folder)
         todo = to_run(plan, states, resume, trial_filter)
+        if left := in_other_shards(plan, states, trial_filter):
+            _log.warning("%s", moved_text(left, trial_filter))
         checked = preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
         if todo:

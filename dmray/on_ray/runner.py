@@ -18,7 +18,7 @@ from dmray.on_ray.callbacks import PauseStopper, TuneFailureCallback
 from dmray.on_ray.cluster import connected
 from dmray.on_ray.evaluation_pool import EvaluationPool
 from dmray.on_ray.liveness import RayWatch
-from dmray.on_ray.placement import Placement, place_trials
+from dmray.on_ray.placement import Placement, overload, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES
 from dmray.on_ray.trainable_config import TrainableConfig
 from dmray.planning.plan import Plan
@@ -60,9 +60,11 @@ class RayRunner:
                 len(todo),
                 placement.concurrent_trials,
                 plan.sweep.resources.evaluation_actors,
-                machines.cpus,
+                machines.usable_cpus,
                 machines.gpus,
             )
+            if too_much := overload(plan.sweep.resources, placement.concurrent_trials, machines):
+                _log.warning("%s", too_much)
             pool = EvaluationPool.start(plan.sweep.resources, attempt, faults=plan.sweep.faults)
             watch.follow(pool.dispatcher)
             ray_storage = f"{ray_storage_path(plan.sweep, folder)}/{attempt}"

@@ -11,11 +11,11 @@ from dmray.coordination.store_commands import StoreCommands
 from dmray.errors import StorageError
 from dmray.files import write_atomic
 from dmray.periodic_thread import PeriodicThread
-from dmray.sources.recordings import recorded_file, recording_path
+from dmray.sources.recordings import recorded_file
 from dmray.specs import Generation
 from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, open_store
 from dmray.storage.outages import RETRY_FOR_S, retry_while_unavailable, skip_during_outage
-from dmray.tasks import task_of
+from dmray.tasks import recording_path, task_of
 from dmray.trial.job import TrialJob
 
 Report = Callable[[int, float | None], None]

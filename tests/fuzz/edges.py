@@ -410,11 +410,13 @@ def _fetch(given: tuple[Path, list[str], Random]) -> object:
 def _calibration(rng: Random, folder: Path, templates: Templates) -> Path:
     point = {"what": "x", "flops": 1e6, "layers": 1, "seconds": 0.1}
     given = {
-        "version": 1,
+        "version": 2,
         "hardware": "fuzz",
         "made": "today",
+        "cpus": 2,
+        "gpus": 0,
         "training": {"cpu": {"mamba": [point, point]}},
-        "decisions": {"mamba": [point]},
+        "decisions": {"cpu": {"window": {"mamba": [point]}}},
         "env_step_s": {"mujoco": 1e-5},
     }
     path = calibration_file("fuzz")
