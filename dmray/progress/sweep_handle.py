@@ -36,7 +36,7 @@ class SweepHandle:
         return find_driver(self.folder), read_command(self.folder)
 
     def read_progress(self) -> None:
-        """Bring into `folder` what a `Follower` reads, and the driver's heartbeat."""
+        """Bring into `folder` what a `Follower` reads, the driver's heartbeat, and what driver and workers do now."""
 
     def read_log(self, trial: TrialFolder) -> None:
         """Bring the log of `trial` into its folder, and the done marker if there is one."""
@@ -78,6 +78,7 @@ class StoreSweepHandle(SweepHandle):
         self.driver_and_command()
         if not self.folder.manifest.exists():
             self._view.fetch(self.folder.manifest.name)
+        self._view.fetch(self.folder.phase.name)
         self._view.fetch_records(lambda trial: done_long_ago(trial) is not None)
 
     def read_log(self, trial: TrialFolder) -> None:

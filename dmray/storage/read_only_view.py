@@ -48,15 +48,19 @@ class ReadOnlyView:
             _write(self.folder.path / name, content)
 
     def fetch_records(self, can_skip: Callable[[TrialFolder], bool]) -> None:
-        """Copy all done markers and the end of all ledgers; of trials that `can_skip` accepts, the last line.
+        """Copy all done markers, what workers do now, and the end of all ledgers; of trials that `can_skip` accepts,
+        the last line.
 
         A copied ledger may lack the first lines, but holds whole lines only.
         """
         sizes = self._store.sizes("trials")
         trials = [self.folder.trial(trial_id) for trial_id in sorted({name.split("/")[1] for name in sizes})]
+        trials_begun = trials
         trials = [trial for trial in trials if object_name(self.folder, trial.ledger) in sizes]
         markers = [object_name(self.folder, trial.done) for trial in trials if not trial.done.exists()]
         self._each(self.fetch, [name for name in markers if name in sizes])
+        phases = [object_name(self.folder, trial.phase) for trial in trials_begun if not trial.done.exists()]
+        self._each(self.fetch, [name for name in phases if name in sizes])
         ledgers = []
         for trial in trials:
             name = object_name(self.folder, trial.ledger)
