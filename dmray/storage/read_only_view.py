@@ -70,6 +70,19 @@ class ReadOnlyView:
                 _write(trial.ledger, ledger_line.dump_json(done.end) + b"\n")  # the last line stands for all
         self._each(lambda name: self._grow(name, sizes[name], _TAIL_BYTES), ledgers)
 
+    def fetch_trial(self, trial: TrialFolder) -> dict[str, int]:
+        """Copy a trial's ledger, log, done marker and phase, whole. The sizes of all its objects, by their file names.
+
+        The marker comes first, so that the ledger of a trial that is done is complete.
+        """
+        sizes = self._store.sizes(object_name(self.folder, trial.path))
+        for path in (trial.done, trial.ledger, trial.log, trial.phase):
+            if (name := object_name(self.folder, path)) in sizes:
+                self.fetch(name)
+        tables = self._store.sizes(f"evaluations/{trial.path.name}")
+        before = f"trials/{trial.path.name}/"
+        return {name.removeprefix(before): size for name, size in {**sizes, **tables}.items()}
+
     def fetch_log(self, trial: TrialFolder) -> None:
         """Copy a trial's done marker, then its log, so that the log of a trial that is done is complete."""
         sizes = self._store.sizes(object_name(self.folder, trial.path))
