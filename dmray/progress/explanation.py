@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dmray.coordination.commands import CommandKind
 from dmray.coordination.sweep_lock import Driver
@@ -29,6 +29,7 @@ from dmray.tasks import task_of
 
 _LOG_LINES, _LOG_BYTES = 12, 65_536
 _HANG = "TrainingHang"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def explain(found: SweepHandle, key: str) -> Explanation:
     phase = live_phase(history, folder, command.number if command else 0) if alive else None
     status = RUNNING if phase is not None and history.done is None else with_liveness(history.status, alive)
     now_s, runs = time.time(), status == RUNNING
-    notes = [str(note) for note in history.provenance.get("dataset_notes", ())]
+    notes = [str(note) for note in _of_kind(list, history.provenance.get("dataset_notes")) or []]
     failure = history.last_failure if history.done is None else None
     place = _Place(found.where, folder.path.name, command.resume_command if command else "", alive)
     order = command.kind if command else None
@@ -137,7 +138,7 @@ def explain(found: SweepHandle, key: str) -> Explanation:
         method=trial.method,
         method_label=METHODS[trial.method].label,
         seed=trial.seed,
-        parameters=(history.provenance.get("policy") or {}).get("parameters"),
+        parameters=_of_kind(int, (_of_kind(dict, history.provenance.get("policy")) or {}).get("parameters")),
         settings={name: getattr(trial, name).model_dump(mode="json") for name in ("model", "training", "evaluation")},
         changed=tuple(changed_fields(trial)),
         step=history.step,
@@ -207,8 +208,8 @@ def _attempt(records: Sequence[LightRecord], without_end: str) -> Attempt:
         number=getattr(first, "attempt", 0),
         started_s=start.time_s if start is not None else None,
         from_step=start.from_step if start is not None else None,
-        host=start.provenance.get("hostname") if start is not None else None,
-        device=start.provenance.get("device") if start is not None else None,
+        host=_of_kind(str, start.provenance.get("hostname")) if start is not None else None,
+        device=_of_kind(str, start.provenance.get("device")) if start is not None else None,
         ended=last.status if last.kind == "done" else ended,
         step=max(getattr(record, "step", getattr(record, "from_step", 0)) for record in records),
         lasted_s=max(0.0, last.time_s - first.time_s),
@@ -231,7 +232,10 @@ class _Place(NamedTuple):
     @property
     def retry(self) -> str:
         """The command that runs this trial alone again after it failed."""
-        words = [word for word in shlex.split(self.resume) if word != "--resume"]
+        try:
+            words = [word for word in shlex.split(self.resume) if word != "--resume"]
+        except ValueError:  # a file that was edited: no command
+            words = ["python", "-m", "dmray.sweep", "FILE"]
         only = [] if "--only" in words or any(word.startswith("--only=") for word in words) else ["--only"]
         return shlex.join([*words, "--retry-failed", *only, *([f"trial={self.trial}"] if only else [])])
 
@@ -272,6 +276,11 @@ def next_steps(
             yield NextStep("the sweep is being stopped: when the driver has ended, continue it", place.resume)
         case _:
             yield NextStep("it starts when there is room for it: watch the sweep", place.command("status", place.sweep))
+
+
+def _of_kind(kind: type[T], value: object) -> T | None:
+    """A value of a ledger's provenance, which may hold anything; None if it is not of that kind."""
+    return value if isinstance(value, kind) else None
 
 
 def _records(folder: TrialFolder) -> list[LightRecord]:

@@ -13,7 +13,7 @@ from dmray.progress.summary_view import duration, rate
 from dmray.space import size_text
 from dmray.terminal import LOG_TIME, folded
 
-_LABEL_COLUMNS, _LEAST_COLUMNS = 14, 20
+_LABEL_COLUMNS, _LEAST_COLUMNS = 13, 20
 _MOST_ATTEMPTS = 8
 _LOG_LINES = 3
 
@@ -27,6 +27,8 @@ def lines(explanation: Explanation, width: int) -> Iterator[str]:
     yield from _rows({"sweep": [f"{item.sweep}: {who}"], "folder": [item.folder]}, width)
     yield "What it is"
     yield from _rows(_what(item), width)
+    for place, each in enumerate(item.changed or ["nothing"]):  # a line each
+        yield from _rows({"" if place else "not default": [each]}, width)
     yield "How far it is"
     yield from _rows(_how_far(item), width)
     yield "What happened"
@@ -57,7 +59,6 @@ def _what(item: Explanation) -> dict[str, list[str]]:
         "data set": [item.dataset, f"task {item.task}"],
         "method": [f"{item.method} ({item.method_label})", f"seed {item.seed}", *parameters],
         **settings,
-        "not default": list(item.changed) or ["nothing"],
     }
 
 

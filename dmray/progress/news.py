@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from dmray.progress.progress import SweepProgress
-from dmray.progress.summary import Summary, TrialRow
+from dmray.progress.summary import Summary
 from dmray.progress.trial_status import TrialHistory, TrialStatus
 from dmray.records import AttemptFailed, LightRecord, RungDecision, Score, best_score, last_score
 
@@ -113,14 +113,16 @@ class News:
         lines = [
             f"{name}: {each}" for name, history in progress.trials.items() for each in news_of(before[name], history)
         ]
-        return [*lines, *self._long_phases(summary.running)]
+        return [*lines, *self._long_phases(summary)]
 
-    def _long_phases(self, rows: Sequence[TrialRow]) -> Iterator[str]:
-        """Phases of running trials that take long, once each."""
-        for row in rows:
-            phase = row.phase
+    def _long_phases(self, summary: Summary) -> Iterator[str]:
+        """Phases that take long, once each; those of the driver that it does not log itself."""
+        phases = {row.trial: row.phase for row in summary.running}
+        if summary.phase is not None and summary.phase.name == "starting_trials":
+            phases["the sweep"] = summary.phase
+        for who, phase in phases.items():
             if phase is None or phase.name in _SAID_BY_RECORDS or phase.elapsed_s < _LONG_S:
                 continue
-            if self._phases.get(row.trial) != phase.words:
-                self._phases[row.trial] = phase.words
-                yield f"{row.trial}: {phase}"
+            if self._phases.get(who) != phase.words:
+                self._phases[who] = phase.words
+                yield f"{who}: {phase}"

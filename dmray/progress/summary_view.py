@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.text import Text
 
 from dmray.coordination.sweep_lock import describe_missing_driver
@@ -94,7 +95,7 @@ def _details(row: TrialRow) -> list[str]:
     """A running trial in short parts: its phase where that is not training, its progress, its latest metrics."""
     other = [metric for metric in shown_metrics() if metric.name != "steps_per_s"]
     return [
-        *([str(row.phase)] if row.phase is not None and row.phase.name != "training" else []),
+        *(str(row.phase).split(", ") if row.phase is not None and row.phase.name != "training" else []),
         f"{row.step:,}/{row.steps:,} steps",
         *([f"{rate(row.steps_per_s)} steps/s"] if row.steps_per_s is not None else []),
         *([f"ETA {duration(row.eta_s)}"] if row.eta_s is not None else []),
@@ -127,7 +128,9 @@ class SweepView:
             yield Text.assemble((one_line(summary.sweep), "bold"), f": {one_line(_driver(summary))}")
         bar_columns = min(_BAR_COLUMNS, width)
         yield ProgressBar(total=max(summary.total_steps, 1), completed=summary.steps, width=bar_columns)
-        yield from map(Text, [*_now(summary.phase), *folded(_counts(summary), width)])
+        yield Segment.line()
+        yield from map(Text, folded([part for now in _now(summary.phase) for part in now.split(", ")], width))
+        yield from map(Text, folded(_counts(summary), width))
         yield from map(Text, folded([*_speed(summary), f"ETA {duration(summary.eta_s)}"], width))
         yield from map(Text, folded(_evaluations(summary), width))
         if summary.running:
