@@ -23,7 +23,7 @@ from dmray.progress.trial_status import ENDED
 from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW
 from dmray.storage import is_url
-from dmray.terminal import PlainFormatter
+from dmray.terminal import LineFormatter, PlainFormatter
 
 if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
@@ -83,11 +83,7 @@ def main(
         *(override or []),
         *(f"{key}={_as_text(value)}" for key, value in options.items() if value is not None),
     ]
-    handler = RichHandler(console=err, show_path=False, show_time=False)
-    handler.addFilter(SecretFilter())
-    handler.setFormatter(PlainFormatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("dmray").setLevel(logging.INFO)
+    _log_to_stderr()
     try:
         with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
             where = PlanFor(local, address, on, cpus, gpus, price)
@@ -120,6 +116,20 @@ def main(
         _print_how_to_continue(f"Stopped by {by.signum.name}")
         raise typer.Exit(by.exit_status) from None
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
+
+
+def _log_to_stderr() -> None:
+    """To a terminal in colour; elsewhere one line a message, with its time and, from warnings on, its level."""
+    handler: logging.Handler
+    if err.is_terminal:
+        handler = RichHandler(console=err, show_path=False, show_time=False)
+        handler.setFormatter(PlainFormatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(LineFormatter())
+    handler.addFilter(SecretFilter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("dmray").setLevel(logging.INFO)
 
 
 def _as_text(value: str) -> str:

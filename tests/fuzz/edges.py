@@ -139,6 +139,7 @@ def _arguments(rng: Random, folder: Path, templates: Templates) -> tuple[str, li
         ],
         "status": [[sweep, "--json"], [sweep], [str(SWEEPS / "quickstart.yaml"), "--storage", str(folder)]],
         "logs": [[sweep, "--trial", Path(trial).name], [sweep, Path(trial).name]],
+        "explain": [[sweep, Path(trial).name, "--json"], [trial]],
         "report": [[sweep, "--into", str(folder / "report")]],
         "evaluate": [[trial, "--episodes", "2", "--target", "50", "--decode", "window"]],
         "data": [
