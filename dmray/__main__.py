@@ -14,6 +14,7 @@ COMMANDS = {
     "resume": "continue a paused sweep",
     "stop": "running trials save a checkpoint and exit, the driver ends",
     "logs": "print a trial's log",
+    "explain": "say what is known of a trial, why it failed, what to do next",
     "submit": "start a sweep as a job on a remote Ray cluster",
     "report": "make tables and figures from a sweep's records",
     "evaluate": "evaluate a checkpoint again",

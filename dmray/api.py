@@ -129,7 +129,7 @@ def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
             made = plan(loaded)
         except SpecError as mistake:
             raise SpecError(f"{'sweep' if isinstance(sweep, Mapping) else sweep}: {mistake}") from mistake
-    return SweepPlan(made.sweep, made.trials)
+    return SweepPlan(made.sweep, made.trials, made.search)
 
 
 def run_sweep(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 COMMANDS = (
-    "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "submit",
+    "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "explain",
+    "submit",
 )  # fmt: skip
 FLOORS = {
     "escaping": 0, "processes": 0, "errors": 1,

@@ -14,12 +14,11 @@ from dmray.cli.shared import check_writable, err, finite_number, new_app, out, r
 from dmray.datasets import WARNING
 from dmray.downloads import progress_bar, verify
 from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
-from dmray.files import is_regular_file, user_path
+from dmray.files import download_folders, is_regular_file, user_path
 from dmray.registry import lookup, unknown
 from dmray.rollout import furthest_number, record, replay_errors
 from dmray.sources import (
     OpenedDataset,
-    download_folders,
     fetch_published,
     open_dataset,
     open_file,

@@ -16,6 +16,7 @@ _APPS = {
     "resume": ("dmray.cli.control", "resume_app"),
     "stop": ("dmray.cli.control", "stop_app"),
     "logs": ("dmray.cli.logs", "app"),
+    "explain": ("dmray.cli.explain", "app"),
     "submit": ("dmray.cli.submit", "app"),
     "report": ("dmray.cli.report", "app"),
     "evaluate": ("dmray.cli.evaluate", "app"),
@@ -23,7 +24,7 @@ _APPS = {
     "data": ("dmray.cli.data", "app"),
     "doctor": ("dmray.cli.doctor", "app"),
 }
-_ONLY_PRINT = ("status", "logs")
+_ONLY_PRINT = ("status", "logs", "explain")
 _INTERRUPTED = 130
 
 

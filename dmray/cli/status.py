@@ -14,7 +14,7 @@ from dmray.cli.shared import SweepSource, SweepStorage, new_app, out, report_err
 from dmray.escaping import one_line
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, follower_of, summarize
-from dmray.progress.summary_view import text, with_driver
+from dmray.progress.summary_view import SweepView, text
 from dmray.progress.sweep_handle import SweepHandle, find_sweep
 
 app = new_app()
@@ -82,11 +82,11 @@ def _watch(view: _View, summary: Summary, every_s: float, as_json: bool) -> Summ
                     return summary
                 time.sleep(every_s)
                 summary = view.read_or(summary)
-        with Live(with_driver(summary), console=out, auto_refresh=False) as live:
+        with Live(SweepView(summary, with_driver=True, live=True), console=out, auto_refresh=False) as live:
             while summary.at_work:
                 time.sleep(every_s)
                 summary = view.read_or(summary)
-                live.update(with_driver(summary), refresh=True)
+                live.update(SweepView(summary, with_driver=True, live=True), refresh=True)
     except KeyboardInterrupt:
         pass
     return summary
@@ -96,7 +96,7 @@ def _show(summary: Summary, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(summary)))
     elif out.is_terminal:
-        out.print(with_driver(summary), highlight=False)
+        out.print(SweepView(summary, with_driver=True), highlight=False)
     else:
         typer.echo(text(summary))
 

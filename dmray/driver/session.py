@@ -27,8 +27,16 @@ from dmray.progress.progress import Follower
 from dmray.progress.search_progress import check_filter, grown
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
-from dmray.progress.trial_status import TrialStatus, restore_done_markers, to_run, trial_statuses
+from dmray.progress.trial_status import (
+    TrialStatus,
+    in_other_shards,
+    moved_text,
+    restore_done_markers,
+    to_run,
+    trial_statuses,
+)
 from dmray.records import SweepFolder, provenance
+from dmray.records.phase import PhaseWriter
 from dmray.specs import NO_MLFLOW, TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -85,12 +93,14 @@ def run_sweep(
         sweep_lock(plan, folder) as refresh,
         listen_for_commands(folder, resume_command),
     ):
+        phases = driver_phases(folder)
+        phases.leave()  # that of a driver that was killed
         for written in (folder.path, folder.datasets):
             remove_stale_parts(written)
         plan = grown(plan, folder)
-        todo = _checked_todo(plan, folder, resume, trial_filter)
+        todo = _checked_todo(plan, folder, resume, trial_filter, phases)
         while True:  # once; with a search once for each round
-            with _mirrored(plan, folder) as attach:
+            with _mirrored(plan, folder, phases) as attach:
                 write_manifest(plan, folder)  # only now: if MLflow does not answer, the start has changed nothing
                 ended = True
                 if todo:
@@ -101,19 +111,25 @@ def run_sweep(
                         ended = _run(plan, todo, folder, runner, refresh)
                 following = _next_round(plan, folder, trial_filter) if ended else None
                 if following is None:
-                    attach(write_report(folder))
+                    with phases.within("writing_report"):
+                        attach(write_report(folder))
                     return trial_statuses(plan, folder)
             plan = following
             todo = _todo(plan, trial_statuses(plan, folder), True, trial_filter)
             require_space_for(todo, plan.sweep, folder.path)
 
 
-def _checked_todo(plan: Plan, folder: SweepFolder, resume: bool, trial_filter: TrialFilter) -> tuple[TrialSpec, ...]:
+def _checked_todo(
+    plan: Plan, folder: SweepFolder, resume: bool, trial_filter: TrialFilter, phases: PhaseWriter
+) -> tuple[TrialSpec, ...]:
     """The trials to run first, after all checks of a start."""
     states = trial_statuses(plan, folder)
     restore_done_markers(plan, folder)
     todo = _todo(plan, states, resume, trial_filter)
-    checked = preflight.check(todo, folder.datasets)
+    if left := in_other_shards(plan, states, trial_filter):
+        _log.warning("%s", moved_text(left, trial_filter))
+    with phases.within("checking"):
+        checked = preflight.check(todo, folder.datasets, phases)
     require_space_for(todo, plan.sweep, folder.path)
     if todo:
         warn_of_changes(plan, folder, states, {name: each.fingerprint for name, each in checked.items()})
@@ -149,6 +165,12 @@ def _next_round(plan: Plan, folder: SweepFolder, trial_filter: TrialFilter) -> P
     return following
 
 
+def driver_phases(folder: SweepFolder) -> PhaseWriter:
+    """What writes and logs the phases of the driver, which has the sweep's lock and listens for commands."""
+    command = read_command(folder)
+    return PhaseWriter(folder.phase, command.number if command else 0, lambda words: _log.info("%s", words))
+
+
 def warn_of_changes(
     plan: Plan, folder: SweepFolder, states: Mapping[str, TrialStatus], fingerprints: Mapping[str, str]
 ) -> None:
@@ -165,12 +187,12 @@ def warn_of_changes(
 def _shown(plan: Plan, folder: SweepFolder, console: Console | None, on_progress: OnProgress | None) -> Iterator[None]:
     """Show the progress during the block. Each view reads the ledgers itself."""
 
-    def follower() -> Follower:
-        return Follower(folder, plan.trials, plan.sweep.early_stopping)
+    def follower(whole: bool = False) -> Follower:
+        return Follower(folder, plan.trials, plan.sweep.early_stopping, whole=whole)
 
     with contextlib.ExitStack() as views:
         if console is not None:
-            views.enter_context(ProgressView(follower(), console))
+            views.enter_context(ProgressView(follower(whole=not console.is_terminal), console))
         if on_progress is not None:
             callback = _ProgressCallback(follower(), on_progress)
             views.callback(callback.end)
@@ -219,14 +241,15 @@ def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Run
 
 
 @contextlib.contextmanager
-def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None]]:
+def _mirrored(plan: Plan, folder: SweepFolder, phases: PhaseWriter) -> Iterator[Callable[[Path], None]]:
     """Copy the ledgers to MLflow during the block, completely at its end. Yields a function that attaches a report."""
     tracking = plan.sweep.tracking
     if tracking.mlflow_uri == NO_MLFLOW:
         yield lambda report: None
         return
     started_before = folder.manifest.exists()  # a server that is down must not keep a started sweep from continuing
-    mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials, may_be_late=started_before)
+    with phases.within("connecting_mlflow"):
+        mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials, may_be_late=started_before)
     reports: list[Path] = []
     try:
         with PeriodicThread(mirror.advance, tracking.flush_every_s, name="dmray-mlflow-mirror"):
@@ -235,4 +258,5 @@ def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None
             finally:
                 mirror.hurry()  # before the wait for the thread
     finally:
-        mirror.close(*reports)
+        with phases.within("ending_mlflow"):
+            mirror.close(*reports)

@@ -109,9 +109,15 @@ class Follower:
     """Keeps a `SweepProgress` up to date with the ledgers of a sweep's folder."""
 
     def __init__(
-        self, folder: SweepFolder, trials: Iterable[TrialSpec], early_stopping: EarlyStoppingSpec | None = None
+        self,
+        folder: SweepFolder,
+        trials: Iterable[TrialSpec],
+        early_stopping: EarlyStoppingSpec | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
-        self.folder, self.progress = folder, SweepProgress.of(trials, early_stopping)
+        """`whole`: ledgers of trials that have not ended are read from their beginning, which tells all scores."""
+        self.folder, self.progress, self._whole = folder, SweepProgress.of(trials, early_stopping), whole
         self._tails: dict[str, LedgerTail] = {}
         self._open = list(self.progress.trials)
 
@@ -144,7 +150,8 @@ class Follower:
         if done_long_ago(trial) is not None and (end := confirmed_end(trial)) is not None:
             return [end]
         try:
-            tail = LedgerTail.near_end(trial.ledger, light=True)
+            begin = LedgerTail if self._whole and trial.ledger.exists() else LedgerTail.near_end
+            tail = begin(trial.ledger, light=True)
         except FileNotFoundError:
             return []
         self.progress.forget(trial_id, None)

@@ -1,6 +1,7 @@
 """Tasks, and the data sets published for them, as data. No numpy, no simulator: planning stays instant."""
 
 from dmray.tasks.family import RANDOM, TaskFamily
+from dmray.tasks.recordings import recording_path
 from dmray.tasks.registry import (
     DATASETS,
     FAMILIES,
@@ -30,5 +31,6 @@ __all__ = [
     "TaskFamily",
     "check_behaviour",
     "entry_of",
+    "recording_path",
     "task_of",
 ]

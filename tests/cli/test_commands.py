@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from dmray.__main__ import COMMANDS
-from dmray.cli import logs, status, submit
+from dmray.cli import explain, logs, status, submit
 from dmray.cli.control import pause_app, resume_app, stop_app
 from dmray.coordination.commands import read_command, send_command
 from dmray.coordination.sweep_lock import folder_lock
 from dmray.on_ray.submission import Submission
 from dmray.records import SweepFolder
+from dmray.terminal import LineFormatter
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from tests.progress.ledgers import begun, done, failed, started, trained
@@ -213,3 +215,42 @@ def test_a_submitted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     assert submission.entrypoint == (
         "python -m dmray.sweep 'my sweep.yaml' --address auto --resume --storage /mnt/runs -o 'seeds=[0, 1]'"
     )
+
+
+def test_a_trial_is_explained_by_its_sweep_its_folder_its_url_and_in_its_folder(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = (path.name for path in (folder.path / "trials").iterdir())
+    place = f"{folder.path}/trials/{trial}"
+    monkeypatch.chdir(folder.path)
+    ways = [[str(folder.path), trial[-10:]], [str(folder.path), trial], [place], [f"trials/{trial}"], [trial[-10:]]]
+    for way in [*ways, [f"file://{place}"], [f"file://{folder.path}", trial[-10:]]]:
+        seen = runner.invoke(explain.app, way)
+        assert (seen.exit_code, seen.stdout.splitlines()[0]) == (0, f"{trial}: interrupted"), seen.output
+        assert "What to do next\n" in seen.stdout
+
+
+def test_an_explanation_is_one_json_object(folder: SweepFolder) -> None:
+    (trial,) = (path.name for path in (folder.path / "trials").iterdir())
+    told = json.loads(runner.invoke(explain.app, [str(folder.path), trial, "--json"]).stdout)
+    assert (told["trial"], told["step"], told["steps"]) == (trial, 20, 40)
+    assert told["next_steps"] == [{"what": "continue the sweep", "command": "python -m dmray.sweep FILE --resume"}]
+    assert told["attempts"][0]["ended"] == "interrupted"
+
+
+def test_what_names_no_trial_is_an_error_with_an_example(folder: SweepFolder, tmp_path: Path) -> None:
+    nowhere = runner.invoke(explain.app, [str(tmp_path)])
+    assert (nowhere.exit_code, "name the sweep and the trial: dmray explain" in nowhere.output) == (1, True)
+    unknown = runner.invoke(explain.app, [str(folder.path), "nothing"])
+    assert (unknown.exit_code, "there is no trial 'nothing'" in unknown.output) == (1, True)
+
+
+def test_a_log_that_is_no_terminal_has_a_line_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("dmray.tests.lines")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    log.addHandler(handler)
+    log.propagate = False
+    log.warning("a message\nof two lines, longer than %s", "a terminal is wide " * 9)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line[20:].startswith("warning: a message of two lines, longer than a terminal is wide a terminal")

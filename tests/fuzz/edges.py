@@ -139,6 +139,7 @@ def _arguments(rng: Random, folder: Path, templates: Templates) -> tuple[str, li
         ],
         "status": [[sweep, "--json"], [sweep], [str(SWEEPS / "quickstart.yaml"), "--storage", str(folder)]],
         "logs": [[sweep, "--trial", Path(trial).name], [sweep, Path(trial).name]],
+        "explain": [[sweep, Path(trial).name, "--json"], [trial]],
         "report": [[sweep, "--into", str(folder / "report")]],
         "evaluate": [[trial, "--episodes", "2", "--target", "50", "--decode", "window"]],
         "data": [
@@ -410,11 +411,13 @@ def _fetch(given: tuple[Path, list[str], Random]) -> object:
 def _calibration(rng: Random, folder: Path, templates: Templates) -> Path:
     point = {"what": "x", "flops": 1e6, "layers": 1, "seconds": 0.1}
     given = {
-        "version": 1,
+        "version": 2,
         "hardware": "fuzz",
         "made": "today",
+        "cpus": 2,
+        "gpus": 0,
         "training": {"cpu": {"mamba": [point, point]}},
-        "decisions": {"mamba": [point]},
+        "decisions": {"cpu": {"window": {"mamba": [point]}}},
         "env_step_s": {"mujoco": 1e-5},
     }
     path = calibration_file("fuzz")
