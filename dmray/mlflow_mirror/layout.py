@@ -45,6 +45,7 @@ from dmray.tasks import DATASETS, task_of
 LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep", "dmray.sweep_id", "dmray.status"
 MODEL, IDENTITY, IDENTITY_PARTS = "model", "dmray.identity", "dmray.identity_parts"
 TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
+ROLE, SELECTION = "dmray.role", "selection"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 LEVELS = ("sweep", "seed group", "trial")
 
@@ -129,14 +130,20 @@ def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:
     }
 
 
+def group_key(trial: TrialSpec, identity: ResultIdentity, sweep: SweepSpec) -> str:
+    """The key of a trial's seed group. The trials that chose a setting are a group of their own."""
+    return group_id(trial, identity) + (f"-{SELECTION}" if sweep.is_selection(trial) else "")
+
+
 def seed_group_tags(
     trial: TrialSpec, identity: ResultIdentity, sweep: SweepSpec, sweep_id: str, parent: str
 ) -> dict[str, str]:
     """Tags of the group that `trial` is a seed of."""
-    group = group_id(trial, identity)
+    group = group_key(trial, identity, sweep)
     return {
         **_common("seed group", group, sweep, sweep_id),
         **_setting_tags(trial),
+        **_role_tags(trial, sweep),
         **identity_tags(identity),
         SEED_GROUP: group,
         PARENT: parent,
@@ -147,6 +154,7 @@ def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -
     return {
         **_common("trial", trial.trial_id, sweep, sweep_id),
         **_setting_tags(trial),
+        **_role_tags(trial, sweep),
         TRIAL: trial.trial_id,
         "seed": str(trial.seed),
         PARENT: parent,
@@ -230,6 +238,13 @@ def _common(level: str, key: str, sweep: SweepSpec, sweep_id: str) -> dict[str, 
         "mlflow.source.name": "dmray",
         "mlflow.source.type": "LOCAL",
     }
+
+
+def _role_tags(trial: TrialSpec, sweep: SweepSpec) -> dict[str, str]:
+    """In a sweep with a search: whether the trial is of the report, or served to choose a setting."""
+    if sweep.search is None:
+        return {}
+    return {ROLE: SELECTION if sweep.is_selection(trial) else "report"}
 
 
 def _setting_tags(trial: TrialSpec) -> dict[str, str]:

@@ -18,7 +18,7 @@ from dmray.planning.search import Candidate, Group, Outcome
 from dmray.planning.settings import Field
 from dmray.specs import Domain, Interval, SearchSpec, content_hash
 
-_TRIES = 50  # for each setting of a round, before the rest is taken in the order of the file
+_TRIES, _TRIES_IF_FINITE = 100, 10  # for each setting; then the rest is taken in the order of the file
 _DIGITS = 4  # of drawn numbers: enough, and the same on every machine
 _ENTRY = "models"
 _Distribution = (
@@ -45,22 +45,34 @@ def propose(
     for candidate, outcome in past:
         study.add_trial(space.recorded(candidate, outcome))
     tried = {_key(group, candidate) for candidate, _ in past}
+    problems: list[SpecError] = []
+
+    def is_new(candidate: Candidate) -> bool:
+        try:
+            key = _key(group, candidate)
+        except SpecError as problem:  # values that do not fit each other
+            problems.append(problem)
+            return False
+        new = key not in tried
+        tried.add(key)
+        return new
+
     found: list[Candidate] = []
-    for _ in range(_TRIES * size):
+    for _ in range(size * (_TRIES if group.size is None else _TRIES_IF_FINITE)):
         if len(found) == size:
             return found
         trial = study.ask()
         candidate = space.drawn(trial)
-        if _is_new(group, candidate, tried):
+        if is_new(candidate):
             found.append(candidate)  # its trial stays open, so that the sampler proposes other ones
         else:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
     rest = group.all_candidates() if group.size is not None else iter(())
-    found += islice((each for each in rest if _is_new(group, each, tried)), size - len(found))
+    found += islice(filter(is_new, rest), size - len(found))
     if len(found) < size:
         raise SpecError(
             f"search.settings: only {len(past) + len(found)} settings of {group} were found that differ and whose "
-            "values fit each other; give fewer settings, or more values"
+            "values fit each other; give fewer settings, or more values" + (f" ({problems[-1]})" if problems else "")
         )
     return found
 
@@ -70,17 +82,6 @@ def _sampler(search: SearchSpec, group: Group, number: int, size: int) -> optuna
     if search.algorithm == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=size, multivariate=False, constant_liar=True)
-
-
-def _is_new(group: Group, candidate: Candidate, tried: set[str]) -> bool:
-    try:
-        key = _key(group, candidate)
-    except SpecError:  # values that do not fit each other
-        return False
-    if key in tried:
-        return False
-    tried.add(key)
-    return True
 
 
 def _key(group: Group, candidate: Candidate) -> str:

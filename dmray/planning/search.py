@@ -243,7 +243,7 @@ def together(outcomes: Iterable[Outcome]) -> Outcome:
     curve = {step: fmean(one.curve[step] for one in each) for step in sorted(common)}
     for state in ("open", "failed", "stopped"):
         if any(one.state == state for one in each):
-            return Outcome(state, None, curve)  # type: ignore[arg-type]
+            return Outcome(state, None, curve)
     return Outcome("finished", fmean(one.score for one in each if one.score is not None), curve)
 
 

@@ -6,6 +6,7 @@ value for each. Without a search every combination of the values is a setting th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -99,21 +100,12 @@ class Cell:
             yield self.setting(dict(zip(self.domains, values, strict=True)))
 
     def probes(self) -> Iterator[Setting]:
-        """Settings in which every value, or the ends of an interval, occur; without those that do not fit each other.
-
-        Raises:
-            SpecError: none of them fits.
-        """
+        """Settings in which every value, or the ends of an interval, occur; without those that do not fit each other."""
         first = {field: domain.values[0] for field, domain in self.domains.items()}
         others = [{**first, field: value} for field, domain in self.domains.items() for value in domain.values[1:]]
-        problems: list[SpecError] = []
         for values in (first, *others):
-            try:
+            with contextlib.suppress(SpecError):
                 yield self.setting(values)
-            except SpecError as problem:
-                problems.append(problem)
-        if len(problems) == len(others) + 1:
-            raise problems[0]
 
     def setting(self, values: Mapping[Field, Any]) -> Setting:
         """The setting with these values for the fields of `domains`.

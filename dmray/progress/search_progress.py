@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan, plan
 from dmray.planning.search import OPEN, GroupResult, Outcome, OutcomeOf, group_results, groups_of
 from dmray.planning.settings import cells_of
 from dmray.planning.trial_filter import TrialFilter
-from dmray.progress.trial_status import TrialHistory, TrialStatus, read_history
+from dmray.progress.trial_status import TrialStatus, read_history
 from dmray.records import SweepFolder
-from dmray.records.scores import best_score, last_score
+from dmray.records.scores import Score, best_score, last_score
 from dmray.specs import SweepSpec, TrialSpec
 from dmray.tasks import task_of
 
@@ -31,26 +32,27 @@ def grown(planned: P, folder: SweepFolder) -> P:
 def outcomes_in(sweep: SweepSpec, folder: SweepFolder) -> OutcomeOf:
     """Reads the outcome of a selection trial from its ledger, each once."""
     known: dict[str, Outcome] = {}
+    assert sweep.search is not None
+    by = sweep.search.by
 
     def outcome_of(trial: TrialSpec) -> Outcome:
         if trial.trial_id not in known:
             history = read_history(folder.trial(trial.trial_id), trial, sweep.early_stopping_of(trial))
-            known[trial.trial_id] = outcome(history, sweep)
+            known[trial.trial_id] = outcome(history.status, history.scores.values(), by)
         return known[trial.trial_id]
 
     return outcome_of
 
 
-def outcome(history: TrialHistory, sweep: SweepSpec) -> Outcome:
-    """What a trial of a search says about its setting."""
-    assert sweep.search is not None
-    curve = {step: score.normalized for step, score in sorted(history.scores.items()) if not score.quick}
-    if history.status is TrialStatus.FINISHED:
-        score = (last_score if sweep.search.by == "last" else best_score)(history.scores.values())
+def outcome(status: TrialStatus, scores: Collection[Score], by: Literal["last", "best"]) -> Outcome:
+    """What a trial with these evaluations says about its setting."""
+    curve = {score.step: score.normalized for score in sorted(scores, key=lambda score: score.step) if not score.quick}
+    if status is TrialStatus.FINISHED:
+        score = last_score(scores) if by == "last" else best_score(scores)
         return Outcome("finished", score.normalized, curve) if score is not None else Outcome("failed", None, curve)
-    if history.status is TrialStatus.STOPPED_EARLY:
+    if status is TrialStatus.STOPPED_EARLY:
         return Outcome("stopped", None, curve)
-    failed = history.status in (TrialStatus.FAILED, TrialStatus.DIVERGED)
+    failed = status in (TrialStatus.FAILED, TrialStatus.DIVERGED)
     return Outcome("failed", None, curve) if failed else OPEN
 
 

@@ -88,6 +88,7 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         "method": trial.method,
         "seed": trial.seed,
         "status": result.status.value,
+        "role": "selection" if result.is_selection else "report",
         **trial.model.model_dump(),
         **{"training_steps" if name == "steps" else name: value for name, value in trial.training.model_dump().items()},
         "decode": trial.evaluation.decode,

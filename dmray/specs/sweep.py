@@ -100,6 +100,7 @@ class GridBlock(Spec):
 
 
 def _mistakes_in_config(model: dict[str, Any], config: type[BaseModel]) -> list[Mistake]:
+    """Of each value by itself, if fields have several. (The plan knows which values come together.)"""
     found: dict[Mistake, None] = {}
     try:
         for content in probes(model, config):
@@ -107,6 +108,8 @@ def _mistakes_in_config(model: dict[str, Any], config: type[BaseModel]) -> list[
                 config.model_validate(content)
             except ValidationError as invalid:
                 found |= dict.fromkeys(mistakes_of(invalid, config))
+        if any(domains_in(model, config)):
+            found = {mistake: None for mistake in found if mistake.place}
     except PydanticCustomError as invalid_domain:
         found |= dict.fromkeys((invalid_domain.context or {})["mistakes"])
     return list(found)
