@@ -100,7 +100,7 @@ class Cell:
             yield self.setting(dict(zip(self.domains, values, strict=True)))
 
     def probes(self) -> Iterator[Setting]:
-        """Settings in which every value, or the ends of an interval, occur; without those that do not fit each other."""
+        """Settings in which every value, or the ends of an interval, occur; without those that do not fit."""
         first = {field: domain.values[0] for field, domain in self.domains.items()}
         others = [{**first, field: value} for field, domain in self.domains.items() for value in domain.values[1:]]
         for values in (first, *others):
