@@ -11,7 +11,8 @@ from pathlib import Path
 from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.planning.cost import policy_shape, trial_flops
-from dmray.planning.search import OPEN, OutcomeOf, groups_of, num_settings, num_trials, search_trials
+from dmray.planning.search import num_trials, search_trials
+from dmray.planning.search_space import OPEN, OutcomeOf, groups_of, num_settings
 from dmray.planning.settings import Cell, Setting, cells_of
 from dmray.planning.successive_halving import rungs_of
 from dmray.specs import MAX_TRIALS, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, load_sweep

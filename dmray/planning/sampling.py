@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 
 from dmray.errors import SpecError
-from dmray.planning.search import Candidate, Group, Outcome
+from dmray.planning.search_space import Candidate, Group, Outcome
 from dmray.planning.settings import Field
 from dmray.specs import Domain, Interval, SearchSpec, content_hash
 

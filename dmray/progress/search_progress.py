@@ -8,7 +8,8 @@ from typing import Literal, TypeVar
 
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan, plan
-from dmray.planning.search import OPEN, GroupResult, Outcome, OutcomeOf, group_results, groups_of
+from dmray.planning.search import GroupResult, group_results
+from dmray.planning.search_space import OPEN, Outcome, OutcomeOf, groups_of
 from dmray.planning.settings import cells_of
 from dmray.planning.trial_filter import TrialFilter
 from dmray.progress.trial_status import TrialStatus, read_history

@@ -18,7 +18,8 @@ from dmray.errors import StorageError
 from dmray.methods import METHODS
 from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan
-from dmray.planning.search import OPEN, GroupResult, Outcome
+from dmray.planning.search import GroupResult
+from dmray.planning.search_space import OPEN, Outcome
 from dmray.planning.settings import details_of
 from dmray.progress.search_progress import outcome, results_of_search
 from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus, read_history

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,15 +20,7 @@ from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
 from dmray.specs import TrialSpec
 from tests.mlflow_mirror.examples import failed, started, whole_trial, write_ledger
-from tests.sweeps import science_of, tiny_plan
-
-SEARCH: dict[str, Any] = {
-    "grid": [{"methods": ["dm"], "models": [{"d_model": [8, 16], "n_layer": 1, "context_length": 4}]}],
-    "training": {"steps": 10, "batch_size": 4, "learning_rate": {"log_uniform": [1e-4, 1e-1]}, "warmup_steps": 2},
-    "evaluation": {"episodes": 2, "every_steps": 5, "cohort_size": 2},
-    "faults": {"checkpoint_every_steps": 3},
-    "search": {"settings": 6, "rounds": 3, "seeds": [100]},
-}
+from tests.sweeps import TINY_SEARCH, science_of, tiny_plan
 
 # Runs a sweep undisturbed, then in another folder by forked children, so that imports and compilations are made once.
 # Before its n-th record a child kills itself as by kill -9, for the n of each further argument (0: never).
@@ -39,8 +30,7 @@ from pathlib import Path
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.records import Ledger, SweepFolder
-from tests.driver.test_search import SEARCH
-from tests.sweeps import tiny_plan
+from tests.sweeps import TINY_SEARCH, tiny_plan
 
 append, left = Ledger.append, 0
 
@@ -52,7 +42,7 @@ def counted(self, record):
     return append(self, record)
 
 def drive(storage):
-    plan = tiny_plan(storage, early_stopping={"grace_steps": 5, "reduction_factor": 2}, **SEARCH)
+    plan = tiny_plan(storage, early_stopping={"grace_steps": 5, "reduction_factor": 2}, **TINY_SEARCH)
     run_sweep(plan, SweepFolder(storage, "tiny"), LocalRunner(), lambda sweep: sweep.report, resume=True)
 
 Ledger.append = counted
@@ -105,7 +95,7 @@ class Fake:
 
 
 def planned(storage: Path) -> tuple[Plan, SweepFolder]:
-    return tiny_plan(storage, **SEARCH), SweepFolder(storage, "tiny")
+    return tiny_plan(storage, **TINY_SEARCH), SweepFolder(storage, "tiny")
 
 
 def report(sweep: SweepFolder) -> Path:

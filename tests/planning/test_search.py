@@ -15,7 +15,8 @@ from rich.console import Console
 from dmray.driver.plan_view import render_plan
 from dmray.errors import SpecError
 from dmray.planning.plan import Plan, plan
-from dmray.planning.search import OPEN, Outcome, OutcomeOf, best_of, together
+from dmray.planning.search import best_of, together
+from dmray.planning.search_space import OPEN, Outcome, OutcomeOf
 from dmray.planning.trial_filter import TrialFilter
 from dmray.progress.search_progress import check_filter
 from dmray.specs import SweepSpec, TrialSpec
