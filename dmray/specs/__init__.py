@@ -3,7 +3,7 @@
 from dmray.frozen import Spec, canonical_json, content_hash
 from dmray.specs.decode import DECODE_MODES, Decode, DecodeMode, parse_decode, positive_number
 from dmray.specs.early_stopping import EarlyStoppingSpec, Within
-from dmray.specs.loading import apply_overrides, load_sweep
+from dmray.specs.loading import load_sweep
 from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
 from dmray.specs.trial import (
     IDENTITY_VERSION,
@@ -35,7 +35,6 @@ __all__ = [
     "TrainingSpec",
     "TrialSpec",
     "Within",
-    "apply_overrides",
     "canonical_json",
     "content_hash",
     "load_sweep",
