@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ import typer
 from rich.logging import RichHandler
 
 from dmray.api import plan_sweep, run_sweep
-from dmray.cli.shared import err, new_app, out, report_errors
+from dmray.cli.shared import err, new_app, out, report_errors, sweep_files
 from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, ClusterLostError, SpecError, StorageError
 from dmray.interruption import SweepInterrupted, interruptible
@@ -28,6 +28,8 @@ from dmray.progress.changes import changes
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
 from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
+from dmray.specs.loading import read_values
+from dmray.specs.showing import show_sweep
 from dmray.storage import SweepCopy, is_url, sweep_folder
 from dmray.terminal import PlainFormatter
 
@@ -39,7 +41,16 @@ app = new_app()
 
 @app.command()
 def main(
-    file: Annotated[Path, typer.Argument(help="The sweep file, for example sweeps/quickstart.yaml.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The sweep file, for example sweeps/quickstart.yaml, or the name of one of dmray's: quickstart.",
+            autocompletion=sweep_files,
+        ),
+    ],
+    show: Annotated[
+        bool, typer.Option("--show", help="Print all fields, with their values and where they come from; run nothing.")
+    ] = False,
     only_plan: Annotated[
         bool, typer.Option("--plan", help="Print trials, order, cost and status; run nothing.")
     ] = False,
@@ -82,7 +93,14 @@ def main(
         with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
             if local and address is not None:
                 raise SpecError(f"--address {address}: --local does not use Ray; give only one of them")
+            if show:
+                others = {"--plan": only_plan, "--resume": resume, "--retry-failed": retry_failed, "--local": local}
+                _check_alone(others | {"--only": only, "--shard": shard, "--address": address})
             planned = plan_sweep(file, overrides)
+            if show:
+                shown = show_sweep(read_values(file, overrides))
+                out.print(shown, end="", highlight=False, markup=False, soft_wrap=True)
+                return
             if only_plan:
                 _show(planned, TrialFilter(only, shard, retry_failed), local, address)
                 return
@@ -108,6 +126,13 @@ def main(
         _print_how_to_continue(f"Stopped by {by.signum.name}")
         raise typer.Exit(by.exit_status) from None
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
+
+
+def _check_alone(others: Mapping[str, bool | str | None]) -> None:
+    """Raise a SpecError if an option is given that --show makes no use of."""
+    for option, value in others.items():
+        if value:
+            raise SpecError(f"{option}: --show only prints the sweep; leave out one of the two")
 
 
 def _as_text(value: str) -> str:
