@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the folder for what can be made again.
+"""Files that are there whole or not at all, and the folders for data sets and for what can be made again.
 
 A power cut may lose what was not flushed to the disk, the entry of a folder included. So a file is flushed before it
 takes its name, and its folder after that.
@@ -64,6 +64,20 @@ def is_regular_file(path: Path) -> bool:
     except (OSError, ValueError) as cause:
         why = (isinstance(cause, OSError) and cause.strerror) or cause
         raise StorageError(f"{path}: cannot be read ({why}); correct the path, or make it readable") from cause
+
+
+def download_folders() -> list[Path]:
+    """$DMRAY_DATASETS, if set, and D4RL's own folder, if there is a home folder; files are downloaded to the first.
+
+    Raises:
+        StorageError: the home folder in $DMRAY_DATASETS is not known.
+    """
+    named = os.environ.get("DMRAY_DATASETS")
+    folders = [user_path(named, "DMRAY_DATASETS")] if named else []
+    try:
+        return [*folders, Path.home() / ".d4rl" / "datasets"]
+    except RuntimeError:  # no $HOME, and the user database does not know the user
+        return folders
 
 
 def cache_folder() -> Path:

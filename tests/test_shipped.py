@@ -15,9 +15,8 @@ from dmray.errors import SpecError
 from dmray.shipped import shipped_sweeps
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(
-    f"{path.parent.name}/{path.name}" for part in ("sweeps", "examples") for path in (ROOT / part).iterdir() if path.suffix
-)  # fmt: skip
+FOLDERS = (ROOT / "sweeps", ROOT / "examples")
+FILES = sorted(f"{folder.name}/{path.name}" for folder in FOLDERS for path in folder.iterdir() if path.suffix)
 
 
 @pytest.fixture

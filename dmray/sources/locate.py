@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from dmray.datasets import check_is_d4rl, download_minari
 from dmray.downloads import FetchSettings, Progress, RemoteFile, fetch, silent
 from dmray.errors import StorageError
-from dmray.files import is_regular_file, user_path
+from dmray.files import download_folders, is_regular_file, user_path
 from dmray.sources.recordings import recorded_file
 from dmray.specs import DatasetSpec
 from dmray.tasks import MINARI_SCHEME, Task, entry_of
@@ -60,19 +59,6 @@ def fetch_minari(dataset_id: str) -> None:
 
 def remote_file(name: str) -> RemoteFile:
     """A published data set of D4RL as a download."""
-    url = entry_of(name).url
-    return RemoteFile(url.rsplit("/", 1)[1], url)
-
-
-def download_folders() -> list[Path]:
-    """$DMRAY_DATASETS, if set, and D4RL's own folder, if there is a home folder; files are downloaded to the first.
-
-    Raises:
-        StorageError: the home folder in $DMRAY_DATASETS is not known.
-    """
-    named = os.environ.get("DMRAY_DATASETS")
-    folders = [user_path(named, "DMRAY_DATASETS")] if named else []
-    try:
-        return [*folders, Path.home() / ".d4rl" / "datasets"]
-    except RuntimeError:  # no $HOME, and the user database does not know the user
-        return folders
+    entry = entry_of(name)
+    assert entry.file_name is not None, "a data set of Minari"
+    return RemoteFile(entry.file_name, entry.url)

@@ -10,7 +10,9 @@ from dmray.tasks.registry import (
     TASKS,
     check_behaviour,
     entry_of,
+    find_names,
     task_of,
+    tasks_with_sizes,
 )
 from dmray.tasks.task import MINARI_SCHEME, DatasetEntry, ReferenceScores, SubtaskGoal, Task
 
@@ -30,5 +32,7 @@ __all__ = [
     "TaskFamily",
     "check_behaviour",
     "entry_of",
+    "find_names",
     "task_of",
+    "tasks_with_sizes",
 ]

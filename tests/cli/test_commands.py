@@ -124,12 +124,9 @@ def test_the_versions_are_shown_without_importing_the_packages() -> None:
 def test_the_shell_completes_commands_options_and_sweep_files(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, expected: list[str]
 ) -> None:
-    for name, value in {
-        "_DMRAY_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": words.count(" "),
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("_DMRAY_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
     with pytest.raises(SystemExit):
         run_program(words.split()[1:])
     assert capsys.readouterr().out.split() == expected
