@@ -41,7 +41,12 @@ def sweep_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] =
     Raises:
         SpecError: the mapping is not a valid sweep, or an override is invalid.
     """
-    return validated(_with_base(MergedValues.of(content, source), Path(), overrides))
+    return validated(values_of(content, source, overrides))
+
+
+def values_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> MergedValues:
+    """The values of a mapping, as `read_values` gives them of a file. What it extends is looked for from here."""
+    return _with_base(MergedValues.of(content, source), Path(), overrides)
 
 
 def read_values(path: str | Path, overrides: Iterable[str] = ()) -> MergedValues:
@@ -63,7 +68,7 @@ def validated(values: MergedValues) -> SweepSpec:
     try:
         return SweepSpec.model_validate(values.content)
     except ValidationError as invalid:
-        lines = [_located(mistake, values) for mistake in mistakes_of(invalid, SweepSpec)]
+        lines = [located(mistake, values) for mistake in mistakes_of(invalid, SweepSpec)]
         raise SpecError("\n".join(lines)) from None
 
 
@@ -140,11 +145,14 @@ def _similar_file(path: Path) -> str:
     return f"; dmray brings one: give '{path.stem}'" if path.stem in shipped_sweeps() else ""
 
 
-def _located(mistake: Mistake, values: MergedValues) -> str:
-    """The message of a mistake. It begins with the file that gives the value, or says that -o gives it."""
+def located(mistake: Mistake, values: MergedValues) -> str:
+    """The message of a mistake. It begins with the file that gives the value, or says that -o gives it.
+
+    A mistake without a place is looked for at the field with which its message begins.
+    """
     place = mistake.place
     if not place and (named := _FIELD.match(mistake.problem)) and named[1].split(".")[0] in values.content:
-        place = named[1]  # the check of several fields of the sweep names the one that has to change
+        place = named[1]
     if mistake.unknown_field and nearest(place, (*SweepSpec.model_fields, EXTENDS)) == EXTENDS:
         mistake = mistake._replace(problem=f"unknown field, did you mean '{EXTENDS}'?")
     origin = values.origin_of(tuple(place.split("."))) if place else values.origin_of(())

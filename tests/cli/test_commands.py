@@ -22,6 +22,7 @@ from dmray.coordination.commands import read_command, send_command
 from dmray.coordination.sweep_lock import folder_lock
 from dmray.on_ray.submission import Submission
 from dmray.records import SweepFolder
+from dmray.specs import load_sweep
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from tests.progress.ledgers import begun, done, failed, started, trained
@@ -252,6 +253,35 @@ def test_a_submission_names_what_cannot_be_on_the_cluster(tmp_path: Path) -> Non
         nobody = runner.invoke(submit.app, [file, "--address", "http://127.0.0.1:1", "--", "--storage", storage])
         assert "no Ray dashboard" in nobody.output
     assert {ran.exit_code for ran in (relative, elsewhere, misspelt, nobody)} == {1}
+
+
+def test_a_submitted_sweep_is_one_file_with_the_values_of_the_file_that_it_extends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, object] = {}
+
+    class Cluster:
+        def __init__(self, address: str) -> None:
+            pass
+
+        def list_jobs(self) -> list[object]:
+            return []
+
+        def submit_job(self, *, runtime_env: dict[str, str], **job: str) -> str:
+            (file,) = Path(runtime_env["working_dir"]).iterdir()
+            sent.update(job, file=file.name, sweep=load_sweep(file))
+            return job["submission_id"]
+
+    monkeypatch.setattr("dmray.on_ray.submission.JobSubmissionClient", Cluster)
+    sweep_file(tmp_path).rename(tmp_path / "base.yaml")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: base.yaml\nname: mine\nseeds: [4]\nstorage: /mnt/runs")
+    done = runner.invoke(submit.app, [str(mine), "--", "-o", "training.steps=9"])
+    assert done.exit_code == 0, done.output
+    assert (sent["file"], sent["sweep"]) == ("mine.yaml", load_sweep(mine)), "-o is among the options of the job"
+    assert sent["entrypoint"] == "python -m dmray.sweep mine.yaml --address auto --resume -o training.steps=9"
+    assert runner.invoke(submit.app, ["quickstart", "--", "--storage", "/mnt/runs"]).exit_code == 0
+    assert (sent["file"], sent["sweep"]) == ("quickstart.yaml", load_sweep("quickstart"))
 
 
 def test_a_submitted_sweep_goes_on_where_it_was() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dmray
 from dmray.errors import SpecError
 from dmray.shipped import shipped_sweeps
 from dmray.specs import load_sweep
@@ -100,6 +101,15 @@ def test_a_mistake_is_told_with_the_file_or_the_option_in_which_it_is(
     with pytest.raises(SpecError) as error:
         load_sweep(write("mine.yaml", text), overrides)
     assert str(error.value).startswith(message), error.value
+
+
+def test_a_mistake_that_planning_finds_is_told_with_its_file_too(write: Write) -> None:
+    write("wrong.yaml", BASE.replace("maze2d-open-v0", "maze2d-opn-v0"))
+    file = write("mine.yaml", "extends: wrong.yaml\nseeds: [0]")
+    with pytest.raises(SpecError, match=r"^wrong\.yaml: datasets\.1: unknown data set 'maze2d-opn-v0', did you mean"):
+        dmray.plan_sweep(file)
+    with pytest.raises(SpecError, match=r"^mine\.yaml: -o datasets\.0: unknown data set 'hoper'"):
+        dmray.plan_sweep(file, ["datasets.0=hoper"])
 
 
 @pytest.mark.parametrize("name", shipped_sweeps())
