@@ -32,8 +32,9 @@ from dmray.progress.trial_status import ENDED, failures
 from dmray.records import SweepFolder, TrialFolder
 from dmray.registry import lookup, short_repr, unknown
 from dmray.specs import SweepSpec
-from dmray.specs import load_sweep as load_sweep_file
-from dmray.specs.loading import sweep_of
+from dmray.specs.loading import located, read_values, validated, values_of
+from dmray.specs.merging import MergedValues
+from dmray.specs.mistakes import Mistake
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
 from dmray.tasks import PROTOCOLS, Task
 from dmray.terminal import safe_console
@@ -88,7 +89,7 @@ class SweepPlan(Plan):
 
 
 def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> SweepSpec:
-    """Load a sweep from a YAML file, or from a mapping with the same fields.
+    """Load a sweep from a YAML file, one of dmray's by its name, or a mapping with the same fields.
 
     `overrides`: strings "key.path=value", as after `-o` on the command line. The value is parsed as YAML.
 
@@ -97,13 +98,17 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     Raises:
         SpecError: the sweep is invalid. The message names the file, the field, the value and a valid one.
     """
+    return validated(_values(source, overrides))
+
+
+def _values(source: str | Path | Mapping[str, Any], overrides: Iterable[str]) -> MergedValues:
     if isinstance(overrides, str | Mapping) or not isinstance(overrides, Iterable):
         raise SpecError(f"overrides {short_repr(overrides)}: give a list, for example ['training.steps=100']")
     if isinstance(source, Mapping):
-        return sweep_of(source, "sweep", overrides)
+        return values_of(source, "sweep", overrides)
     if not isinstance(source, str | PathLike):
         raise SpecError(f"sweep: a {type(source).__name__}; give a file, or a mapping of the same fields")
-    return load_sweep_file(place("sweep", source), overrides)
+    return read_values(place("sweep", source), overrides)
 
 
 def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
@@ -123,11 +128,12 @@ def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
             raise SpecError("overrides: the sweep is loaded already; give them to load_sweep")
         made = plan(sweep) if isinstance(sweep, SweepSpec) else sweep
     else:
-        loaded = load_sweep(sweep, overrides)
+        values = _values(sweep, overrides)
+        loaded = validated(values)
         try:
             made = plan(loaded)
         except SpecError as mistake:
-            raise SpecError(f"{'sweep' if isinstance(sweep, Mapping) else sweep}: {mistake}") from mistake
+            raise SpecError(located(Mistake("", str(mistake)), values)) from mistake
     return SweepPlan(made.sweep, made.trials)
 
 

@@ -74,5 +74,6 @@ def fetch_minari(dataset_id: str) -> None:
 
 def remote_file(name: str) -> RemoteFile:
     """A published data set of D4RL as a download."""
-    url = entry_of(name).url
-    return RemoteFile(url.rsplit("/", 1)[1], url)
+    entry = entry_of(name)
+    assert entry.file_name is not None, "a data set of Minari"
+    return RemoteFile(entry.file_name, entry.url)
