@@ -26,14 +26,14 @@ def shipped_sweeps() -> dict[str, Path]:
     return {path.stem: path for path in sorted((FOLDER / "sweeps").glob("*.yaml"))}
 
 
-def shipped_sweep(given: str | Path) -> Path | None:
-    """The file of dmray that `given` names; None if `given` is a path: it has a `/` or a suffix, or is a file here.
+def shipped_sweep(given: str | Path, folder: Path) -> Path | None:
+    """The file of dmray that `given` names; None if it is a path: it has a `/` or a suffix, or is a file in `folder`.
 
     Raises:
-        SpecError: `given` is a name, but neither a file here nor a sweep file of dmray.
+        SpecError: `given` is a name, but neither a file in `folder` nor a sweep file of dmray.
     """
     name = str(given)
-    if not _NAME.fullmatch(name) or _is_file(Path(name)):
+    if not _NAME.fullmatch(name) or _is_file(folder / name):
         return None
     known = shipped_sweeps()
     if name not in known:

@@ -55,7 +55,7 @@ def read_values(path: str | Path, overrides: Iterable[str] = ()) -> MergedValues
     Raises:
         SpecError: a file cannot be read or is not a YAML mapping, or an override is invalid.
     """
-    file, source = _file_of(path)
+    file, source = _file_of(path, Path())
     return _with_base(_values_of(file, source), file.parent, overrides)
 
 
@@ -87,9 +87,8 @@ def _base_of(values: MergedValues, folder: Path) -> MergedValues:
     given, place = values.content[EXTENDS], f"{values.source}: {EXTENDS}"
     if not isinstance(given, str) or not given:
         raise SpecError(f"{place}: give the name of one sweep file, not {short_repr(given)}")
-    beside = os.path.normpath(folder / given)
     try:
-        file, source = _file_of(given if shipped_sweep(given) and not os.path.isfile(beside) else beside)
+        file, source = _file_of(given, folder)
         base = _values_of(file, source)
     except SpecError as problem:
         raise SpecError(f"{place}: {problem}") from problem
@@ -106,10 +105,11 @@ def _without_extends(values: MergedValues) -> MergedValues:
     return replace(values, content=content)
 
 
-def _file_of(path: str | Path) -> tuple[Path, str]:
-    """The file that `path` or the name of one of dmray's files stands for, and how messages name it."""
-    shipped = shipped_sweep(path)
-    return (Path(path), str(path)) if shipped is None else (shipped, f"{path} (of dmray)")
+def _file_of(given: str | Path, folder: Path) -> tuple[Path, str]:
+    """The file that a path (relative to `folder`) or the name of one of dmray's files means, and what messages say."""
+    file = shipped_sweep(given, folder) or folder / given
+    is_shipped = shipped_sweeps().get(file.stem) == file
+    return file, f"{file.stem} (of dmray)" if is_shipped else os.path.normpath(file)
 
 
 def _values_of(file: Path, source: str) -> MergedValues:

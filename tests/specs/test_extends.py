@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,16 @@ def test_a_file_of_dmray_can_be_extended_by_name_and_a_file_here_comes_first(wri
     write("quickstart", BASE)
     assert load_sweep(file).datasets[0].name == "maze2d-umaze-v1"
     assert load_sweep("quickstart").name == "base"
+    below = write("more/mine.yaml", "extends: quickstart\nname: mine")
+    assert load_sweep(below).datasets[0].name == "maze2d-umaze-expert", "the file must be beside the one that names it"
+    write("more/common", BASE)
+    assert load_sweep(write("more/mine.yaml", "extends: common\nname: mine")).datasets[0].name == "maze2d-umaze-v1"
+
+
+def test_the_files_of_dmray_are_shown_by_their_names() -> None:
+    shown = show_sweep(read_values("paper_ablation"))
+    assert re.search(r"name: paper_ablation +# paper_ablation \(of dmray\)\n", shown)
+    assert re.search(r"seeds: \[0, 1, 2, 3\] +# paper \(of dmray\)\n", shown)
 
 
 def test_a_mapping_extends_a_file_too(write: Write) -> None:
