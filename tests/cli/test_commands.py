@@ -43,17 +43,22 @@ def dmray(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "dmray", *arguments], capture_output=True, text=True, check=False)
 
 
-def test_help_and_status_load_neither_torch_nor_ray(folder: SweepFolder) -> None:
+def test_help_status_and_explain_load_neither_torch_nor_ray(folder: SweepFolder) -> None:
     code = (
         "import sys; from dmray.__main__ import main\n"
-        "for sys.argv in (['dmray', '--help'], ['dmray', 'status', sys.argv[1]]):\n"
+        "sweep, trial = sys.argv[1:]\n"
+        "for sys.argv in (['dmray', '--help'], ['dmray', 'status', sweep], ['dmray', 'explain', sweep, trial]):\n"
         "    try: main()\n"
         "    except SystemExit: pass\n"
         "print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
     )
-    ran = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True)
+    (trial,) = (path.name for path in (folder.path / "trials").iterdir())
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(folder.path), trial], capture_output=True, text=True, check=True
+    )
     assert all(name in ran.stdout for name in COMMANDS)
     assert "0/2 trials done" in ran.stdout
+    assert "What to do next" in ran.stdout
     assert ran.stdout.endswith("set()\n")
 
 

@@ -35,7 +35,10 @@ from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.policies import from_authors
 from dmray.progress.changes import changes
+from dmray.progress.explanation import explain
+from dmray.progress.explanation_view import lines
 from dmray.progress.summary import follower_of, summarize
+from dmray.progress.sweep_handle import find_sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
 from dmray.sources import open_dataset, open_file
@@ -285,6 +288,8 @@ def _read_trial_folder(sweep: Path) -> object:
     others = {status for trial_id, status in statuses.items() if trial_id != damaged}
     assert others == {TrialStatus.FINISHED}, "a damaged trial changed the status of another"
     summarize(follower_of(folder))
+    with find_sweep(str(sweep)) as found:
+        assert list(lines(explain(found, damaged), 80))
     results = dmray.load_results(sweep)
     scored = results.trials.set_index("trial_id").status
     assert all(scored[trial_id] == "finished" for trial_id in statuses if trial_id != damaged)

@@ -21,7 +21,7 @@ from dmray.records import (
 from tests.mlflow_mirror.examples import of_trial
 from tests.sweeps import tiny_plan
 
-STOPPED_AT_20 = RungDecision(
+OUT = RungDecision(
     time_s=1.0,
     step=20,
     score=3.0,
@@ -51,12 +51,14 @@ def evaluated(step: int, time_s: float = 0.0) -> EvaluationDone:
 
 
 def scored(step: int, score: float, quick: bool = False) -> EvaluationDone:
+    """An evaluation with this normalized score."""
     record = evaluated(step)
     target = record.targets[0].model_copy(update={"normalized_mean": score})
     return record.model_copy(update={"targets": [target], "quick": quick})
 
 
-def again(number: int, step: int) -> LedgerRecord:
+def again(number: int, step: int) -> AttemptStarted:
+    """A further attempt, on a machine called far."""
     return started(step).model_copy(update={"attempt": number, "provenance": {"hostname": "far", "device": "cuda"}})
 
 

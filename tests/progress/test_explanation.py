@@ -18,7 +18,7 @@ from dmray.progress.explanation_view import lines
 from dmray.progress.sweep_handle import find_sweep
 from dmray.records import AttemptPaused, LedgerRecord, SweepFolder, TrialStopped
 from dmray.records.phase import PhaseWriter
-from tests.progress.ledgers import STOPPED_AT_20, again, begun, done, evaluated, failed, scored, started, trained
+from tests.progress.ledgers import OUT, again, begun, done, evaluated, failed, scored, started, trained
 from tests.sweeps import tiny_plan
 
 RESUME = "python -m dmray.sweep a.yaml --local --resume"
@@ -89,7 +89,7 @@ def test_a_hang_shows_the_stack_of_the_thread_that_hung(tmp_path: Path) -> None:
 
 def test_a_trial_that_was_stopped_early_names_the_rung_and_the_scores(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, early_stopping={"grace_steps": 20, "reduction_factor": 2, "within": "dataset"})
-    decision = STOPPED_AT_20.model_copy(update={"within": "dataset"})
+    decision = OUT.model_copy(update={"within": "dataset"})
     stopped = TrialStopped(time_s=2.0, attempt=1, step=20, decision=decision)
     _, folder = begun(tmp_path, [started(), scored(20, 3.0), decision, stopped])
     write_manifest(plan, folder)

@@ -22,7 +22,7 @@ from dmray.records import (
 )
 from dmray.specs import EarlyStoppingSpec
 from tests.mlflow_mirror.examples import of_trial
-from tests.progress.ledgers import STOPPED_AT_20, again, begun, done, evaluated, failed, scored, started, trained
+from tests.progress.ledgers import OUT, again, begun, done, evaluated, failed, scored, started, trained
 from tests.sweeps import tiny_plan
 from tests.waiting import wait_until
 
@@ -63,7 +63,7 @@ RULE = EarlyStoppingSpec(grace_steps=20, reduction_factor=2)
         ([started(), failed(5)], [again(2, 5)], ["attempt 2 started on far (cuda) at step 5 of 40"]),
         (
             [started(), scored(20, 3.0)],
-            [STOPPED_AT_20, TrialStopped(time_s=2.0, attempt=1, step=20, decision=STOPPED_AT_20)],
+            [OUT, TrialStopped(time_s=2.0, attempt=1, step=20, decision=OUT)],
             [
                 "stopped early at step 20: its score at step 20 was 3.0; it needed 5.0, and 2 of 3 other trials had a "
                 "higher one"

@@ -102,8 +102,10 @@ def test_the_driver_says_what_it_does_while_no_trial_runs(tmp_path: Path) -> Non
         assert "now: starting the evaluation actors (2), 0:00:0" in text(summarize(follower_of(folder)))
         PhaseWriter(folder.phase, command.number, print).enter("starting_trials")
         assert "now: starting the first trials" in text(summarize(follower_of(folder)))
-        Ledger(folder.trial(plan.trial_ids[0]).ledger).append(of_trial(started(), plan.trials[0]))
-        assert "now:" not in text(summarize(follower_of(folder)))
+        ended = [started(), AttemptPaused(time_s=time.time() + 1, attempt=1, step=0)]
+        for record in ended:  # while it runs, and between two trials
+            Ledger(folder.trial(plan.trial_ids[0]).ledger).append(of_trial(record, plan.trials[0]))
+            assert "now:" not in text(summarize(follower_of(folder)))
     assert "now:" not in text(summarize(follower_of(folder)))
 
 
