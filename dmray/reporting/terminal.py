@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,10 +13,8 @@ from dmray.records import SweepFolder
 from dmray.reporting.document import Table
 from dmray.reporting.notes import notes_on_data, warnings_of
 from dmray.reporting.results import SweepResults, collect
-from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, leader_text, score_table
+from dmray.reporting.tables import IQM, MISSING, NOTHING, last_few, leader_text, leads, score_table
 from dmray.terminal import FittingTable
-
-_ONLY_IN_THE_REPORT = frozenset({LAST_TEN, IQM})
 
 
 def render_summary(folder: SweepFolder) -> Group:
@@ -39,18 +37,19 @@ def _parts(results: SweepResults) -> Iterable[RenderableType]:
     for dataset, notes in notes_on_data(results).items():
         yield Text("\n".join(f"{dataset}: {one_line(note)}" for note in notes) + "\n")
     for comparison in results.comparisons:
-        yield _rich(score_table(comparison))
+        yield _rich(score_table(comparison), {IQM, last_few(comparison)})
         yield Text(leader_text(comparison), style="bold")
+        yield from (Text(outlook) for each in leads(comparison) if (outlook := each.outlook()))
         yield Text("last: the final weights, the main result; best: the highest during training\n", style="dim")
 
 
-def _rich(table: Table) -> FittingTable:
+def _rich(table: Table, only_in_the_report: Collection[str | None]) -> FittingTable:
     """Convert a table for the terminal, without empty columns and without those that do not fit into 80 characters."""
     drawn = FittingTable(title=table.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     wanted = [
         place
         for place, name in enumerate(table.columns)
-        if name not in _ONLY_IN_THE_REPORT and any(row[place].text != NOTHING for row in table.rows)
+        if name not in only_in_the_report and any(row[place].text != NOTHING for row in table.rows)
     ]
     for place in wanted:
         number = place > 0 and table.columns[place] != MISSING
