@@ -97,19 +97,16 @@ class Compared:
         level = LEVEL / max(self.tests, 1)
         if self.settled or (smallest := self.difference.detectable(level)) is None:
             return ""
-        over = f" for {self.tests} comparisons" if self.tests > 1 else ""
+        over = f", corrected for {self.tests} comparisons" if self.tests > 1 else ""
         sentence = (
-            f"{self.first} and {self.second}: with {self.difference.seeds_text} a true difference of {smallest:.1f} "
-            f"points is found with a probability of {100 * POWER:g} % (test at {100 * LEVEL:g} %{over})."
+            f"{self.first} and {self.second}: {self.difference.seeds_text} show a true difference of {smallest:.1f} "
+            f"points with a probability of {100 * POWER:g} % (test at {100 * LEVEL:g} %{over})."
         )
         if self.difference.level:
             return sentence
         more = self.difference.more_seeds(level)
         count = f"More than {MOST_SEEDS:,}" if more is None else f"{more:,}"
-        return (
-            f"{sentence} {count} more seeds of each would find the measured difference with this probability, if the "
-            "true difference and the deviation over seeds are as measured."
-        )
+        return f"{sentence} {count} more seeds of each would show the measured one, if it is true and the spread stays."
 
 
 def compare(candidates: Sequence[Candidate], baseline: str | None = None) -> tuple[Compared, ...]:
