@@ -36,9 +36,12 @@ class FittingTable(Table):
     """A table that is printed row by row, one cell a line, where the terminal is too narrow for its columns."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        return super().__rich_console__(console, options) if self.fits(console, options) else self._stacked()
+
+    def fits(self, console: Console, options: ConsoleOptions) -> bool:
+        """Whether the terminal is wide enough for its columns."""
         self._make_cells_safe(options.ascii_only)
-        fits = self._needed_columns(console, options) <= options.max_width
-        return super().__rich_console__(console, options) if fits else self._stacked()
+        return self._needed_columns(console, options) <= options.max_width
 
     def _needed_columns(self, console: Console, options: ConsoleOptions) -> int:
         """The width at which nothing is cut off; rich's own measure lets every column wrap."""

@@ -41,6 +41,16 @@ class Protocol:
     episodes: int
     seed: int
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Its fields as people know them."""
+        return {
+            "simulation": self.simulation,
+            "decode mode": self.decode,
+            "episodes": str(self.episodes),
+            "evaluation seed": str(self.seed),
+        }
+
     def __str__(self) -> str:
         return f"{self.simulation}, decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}"
 

@@ -19,6 +19,7 @@ from dmray.reporting.results import UNSCORED, Comparison, SeedGroup, TrialResult
 NOTHING = "-"
 STOPPED = TrialStatus.STOPPED_EARLY.label
 IQM = "last, IQM [95 %]"
+RAW = "last, raw return"
 MISSING = "without a score"
 _TEN = 10
 
@@ -75,7 +76,7 @@ def _score_columns(comparison: Comparison) -> Iterable[tuple[str, _Value]]:
     if name := last_few(comparison):
         count = _last_count(comparison)
         yield name, lambda trial: trial.mean_of_last(count)
-    yield "last, raw return", lambda trial: trial.last.return_mean if trial.last else None
+    yield RAW, lambda trial: trial.last.return_mean if trial.last else None
 
 
 def _last_count(comparison: Comparison) -> int:

@@ -209,3 +209,19 @@ def test_the_terminal_table_fits_eighty_columns(folder: SweepFolder) -> None:
     assert "53.0 ± 4.2" in text
     assert "530.0 ± 42.4" in text
     assert "1 waiting" in text
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_long_names_of_methods_do_not_break_the_terminal_table(folder: SweepFolder, columns: int) -> None:
+    """Raw returns go first, and that is said."""
+    sizes = [{"n_layer": 3}, {"n_layer": 6, "d_model": 256, "context_length": 50}]
+    scores: dict[str, list[Any]] = {"dm 0": [1300, 1234], "dm 1": [1200, 1244], "dt 0": [10, 20]}
+    write(folder, scores, grid=[{"methods": ["dm", "dt"], "models": sizes}])
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(render_results(collect(folder)))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= columns
+    rows = [line for line in text.splitlines() if "1239.0 ± 7.1" in line]
+    assert len(rows) == 2, "a row per size, with all of its numbers in one line"
+    assert all("1272.0 ± 39.6" in row for row in rows)
+    assert ("12390.0" in text) == ("raw returns are in the report" not in text) == (columns == 100)
