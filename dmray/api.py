@@ -408,8 +408,7 @@ def draw_episodes(
             `evaluate_policy`.
     """
     from dmray import inference  # loads torch
-    from dmray.rollout.film import write_films
-    from dmray.rollout.pictures import write_pictures
+    from dmray.rollout.pictures import Acting, write_episode_films, write_pictures
 
     pictures, videos = whole_number("pictures", pictures, 0), whole_number("videos", videos, 0)
     deterministic, target = flag("deterministic", deterministic), None if into is None else folder_path("into", into)
@@ -418,11 +417,11 @@ def draw_episodes(
         raise SpecError("policy: only a policy of load_policy can be drawn")
     request = inference.evaluation_request(acting, evaluation.pop("task", None), **evaluation)
     watched = inference.watch_episodes(acting, request, max(pictures, videos), deterministic)
-    folder, name = _drawing_folder(acting, target), f"{acting.trial.trial_id}-step{acting.step}"
-    paths = write_pictures(request.task, watched[:pictures], folder.pictures / name) if pictures else []
-    films = [folder.videos / f"{name}-episode{number}.mp4" for number in range(videos)]
-    if films:
-        write_films(request.task, [episode.observations for episode in watched[:videos]], films)
+    folder, trial = _drawing_folder(acting, target), acting.trial
+    name, task = f"{trial.trial_id}-step{acting.step}", request.task
+    who = Acting(METHODS[trial.method].label, trial.dataset.name, trial.seed)
+    paths = write_pictures(task, who, watched[:pictures], folder.pictures / name) if pictures else []
+    films = write_episode_films(task, who, watched[:videos], folder.videos / name) if videos else []
     return [*paths, *films]
 
 
