@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dmray.datasets import check_is_d4rl, download_minari, minari_metadata_file
