@@ -161,7 +161,7 @@ def show_plan(planned: Plan, trial_filter: TrialFilter, where: PlanFor) -> None:
     for text in _time(planned, todo, where, calibration):
         _print(text)
     if begun:
-        _print(f"  (the {begun} trials that were begun are counted as if they started anew)")
+        _print(f"  (trials that were begun before: {begun}, counted as if they started anew)")
 
 
 def _print(text: str) -> None:
