@@ -303,8 +303,8 @@ def moved_text(moved: Sequence[TrialSpec], trial_filter: TrialFilter) -> str:
     names = ", ".join(trial.trial_id for trial in moved[:3]) + (", ..." if len(moved) > 3 else "")
     return (
         f"--shard {trial_filter.shard}: trials that were begun here are in other shards ({len(moved)}: {names}); if "
-        "that is because the sweep file has changed, continue them here with --resume --only trial=... and without --shard, "
-        "or the other shards run them from the start"
+        "the sweep file has changed since, continue them here with --resume --only trial=... and without --shard, or "
+        "the other shards run them from the start"
     )
 
 
