@@ -29,7 +29,7 @@ from dmray.datasets import Episodes, read_minari
 from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch
 from dmray.downloads.manifest import Manifest, verify
 from dmray.errors import DmrayError
-from dmray.planning.calibration import calibration_file, load_calibration
+from dmray.planning.calibration import calibration_file, calibration_of, load_calibration
 from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
@@ -135,12 +135,13 @@ def _filter(rng: Random, folder: Path, templates: Templates) -> TrialFilter:
 def _arguments(rng: Random, folder: Path, templates: Templates) -> tuple[str, list[str]]:
     sweep = str(templates.copy_sweep(folder))
     trial = str(templates.trials(Path(sweep))[0])
-    plan_only = ["--plan", "--storage", str(folder / "out")]
+    plan_only, quickstart = ["--plan", "--storage", str(folder / "out")], str(SWEEPS / "quickstart.yaml")
     valid: dict[str, list[list[str]]] = {
         "sweep": [
-            [str(SWEEPS / "quickstart.yaml"), *plan_only, "-o", "seeds=[0]", "--only", "method=dm", "--shard", "1/2"]
+            [quickstart, *plan_only, "-o", "seeds=[0]", "--only", "method=dm", "--shard", "2/2"],
+            [quickstart, *plan_only, "--on", "cpu-2:4", "--cpus", "8", "--gpus", "1", "--price", "2.5"],
         ],
-        "status": [[sweep, "--json"], [sweep], [str(SWEEPS / "quickstart.yaml"), "--storage", str(folder)]],
+        "status": [[sweep, "--json"], [sweep], [quickstart, "--storage", str(folder)]],
         "logs": [[sweep, "--trial", Path(trial).name], [sweep, Path(trial).name]],
         "explain": [[sweep, Path(trial).name, "--json"], [trial]],
         "report": [[sweep, "--into", str(folder / "report")]],
@@ -555,6 +556,6 @@ EDGES = {
         Edge("store-rungs", store_edges.in_memory, store_edges.scores_at_rung, slow=4),
         Edge("environment", environment_edges.variables, environment_edges.read_variables, slow=60),
         Edge("package", environment_edges.package, environment_edges.use_package, slow=4),
-        Edge("calibration", _calibration, lambda path: load_calibration("fuzz")),
+        Edge("calibration", _calibration, lambda path: (load_calibration("fuzz"), calibration_of(str(path)))),
     )
 }
