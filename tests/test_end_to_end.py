@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 CHANGES = {
     "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
-    "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "training": {"steps": 300, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
     "resources": {"cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
     "tracking": {"log_every_steps": 20, "flush_every_s": 0.5},
@@ -76,7 +76,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     for one in runs:
         assert one.info.status == "FINISHED"
         steps = [metric.step for metric in client.get_metric_history(one.info.run_id, "train/loss")]
-        assert sorted(steps) == list(range(20, 601, 20)), "each step once"
+        assert sorted(steps) == list(range(20, 301, 20)), "each step once"
 
 
 def interfaces(processes: list[psutil.Process]) -> set[str]:
