@@ -50,8 +50,8 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     assert undisturbed.returncode == 0, undisturbed.stderr
     (trial_id,) = tiny_plan(tmp_path, **CHANGES).trial_ids
     told = [line[20:] for line in undisturbed.stderr.splitlines() if line[20:].startswith(trial_id)]
-    evaluations = [f"{trial_id}: evaluation at step {step}" for step in range(100, 601, 100)]
-    expected = [f"{trial_id}: started on", *evaluations, f"{trial_id}: finished at step 600"]
+    evaluations = [f"{trial_id}: evaluation at step {step}" for step in range(100, 301, 100)]
+    expected = [f"{trial_id}: started on", *evaluations, f"{trial_id}: finished at step 300"]
     assert [line[: len(begin)] for line, begin in zip(told, expected, strict=True)] == expected, "one line a change"
 
     folder = SweepFolder(tmp_path / "broken", "tiny")
