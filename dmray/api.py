@@ -33,8 +33,9 @@ from dmray.progress.trial_status import ENDED, failures
 from dmray.records import SweepFolder, TrialFolder
 from dmray.registry import lookup, short_repr, unknown
 from dmray.specs import SweepSpec
-from dmray.specs import load_sweep as load_sweep_file
-from dmray.specs.loading import sweep_of
+from dmray.specs.loading import located, read_values, validated, values_of
+from dmray.specs.merging import MergedValues
+from dmray.specs.mistakes import Mistake
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
 from dmray.tasks import PROTOCOLS, Task
 from dmray.terminal import safe_console
@@ -89,7 +90,7 @@ class SweepPlan(Plan):
 
 
 def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> SweepSpec:
-    """Load a sweep from a YAML file, or from a mapping with the same fields.
+    """Load a sweep from a YAML file, one of dmray's by its name, or a mapping with the same fields.
 
     `overrides`: strings "key.path=value", as after `-o` on the command line. The value is parsed as YAML.
 
@@ -98,13 +99,17 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     Raises:
         SpecError: the sweep is invalid. The message names the file, the field, the value and a valid one.
     """
+    return validated(_values(source, overrides))
+
+
+def _values(source: str | Path | Mapping[str, Any], overrides: Iterable[str]) -> MergedValues:
     if isinstance(overrides, str | Mapping) or not isinstance(overrides, Iterable):
         raise SpecError(f"overrides {short_repr(overrides)}: give a list, for example ['training.steps=100']")
     if isinstance(source, Mapping):
-        return sweep_of(source, "sweep", overrides)
+        return values_of(source, "sweep", overrides)
     if not isinstance(source, str | PathLike):
         raise SpecError(f"sweep: a {type(source).__name__}; give a file, or a mapping of the same fields")
-    return load_sweep_file(place("sweep", source), overrides)
+    return read_values(place("sweep", source), overrides)
 
 
 def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
@@ -124,11 +129,12 @@ def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
             raise SpecError("overrides: the sweep is loaded already; give them to load_sweep")
         made = plan(sweep) if isinstance(sweep, SweepSpec) else sweep
     else:
-        loaded = load_sweep(sweep, overrides)
+        values = _values(sweep, overrides)
+        loaded = validated(values)
         try:
             made = plan(loaded)
         except SpecError as mistake:
-            raise SpecError(f"{'sweep' if isinstance(sweep, Mapping) else sweep}: {mistake}") from mistake
+            raise SpecError(located(Mistake("", str(mistake)), values)) from mistake
     return SweepPlan(made.sweep, made.trials, made.search)
 
 
@@ -203,10 +209,7 @@ def run_sweep(
     planned = replace(planned, trials=read_manifest(folder).trials)  # a search has added some
     statuses = {trial.trial_id: all_statuses[trial.trial_id] for trial in select_trials(planned, trial_filter)}
     command = read_command(folder)
-    search = planned.search
-    unfinished = search is not None and len(planned.trials) < search.selection_trials + search.report_trials
-    left = unfinished or not ENDED.issuperset(statuses.values())
-    stopped = command is not None and command.kind == "stop" and left
+    stopped = command is not None and command.kind == "stop" and not ENDED.issuperset(statuses.values())
     return SweepRun(
         folders=(folder,),
         collected=collect(folder),
@@ -407,8 +410,7 @@ def draw_episodes(
             `evaluate_policy`.
     """
     from dmray import inference  # loads torch
-    from dmray.rollout.film import write_films
-    from dmray.rollout.pictures import write_pictures
+    from dmray.rollout.pictures import Acting, write_episode_films, write_pictures
 
     pictures, videos = whole_number("pictures", pictures, 0), whole_number("videos", videos, 0)
     deterministic, target = flag("deterministic", deterministic), None if into is None else folder_path("into", into)
@@ -417,11 +419,11 @@ def draw_episodes(
         raise SpecError("policy: only a policy of load_policy can be drawn")
     request = inference.evaluation_request(acting, evaluation.pop("task", None), **evaluation)
     watched = inference.watch_episodes(acting, request, max(pictures, videos), deterministic)
-    folder, name = _drawing_folder(acting, target), f"{acting.trial.trial_id}-step{acting.step}"
-    paths = write_pictures(request.task, watched[:pictures], folder.pictures / name) if pictures else []
-    films = [folder.videos / f"{name}-episode{number}.mp4" for number in range(videos)]
-    if films:
-        write_films(request.task, [episode.observations for episode in watched[:videos]], films)
+    folder, trial = _drawing_folder(acting, target), acting.trial
+    name, task = f"{trial.trial_id}-step{acting.step}", request.task
+    who = Acting(METHODS[trial.method].label, trial.dataset.name, trial.seed)
+    paths = write_pictures(task, who, watched[:pictures], folder.pictures / name) if pictures else []
+    films = write_episode_films(task, who, watched[:videos], folder.videos / name) if videos else []
     return [*paths, *films]
 
 

@@ -41,7 +41,7 @@ def usable_cpus(cgroups: Path = _CGROUPS) -> int:
     A quota of 2.5 CPUs counts as 2. `cgroups`: where cgroups (version 2 or 1) are mounted.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *(int(quota) for quota in _quotas(cgroups))]))
+    return max(1, int(min([allowed, *_quotas(cgroups)])))
 
 
 def _quotas(cgroups: Path) -> Iterator[float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -54,12 +54,11 @@ def split_trial(source: str) -> tuple[str, str]:
     sweep, found, name = source.rstrip("/").rpartition("/trials/")
     if found and sweep and name and "/" not in name:
         return sweep, name
-    here = Path()
-    if not user_path(source).exists() and (here / "sweep.json").is_file():
-        return str(here), source
     folder = user_path(source).absolute()
-    if folder.parent.name == "trials" and folder.is_dir():
+    if folder.parent.name == "trials" and os.path.isdir(folder):
         return str(folder.parent.parent), folder.name
+    if os.path.isfile("sweep.json") and not os.path.exists(folder):
+        return ".", source
     raise StorageError(
         f"{source}: not the folder of a trial, and this folder has no sweep; name the sweep and the trial: "
         "dmray explain runs/quickstart TRIAL"

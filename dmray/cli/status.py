@@ -57,12 +57,15 @@ class _View:
     def __init__(self, found: SweepHandle) -> None:
         self._found = found
         self._follower: Follower | None = None
+        self._manifest_time_ns = 0
 
     def read(self) -> Summary:
         """The current progress."""
         self._found.read_progress()
-        if self._follower is None:
-            self._follower = follower_of(self._found.folder)
+        manifest = self._found.folder.manifest
+        time_ns = manifest.stat().st_mtime_ns if manifest.exists() else 0
+        if self._follower is None or time_ns != self._manifest_time_ns:  # a search adds trials
+            self._follower, self._manifest_time_ns = follower_of(self._found.folder), time_ns
         return replace(summarize(self._follower), folder=self._found.where)
 
     def read_or(self, previous: Summary) -> Summary:

@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ import typer
 from rich.logging import RichHandler
 
 from dmray.api import plan_sweep, run_sweep
-from dmray.cli.shared import err, finite_number, new_app, out, report_errors
+from dmray.cli.shared import err, finite_number, new_app, out, report_errors, sweep_files
 from dmray.cli.sweep_plan import PlanFor, show_plan
 from dmray.errors import ClusterLostError, SpecError
 from dmray.interruption import SweepInterrupted, interruptible
@@ -22,6 +23,8 @@ from dmray.planning.trial_filter import TrialFilter
 from dmray.progress.trial_status import ENDED
 from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW
+from dmray.specs.loading import read_values
+from dmray.specs.showing import show_sweep
 from dmray.storage import is_url
 from dmray.terminal import LineFormatter, PlainFormatter
 
@@ -33,7 +36,16 @@ app = new_app()
 
 @app.command()
 def main(
-    file: Annotated[Path, typer.Argument(help="The sweep file, for example sweeps/quickstart.yaml.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The sweep file, for example sweeps/quickstart.yaml, or the name of one of dmray's: quickstart.",
+            autocompletion=sweep_files,
+        ),
+    ],
+    show: Annotated[
+        bool, typer.Option("--show", help="Print all fields, with their values and where they come from; run nothing.")
+    ] = False,
     only_plan: Annotated[
         bool, typer.Option("--plan", help="Print trials, order, cost and status; run nothing.")
     ] = False,
@@ -89,7 +101,14 @@ def main(
             where = PlanFor(local, address, on, cpus, gpus, price)
             if local and address is not None:
                 raise SpecError(f"--address {address}: --local does not use Ray; give only one of them")
+            if show:
+                others = {"--plan": only_plan, "--resume": resume, "--retry-failed": retry_failed, "--local": local}
+                _check_alone(others | {"--only": only, "--shard": shard, "--address": address})
             planned = plan_sweep(file, overrides)
+            if show:
+                shown = show_sweep(read_values(file, overrides))
+                out.print(shown, end="", highlight=False, markup=False, soft_wrap=True)
+                return
             if only_plan:
                 show_plan(planned, TrialFilter(only, shard, retry_failed), where)
                 return
@@ -130,6 +149,13 @@ def _log_to_stderr() -> None:
     handler.addFilter(SecretFilter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dmray").setLevel(logging.INFO)
+
+
+def _check_alone(others: Mapping[str, bool | str | None]) -> None:
+    """Raise a SpecError if an option is given that --show makes no use of."""
+    for option, value in others.items():
+        if value:
+            raise SpecError(f"{option}: --show only prints the sweep; leave out one of the two")
 
 
 def _as_text(value: str) -> str:

@@ -25,7 +25,7 @@ from dmray.planning.time_estimate import Capacity, estimate_time, shorter_evalua
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
 from dmray.progress.search_progress import check_filter, grown
-from dmray.progress.trial_status import in_other_shards, moved_text, to_run, trial_statuses
+from dmray.progress.trial_status import TrialStatus, in_other_shards, moved_text, to_run, trial_statuses
 from dmray.records import SweepFolder
 from dmray.registry import short
 from dmray.specs import ResourcesSpec, TrialSpec
@@ -160,8 +160,11 @@ def show_plan(planned: Plan, trial_filter: TrialFilter, where: PlanFor) -> None:
         _print("to run: nothing, every trial is done")
         return
     _print(_data(todo, folder))
+    begun = sum(statuses[trial.trial_id] is not TrialStatus.WAITING for trial in todo)
     for text in _time(planned, todo, where, calibration):
         _print(text)
+    if begun:
+        _print(f"  (trials that were begun before: {begun}, counted as if they started anew)")
 
 
 def _print(text: str) -> None:

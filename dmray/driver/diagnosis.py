@@ -19,7 +19,7 @@ from dmray.planning.calibration import hardware_name, load_calibration
 from dmray.records import provenance
 from dmray.redaction import without_secrets
 from dmray.rollout import make_engine
-from dmray.rollout.film import write_strips
+from dmray.rollout.film import Clip, write_strips
 from dmray.space import free_bytes
 from dmray.tasks import FAMILIES, TASKS
 
@@ -105,7 +105,7 @@ def _engines() -> Iterator[Finding]:
 def _rendering() -> Finding:
     task = TASKS["maze2d-open"]
     with tempfile.TemporaryDirectory() as folder:
-        still = [np.zeros((2, task.observation_dim), np.float32)]
+        still = [Clip(np.zeros((2, task.observation_dim), np.float32))]
         return _try("pictures", lambda: write_strips(task, still, [Path(folder) / "still.png"]), optional=True)
 
 

@@ -109,11 +109,12 @@ def run_sweep(
                         interruption.saving(lambda: send_command(folder, "stop")),
                     ):
                         ended = _run(plan, todo, folder, runner, refresh)
-                following = _next_round(plan, folder, trial_filter) if ended else None
-                if following is None:
+                following = grown(plan, folder) if ended else plan
+                if not _goes_on(plan, following, folder, trial_filter):
+                    write_manifest(following, folder)
                     with phases.within("writing_report"):
                         attach(write_report(folder))
-                    return trial_statuses(plan, folder)
+                    return trial_statuses(following, folder)
             plan = following
             todo = _todo(plan, trial_statuses(plan, folder), True, trial_filter)
             require_space_for(todo, plan.sweep, folder.path)
@@ -150,19 +151,17 @@ def _todo(
     return tuple(trial for trial in to_run(plan, states, resume, trial_filter) if trial.trial_id not in over)
 
 
-def _next_round(plan: Plan, folder: SweepFolder, trial_filter: TrialFilter) -> Plan | None:
-    """The plan with the trials that follow in a search; None if none do, or the sweep was stopped meanwhile."""
-    following = grown(plan, folder)
+def _goes_on(plan: Plan, following: Plan, folder: SweepFolder, trial_filter: TrialFilter) -> bool:
+    """Whether a search has trials to run that `plan` did not have, and the sweep was not stopped meanwhile."""
     known = set(plan.trial_ids)
     new = [trial for trial in select_trials(following, trial_filter) if trial.trial_id not in known]
-    if following.search is not None:
-        for group in following.search.without_choice:
-            _log.warning("search: no setting of %s finished, so none is chosen (--retry-failed runs them again)", group)
+    for group in following.search.without_choice if following.search is not None else ():
+        _log.warning("search: no setting of %s finished, so none is chosen (--retry-failed runs them again)", group)
     if not new or trial_filter.retry_failed or not wait_for_resume(folder):
-        return None
+        return False
     selecting = sum(map(plan.sweep.is_selection, new))
     _log.info("search: %d more trials to choose settings, %d of the report", selecting, len(new) - selecting)
-    return following
+    return True
 
 
 def driver_phases(folder: SweepFolder) -> PhaseWriter:

@@ -44,8 +44,8 @@ def calibrate(show: Print, budget_s: float = 3.0, force: bool = False) -> Calibr
     Raises:
         BusyMachineError: other processes used the machine, before or meanwhile. With `force` the calibration says so.
     """
-    cpus, load = usable_cpus(), os.getloadavg()[0]
-    _refuse_busy(busy_reason(load, cpus), force)
+    load, all_cpus = os.getloadavg()[0], os.cpu_count() or 1  # of the whole machine, also in a container
+    _refuse_busy(busy_reason(load, all_cpus), force)
     threads = torch.get_num_threads()
     backbones = list(dict.fromkeys(METHODS[name].backbone.name for name in METHODS))
     torch.set_num_threads(1)  # as in trials and actors
@@ -59,12 +59,12 @@ def calibrate(show: Print, budget_s: float = 3.0, force: bool = False) -> Calibr
         env_step_s = measure.engines()
     finally:
         torch.set_num_threads(threads)
-    busy = busy_reason(load, cpus, measure.clock.cpu_share)
+    busy = busy_reason(load, all_cpus, measure.clock.cpu_share)
     _refuse_busy(busy, force)
     return Calibration(
         hardware=hardware_name(),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        cpus=cpus,
+        cpus=usable_cpus(),
         gpus=torch.cuda.device_count(),
         training=training,
         decisions=decisions,

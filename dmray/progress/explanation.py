@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from dmray.coordination.commands import CommandKind
 from dmray.coordination.sweep_lock import Driver
-from dmray.datasets import WARNING
 from dmray.errors import StorageError
 from dmray.escaping import plain
 from dmray.methods import METHODS
@@ -29,6 +28,7 @@ from dmray.tasks import task_of
 
 _LOG_LINES, _LOG_BYTES = 12, 65_536
 _HANG = "TrainingHang"
+_WARNING = "warning: "  # that of `dmray.datasets`, which loads torch
 T = TypeVar("T")
 
 
@@ -151,8 +151,8 @@ def explain(found: SweepHandle, key: str) -> Explanation:
         best_score=_score(best_score(history.scores.values())),
         attempts=tuple(attempts_of(records, runs)),
         started_over=tuple(record.reason for record in records if record.kind == "started_over"),
-        data_warnings=tuple(note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)),
-        data_notes=tuple(note for note in notes if not note.startswith(WARNING)),
+        data_warnings=tuple(note.removeprefix(_WARNING) for note in notes if note.startswith(_WARNING)),
+        data_notes=tuple(note for note in notes if not note.startswith(_WARNING)),
         decisions=tuple(_decisions(history)),
         error=history.error,
         trace=tuple(_trace(failure.error, failure.traceback)) if failure is not None else (),

@@ -118,13 +118,14 @@ class Follower:
     ) -> None:
         """`whole`: ledgers of trials that have not ended are read from their beginning, which tells all scores."""
         self.folder, self.progress, self._whole = folder, SweepProgress.of(trials, early_stopping), whole
+        self.begun: frozenset[str] = frozenset()  # the trials that have a folder
         self._tails: dict[str, LedgerTail] = {}
         self._open = list(self.progress.trials)
 
     def update(self) -> SweepProgress:
         """Read what is new. The first time: the ends of the ledgers, and markers of trials that were done long ago."""
-        begun = self._begun()
-        for trial_id in [name for name in self._open if name in begun]:
+        self.begun = self._begun()
+        for trial_id in [name for name in self._open if name in self.begun]:
             try:
                 self.progress.take(trial_id, self._new_records(trial_id))
             except StorageError as damage:  # one bad folder does not hide the others; it is read anew the next time
@@ -134,11 +135,11 @@ class Follower:
         self._open = [name for name in self._open if trials[name].status not in DONE]
         return self.progress
 
-    def _begun(self) -> set[str]:
+    def _begun(self) -> frozenset[str]:
         try:
-            return set(os.listdir(self.folder.path / "trials"))
+            return frozenset(os.listdir(self.folder.path / "trials"))
         except FileNotFoundError:
-            return set()
+            return frozenset()
         except OSError as cause:
             raise StorageError(f"{self.folder.path / 'trials'}: cannot be read ({cause.strerror})") from cause
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -125,16 +124,14 @@ def summarize(follower: Follower) -> Summary:
     driver, order, rates = find_driver(folder), read_command(folder), progress.rates(now_s)
     alive = driver is not None and driver.alive
     moving = alive and rates.work_per_s > 0 and (order is None or order.kind == "run")
-    phases = _trial_phases(progress.trials, folder, order) if alive else {}
+    phases = _trial_phases(follower, order) if alive else {}
     statuses = {
         name: RUNNING if name in phases else with_liveness(history.status, alive)
         for name, history in progress.trials.items()
     }
     rows = [_row(history, statuses[name], phases.get(name), now_s) for name, history in progress.trials.items()]
     counts = Counter(statuses.values())
-    phase = read_phase(folder.phase) if alive else None
-    if phase is not None and phase.name == "starting_trials" and counts[RUNNING]:
-        phase = None
+    phase = _driver_phase(follower, counts[RUNNING] > 0) if alive else None
     return Summary(
         sweep=folder.name,
         folder=str(folder.path),
@@ -163,16 +160,23 @@ def live_phase(history: TrialHistory, folder: TrialFolder, command: int) -> Phas
     return phase
 
 
-def _trial_phases(
-    trials: Mapping[str, TrialHistory], folder: SweepFolder, order: SweepCommand | None
-) -> dict[str, Phase]:
-    number = order.number if order else 0
+def _trial_phases(follower: Follower, order: SweepCommand | None) -> dict[str, Phase]:
+    number, trials = order.number if order else 0, follower.progress.trials
     found = {
-        name: live_phase(history, folder.trial(name), number)
+        name: live_phase(history, follower.folder.trial(name), number)
         for name, history in trials.items()
-        if history.status not in ENDED and history.damage is None
+        if name in follower.begun and history.status not in ENDED and history.damage is None
     }
     return {name: phase for name, phase in found.items() if phase is not None}
+
+
+def _driver_phase(follower: Follower, some_run: bool) -> Phase | None:
+    """What the driver does. Trials count as started once one of them runs or has a record."""
+    phase = read_phase(follower.folder.phase)
+    if phase is not None and phase.name == "starting_trials":
+        ends = [history.last.time_s for history in follower.progress.trials.values() if history.last is not None]
+        return None if some_run or max(ends, default=0.0) >= phase.time_s else phase
+    return phase
 
 
 def speed_of(history: TrialHistory) -> float | None:

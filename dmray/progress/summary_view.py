@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from dmray.coordination.sweep_lock import describe_missing_driver
+from dmray.errors import StorageError
 from dmray.escaping import one_line
 from dmray.progress.news import News
 from dmray.progress.progress import Follower
@@ -24,6 +26,7 @@ from dmray.progress.summary import CurrentPhase, Summary, TrialRow, summarize
 from dmray.records.metrics import Metric, shown_metrics
 from dmray.terminal import LOG_TIME, FittingTable, folded
 
+_log = logging.getLogger(__name__)
 _MOST_ROWS, _BAR_COLUMNS = 12, 60
 _OTHER_LINES = 10  # of the live view, beside the rows
 _LOOK_EVERY_S, _SUMMARY_EVERY_S = 1.0, 300.0
@@ -178,13 +181,13 @@ class ProgressView:
 
     def __init__(self, follower: Follower, console: Console, summary_every_s: float = _SUMMARY_EVERY_S) -> None:
         self._follower, self._console, self._summary_every_s = follower, console, summary_every_s
-        self._news = News()
+        self._news, self._problem = News(), ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
     def __enter__(self) -> ProgressView:
         if not self._console.is_terminal:
-            self._news.since(self._follower.update(), summarize(self._follower))  # what was there before is no news
+            self._tell_news()  # nothing: what was there before is no news
         self._thread.start()
         return self
 
@@ -198,20 +201,34 @@ class ProgressView:
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 while not self._stop.wait(_LOOK_EVERY_S):
-                    live.update(SweepView(summarize(self._follower), live=True), refresh=True)
-            self._print(line(summarize(self._follower)))
+                    if (summary := self._look()) is not None:
+                        live.update(SweepView(summary, live=True), refresh=True)
+            if (summary := self._look()) is not None:
+                self._print(line(summary))
             return
         told_at = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY_S):
             summary = self._tell_news()
-            if time.monotonic() - told_at >= self._summary_every_s:
+            if summary is not None and time.monotonic() - told_at >= self._summary_every_s:
                 self._print_stamped(line(summary))
                 told_at = time.monotonic()
-        self._print_stamped(line(self._tell_news()))
+        if (summary := self._tell_news()) is not None:
+            self._print_stamped(line(summary))
 
-    def _tell_news(self) -> Summary:
-        summary = summarize(self._follower)
-        for each in self._news.since(self._follower.progress, summary):
+    def _look(self) -> Summary | None:
+        """None where the records cannot be read now, which is said once."""
+        try:
+            summary, problem = summarize(self._follower), ""
+        except (OSError, StorageError) as cause:
+            summary, problem = None, str(cause)
+        if problem and problem != self._problem:
+            _log.warning("%s; the progress is not shown until it can be read", problem)
+        self._problem = problem
+        return summary
+
+    def _tell_news(self) -> Summary | None:
+        summary = self._look()
+        for each in self._news.since(self._follower.progress, summary) if summary is not None else ():
             self._print_stamped(each)
         return summary
 

@@ -16,6 +16,7 @@ from dmray.errors import StorageError
 from dmray.files import real_path, user_path
 from dmray.progress.progress import done_long_ago
 from dmray.records import SweepFolder, TrialFolder
+from dmray.shipped import shipped_sweeps
 from dmray.specs import load_sweep
 from dmray.storage import ReadOnlyView, Store, existing_sweep_store, is_url, split_url
 
@@ -131,7 +132,7 @@ def find_sweep(source: str, storage: str | None = None) -> Iterator[SweepHandle]
 def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     """The storage and the name of a sweep: `source` is its folder, its address in an object store, or its file.
 
-    A file's sweep is in `storage`, else in the storage that the file names.
+    A file's sweep is in `storage`, else in the storage that the file names. The file may be one of dmray's, by name.
 
     Raises:
         SpecError: it is a file, and no sweep file.
@@ -148,12 +149,12 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     if is_folder:
         folder = real_path(path)
         return str(folder.parent), folder.name
-    if not exists:
+    if not exists and source not in shipped_sweeps():
         raise StorageError(
             f"{source}: no such file or folder; name a sweep's file, its folder <storage>/<sweep>, or its address "
             "s3://bucket/prefix/<sweep>"
         )
-    sweep = load_sweep(path)
+    sweep = load_sweep(path)  # by its name, if it is one of dmray's
     place = storage or sweep.storage
     return place if is_url(place) else str(real_path(user_path(place))), sweep.name
 

@@ -289,7 +289,7 @@ def in_other_shards(
 ) -> tuple[TrialSpec, ...]:
     """The trials that were begun here and have not ended, but are not in the shard that is to run.
 
-    The sweep file has changed then, and with it the shards: such a trial starts from the beginning elsewhere.
+    Another shard was run here, or the sweep file has changed, and with it the shards.
     """
     if trial_filter.shard is None:
         return ()
@@ -302,8 +302,8 @@ def moved_text(moved: Sequence[TrialSpec], trial_filter: TrialFilter) -> str:
     """A sentence on the result of `in_other_shards`, with the command that continues these trials here."""
     names = ", ".join(trial.trial_id for trial in moved[:3]) + (", ..." if len(moved) > 3 else "")
     return (
-        f"--shard {trial_filter.shard}: {len(moved)} trials that were begun here ({names}) are in other shards now, "
-        "because the sweep file has changed; continue them here with --resume --only trial=... and no --shard, or let "
+        f"--shard {trial_filter.shard}: trials that were begun here are in other shards ({len(moved)}: {names}); if "
+        "the sweep file has changed since, continue them here with --resume --only trial=... and without --shard, or "
         "the other shards run them from the start"
     )
 

@@ -10,7 +10,6 @@ from statistics import fmean
 
 import numpy as np
 
-from dmray.methods import METHODS
 from dmray.records import ResultIdentity
 from dmray.reporting.aggregates import (
     Statistic,
@@ -45,6 +44,11 @@ class ProtocolResults:
     comparisons: tuple[Comparison, ...]
     name: str
     several: tuple[str, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """What the group's tables are called in LaTeX: its data set, or its protocol if there are several."""
+        return self.comparisons[0].name if len(self.comparisons) == 1 else f"all-{self.protocol.simulation}"
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -145,32 +149,24 @@ def aggregate_table(group: ProtocolResults) -> Table:
         scores = group.scores(label)
         seed_groups = [TableCell(estimate_text(estimate(scores, statistic))) for _, statistic in _STATISTICS]
         rows.append((TableCell(label), TableCell(str(sum(map(len, scores)))), *seed_groups))
-    title = f"Last normalized score over {_data_sets(group)}, [95 % bootstrap interval] ({group.name})"
-    return Table(title, ("method", "runs", *(name for name, _ in _STATISTICS)), tuple(rows))
+    title = f"Last normalized score over {data_sets(group)}, [95 % bootstrap interval] ({group.name})"
+    columns = ("method", "runs", *(name for name, _ in _STATISTICS))
+    return Table(title, columns, tuple(rows), name=f"aggregates-{group.slug}")
 
 
-def improvement_table(group: ProtocolResults, baseline: str | None) -> Table | None:
-    """Each method compared with its baselines (or only with `baseline`) of the same size; None if there is no pair."""
+def improvement_table(group: ProtocolResults, pairs: Iterable[tuple[str, str]]) -> Table:
+    """For each pair of labels the probability that a run of the first has a higher score than one of the second."""
     rows = []
-    for ours, theirs in _pairs(group, baseline):
+    for ours, theirs in pairs:
         found = probability_of_improvement(group.scores(ours), group.scores(theirs))
-        interval, conclusion = "-", "unknown with one seed"
-        if found.interval is not None:
-            low, high = found.interval
-            interval = f"[{low:.2f}, {high:.2f}]"
-            conclusion = "improves" if low > 0.5 else "is worse" if high < 0.5 else "not settled"
-        rows.append(
-            (
-                TableCell(f"{ours} over {theirs}"),
-                TableCell(f"{found.value:.2f}"),
-                TableCell(interval),
-                TableCell(conclusion),
-            )
-        )
-    if not rows:
-        return None
-    title = f"Probability that a run has a higher score than one of the other method ({_data_sets(group)})"
-    return Table(title, ("methods", "probability", "95 % interval", "conclusion"), tuple(rows))
+        interval = "-" if found.interval is None else f"[{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
+        rows.append((TableCell(f"{ours} over {theirs}"), TableCell(f"{found.value:.2f}"), TableCell(interval)))
+    return Table(
+        f"Probability that a run has a higher score than one of the other method ({data_sets(group)})",
+        ("methods", "probability", "bootstrap [95 %]"),
+        tuple(rows),
+        name=f"improvement-{group.slug}",
+    )
 
 
 def cost_table(group: ProtocolResults) -> Table:
@@ -186,7 +182,8 @@ def cost_table(group: ProtocolResults) -> Table:
             numbers = (f"{len(trials)}", _duration(fmean(seconds)), f"{rate:,.1f}", f"{evaluations}", f"{each:,.1f}")
             rows.append((TableCell(label), *map(TableCell, numbers)))
     columns = ("method", "trials", "time per trial", "steps per second", "evaluations", "seconds per evaluation")
-    return Table("Wall-clock time (means; evaluations run at the same time as training)", columns, tuple(rows))
+    title = "Wall-clock time (means; evaluations run at the same time as training)"
+    return Table(title, columns, tuple(rows), name=f"time-{group.slug}")
 
 
 def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np.ndarray]:
@@ -200,28 +197,8 @@ def _scores(comparisons: Iterable[Comparison], labels: Iterable[str]) -> list[np
     ]
 
 
-def _pairs(group: ProtocolResults, baseline: str | None) -> Iterable[tuple[str, str]]:
-    """Pairs of a label and the label of a baseline of its method (or of `baseline`) with the same size."""
-    if not group.complete:
-        return
-    rows = {label: group.seed_groups(label)[0] for label in group.ranked}
-    for ours, row in rows.items():
-        for wanted in [baseline] if baseline else METHODS[row.method].baselines:
-            if row.method != wanted:
-                yield from (
-                    (ours, theirs)
-                    for theirs, other in rows.items()
-                    if other.method == wanted and _same_size(row, other)
-                )
-
-
-def _same_size(one: SeedGroup, other: SeedGroup) -> bool:
-    """Whether the configs of two seed groups are equal in all fields that both have."""
-    ours, theirs = (each.trials[0].trial.model.model_dump() for each in (one, other))
-    return all(ours[field] == theirs[field] for field in ours.keys() & theirs.keys())
-
-
-def _data_sets(group: ProtocolResults) -> str:
+def data_sets(group: ProtocolResults) -> str:
+    """The number of complete data sets in words, for the titles of tables."""
     count, of = len(group.complete), len(group.comparisons)
     return f"{count} data set{'s' if count > 1 else ''}" + (
         f" of {of}: those that all methods have" if count < of else ""

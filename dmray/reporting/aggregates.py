@@ -54,7 +54,7 @@ def estimate(scores: Scores, statistic: Statistic) -> Estimate:
     runs = np.concatenate(scores)
     interval = None
     if _several_seeds(scores):
-        interval = _percentiles(np.concatenate([statistic(np.hstack(draws)) for draws in _resampled(scores)]))
+        interval = percentiles(np.concatenate([statistic(np.hstack(draws)) for draws in resampled(scores)]))
     return Estimate(float(statistic(runs[None])[0]), interval, len(runs))
 
 
@@ -70,8 +70,8 @@ def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
 
     interval = None
     if _several_seeds([*first, *second]):
-        paired = zip(_resampled(first, seed=0), _resampled(second, seed=1), strict=True)
-        interval = _percentiles(np.concatenate([probability(ours, theirs) for ours, theirs in paired]))
+        paired = zip(resampled(first, seed=0), resampled(second, seed=1), strict=True)
+        interval = percentiles(np.concatenate([probability(ours, theirs) for ours, theirs in paired]))
     value = float(probability([x[None] for x in first], [y[None] for y in second])[0])
     return Estimate(value, interval, sum(map(len, [*first, *second])))
 
@@ -79,7 +79,7 @@ def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The share of runs above each threshold, and its 95 % band (low, high): three arrays like `thresholds`."""
     runs = np.sort(np.concatenate(scores))
-    drawn = np.concatenate([_above(np.sort(np.hstack(draws)), thresholds) for draws in _resampled(scores)])
+    drawn = np.concatenate([_above(np.sort(np.hstack(draws)), thresholds) for draws in resampled(scores)])
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return _above(runs[None], thresholds)[0], low, high
 
@@ -96,7 +96,7 @@ def _several_seeds(scores: Scores) -> bool:
     return all(len(x) > 1 for x in scores)
 
 
-def _resampled(scores: Scores, seed: int = 0) -> list[list[np.ndarray]]:
+def resampled(scores: Scores, seed: int = 0) -> list[list[np.ndarray]]:
     """Blocks of bootstrap draws; each has a (draws, seeds) array per data set. All statistics use the same draws."""
     rng = np.random.default_rng(seed)
     return [[x[rng.integers(len(x), size=(_BLOCK, len(x)))] for x in scores] for _ in range(_DRAWS // _BLOCK)]
@@ -113,6 +113,6 @@ def _above(runs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return np.stack([1 - np.searchsorted(row, thresholds, side="right") / len(row) for row in runs])
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def percentiles(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -98,7 +98,7 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         **{f"train_{metric.name}": result.training.get(metric.name) for metric in single_metrics("train")},
         **_score_columns("last", result.last),
         **_score_columns("best", result.best),
-        "last_ten_normalized_score": result.last_ten,
+        "last_ten_normalized_score": result.mean_of_last(10),
         "attempts": result.attempts,
         "train_s": result.train_s,
         "evaluation_s": result.evaluation_s,

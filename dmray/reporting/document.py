@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,12 @@ from pathlib import Path
 from dmray.escaping import html as escape
 from dmray.escaping import latex, markdown
 
+_NOT_IN_A_LABEL = re.compile("[^a-z0-9]+")
+
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell of a table. `strong`: print it bold, because it is the highest of its column."""
+    """A cell of a table. `strong`: print it bold; the table's note says what that means."""
 
     text: str
     strong: bool = False
@@ -21,11 +25,17 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. The first column has names, the others have numbers."""
+    """A table. The first column has names, the others have numbers.
+
+    `note`: a footnote, such as the rule for bold cells. `name`: what LaTeX refers to as `tab:<name>`; empty: made of
+    the title.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[TableCell, ...], ...]
+    note: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,18 @@ def to_html(blocks: Sequence[Block], title: str) -> str:
 
 
 def to_latex(blocks: Iterable[Block]) -> str:
-    """The report's tables in LaTeX, each in a `table` environment. The document must load `booktabs`."""
-    return "\n\n".join(_latex_table(block) for block in blocks if isinstance(block, Table)) + "\n"
+    """The report's tables in LaTeX, each in a `table` environment with a label. The document must load `booktabs`."""
+    tables = [block for block in blocks if isinstance(block, Table)]
+    labels = [_NOT_IN_A_LABEL.sub("-", (table.name or table.title).lower()).strip("-") for table in tables]
+    return "\n\n".join(_latex_table(*each) for each in zip(tables, _unique(labels), strict=True)) + "\n"
+
+
+def _unique(labels: Iterable[str]) -> Iterable[str]:
+    """The labels, those that were there before with a number; LaTeX takes each once."""
+    seen: Counter[str] = Counter()
+    for label in labels:
+        seen[label] += 1
+        yield label if seen[label] == 1 else f"{label}-{seen[label]}"
 
 
 def _markdown(block: Block, folder: Path) -> str:
@@ -89,7 +109,8 @@ def _markdown(block: Block, folder: Path) -> str:
             rule = "|".join([":--", *["--:"] * (len(block.columns) - 1)])
             lines = [" | ".join(markdown(column) for column in block.columns), rule]
             lines += [" | ".join(_markdown_cell(cell) for cell in row) for row in block.rows]
-            return f"**{markdown(block.title)}**\n\n" + "\n".join(f"| {line} |" for line in lines)
+            note = f"\n\n*{markdown(block.note)}*" if block.note else ""
+            return f"**{markdown(block.title)}**\n\n" + "\n".join(f"| {line} |" for line in lines) + note
 
 
 def _markdown_cell(cell: TableCell) -> str:
@@ -112,7 +133,8 @@ def _html(block: Block) -> str:
             head = "".join(f"<th>{escape(column)}</th>" for column in block.columns)
             rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in block.rows)
             table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            return f"<figure><figcaption>{escape(block.title)}</figcaption>{table}</figure>"
+            note = f'<p class="note">{escape(block.note)}</p>' if block.note else ""
+            return f"<figure><figcaption>{escape(block.title)}</figcaption>{table}{note}</figure>"
 
 
 def _html_cell(cell: TableCell) -> str:
@@ -120,11 +142,12 @@ def _html_cell(cell: TableCell) -> str:
     return f"<td><strong>{text}</strong></td>" if cell.strong else f"<td>{text}</td>"
 
 
-def _latex_table(table: Table) -> str:
+def _latex_table(table: Table, label: str) -> str:
     lines = [
         r"\begin{table}[ht]",
         r"\centering\small",
         rf"\caption{{{latex(table.title)}}}",
+        rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         r"\toprule",
         _latex_row(latex(column) for column in table.columns),
@@ -132,6 +155,7 @@ def _latex_table(table: Table) -> str:
         *(_latex_row(map(_latex_cell, row)) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
+        *([rf"\par\smallskip\footnotesize {latex(table.note)}"] if table.note else []),
         r"\end{table}",
     ]
     return "\n".join(lines)
@@ -163,6 +187,7 @@ th { font-weight: 600; white-space: normal; color: var(--soft); vertical-align: 
 thead th { border-bottom: 2px solid var(--line); }
 td { border-bottom: 1px solid var(--line); }
 tbody tr:nth-child(even) { background: var(--band); }
+.note { color: var(--soft); font-size: .85rem; margin: .5em 0 0; max-width: none; }
 td strong { background: var(--mark); border-radius: 4px; padding: .1em .4em; margin-right: -.4em; }
 img { display: block; width: 100%; max-width: 860px; margin: 1.2em 0; }
 @media print { main { max-width: none; padding: 0; } h2 { break-before: auto; } figure, img { break-inside: avoid; } }

@@ -69,4 +69,4 @@ def _rungs(results: SweepResults) -> Table:
                 TableCell(f"{saved:,}"),
             )
         )
-    return Table("Trials by rung", ("rung", "compared", "stopped", "steps saved"), tuple(rows))
+    return Table("Trials by rung", ("rung", "compared", "stopped", "steps saved"), tuple(rows), name="rungs")

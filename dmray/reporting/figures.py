@@ -19,6 +19,19 @@ from dmray.reporting.results import Comparison, SeedGroup, TrialResult
 
 _LINES = ("-", "--", ":", "-.")  # for several models of one method
 _MOST_MARKERS, _MOST_POINTS = 12, 200
+_MARGIN = 0.08  # above and below the data, as a share of their range
+_TEXT_HEIGHT = 0.12  # of a label, as a share of the axes
+_REFERENCES: dict[float, str] = {0.0: "random", 100.0: "expert"}  # by normalized score
+_REFERENCE_LINE: dict[str, Any] = {"color": "#8a94a0", "linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 1}
+_REFERENCE_TEXT: dict[str, Any] = {
+    "textcoords": "offset points",
+    "ha": "center",
+    "va": "bottom",
+    "fontsize": 8.5,
+    "color": "#5b6675",
+    "annotation_clip": False,
+}
+_TITLE: dict[str, Any] = {"fontsize": 13, "fontweight": "bold"}
 
 
 class Curve(NamedTuple):
@@ -63,10 +76,14 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
     for seed_group, curve in curves:
         _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
-    _draw_references(axes, comparison)
+    low, high = _zoomed(
+        min(min(curve.low) for _, curve in curves),
+        max(max(curve.high) for _, curve in curves),
+    )
+    axes.set_ylim(low, high)
+    _draw_references(axes, comparison, low, high)
     _format_axes(axes, comparison.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
-    axes.set_xlim(left=0)
     _save(figure, path)
     return True
 
@@ -81,15 +98,32 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     figure, axes = _new_figure(len(group.ranked))
     methods = {label: group.seed_groups(label)[0].method for label in group.ranked}
     lines = {method: cycle(_LINES) for method in methods.values()}
-    highest = max(float(np.max(np.concatenate(group.scores(label)))) for label in methods)
-    thresholds = np.linspace(0, max(100.0, highest) * 1.02, 200)
+    runs = np.concatenate([each for label in methods for each in group.scores(label)])
+    low, high = _zoomed(float(runs.min()), float(runs.max()))
+    thresholds = np.linspace(low, high, 200)
     for label, method in methods.items():
-        share, low, high = performance_profile(group.scores(label), thresholds)
-        colour = METHODS[method].colour
-        axes.plot(thresholds, share, color=colour, linestyle=next(lines[method]), linewidth=2.0, label=label)
-        axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
-    _format_axes(axes, "Performance profiles", "normalized score", "share of runs above")
-    axes.set_ylim(0, 1.03)
+        share, lowest, highest = performance_profile(group.scores(label), thresholds)
+        look = METHODS[method]
+        axes.plot(
+            thresholds,
+            share,
+            color=look.colour,
+            linestyle=next(lines[method]),
+            marker=look.marker,
+            markersize=5,
+            markevery=len(thresholds) // _MOST_MARKERS,
+            linewidth=2.0,
+            label=label,
+        )
+        axes.fill_between(thresholds, lowest, highest, color=look.colour, alpha=0.15, linewidth=0)
+    for height, name in _REFERENCES.items():
+        if low <= height <= high:
+            axes.axvline(height, **_REFERENCE_LINE)
+            axes.annotate(f"{name} = {height:g}", (height, 1.0), (0, 2), ("data", "axes fraction"), **_REFERENCE_TEXT)
+    _format_axes(axes, "", "normalized score", "share of runs above")
+    figure.suptitle(f"Performance profiles over {len(group.complete)} data sets", x=0.01, ha="left", **_TITLE)
+    axes.set_xlim(low, high)
+    axes.set_ylim(-0.02, 1.03)
     _save(figure, path)
     return True
 
@@ -121,7 +155,7 @@ def _new_figure(curves: int) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, max(4.2, 1.0 + 0.22 * curves)), dpi=160, layout="constrained")
+    figure = Figure(figsize=(9.0, max(4.2, 1.0 + 0.22 * curves)), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
@@ -155,35 +189,50 @@ def _draw_curve(axes: Any, seed_group: SeedGroup, curve: Curve, line: str) -> No
         axes.fill_between(curve.steps, curve.low, curve.high, color=method.colour, alpha=0.15, linewidth=0)
 
 
-def _draw_references(axes: Any, comparison: Comparison) -> None:
-    reference = comparison.task.reference
-    lines = ((0.0, "reference minimum", reference.minimum), (100.0, "reference maximum", reference.maximum))
-    for height, name, raw in lines:
-        axes.axhline(height, color="#8a94a0", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+def _zoomed(low: float, high: float) -> tuple[float, float]:
+    """The limits of an axis that shows scores from `low` to `high`, and little more."""
+    margin = max(_MARGIN * (high - low), 1.0)
+    return low - margin, high + margin
+
+
+def _draw_references(axes: Any, comparison: Comparison, low: float, high: float) -> None:
+    """The lines of a random policy and of an expert, with their raw returns, beside the axes where no curve is.
+
+    A line outside of the axes is only named, with an arrow to where it is.
+    """
+    raw = comparison.task.reference
+    texts: dict[float, list[str]] = {}
+    for score, name in _REFERENCES.items():
+        text = f"{name} = {score:g}\n(return {raw.minimum if score == 0 else raw.maximum:,.1f})"
+        if low <= score <= high:
+            axes.axhline(score, **_REFERENCE_LINE)
+        else:
+            text = f"{chr(0x2193) if score < low else chr(0x2191)} {text}"
+        texts.setdefault(min(max(score, low), high), []).append(text)
+    heights = sorted(texts)
+    if len(heights) > 1 and heights[1] - heights[0] < _TEXT_HEIGHT * (high - low):  # they would overprint
+        texts = {heights[0]: [*texts[heights[1]], *texts[heights[0]]]}
+    for height, lines in texts.items():
+        place = "bottom" if height == low else "top" if height == high else "center"
         axes.annotate(
-            f"{name} ({raw:,.1f})",
-            xy=(1.0, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(-3, 3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=8.5,
-            color="#5b6675",
+            "\n".join(reversed(lines) if height == low else lines),
+            (1.0, height),
+            (6, 0),
+            ("axes fraction", "data"),
+            **{**_REFERENCE_TEXT, "ha": "left", "va": place},
         )
 
 
 def _format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
+    axes.set_title(title, loc="left", **_TITLE)
     axes.set_xlabel(x_label, fontsize=11)
     axes.set_ylabel(y_label, fontsize=11)
     axes.tick_params(labelsize=10)
-    axes.margins(y=0.08)
     axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=10)
+    axes.figure.legend(loc="outside right upper", frameon=False, fontsize=10)
 
 
 def _thousands(value: float, _: int) -> str:

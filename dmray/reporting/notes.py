@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from dmray.records.identity import UNKNOWN, differing_parts, section, simulator_releases
 from dmray.reporting.document import Block, Bullets, Heading, Paragraph
-from dmray.reporting.results import SweepResults, TrialResult
+from dmray.reporting.results import Protocol, SweepResults, TrialResult
 
 _WHAT = {
     "data": "contents of the data set",
@@ -22,7 +22,14 @@ _WARNING = ("warning", "warn:")
 
 def warnings_of(results: SweepResults) -> list[str]:
     """Sentences for the top of a report: what sets results apart, and trials whose records are damaged or mixed."""
-    return [*_apart(results), *_same_content(results), *results.run_twice, *_mixed(results), *_damaged(results)]
+    return [
+        *_apart(results),
+        *_evaluated_differently(results),
+        *_same_content(results),
+        *results.run_twice,
+        *_mixed(results),
+        *_damaged(results),
+    ]
 
 
 def note_blocks(results: SweepResults) -> Iterable[Block]:
@@ -59,14 +66,35 @@ def _apart(results: SweepResults) -> Iterable[str]:
         identities = [trial.identity for trial in trials if trial.identity is not None]
         for part in differing_parts(identities):
             counts = Counter(identity.values()[part] or "of dmray" for identity in identities)
-            listed = ", ".join(
-                f"{value}{_details(part, value, trials)} ({count} trial{'s' if count > 1 else ''})"
-                for value, count in counts.items()
-            )
+            listed = ", ".join(f"{value} ({count} trial{'s' if count > 1 else ''})" for value, count in counts.items())
+            changed = _changes(part, counts, trials)
             yield (
-                f"{dataset}: its trials ran with {len(counts)} {_WHAT[part]}: {listed}. Their results are apart: they "
-                "share no mean and no comparison. To compare them, delete the folders of the others and use --resume."
+                f"{dataset}: its trials ran with {len(counts)} {_WHAT[part]}: {listed}.{changed} "
+                "Their results are apart: they share no mean and no comparison. To compare them, delete the folders of "
+                "the others and use --resume."
             )
+
+
+def _evaluated_differently(results: SweepResults) -> Iterable[str]:
+    """Data sets that the sweep files evaluate in several ways."""
+    protocols: dict[str, dict[Protocol, None]] = {}
+    for comparison in results.comparisons:
+        protocols.setdefault(comparison.dataset.name, {})[comparison.protocol] = None
+    for dataset, several in protocols.items():
+        if len(several) > 1:
+            changed = _listed({str(place): each.settings for place, each in enumerate(several, 1)}, "in table {}")
+            yield (
+                f"{dataset}: the sweep files evaluate it in {len(several)} ways, which have separate tables and are "
+                f"not compared. What differs: {changed}."
+            )
+
+
+def _flat(facts: Mapping[str, object]) -> dict[str, object]:
+    """With the parts of a fact by their own names: "reference minimum"."""
+    found: dict[str, object] = {}
+    for name, value in facts.items():
+        found |= {f"{name} {part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _same_content(results: SweepResults) -> Iterable[str]:
@@ -83,23 +111,49 @@ def _same_content(results: SweepResults) -> Iterable[str]:
             )
 
 
-def _details(part: str, value: str, trials: list[TrialResult]) -> str:
-    """What people know a digest by."""
-    first = next((t for t in trials if t.identity is not None and t.identity.values()[part] == value), None)
-    if first is None or first.identity is None or "+" in value:
+def _changes(part: str, values: Iterable[str], trials: list[TrialResult]) -> str:
+    """What differs between the identities with these values of `part`, by the names that people know."""
+    facts = {}
+    for value in values:
+        known = (t for t in trials if t.identity is not None and (t.identity.values()[part] or "of dmray") == value)
+        if "+" not in value and (first := next(known, None)) is not None:
+            facts[value] = _facts(part, first)
+    if len(facts) < 2 or part == "method":
         return ""
-    versions, git = section(first.provenance, "versions"), section(first.provenance, "git")
+    if changed := _listed(facts, "in {}"):
+        return f" What differs: {changed}."
+    return "" if part == "data" else " The records do not say what differs."
+
+
+def _listed(facts: Mapping[str, Mapping[str, str]], where: str) -> str:
+    """The facts that are not equal everywhere: "envpool 0.8.4 in 3fa9c1, 0.9.0 in 77ab01; horizon ..."."""
+    names = dict.fromkeys(name for each in facts.values() for name in each)
+    differing = [name for name in names if len({each.get(name) for each in facts.values()}) > 1]
+    return "; ".join(
+        f"{name} " + ", ".join(f"{each.get(name, 'none')} {where.format(value)}" for value, each in facts.items())
+        for name in differing
+    )
+
+
+def _facts(part: str, trial: TrialResult) -> dict[str, str]:
+    """What the records of a trial say about a part of its identity."""
+    made, evaluation = trial.provenance, trial.trial.evaluation
+    versions, git = section(made, "versions"), section(made, "git")
     named: dict[str, object] = {}
-    if part == "protocol":
-        named = {**simulator_releases(first.provenance)}
-    elif part == "code":
+    if part == "data":
+        named = section(made, "dataset")
+    elif part == "protocol":
         named = {
-            "dmray": versions.get("dmray"),
-            "torch": versions.get("torch"),
-            "git": str(git.get("commit") or "")[:7],
+            **simulator_releases(made),
+            **_flat(section(made, "task")),
+            "decode mode": evaluation.decode,
+            "episodes": evaluation.episodes,
+            "evaluation seed": evaluation.seed,
         }
-    text = ", ".join(f"{name} {version}" for name, version in named.items() if version)
-    return f" = {text}" if text else ""
+    elif part == "code":
+        named = {name: versions.get(name) for name in ("dmray", "torch", "numpy")}
+        named["git commit"] = str(git.get("commit") or "")[:7]
+    return {name: str(value) for name, value in named.items() if value not in (None, "")}
 
 
 def _mixed(results: SweepResults) -> Iterable[str]:

@@ -47,7 +47,7 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
                     )
                 )
     columns = ("data set", "method", "paper", "ours, last", "ours, best", "paper, normalized")
-    return Table("Raw returns in the paper and here", columns, tuple(rows)) if rows else None
+    return Table("Raw returns in the paper and here", columns, tuple(rows), name="paper") if rows else None
 
 
 def _same_protocol(comparison: Comparison) -> bool:

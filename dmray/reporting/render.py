@@ -10,8 +10,17 @@ from dmray.errors import StorageError
 from dmray.files import write_atomic
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
-from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
+from dmray.reporting.across import (
+    ProtocolResults,
+    aggregate_table,
+    cost_table,
+    data_sets,
+    improvement_table,
+    results_by_protocol,
+)
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
+from dmray.reporting.compared import compare, differences_table
+from dmray.reporting.differences import RESOLUTION
 from dmray.reporting.document import (
     Block,
     Bullets,
@@ -30,7 +39,7 @@ from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
 from dmray.reporting.search import search_blocks, search_columns, search_figures
-from dmray.reporting.tables import leader_text, overview_table, score_table
+from dmray.reporting.tables import candidates_over, leader_text, overview_table, score_table
 
 _MOST_LISTED = 50
 
@@ -140,10 +149,10 @@ def report_blocks(
             yield from _all_data_sets(group, figures.profiles.get(place), baseline)
     for position, comparison in enumerate(results.comparisons):
         yield Heading(_title(results, position), 2)
-        yield Paragraph(leader_text(comparison))
-        yield score_table(comparison)
+        yield Paragraph(leader_text(comparison, baseline))
+        yield score_table(comparison, baseline)
         if id(comparison) in alone:
-            yield from _improvement_and_cost(alone[id(comparison)], baseline)
+            yield from _differences_and_cost(alone[id(comparison)], baseline)
         if position in figures.curves:
             yield Image(figures.curves[position], f"learning curves of {comparison.name}")
         yield Bullets(tuple(_notes(comparison)))
@@ -176,12 +185,15 @@ def _all_data_sets(group: ProtocolResults, profiles: Path | None, baseline: str 
     yield aggregate_table(group)
     if profiles is not None:
         yield Image(profiles, f"performance profiles, {group.name}")
-    yield from _improvement_and_cost(group, baseline)
+    yield from _differences_and_cost(group, baseline)
 
 
-def _improvement_and_cost(group: ProtocolResults, baseline: str | None) -> Iterable[Block]:
-    if improvement := improvement_table(group, baseline):
-        yield improvement
+def _differences_and_cost(group: ProtocolResults, baseline: str | None) -> Iterable[Block]:
+    if comparisons := compare(candidates_over(group), baseline):
+        yield differences_table(comparisons, data_sets(group), group.slug)
+        if outlooks := tuple(outlook for each in comparisons if (outlook := each.outlook())):
+            yield Bullets(outlooks)
+        yield improvement_table(group, [(each.first, each.second) for each in comparisons])
     yield cost_table(group)
 
 
@@ -190,10 +202,17 @@ _EXPLANATIONS = (
     "(for most tasks), 100 is an expert or a controller.",
     "Last is the score of the final weights and the main result. Best is the highest score during training. It is "
     "chosen by looking at the evaluations, so it is optimistic. Last and best must not be compared with each other.",
-    "Last ten is the mean of the last ten evaluations. It depends less on a single lucky or unlucky evaluation.",
+    "Last ten (or last 4, where there are only four) is the mean of so many last evaluations. It depends less on a "
+    "single lucky or unlucky evaluation.",
+    "A difference is settled if a t test over seeds finds it at 5 %, corrected by Holm for all comparisons of its "
+    "table: each method with its baselines of the same size, and the highest mean with every other. If both methods "
+    "have the same seeds, the seeds are paired; otherwise it is Welch's test. Scores that differ by less than "
+    f"{RESOLUTION:g} points are level. The tests assume that differences over seeds are about normally distributed.",
+    "Not settled does not mean equal: below the table is the true difference that so few seeds would find, and how "
+    "many more seeds would find the measured one.",
     "IQM is the interquartile mean: the mean of the middle half of all runs. Intervals contain 95 % of 2,000 "
     "stratified bootstrap draws (seeds are drawn within each data set; Agarwal et al. 2021). With three or four seeds "
-    "they are rough.",
+    "they are too narrow: with three seeds, one in four excludes the truth.",
     "Probability of improvement: the share of pairs in which the run of one method has a higher score than the run of "
     "the other on the same data set. Ties count one half; the mean is over data sets. It does not say how large the "
     "difference is.",
@@ -287,7 +306,8 @@ def _missing(results: SweepResults) -> Iterable[Block]:
         )
         for result in lacking[:_MOST_LISTED]
     )
-    yield Table(f"{len(lacking)} trials without a last score", ("trial", "status", "steps", "reason"), rows)
+    title = f"{len(lacking)} trials without a last score"
+    yield Table(title, ("trial", "status", "steps", "reason"), rows, name="missing")
     if len(lacking) > _MOST_LISTED:
         yield Paragraph(f"And {len(lacking) - _MOST_LISTED} more; trials.csv lists all.")
 

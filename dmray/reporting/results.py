@@ -46,6 +46,16 @@ class Protocol:
     episodes: int
     seed: int
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Its fields as people know them."""
+        return {
+            "simulation": self.simulation,
+            "decode mode": self.decode,
+            "episodes": str(self.episodes),
+            "evaluation seed": str(self.seed),
+        }
+
     def __str__(self) -> str:
         return f"{self.simulation}, decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}"
 
@@ -93,10 +103,15 @@ class TrialResult:
         """The highest score during training; None unless the trial finished, as for `last`."""
         return self.scores.best if self.status is TrialStatus.FINISHED else None
 
+    def mean_of_last(self, count: int) -> float | None:
+        """The mean normalized score of the last `count` evaluations; None unless it finished and has as many."""
+        enough = self.status is TrialStatus.FINISHED and self.num_evaluations >= count
+        return self.scores.mean_of_last(count) if enough else None
+
     @property
-    def last_ten(self) -> float | None:
-        """The mean normalized score of the last ten evaluations; None unless the trial finished."""
-        return self.scores.mean_of_last(10) if self.status is TrialStatus.FINISHED else None
+    def num_evaluations(self) -> int:
+        """The number of evaluations over all episodes: those that are not quick."""
+        return int((~self.scores.quick).sum())
 
 
 @dataclass(frozen=True)

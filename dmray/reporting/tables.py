@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Literal
 
 import numpy as np
 
@@ -13,95 +12,163 @@ from dmray.progress.trial_status import TrialStatus
 from dmray.records import Spread
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
+from dmray.reporting.compared import BOLD_RULE, Candidate, Compared, compare, marked
 from dmray.reporting.document import Table, TableCell
-from dmray.reporting.results import UNSCORED, Comparison, SeedGroup
+from dmray.reporting.results import UNSCORED, Comparison, SeedGroup, TrialResult
 
 NOTHING = "-"
 STOPPED = TrialStatus.STOPPED_EARLY.label
 IQM = "last, IQM [95 %]"
-LAST_TEN = "last ten, normalized"
+RAW = "last, raw return"
 MISSING = "without a score"
-_COLUMNS: tuple[tuple[str, Callable[[SeedGroup], Spread | None]], ...] = (
-    ("last, normalized", lambda seed_group: _spread(seed_group, "last", "normalized")),
-    ("best, normalized", lambda seed_group: _spread(seed_group, "best", "normalized")),
-    (
-        LAST_TEN,
-        lambda seed_group: Spread.of([mean for trial in seed_group.scored if (mean := trial.last_ten) is not None]),
-    ),
-    ("last, raw return", lambda seed_group: _spread(seed_group, "last", "return_mean")),
-)
+_TEN = 10
+
+_Value = Callable[[TrialResult], float | None]  # of a trial that has finished
 
 
-def score_table(comparison: Comparison) -> Table:
-    """The table of a data set: a row per method, mean ± deviation over seeds. The highest mean of a column is bold."""
-    spreads = [[spread_of(seed_group) for _, spread_of in _COLUMNS] for seed_group in comparison.seed_groups]
-    tops = [_top(column) for column in zip(*spreads, strict=True)]
-    lacking = any(_missing(seed_group) != NOTHING for seed_group in comparison.seed_groups)
-    rows = tuple(
-        (
-            TableCell(seed_group.label),
-            TableCell(f"{seed_group.count(TrialStatus.FINISHED)} of {len(seed_group.trials)}"),
-            *(_cell(spread, top) for spread, top in zip(row, tops, strict=True)),
-            TableCell(_iqm(seed_group)),
-            *([TableCell(_missing(seed_group))] if lacking else []),
-        )
-        for seed_group, row in zip(comparison.seed_groups, spreads, strict=True)
+def score_table(comparison: Comparison, baseline: str | None = None) -> Table:
+    """The table of a data set: a row per method, mean ± deviation over seeds; bold as `BOLD_RULE` says."""
+    rows = [[TableCell(each.label), TableCell(_seeds(each))] for each in comparison.seed_groups]
+    columns = ["method", "seeds"]
+    for name, value in _score_columns(comparison):
+        columns.append(name)
+        spreads = [spread_over(each, value) for each in comparison.seed_groups]
+        candidates = candidates_of(comparison, value)
+        best = marked(candidates, compare(candidates, baseline))
+        for row, spread in zip(rows, spreads, strict=True):
+            row.append(TableCell(spread_text(spread), row[0].text in best))
+    columns.append(IQM)
+    for row, seed_group in zip(rows, comparison.seed_groups, strict=True):
+        row.append(TableCell(_iqm(seed_group)))
+    missing = [_missing(seed_group) for seed_group in comparison.seed_groups]
+    if any(text != NOTHING for text in missing):
+        columns.append(MISSING)
+        for row, text in zip(rows, missing, strict=True):
+            row.append(TableCell(text))
+    return Table(
+        f"{comparison.name} ({comparison.protocol}): mean ± std over seeds",
+        tuple(columns),
+        tuple(map(tuple, rows)),
+        note=BOLD_RULE.format(line="column") if len(rows) > 1 else "",
+        name=f"scores-{comparison.name}",
     )
-    columns = ("method", "seeds", *(name for name, _ in _COLUMNS), IQM, *([MISSING] if lacking else []))
-    return Table(f"{comparison.name} ({comparison.protocol}): mean ± std over seeds", columns, rows)
+
+
+def last_few(comparison: Comparison) -> str | None:
+    """The name of the column with the mean of the last evaluations: "last ten, normalized", or of fewer, or None."""
+    count = _last_count(comparison)
+    return None if count < 2 else f"last {'ten' if count == _TEN else count}, normalized"
+
+
+def candidates_of(comparison: Comparison, value: _Value) -> list[Candidate]:
+    """The rows of a data set that have scores, as what is compared."""
+    return [_candidate([each], value) for each in comparison.seed_groups if spread_over(each, value) is not None]
+
+
+def last_normalized(trial: TrialResult) -> float | None:
+    """The main result."""
+    return trial.last.normalized if trial.last else None
+
+
+def _score_columns(comparison: Comparison) -> Iterable[tuple[str, _Value]]:
+    yield "last, normalized", last_normalized
+    yield "best, normalized", lambda trial: trial.best.normalized if trial.best else None
+    if name := last_few(comparison):
+        count = _last_count(comparison)
+        yield name, lambda trial: trial.mean_of_last(count)
+    yield RAW, lambda trial: trial.last.return_mean if trial.last else None
+
+
+def _last_count(comparison: Comparison) -> int:
+    """Over how many last evaluations all trials that have finished can be averaged, ten at most."""
+    finished = [trial.num_evaluations for trial in comparison.trials if trial.last is not None]
+    return min([*finished, _TEN]) if finished else 0
+
+
+def _candidate(seed_groups: Sequence[SeedGroup], value: _Value) -> Candidate:
+    """A method on one or several data sets."""
+    first = seed_groups[0].trials[0].trial
+    scores = tuple(_by_seed(each, value) for each in seed_groups)
+    model, training = first.model.model_dump(), first.training.model_dump()
+    return Candidate(seed_groups[0].label, first.method, model, training, scores)
+
+
+def _by_seed(seed_group: SeedGroup, value: _Value) -> dict[int, float]:
+    return {trial.trial.seed: score for trial in seed_group.scored if (score := value(trial)) is not None}
+
+
+def candidates_over(group: ProtocolResults) -> list[Candidate]:
+    """The ranked methods over all complete data sets of a protocol; empty if there are none."""
+    rows = {
+        label: [each for comparison in group.complete for each in comparison.seed_groups if each.label == label]
+        for label in group.ranked
+    }
+    return [_candidate(seed_groups, last_normalized) for seed_groups in rows.values() if seed_groups]
+
+
+def _seeds(seed_group: SeedGroup) -> str:
+    return f"{seed_group.count(TrialStatus.FINISHED)} of {len(seed_group.trials)}"
 
 
 def overview_table(group: ProtocolResults) -> Table:
-    """The last normalized scores: a row per data set, a column per method."""
-    labels, comparisons = group.labels, group.comparisons
-    spreads = [
-        {seed_group.label: _spread(seed_group, "last", "normalized") for seed_group in comparison.seed_groups}
-        for comparison in comparisons
-    ]
-    stopped = [
-        {seed_group.label for seed_group in comparison.seed_groups if seed_group.stopped} for comparison in comparisons
-    ]
-    rows = [
-        (TableCell(comparison.name), *_marked([row.get(label) for label in labels], [x in out for x in labels]))
-        for comparison, row, out in zip(comparisons, spreads, stopped, strict=True)
-    ]
-    whole = [row for row in spreads if group.ranked and all(row.get(label) is not None for label in group.ranked)]
-    if len(whole) > 1:
-        means = [
-            Spread.of([spread.mean for row in whole if (spread := row[label])]) if label in group.ranked else None
-            for label in labels
-        ]
-        averages = [Spread(mean.mean, None, mean.n) if mean else None for mean in means]
-        rows.append((TableCell(f"mean of the {len(whole)} data sets that all methods have"), *_marked(averages)))
-    return Table(f"Last normalized score, mean ± std over seeds ({group.name})", ("data set", *labels), tuple(rows))
+    """The last normalized scores: a row per data set, a column per method; bold as `BOLD_RULE` says."""
+    labels = group.labels
+    rows = []
+    for comparison in group.comparisons:
+        candidates = candidates_of(comparison, last_normalized)
+        best = marked(candidates, compare(candidates))
+        cells = {
+            seed_group.label: TableCell(
+                STOPPED if seed_group.stopped else spread_text(spread_over(seed_group, last_normalized)),
+                seed_group.label in best,
+            )
+            for seed_group in comparison.seed_groups
+        }
+        rows.append((TableCell(comparison.name), *(cells.get(label, TableCell(NOTHING)) for label in labels)))
+    if len(group.complete) > 1:
+        over_all = candidates_over(group)
+        best = marked(over_all, compare(over_all))
+        means = {each.label: TableCell(f"{each.mean:.1f}", each.label in best) for each in over_all}
+        name = f"mean of the {len(group.complete)} data sets that all methods have"
+        rows.append((TableCell(name), *(means.get(label, TableCell(NOTHING)) for label in labels)))
+    return Table(
+        f"Last normalized score, mean ± std over seeds ({group.name})",
+        ("data set", *labels),
+        tuple(rows),
+        note=BOLD_RULE.format(line="row") if len(labels) > 1 else "",
+        name=f"overview-{group.slug}",
+    )
 
 
-def leader_text(comparison: Comparison) -> str:
-    """Sentences that say which method has the highest last score, and by how many standard errors it leads.
+def leads(comparison: Comparison, baseline: str | None = None) -> list[Compared]:
+    """The method with the highest last score and the next one, and a method and its baseline that have one row each.
 
-    Also compares the first method of the registry with its baseline, if each has one row.
+    Of the latter the first in the registry's order.
     """
-    scored = [
-        (seed_group, spread)
-        for seed_group in comparison.seed_groups
-        if (spread := _spread(seed_group, "last", "normalized"))
-    ]
-    if len(scored) < 2:
-        return " ".join(["Too few methods have finished to compare.", *_left_out(comparison)])
-    ranked = sorted(scored, key=lambda item: -item[1].mean)
-    with_baseline = _first_method_and_baseline(ranked)
-    pairs = [ranked[:2], with_baseline] if with_baseline and with_baseline != ranked[:2] else [ranked[:2]]
-    leads = [_lead((first.label, ahead), (second.label, behind)) for (first, ahead), (second, behind) in pairs]
-    return " ".join([*leads, *_left_out(comparison)])
+    candidates = sorted(candidates_of(comparison, last_normalized), key=lambda each: -each.mean)
+    if len(candidates) < 2:
+        return []
+    found = {frozenset((each.first, each.second)): each for each in compare(candidates, baseline)}
+    wanted = [frozenset(each.label for each in candidates[:2])]
+    if pair := _first_method_and_baseline(candidates):
+        wanted.append(frozenset(pair))
+    return [found[pair] for pair in dict.fromkeys(wanted) if pair in found]
 
 
-def _first_method_and_baseline(ranked: list[tuple[SeedGroup, Spread]]) -> list[tuple[SeedGroup, Spread]]:
-    """The rows of a method and one of its baselines, the better first; empty if no such pair has one row each."""
+def leader_text(comparison: Comparison, baseline: str | None = None) -> str:
+    """Sentences that say which method has the highest last score, by how much, and whether that is settled."""
+    compared = leads(comparison, baseline)
+    sentences = [each.lead() for each in compared] or ["Too few methods have finished to compare."]
+    return " ".join([*sentences, *_left_out(comparison)])
+
+
+def _first_method_and_baseline(candidates: Sequence[Candidate]) -> list[str]:
+    """The labels of a method and one of its baselines; empty if no such pair has one row each."""
     for name in METHODS:
         for baseline in METHODS[name].baselines:
-            rows = [item for item in ranked if item[0].method in (name, baseline)]
-            if len(rows) == 2 and rows[0][0].method != rows[1][0].method:
-                return rows
+            rows = [each for each in candidates if each.method in (name, baseline)]
+            if len(rows) == 2 and rows[0].method != rows[1].method:
+                return [each.label for each in rows]
     return []
 
 
@@ -112,19 +179,6 @@ def _left_out(comparison: Comparison) -> Iterable[str]:
         yield f"Not compared, because seeds were stopped early: {', '.join(stopped)}."
 
 
-def _lead(first: tuple[str, Spread], second: tuple[str, Spread]) -> str:
-    (winner, ahead), (loser, behind) = first, second
-    lead = ahead.mean - behind.mean
-    if lead == 0:
-        return f"{winner} and {loser} have the same last normalized score, {ahead.mean:.1f}."
-    sentence = f"{winner} is ahead of {loser} by {lead:.1f} normalized points (last score"
-    if ahead.standard_error is None or behind.standard_error is None:
-        return f"{sentence}; with one seed there is no standard error)."
-    error = (ahead.standard_error**2 + behind.standard_error**2) ** 0.5
-    settled = "more than" if lead > 2 * error else "within"
-    return f"{sentence}, standard error {error:.1f}: {settled} two standard errors; {ahead.n} and {behind.n} seeds)."
-
-
 def spread_text(spread: Spread | None) -> str:
     """Mean ± standard deviation as text; `NOTHING` for None."""
     if spread is None:
@@ -132,27 +186,9 @@ def spread_text(spread: Spread | None) -> str:
     return f"{spread.mean:.1f}" if spread.std is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
 
 
-def _marked(spreads: Sequence[Spread | None], stopped: Sequence[bool] | None = None) -> list[TableCell]:
-    top = _top(spreads)
-    seed_groups = [_cell(spread, top) for spread in spreads]
-    return [
-        TableCell(STOPPED) if out else seed_group
-        for seed_group, out in zip(seed_groups, stopped or [False] * len(seed_groups), strict=True)
-    ]
-
-
-def _cell(spread: Spread | None, top: float | None) -> TableCell:
-    return TableCell(spread_text(spread), spread is not None and spread.mean == top)
-
-
-def _top(spreads: Iterable[Spread | None]) -> float | None:
-    """The highest mean; None if there are fewer than two."""
-    means = [spread.mean for spread in spreads if spread is not None]
-    return max(means) if len(means) > 1 else None
-
-
-def _spread(seed_group: SeedGroup, which: Literal["last", "best"], value: str) -> Spread | None:
-    return seed_group.spread(which, lambda score: float(getattr(score, value)))
+def spread_over(seed_group: SeedGroup, value: _Value) -> Spread | None:
+    """Mean and deviation of `value` over the seeds that count; None without one."""
+    return Spread.of(list(_by_seed(seed_group, value).values()))
 
 
 def _iqm(seed_group: SeedGroup) -> str:

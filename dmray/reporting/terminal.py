@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from dmray.escaping import one_line
@@ -13,10 +14,8 @@ from dmray.records import SweepFolder
 from dmray.reporting.document import Table
 from dmray.reporting.notes import notes_on_data, warnings_of
 from dmray.reporting.results import SweepResults, collect
-from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, leader_text, score_table
+from dmray.reporting.tables import IQM, MISSING, NOTHING, RAW, last_few, leader_text, leads, score_table
 from dmray.terminal import FittingTable
-
-_ONLY_IN_THE_REPORT = frozenset({LAST_TEN, IQM})
 
 
 def render_summary(folder: SweepFolder) -> Group:
@@ -39,18 +38,38 @@ def _parts(results: SweepResults) -> Iterable[RenderableType]:
     for dataset, notes in notes_on_data(results).items():
         yield Text("\n".join(f"{dataset}: {one_line(note)}" for note in notes) + "\n")
     for comparison in results.comparisons:
-        yield _rich(score_table(comparison))
+        yield _ScoreTable(score_table(comparison), {IQM, last_few(comparison)})
         yield Text(leader_text(comparison), style="bold")
+        yield from (Text(outlook) for each in leads(comparison) if (outlook := each.outlook()))
         yield Text("last: the final weights, the main result; best: the highest during training\n", style="dim")
 
 
-def _rich(table: Table) -> FittingTable:
-    """Convert a table for the terminal, without empty columns and without those that do not fit into 80 characters."""
+@dataclass(frozen=True)
+class _ScoreTable:
+    """A table of scores. A terminal that is too narrow for it gets it without raw returns, with a word about that.
+
+    If that does not fit either, all of it is printed, one cell a line.
+    """
+
+    table: Table
+    left_out: Collection[str | None]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        drawn, narrow = _rich(self.table, self.left_out), _rich(self.table, {*self.left_out, RAW})
+        if drawn.fits(console, options) or not narrow.fits(console, options):
+            yield drawn
+        else:
+            yield narrow
+            yield Text("raw returns are in the report, and here if the terminal is wider", style="dim")
+
+
+def _rich(table: Table, left_out: Collection[str | None]) -> FittingTable:
+    """Convert a table for the terminal, without empty columns and without those that are left out."""
     drawn = FittingTable(title=table.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     wanted = [
         place
         for place, name in enumerate(table.columns)
-        if name not in _ONLY_IN_THE_REPORT and any(row[place].text != NOTHING for row in table.rows)
+        if name not in left_out and any(row[place].text != NOTHING for row in table.rows)
     ]
     for place in wanted:
         number = place > 0 and table.columns[place] != MISSING

@@ -52,19 +52,24 @@ class PlaceableEngine(VectorEngine, Protocol):
 
 @dataclass(frozen=True)
 class Scene:
-    """What a film shows: a MuJoCo model, its positions in each frame, a camera, and the seconds between two frames."""
+    """What a film shows: a MuJoCo model, its positions in each frame, a camera, and the seconds between two frames.
+
+    `ground`: the height of the floor, where the goal is marked.
+    """
 
     model: Any
     positions: np.ndarray  # (T, nq)
     camera: Any  # a camera's number in the model, or an MjvCamera
     step_s: float
+    ground: float = 0.0
 
 
 @dataclass(frozen=True)
 class FloorPlan:
-    """The ground that an episode's path is drawn on: cells with columns to the right and rows downwards.
+    """The ground that an episode's path is drawn on: cells with columns to the right.
 
-    A cell's middle is at whole numbers (column, row). `goals` gives the goal of each episode, (n, 2) in the
+    Rows go downwards where x runs along them, upwards where y does: so the picture is what a camera above shows. A
+    cell's middle is at whole numbers (column, row). `goals` gives the goal of each episode, (n, 2) in the
     simulator's coordinates, for the seeds of n episodes.
     """
 

@@ -56,6 +56,9 @@ def camera_at(lookat: Sequence[float], distance: float, azimuth: float, elevatio
     return camera
 
 
-def camera_above(middle: np.ndarray, extent: float) -> mujoco.MjvCamera:
-    """A camera that looks down on an area around `middle` (x, y) which is `extent` wide."""
-    return camera_at([*middle, 0.0], 1.3 * extent, azimuth=90, elevation=-90)
+def camera_above(middle: np.ndarray, extent: float, x_is_row: bool) -> mujoco.MjvCamera:
+    """A camera that looks down on an area around `middle` (x, y) which is `extent` wide, turned as a `FloorPlan`.
+
+    With `x_is_row` x goes downwards and y to the right; otherwise x goes to the right and y upwards.
+    """
+    return camera_at([*middle, 0.0], 1.3 * extent, azimuth=180 if x_is_row else 90, elevation=-90)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dmray.rollout.cohorts import EpisodeRecord
 from dmray.rollout.engine import FloorPlan
-from dmray.rollout.film import write_strips
+from dmray.rollout.film import Clip, write_films, write_strips
 from dmray.rollout.simulator_registry import simulator_of
 from dmray.tasks import Task
 
@@ -20,6 +20,7 @@ _WALL, _FLOOR, _GOAL, _START, _SUBGOAL = "#3b4252", "#f7f8fa", "#2a9d4a", "#1111
 _SUBGOALS_SHOWN = 25  # an episode
 _NEARLY_ALL = 0.95
 _SIDE_INCHES, _PANELS_ACROSS = 3.4, 3
+_TITLE: Mapping[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,21 @@ class WatchedEpisode:
     record: EpisodeRecord
 
 
-def write_pictures(task: Task, episodes: Sequence[WatchedEpisode], stem: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Acting:
+    """Whose episodes are drawn: the label of the method, the data set and the seed that it was trained on."""
+
+    method: str
+    dataset: str
+    seed: int
+
+    def caption(self, record: EpisodeRecord) -> str:
+        """What stands above a picture or a film: who acts, and for which target return."""
+        target = "" if record.target_return is None else f", target return {record.target_return:g}"
+        return f"{self.method} trained on {self.dataset}, seed {self.seed}{target}"
+
+
+def write_pictures(task: Task, acting: Acting, episodes: Sequence[WatchedEpisode], stem: Path) -> list[Path]:
     """PNGs whose names begin with `stem`; the paths of what was written.
 
     Where the simulator has a floor plan (mazes): the paths of all episodes on one plan, and a plan for each of them.
@@ -43,29 +58,55 @@ def write_pictures(task: Task, episodes: Sequence[WatchedEpisode], stem: Path) -
     floor_plan = simulator_of(task).floor_plan
     if floor_plan is not None:
         overview, each = (stem.with_name(f"{stem.name}-{what}.png") for what in ("overview", "episodes"))
-        _draw_overview(task, floor_plan(task), episodes, overview)
-        _draw_each(task, floor_plan(task), episodes, each)
+        _draw_overview(task, acting, floor_plan(task), episodes, overview)
+        _draw_each(task, acting, floor_plan(task), episodes, each)
         return [overview, each]
     paths = [stem.with_name(f"{stem.name}-episode{episode.record.index}.png") for episode in episodes]
-    write_strips(task, [episode.observations for episode in episodes], paths)
+    write_strips(task, [_clip(task, acting, episode) for episode in episodes], paths)
     return paths
 
 
-def _draw_overview(task: Task, plan: FloorPlan, episodes: Sequence[WatchedEpisode], path: Path) -> None:
+def write_episode_films(task: Task, acting: Acting, episodes: Sequence[WatchedEpisode], stem: Path) -> list[Path]:
+    """An MP4 of each episode whose name begins with `stem`; their paths. Raises as `write_pictures`."""
+    paths = [stem.with_name(f"{stem.name}-episode{episode.record.index}.mp4") for episode in episodes]
+    write_films(task, [_clip(task, acting, episode) for episode in episodes], paths)
+    return paths
+
+
+def _clip(task: Task, acting: Acting, episode: WatchedEpisode) -> Clip:
+    floor_plan = simulator_of(task).floor_plan
+    goal = None
+    if floor_plan is not None:
+        plan = floor_plan(task)
+        x, y = plan.goals([episode.record.seed])[0].tolist()
+        goal = (x, y, plan.goal_radius)
+    return Clip(episode.observations, (acting.caption(episode.record), _result(task, episode.record)), goal)
+
+
+def _result(task: Task, record: EpisodeRecord) -> str:
+    score = task.reference.normalize(record.episode_return)
+    return f"episode {record.index}: return {record.episode_return:g}, score {score:.1f}, {record.length} steps"
+
+
+def _draw_overview(task: Task, acting: Acting, plan: FloorPlan, episodes: Sequence[WatchedEpisode], path: Path) -> None:
     """One PNG: all episodes on one plan, coloured by their return."""
     figure, (axes,) = _figure(plan, panels=1)
     returns = np.array([episode.record.episode_return for episode in episodes])
     _draw_plan(axes, plan, _goals(plan, episodes))
-    limits = (returns.min(), max(returns.max(), returns.min() + 1e-9))
+    limits = (returns.min(), returns.max()) if np.ptp(returns) > 0 else (returns[0] - 1, returns[0] + 1)
     for episode in episodes:
         values = np.full(len(episode.observations) - 1, episode.record.episode_return)
         _draw_path(axes, plan, episode, values, limits)
     figure.colorbar(axes.collections[-1], ax=axes, label="return", shrink=0.8)
-    axes.set_title(f"{task.name}: {len(episodes)} episodes, mean return {returns.mean():.1f}", loc="left", fontsize=10)
+    figure.suptitle(acting.caption(episodes[0].record), **_TITLE)
+    mean, number = returns.mean(), "1 episode" if len(episodes) == 1 else f"{len(episodes)} episodes"
+    axes.set_title(
+        f"{number}: mean return {mean:.1f}, score {task.reference.normalize(mean):.1f}", loc="left", fontsize=9
+    )
     _save(figure, path)
 
 
-def _draw_each(task: Task, plan: FloorPlan, episodes: Sequence[WatchedEpisode], path: Path) -> None:
+def _draw_each(task: Task, acting: Acting, plan: FloorPlan, episodes: Sequence[WatchedEpisode], path: Path) -> None:
     """One PNG with a plan an episode: its path coloured by time, and the subgoals that it was given."""
     figure, panels = _figure(plan, len(episodes))
     moving = max(_steps_moving(episode) for episode in episodes)
@@ -74,12 +115,8 @@ def _draw_each(task: Task, plan: FloorPlan, episodes: Sequence[WatchedEpisode], 
         _draw_plan(axes, plan, _goals(plan, [episode]))
         _draw_subgoals(axes, plan, episode)
         _draw_path(axes, plan, episode, np.arange(steps - 1), (0, moving))
-        record = episode.record
-        score = task.reference.normalize(record.episode_return)
-        title = (
-            f"episode {record.index}: return {record.episode_return:g} (normalized {score:.0f}), {record.length} steps"
-        )
-        axes.set_title(title, loc="left", fontsize=8.5)
+        axes.set_title(_result(task, episode.record), loc="left", fontsize=8.5)
+    figure.suptitle(acting.caption(episodes[0].record), **_TITLE)
     figure.colorbar(panels[-1].collections[-1], ax=panels, label="step", shrink=0.7, extend="max")
     figure.legend(handles=_legend(episodes), loc="outside lower left", ncols=4, frameon=False, fontsize=8.5)
     _save(figure, path)
@@ -122,8 +159,12 @@ def _draw_plan(axes: Any, plan: FloorPlan, goals: np.ndarray) -> None:
     for goal in plan.at(goals):
         axes.add_patch(Circle(goal, plan.goal_radius * plan.scale, color=_GOAL, alpha=0.35, linewidth=0, zorder=1))
         axes.plot(*goal, marker="*", color=_GOAL, markersize=9, markeredgecolor="white", zorder=5)
+    if not plan.x_is_row:
+        axes.invert_yaxis()
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set_xlabel("y \u2192" if plan.x_is_row else "x \u2192", fontsize=8)
+    axes.set_ylabel("\u2190 x" if plan.x_is_row else "y \u2192", fontsize=8)  # turned: x goes down, y goes up
     for spine in axes.spines.values():
         spine.set_visible(False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dmray.datasets import check_is_d4rl, download_minari, minari_metadata_file
@@ -30,7 +31,9 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
 def phase_of_locating(dataset: DatasetSpec, task: Task, recordings: Path) -> PhaseName:
     """Whether `locate` records the data set, downloads it, or finds it on this machine, as a phase for people."""
     if dataset.generate is not None:
-        return "opening_data" if recording_path(dataset.generate, task, recordings).exists() else "recording_data"
+        return (
+            "opening_data" if os.path.exists(recording_path(dataset.generate, task, recordings)) else "recording_data"
+        )
     place = dataset.path or entry_of(dataset.name).url
     if place.startswith(MINARI_SCHEME):
         files = [minari_metadata_file(place.removeprefix(MINARI_SCHEME))]
@@ -38,7 +41,7 @@ def phase_of_locating(dataset: DatasetSpec, task: Task, recordings: Path) -> Pha
         return "opening_data"
     else:
         files = [folder / remote_file(dataset.name).name for folder in download_folders()]
-    return "opening_data" if any(file.exists() for file in files) else "fetching_data"
+    return "opening_data" if any(os.path.exists(file) for file in files) else "fetching_data"
 
 
 def fetch_published(name: str, progress: Progress = silent) -> str:
@@ -74,5 +77,6 @@ def fetch_minari(dataset_id: str) -> None:
 
 def remote_file(name: str) -> RemoteFile:
     """A published data set of D4RL as a download."""
-    url = entry_of(name).url
-    return RemoteFile(url.rsplit("/", 1)[1], url)
+    entry = entry_of(name)
+    assert entry.file_name is not None, "a data set of Minari"
+    return RemoteFile(entry.file_name, entry.url)

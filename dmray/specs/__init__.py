@@ -4,7 +4,7 @@ from dmray.frozen import Spec, canonical_json, content_hash
 from dmray.specs.decode import DECODE_MODES, Decode, DecodeMode, parse_decode, positive_number
 from dmray.specs.domains import Domain, Interval, Values, Varied, domains_in, shown_value, with_values
 from dmray.specs.early_stopping import EarlyStoppingSpec, Within
-from dmray.specs.loading import apply_overrides, load_sweep
+from dmray.specs.loading import load_sweep
 from dmray.specs.search import SearchSpec
 from dmray.specs.sweep import (
     MAX_TRIALS,
@@ -55,7 +55,6 @@ __all__ = [
     "Values",
     "Varied",
     "Within",
-    "apply_overrides",
     "canonical_json",
     "content_hash",
     "domains_in",

@@ -11,7 +11,9 @@ from dmray.tasks.registry import (
     TASKS,
     check_behaviour,
     entry_of,
+    find_names,
     task_of,
+    tasks_with_sizes,
 )
 from dmray.tasks.task import MINARI_SCHEME, DatasetEntry, ReferenceScores, SubtaskGoal, Task
 
@@ -31,6 +33,8 @@ __all__ = [
     "TaskFamily",
     "check_behaviour",
     "entry_of",
+    "find_names",
     "recording_path",
     "task_of",
+    "tasks_with_sizes",
 ]

@@ -35,7 +35,7 @@ from dmray.records import (
     read_ledger,
     write_done_marker,
 )
-from dmray.records.phase import PhaseWriter
+from dmray.records.phase import PhaseName, PhaseWriter
 from dmray.records.system_usage import SystemUsage
 from dmray.sources import open_dataset, phase_of_locating
 from dmray.tasks import task_of
@@ -112,6 +112,14 @@ def run_trial(
             raise
 
 
+def phase_of_first_step(captured: bool, scan_backend: str | None) -> tuple[PhaseName, str]:
+    """What the first steps of an attempt do beside training, and with what."""
+    if captured:
+        return "capturing", ""
+    compiles = scan_backend if scan_backend in _COMPILED_AT_FIRST_STEP else None
+    return ("compiling", compiles) if compiles is not None else ("training", "")
+
+
 class _Attempt:
     """One attempt; its state is the trainer, the meter and the pending evaluations."""
 
@@ -158,7 +166,7 @@ class _Attempt:
         spec = self.job.trial
         self.started = time.perf_counter()
         if self.trainer.steps_done < spec.training.steps:
-            self._enter_first_step()
+            self.phases.enter(*phase_of_first_step(self.trainer.captured, self.trainer.policy.scan_backend))
         while self.trainer.steps_done < spec.training.steps:
             if (decision := self.early_stopping.decide(self.evaluations.scores)) is not None:
                 return self._stop(decision)
@@ -195,13 +203,6 @@ class _Attempt:
             self.watchdog.step()
             if self.trainer.is_set_up:
                 self.phases.enter("training")
-
-    def _enter_first_step(self) -> None:
-        backend = self.trainer.policy.scan_backend
-        if self.trainer.captured:
-            self.phases.enter("capturing")
-        elif backend in _COMPILED_AT_FIRST_STEP:
-            self.phases.enter("compiling", backend)
 
     def _log_progress(self, step: int) -> bool:
         progress = self.meter.record(step, self.trainer.learning_rate)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -15,6 +14,7 @@ from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.planning.plan import Plan
 from dmray.records import EvaluationDone, SweepFolder, read_episode_table, read_ledger
 from dmray.rollout import EpisodeRecord, run_cohort
+from dmray.rollout.film import Clip
 from dmray.tasks import Task
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.job import TrialJob
@@ -195,13 +195,13 @@ def test_a_trial_is_evaluated_from_its_mlflow_run_which_gets_its_pictures(
 def test_films_reach_the_mlflow_run_at_once_or_with_the_next_replay(
     folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def film(task: Task, episodes: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
+    def film(task: Task, clips: Sequence[Clip], paths: Sequence[Path]) -> None:
         """As `write_films`, where nothing can draw."""
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(path.name.encode())
 
-    monkeypatch.setattr("dmray.rollout.film.write_films", film)
+    monkeypatch.setattr("dmray.rollout.pictures.write_films", film)
     monkeypatch.chdir(tmp_path)
     _, uri = mirrored(folder)
     client, run = run_of_dm(uri)

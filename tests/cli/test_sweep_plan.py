@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from dmray.cli import sweep
 from dmray.planning.calibration import Calibration, Point, hardware_name, save_calibration
+from dmray.planning.trial_filter import shards_of
+from tests.progress.ledgers import begun, started, trained
 from tests.sweeps import sweep_file
 
 runner = CliRunner()
@@ -128,3 +130,17 @@ def test_options_that_cannot_take_effect_are_refused(options: list[str], message
     done = runner.invoke(sweep.app, [str(sweep_file(tmp_path)), *options])
     assert done.exit_code == 1
     assert message in done.output.replace("\n", " ")
+
+
+def test_a_plan_of_a_shard_names_what_was_begun_here_and_counts_it_anew(tmp_path: Path) -> None:
+    planned, _ = begun(tmp_path, [started(), trained(20)])
+    save_calibration(calibration(hardware_name()))
+    of_begun = planned.trial_ids[0]
+    shard, file = shards_of(planned.trials, 2)[of_begun], sweep_file(tmp_path)
+    own, other = (
+        runner.invoke(sweep.app, [str(file), "--plan", "--shard", f"{number}/2"]) for number in (shard, 3 - shard)
+    )
+    assert (own.exit_code, other.exit_code) == (0, 0), own.output + other.output
+    assert "(trials that were begun before: 1, counted as if they started anew)" in own.output
+    assert "are in other shards" not in own.output
+    assert f"are in other shards (1: {of_begun})" in other.output

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,7 +124,9 @@ def test_a_search_that_is_stopped_between_rounds_continues_with_the_next_one(tmp
             return []
 
     stopping, fake = Stopping(), Fake()
-    assert len(run_sweep(plan, folder, stopping, report, resume=False)) == 2
+    states = run_sweep(plan, folder, stopping, report, resume=False)
+    assert Counter(states.values()) == {TrialStatus.FINISHED: 2, TrialStatus.WAITING: 2}, "the next round is planned"
+    assert read_manifest(folder).trial_ids == tuple(states)
     run_sweep(plan, folder, fake, report, resume=True)
     assert [len(ran) for ran in (*stopping.ran, *fake.ran)] == [2, 2, 2, 1]
 

@@ -123,7 +123,7 @@ def test_a_trial_that_was_begun_here_and_moved_to_another_shard_is_named(tmp_pat
     assert in_other_shards(planned, states, TrialFilter()) == ()
     moved = in_other_shards(planned, states, another)
     assert moved == planned.trials[:1]
-    assert f"1 trials that were begun here ({planned.trial_ids[0]})" in moved_text(moved, another)
+    assert f"(1: {planned.trial_ids[0]})" in moved_text(moved, another)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from dmray.progress.explanation_view import lines
 from dmray.progress.sweep_handle import find_sweep
 from dmray.records import AttemptPaused, LedgerRecord, SweepFolder, TrialStopped
 from dmray.records.phase import PhaseWriter
-from tests.progress.ledgers import begun, done, evaluated, failed, started, trained
-from tests.progress.test_news import OUT, again, scored
+from tests.progress.ledgers import OUT, again, begun, done, evaluated, failed, scored, started, trained
 from tests.sweeps import tiny_plan
 
 RESUME = "python -m dmray.sweep a.yaml --local --resume"

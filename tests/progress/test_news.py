@@ -15,41 +15,18 @@ from dmray.progress.summary_view import ProgressView
 from dmray.progress.trial_status import TrialHistory
 from dmray.records import (
     AttemptPaused,
-    EvaluationDone,
     Ledger,
     LedgerRecord,
-    RungDecision,
     StartedOver,
     TrialStopped,
 )
 from dmray.specs import EarlyStoppingSpec
 from tests.mlflow_mirror.examples import of_trial
-from tests.progress.ledgers import begun, done, evaluated, failed, started, trained
+from tests.progress.ledgers import OUT, again, begun, done, evaluated, failed, scored, started, trained
 from tests.sweeps import tiny_plan
 from tests.waiting import wait_until
 
 RULE = EarlyStoppingSpec(grace_steps=20, reduction_factor=2)
-OUT = RungDecision(
-    time_s=1.0,
-    step=20,
-    score=3.0,
-    num_peers=3,
-    num_better=2,
-    cutoff=5.0,
-    within="method",
-    reduction_factor=2,
-    action="stop",
-)
-
-
-def scored(step: int, score: float, quick: bool = False) -> EvaluationDone:
-    record = evaluated(step)
-    target = record.targets[0].model_copy(update={"normalized_mean": score})
-    return record.model_copy(update={"targets": [target], "quick": quick})
-
-
-def again(number: int, step: int) -> LedgerRecord:
-    return started(step).model_copy(update={"attempt": number, "provenance": {"hostname": "far", "device": "cuda"}})
 
 
 @pytest.mark.parametrize(

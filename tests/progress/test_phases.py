@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -15,10 +15,15 @@ from dmray.progress.summary_view import text
 from dmray.records import AttemptPaused, Ledger, phase
 from dmray.records.phase import PHASES, PhaseName, PhaseWriter, read_phase
 from dmray.trial.evaluation import InlineEvaluation
-from dmray.trial.run import run_trial
+from dmray.trial.run import phase_of_first_step, run_trial
 from tests.mlflow_mirror.examples import of_trial
 from tests.progress.ledgers import begun, started
 from tests.trial.jobs import job
+
+SHORT: dict[str, Any] = {
+    "training": {"steps": 4, "batch_size": 4},
+    "evaluation": {"episodes": 1, "every_steps": 2, "cohort_size": 1, "target_returns": [50.0]},
+}
 
 
 def test_every_phase_has_words() -> None:
@@ -102,13 +107,15 @@ def test_the_driver_says_what_it_does_while_no_trial_runs(tmp_path: Path) -> Non
         assert "now: starting the evaluation actors (2), 0:00:0" in text(summarize(follower_of(folder)))
         PhaseWriter(folder.phase, command.number, print).enter("starting_trials")
         assert "now: starting the first trials" in text(summarize(follower_of(folder)))
-        Ledger(folder.trial(plan.trial_ids[0]).ledger).append(of_trial(started(), plan.trials[0]))
-        assert "now:" not in text(summarize(follower_of(folder)))
+        ended = [started(), AttemptPaused(time_s=time.time() + 1, attempt=1, step=0)]
+        for record in ended:  # while it runs, and between two trials
+            Ledger(folder.trial(plan.trial_ids[0]).ledger).append(of_trial(record, plan.trials[0]))
+            assert "now:" not in text(summarize(follower_of(folder)))
     assert "now:" not in text(summarize(follower_of(folder)))
 
 
 def test_a_trial_writes_its_phases_and_logs_those_before_training(tmp_path: Path) -> None:
-    work, seen = job(tmp_path), []
+    work, seen = job(tmp_path, "dt", **SHORT), []
 
     class Looks(InlineEvaluation):
         def submit(self, *given: object) -> object:  # type: ignore[override]
@@ -116,7 +123,24 @@ def test_a_trial_writes_its_phases_and_logs_those_before_training(tmp_path: Path
             return super().submit(*given)  # type: ignore[arg-type]
 
     run_trial(work, Looks())  # type: ignore[arg-type]
-    assert [each.words for each in seen if each] == ["evaluating (step 20)", "evaluating (step 40)"]
+    assert [each.words for each in seen if each] == ["evaluating (step 2)", "evaluating (step 4)"]
     lines = [line[20:] for line in work.folder.log.read_text().splitlines()]
-    order = ["recording the data set (open-expert)", "building the networks", "compiling the training step (numba)"]
+    order = ["recording the data set (open-expert)", "building the networks"]
     assert [line for line in lines if line in order] == order
+
+
+@pytest.mark.parametrize(
+    ("captured", "backend", "phase"),
+    [
+        (True, "mamba-ssm", ("capturing", "")),
+        (True, None, ("capturing", "")),
+        (False, "numba", ("compiling", "numba")),
+        (False, "triton", ("compiling", "triton")),
+        (False, "reference", ("training", "")),
+        (False, None, ("training", "")),
+    ],
+)
+def test_the_first_step_says_if_it_compiles_or_captures(
+    captured: bool, backend: str | None, phase: tuple[str, str]
+) -> None:
+    assert phase_of_first_step(captured, backend) == phase

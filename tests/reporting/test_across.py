@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 from dmray.records import SweepFolder
 from dmray.reporting import collect
 from dmray.reporting.across import ProtocolResults, aggregate_table, cost_table, improvement_table, results_by_protocol
-from dmray.reporting.document import Table, to_latex
+from dmray.reporting.compared import compare, differences_table
+from dmray.reporting.document import Table, TableCell, to_latex
 from dmray.reporting.paper import paper_table
+from dmray.reporting.tables import candidates_over
 from tests.mlflow_mirror.examples import example_sweep, trials_of, whole_trial, write_ledger, write_manifest
 from tests.reporting.examples import seed_groups, write
 
@@ -50,23 +54,30 @@ def test_aggregates_are_over_all_runs_of_all_data_sets(folder: SweepFolder) -> N
 
 def test_the_probability_of_improvement_over_the_baseline(folder: SweepFolder) -> None:
     write(folder, LEDGERS, datasets=TWO)
-    table = improvement_table(group(folder), None)
-    assert table is not None
-    found = seed_groups(table)["DM over DT"]
+    found = seed_groups(improvement_table(group(folder), [("DM", "DT")]))["DM over DT"]
     assert found["probability"] == "0.88"  # 3 of 4 pairs on medium, all on expert
-    assert improvement_table(group(folder), "hdt") is None
+
+
+def test_a_difference_over_data_sets_is_the_mean_of_its_paired_differences(folder: SweepFolder) -> None:
+    write(folder, LEDGERS, datasets=TWO)
+    (found,) = compare(candidates_over(group(folder)))
+    assert found.difference.value == pytest.approx(13.75)  # 10 and 5; 20 and 20
+    row = seed_groups(differences_table([found], "2 data sets", "all"))["DM minus DT"]
+    assert row["seeds"] == "2 paired seeds"
+    assert row["difference [95 %]"].startswith("+13.8 [")
 
 
 def test_with_one_seed_there_is_no_conclusion(folder: SweepFolder) -> None:
     write(folder, {key: value for key, value in LEDGERS.items() if " 0 " in key}, datasets=TWO, seeds=[0])
-    table = improvement_table(group(folder), None)
-    assert table is not None
-    found = seed_groups(table)["DM over DT"]
-    assert (found["probability"], found["95 % interval"], found["conclusion"]) == (
-        "1.00",
+    compared = compare(candidates_over(group(folder)))
+    found = seed_groups(differences_table(compared, "2 data sets", "all"))["DM minus DT"]
+    assert (found["difference [95 %]"], found["p (Holm)"], found["conclusion"]) == (
+        "+15.0 ",
         "-",
         "unknown with one seed",
     )
+    assert compared[0].outlook() == ""
+    assert seed_groups(improvement_table(group(folder), [("DM", "DT")]))["DM over DT"]["bootstrap [95 %]"] == "-"
     assert seed_groups(aggregate_table(group(folder)))["DM"]["mean"] == "85.0"
 
 
@@ -81,14 +92,15 @@ def test_aggregates_are_over_data_sets_that_all_methods_have(folder: SweepFolder
 def test_methods_are_compared_with_baselines_of_the_same_size(folder: SweepFolder) -> None:
     grid = [{"methods": ["dm", "dt", "hdm"], "models": [{"n_layer": 3}, {"n_layer": 6}]}]
     write(folder, {f"{method} 0": [1, 60] for method in ("dm", "dt", "hdm")}, grid=grid, seeds=[0])
-    table = improvement_table(group(folder), None)
-    assert table is not None
-    assert set(seed_groups(table)) == {
-        "DM (n_layer 3) over DT (n_layer 3)",
-        "DM (n_layer 6) over DT (n_layer 6)",
-        "HDM (n_layer 3) over DT (n_layer 3)",
-        "HDM (n_layer 6) over DT (n_layer 6)",
+    pairs = {(each.first, each.second) for each in compare(candidates_over(group(folder)))}
+    assert {(first, second) for first, second in pairs if second.startswith("DT")} == {
+        ("DM (n_layer 3)", "DT (n_layer 3)"),
+        ("DM (n_layer 6)", "DT (n_layer 6)"),
+        ("HDM (n_layer 3)", "DT (n_layer 3)"),
+        ("HDM (n_layer 6)", "DT (n_layer 6)"),
+        ("DM (n_layer 3)", "DT (n_layer 6)"),  # the first of the highest means with every other
     }
+    assert {each.tests for each in compare(candidates_over(group(folder)))} == {0}
 
 
 def test_aggregates_do_not_mix_protocols(folder: SweepFolder, tmp_path: Path) -> None:
@@ -144,11 +156,10 @@ def test_the_papers_numbers_are_compared_only_for_the_same_protocol(folder: Swee
 
 
 def test_latex_escapes_what_it_must_and_marks_the_best() -> None:
-    from dmray.reporting.document import TableCell
-
-    made = to_latex(
-        [Table("100 % & more", ("method", "a_b"), ((TableCell("DM"), TableCell("1.0 ± 0.5", strong=True)),))]
-    )
+    table = Table("100 % & more", ("method", "a_b"), ((TableCell("DM"), TableCell("1.0 ± 0.5", strong=True)),), "5 %")
+    made = to_latex([table, table, replace(table, name="scores-hopper_v2 (data 1)")])
     assert r"\caption{100 \% \& more}" in made
+    assert re.findall(r"\\label{(.*)}", made) == ["tab:100-more", "tab:100-more-2", "tab:scores-hopper-v2-data-1"]
+    assert r"\par\smallskip\footnotesize 5 \%" in made
     assert r"method & a\_b \\" in made
     assert r"DM & \textbf{1.0 $\pm$ 0.5} \\" in made

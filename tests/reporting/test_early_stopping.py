@@ -9,9 +9,10 @@ import pytest
 
 from dmray.records import SweepFolder
 from dmray.reporting import collect, write_report
-from dmray.reporting.across import aggregate_table, improvement_table, results_by_protocol
+from dmray.reporting.across import aggregate_table, results_by_protocol
+from dmray.reporting.compared import compare
 from dmray.reporting.figures import curve_of
-from dmray.reporting.tables import leader_text, overview_table, score_table
+from dmray.reporting.tables import candidates_over, leader_text, overview_table, score_table
 from tests.mlflow_mirror.examples import decided, evaluated, started, stopped_trial, whole_trial
 from tests.reporting.examples import comparison, seed_groups, strong, write
 
@@ -51,7 +52,7 @@ def test_it_is_not_in_aggregates(folder: SweepFolder) -> None:
     mean = overview["mean of the 2 data sets that all methods have"]
     assert (mean["DM"], mean["DT"]) == ("-", "55.0")
     assert set(seed_groups(aggregate_table(group))) == {"DT"}
-    assert improvement_table(group, None) is None
+    assert compare(candidates_over(group)) == ()
 
 
 def test_its_curve_has_all_seeds_and_the_steps_that_all_have(folder: SweepFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -156,6 +157,51 @@ def test_a_data_set_that_changed_between_two_starts_has_two_tables_and_a_sentenc
     markdown = write_report(folder).markdown.read_text(encoding="utf-8")
     top = markdown[: markdown.index("##")]
     assert "its trials ran with 2 contents of the data set: aaaaaa (2 trials), bbbbbb (2 trials)" in top
+
+
+def test_what_changed_between_two_protocols_is_said_by_name(folder: SweepFolder) -> None:
+    sweep = example_sweep()
+    write_manifest(folder, sweep)
+    later = (OLD[0], "0.9.0", *OLD[2:])
+    for trial in trials_of(sweep):
+        begun, *rest = finished(OLD if trial.seed == 0 else later, 50, 60)
+        assert isinstance(begun, AttemptStarted)
+        task = {"engine": "envpool", "horizon": 1000 if trial.seed == 0 else 600}
+        made = {**begun.provenance, "task": task}
+        write_ledger(folder, trial, [begun.model_copy(update={"provenance": made}), *rest])
+    results = collect(folder)
+    one, two = (each.identity.values()["protocol"] for each in results.comparisons if each.identity)
+    (said,) = warnings_of(results)
+    assert said.startswith(
+        f"hopper-medium-v2: its trials ran with 2 protocols (evaluation, task, simulator): {one} (2 trials), {two} "
+        f"(2 trials). What differs: envpool 0.8.4 in {one}, 0.9.0 in {two}; horizon 1000 in {one}, 600 in {two}. Their "
+        "results are apart"
+    )
+
+
+def test_other_code_is_said_by_its_versions_and_commit(folder: SweepFolder) -> None:
+    sweep = example_sweep()
+    write_manifest(folder, sweep)
+    for trial in trials_of(sweep):
+        begun, *rest = finished(OLD if trial.seed == 0 else (*OLD[:2], "d" * 64, ""), 50, 60)
+        assert isinstance(begun, AttemptStarted)
+        git = {"commit": "c0ffee1" if trial.seed == 0 else "beefed2", "dirty": False}
+        write_ledger(folder, trial, [begun.model_copy(update={"provenance": {**begun.provenance, "git": git}}), *rest])
+    (said,) = warnings_of(collect(folder))
+    assert re.search(r"What differs: git commit c0ffee1 in \w{6}, beefed2 in \w{6}\. Their", said)
+
+
+def test_two_ways_to_evaluate_are_named_with_what_differs(folder: SweepFolder, tmp_path: Path) -> None:
+    other = SweepFolder(tmp_path / "other", "example")
+    evaluation = {"episodes": 3, "every_steps": 20, "target_returns": [3600.0], "decode": "stream:2"}
+    for place, sweep in ((folder, example_sweep()), (other, example_sweep(evaluation=evaluation))):
+        write_manifest(place, sweep)
+        write_ledger(place, trials_of(sweep)[0], finished(OLD, 50, 60))
+    (said,) = warnings_of(collect(folder, other))
+    assert said == (
+        "hopper-medium-v2: the sweep files evaluate it in 2 ways, which have separate tables and are not compared. "
+        "What differs: decode mode stream:2 in table 1, window in table 2; episodes 3 in table 1, 2 in table 2."
+    )
 
 
 def test_one_data_set_under_two_names_is_said(folder: SweepFolder) -> None:

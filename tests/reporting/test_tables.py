@@ -37,21 +37,55 @@ def test_means_and_sample_deviations_over_seeds(folder: SweepFolder) -> None:
         "last, normalized": "53.0 ± 4.2",  # 50 and 56: deviation 6 / sqrt(2)
         "best, normalized": "68.0 ± 17.0",  # 80 and 56
         "last, raw return": "530.0 ± 42.4",
-        "last ten, normalized": "60.5 ± 6.4",  # 65 and 56
+        "last 2, normalized": "60.5 ± 6.4",  # 65 and 56
         "last, IQM [95 %]": "53.0 [50.0, 56.0]",
     }
     assert table["DT"]["last, normalized"] == "25.0 ± 7.1"
     assert table["DT"]["best, normalized"] == "30.0 ± 14.1"
 
 
-def test_the_highest_mean_of_each_column_is_marked(folder: SweepFolder) -> None:
-    write(folder, {"dm 0": [90, 50], "dt 0": [10, 60]}, seeds=[0])
-    assert strong(score_table(comparison(folder))) == {
+def test_the_highest_mean_of_each_column_and_all_that_may_equal_it_are_bold(folder: SweepFolder) -> None:
+    scores: dict[str, list[Any]] = {
+        **{f"dm {seed}": [90 + seed, 50 + seed] for seed in range(3)},
+        **{f"dt {seed}": [10 + seed, 51 - seed] for seed in range(3)},  # last scores overlap, best ones do not
+    }
+    write(folder, scores, seeds=[0, 1, 2])
+    table = score_table(comparison(folder))
+    assert strong(table) == {
         ("DM", "best, normalized"),
-        ("DM", "last ten, normalized"),
+        ("DM", "last 2, normalized"),
+        ("DM", "last, normalized"),
         ("DT", "last, normalized"),
+        ("DM", "last, raw return"),
         ("DT", "last, raw return"),
     }
+    assert table.note.startswith("Bold: the highest mean of a column, and every mean that is not distinguishable")
+
+
+def test_nothing_is_bold_with_one_seed(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [90, 50], "dt 0": [10, 60]}, seeds=[0])
+    assert strong(score_table(comparison(folder))) == set()
+
+
+def test_methods_with_the_same_scores_are_bold_together(folder: SweepFolder) -> None:
+    write(folder, {f"{method} {seed}": [0, 0] for method in ("dm", "dt") for seed in (0, 1)})
+    assert ("DM", "last, normalized") in strong(score_table(comparison(folder)))
+    assert ("DT", "last, normalized") in strong(score_table(comparison(folder)))
+
+
+@pytest.mark.parametrize(("evaluations", "name"), [(1, None), (4, "last 4, normalized"), (12, "last ten, normalized")])
+def test_the_mean_of_the_last_evaluations_is_named_by_their_number(
+    folder: SweepFolder, evaluations: int, name: str | None
+) -> None:
+    scores = [1.0] * (evaluations - 1) + [11.0]
+    training = {"steps": 20 * evaluations}
+    write(folder, {"dm 0": scores, "dt 0": [2.0] * (evaluations + 1)}, seeds=[0], training=training)
+    table = score_table(comparison(folder))
+    assert [column for column in table.columns if column.startswith(("last ten", "last 4", "last 1"))] == [name] * bool(
+        name
+    )
+    if name:
+        assert seed_groups(table)["DM"][name] == {4: "3.5", 12: "2.0"}[evaluations]
 
 
 def test_a_single_method_is_not_marked(folder: SweepFolder) -> None:
@@ -86,21 +120,34 @@ def test_the_title_names_the_protocol(folder: SweepFolder) -> None:
     ("ledgers", "sentence"),
     [
         ({}, "Too few methods have finished to compare."),
-        ({"dm 0": [1, 60], "dt 0": [1, 50]}, "DM is ahead of DT by 10.0 normalized points (last score; with one seed"),
         (
-            {"dm 0": [1, 60], "dm 1": [1, 62], "dt 0": [1, 50], "dt 1": [1, 50]},
-            "by 11.0 normalized points (last score, standard error 1.0: more than two standard errors; 2 and 2 seeds)",
+            {"dm 0": [1, 60], "dt 0": [1, 50]},
+            "DM is ahead of DT by 10.0 normalized points (last score; with one seed there is no interval, so this is "
+            "not settled).",
+        ),
+        (
+            {"dm 0": [1, 60], "dm 1": [1, 62], "dt 0": [1, 40], "dt 1": [1, 41]},
+            "DM is ahead of DT by 20.5 normalized points (last score, 95 % interval 14.1 to 26.9, 2 paired seeds): "
+            "settled.",
         ),
         (
             {"dm 0": [1, 40], "dm 1": [1, 62], "dt 0": [1, 50], "dt 1": [1, 50]},
-            "DM is ahead of DT by 1.0 normalized points (last score, standard error 11.0: within two",
+            "DM is ahead of DT by 1.0 normalized points (last score, 95 % interval -138.8 to 140.8, 2 paired seeds): "
+            "not settled, because the interval contains 0.",
         ),
-        ({"dm 0": [1, 50], "dt 0": [1, 50]}, "DM and DT have the same last normalized score, 50.0."),
+        (
+            {"dm 0": [1, 50.04], "dt 0": [1, 50]},
+            "DM and DT are level: the last scores differ by less than 0.1 normalized points, the resolution of this "
+            "report.",
+        ),
+        (
+            {"dm 0": [1, 60], "dm 1": [1, 60], "dt 0": [1, 50], "dt 1": [1, 50]},
+            "DM is ahead of DT by 10.0 normalized points (last score; no seed differs from another, so this is not "
+            "settled).",
+        ),
     ],
 )
-def test_the_lead_is_compared_with_its_standard_error(
-    folder: SweepFolder, ledgers: dict[str, list[Any]], sentence: str
-) -> None:
+def test_the_lead_is_said_with_its_interval(folder: SweepFolder, ledgers: dict[str, list[Any]], sentence: str) -> None:
     write(folder, ledgers)
     assert sentence in leader_text(comparison(folder))
 
@@ -128,15 +175,22 @@ def test_the_overview_averages_only_data_sets_that_all_methods_have(folder: Swee
     found = seed_groups(table)
     assert (found["hopper-medium-v2"]["DM"], found["hopper-medium-v2"]["DT"]) == ("60.0", "50.0")
     assert found["hopper-medium-expert-v2"]["DT"] == "-"
-    assert (found["mean of the 2 data sets that all methods have"]["DM"], strong(table)) == (
-        "70.0",
-        {
-            ("hopper-medium-v2", "DM"),
-            ("hopper-expert-v2", "DT"),
-            ("mean of the 2 data sets that all methods have", "DM"),
-            ("mean of the 2 data sets that all methods have", "DT"),
-        },
-    )
+    assert found["mean of the 2 data sets that all methods have"]["DM"] == "70.0"
+    assert strong(table) == set(), "one seed"
+
+
+def test_the_overview_marks_the_best_of_each_row_by_its_own_test(folder: SweepFolder) -> None:
+    names = ["hopper-medium-v2", "hopper-expert-v2"]
+    ledgers: dict[str, list[Any]] = {}
+    for seed in range(3):
+        ledgers |= {f"dm {seed} {names[0]}": [1, 60 + seed], f"dt {seed} {names[0]}": [1, 40 - seed]}
+        ledgers |= {f"dm {seed} {names[1]}": [1, 60 + seed], f"dt {seed} {names[1]}": [1, 62 - seed]}
+    write(folder, ledgers, seeds=[0, 1, 2], datasets=names)
+    (group,) = results_by_protocol(collect(folder).comparisons)
+    table = overview_table(group)
+    mean = "mean of the 2 data sets that all methods have"
+    assert strong(table) == {(names[0], "DM"), (names[1], "DM"), (names[1], "DT"), (mean, "DM")}
+    assert "a row" in table.note
 
 
 def test_trial_rows_are_flat_and_complete(folder: SweepFolder) -> None:
@@ -155,3 +209,19 @@ def test_the_terminal_table_fits_eighty_columns(folder: SweepFolder) -> None:
     assert "53.0 ± 4.2" in text
     assert "530.0 ± 42.4" in text
     assert "1 waiting" in text
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_long_names_of_methods_do_not_break_the_terminal_table(folder: SweepFolder, columns: int) -> None:
+    """Raw returns go first, and that is said."""
+    sizes = [{"n_layer": 3}, {"n_layer": 6, "d_model": 256, "context_length": 50}]
+    scores: dict[str, list[Any]] = {"dm 0": [1300, 1234], "dm 1": [1200, 1244], "dt 0": [10, 20]}
+    write(folder, scores, grid=[{"methods": ["dm", "dt"], "models": sizes}])
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(render_results(collect(folder)))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= columns
+    rows = [line for line in text.splitlines() if "1239.0 ± 7.1" in line]
+    assert len(rows) == 2, "a row per size, with all of its numbers in one line"
+    assert all("1272.0 ± 39.6" in row for row in rows)
+    assert ("12390.0" in text) == ("raw returns are in the report" not in text) == (columns == 100)

@@ -21,7 +21,7 @@ from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
 from dmray.reporting import write_report
 from dmray.rollout import replay_errors
-from dmray.rollout.film import write_films
+from dmray.rollout.film import Clip, write_films
 from dmray.sources import open_dataset
 from dmray.specs import DatasetSpec, Generation
 from dmray.tasks import FAMILIES, PROTOCOLS, TASKS, task_of
@@ -96,7 +96,7 @@ def test_a_sweep_records_trains_evaluates_and_reports(tmp_path: Path) -> None:
 
 def test_what_its_simulator_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="toy-line: episodes of the engine 'toy' cannot be drawn"):
-        write_films(TASKS["toy-line"], [np.zeros((3, 1))], [tmp_path / "x.mp4"])
+        write_films(TASKS["toy-line"], [Clip(np.zeros((3, 1)))], [tmp_path / "x.mp4"])
 
 
 def test_the_doctor_tries_its_simulator(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ class AntMazeEngine:
 def _scene(task: Task, observations: np.ndarray) -> Scene:
     rows, columns = LAYOUTS[task.env_id].walls.shape
     middle = CELL * (np.array([columns, rows]) / 2 - 1.5)
-    return Scene(ant_in_maze(task.env_id), observations[:, :15], camera_above(middle, CELL * max(rows, columns)), 0.1)
+    camera = camera_above(middle, CELL * max(rows, columns), x_is_row=False)
+    return Scene(ant_in_maze(task.env_id), observations[:, :15], camera, 0.1)
 
 
 def _floor_plan(task: Task) -> FloorPlan:

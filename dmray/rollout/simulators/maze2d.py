@@ -58,12 +58,19 @@ _MODEL = """
 </mujoco>
 """
 _WALL = '<geom type="box" size="0.5 0.5 0.5" pos="{} {} 0"/>'
+# Only in films.
+_FLOOR = '<geom type="box" pos="{} {} -0.2" size="{} {} 0.1" contype="0" conaffinity="0" rgba=".95 .96 .98 1"/>'
+_POINT_RADIUS = 0.1
+_POINT_COLOUR, _WALL_COLOUR = (0.84, 0.37, 0.0, 1.0), (0.28, 0.32, 0.4, 1.0)
 
 
 def point_model(maze: MazeLayout) -> mujoco.MjModel:
     """A point mass among the walls of `maze`."""
-    walls = (_WALL.format(x, y) for x, y in middle_of(np.argwhere(maze.walls)))
-    return mujoco.MjModel.from_xml_string(_MODEL.format(walls="".join(walls)))
+    return mujoco.MjModel.from_xml_string(_MODEL.format(walls=_walls(maze)))
+
+
+def _walls(maze: MazeLayout) -> str:
+    return "".join(_WALL.format(x, y) for x, y in middle_of(np.argwhere(maze.walls)))
 
 
 class PointMasses:
@@ -212,8 +219,12 @@ def _other_cells(maze: MazeLayout, targets: np.ndarray, rng: np.random.Generator
 def _scene(task: Task, observations: np.ndarray) -> Scene:
     maze = LAYOUTS[task.env_id]
     rows, columns = maze.walls.shape
-    camera = camera_above(np.array([rows, columns]) / 2 - 0.7, max(rows, columns))
-    return Scene(point_model(maze), observations[:, :2], camera, 0.01)
+    middle, side = np.array([rows, columns]) / 2 - 0.7, 2 * max(rows, columns)  # a floor that fills the picture
+    model = mujoco.MjModel.from_xml_string(_MODEL.format(walls=_walls(maze) + _FLOOR.format(*middle, side, side)))
+    model.geom_rgba[:-2], model.geom_rgba[-1] = _WALL_COLOUR, _POINT_COLOUR  # the walls, the floor, the point
+    model.geom_size[:-2, 2] = _POINT_RADIUS  # lower walls, which hide nothing from above
+    camera = camera_above(middle, max(rows, columns), x_is_row=True)
+    return Scene(model, observations[:, :2], camera, 0.01, ground=-_POINT_RADIUS)
 
 
 def _floor_plan(task: Task) -> FloorPlan:

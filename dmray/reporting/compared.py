@@ -1,0 +1,188 @@
+"""Which methods are compared in a table, with Holm's correction over these comparisons, and sentences about them.
+
+Compared are each method with its baselines of the same size, and the method with the highest mean with every other. One
+family of comparisons decides what a table prints in bold, what its sentences say, and what `differences_table` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dmray.methods import METHODS
+from dmray.reporting.differences import LEVEL, MOST_SEEDS, POWER, RESOLUTION, Difference, SeedScores, difference, holm
+from dmray.reporting.document import Table, TableCell
+
+BOLD_RULE = (
+    "Bold: the highest mean of a {line}, and every mean that is not distinguishable from it: less than "
+    f"{RESOLUTION:g} lower, or not lower by a t test at 5 % (paired by seed where the seeds are the same, with Holm's "
+    "correction for all comparisons made). Where a method has one seed nothing can be tested, so nothing is bold."
+)
+
+
+class Candidate(NamedTuple):
+    """A row of a table: its label, its method, its settings, and its scores by seed, one mapping per data set."""
+
+    label: str
+    method: str
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    scores: tuple[SeedScores, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over data sets of the means over seeds."""
+        return float(np.mean([np.mean(list(each.values())) for each in self.scores]))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two rows. `p_value`: corrected for all `tests` that were made together; None where nothing can be tested."""
+
+    first: str
+    second: str
+    difference: Difference
+    p_value: float | None
+    tests: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether the test finds the difference."""
+        return self.p_value is not None and self.p_value < LEVEL and not self.difference.level
+
+    @property
+    def indistinguishable(self) -> bool:
+        """Whether there are enough seeds to find a difference, and none is found."""
+        several = min(self.difference.seeds) > 1
+        return several and (self.difference.level or (self.p_value is not None and not self.settled))
+
+    @property
+    def conclusion(self) -> str:
+        """One word for a table, about the first of the two."""
+        if self.difference.level:
+            return "level"
+        if self.p_value is None:
+            return "unknown with one seed" if min(self.difference.seeds) < 2 else "unknown: no spread"
+        if not self.settled:
+            return "not settled"
+        return "higher" if self.difference.value > 0 else "lower"
+
+    def lead(self, what: str = "last score") -> str:
+        """A sentence that says which of the two is ahead, by how much, and whether that is settled."""
+        found = self.difference
+        if found.level:
+            interval = f" (95 % interval {_from_to(found.interval)}, {found.seeds_text})" if found.interval else ""
+            return (
+                f"{self.first} and {self.second} are level: the {what}s differ by less than {RESOLUTION:g} normalized "
+                f"points, the resolution of this report{interval}."
+            )
+        winner, loser = (self.first, self.second) if found.value > 0 else (self.second, self.first)
+        sentence = f"{winner} is ahead of {loser} by {abs(found.value):.1f} normalized points ({what}"
+        if found.interval is None or self.p_value is None:
+            why = "with one seed there is no interval" if min(found.seeds) < 2 else "no seed differs from another"
+            return f"{sentence}; {why}, so this is not settled)."
+        low, high = found.interval if found.value > 0 else (-found.interval[1], -found.interval[0])
+        sentence = f"{sentence}, 95 % interval {_from_to((low, high))}, {found.seeds_text})"
+        if self.settled:
+            return f"{sentence}: settled."
+        if low <= 0:
+            return f"{sentence}: not settled, because the interval contains 0."
+        return f"{sentence}: not settled after Holm's correction for {self.tests} comparisons (p = {self.p_value:.2f})."
+
+    def outlook(self) -> str:
+        """Sentences that say which difference these seeds can show, and how many more would settle this one, or ""."""
+        level = LEVEL / max(self.tests, 1)
+        if self.settled or (smallest := self.difference.detectable(level)) is None:
+            return ""
+        over = f", corrected for {self.tests} comparisons" if self.tests > 1 else ""
+        sentence = (
+            f"{self.first} and {self.second}: {self.difference.seeds_text} show a true difference of {smallest:.1f} "
+            f"points with a probability of {100 * POWER:g} % (test at {100 * LEVEL:g} %{over})."
+        )
+        if self.difference.level:
+            return sentence
+        more = self.difference.more_seeds(level)
+        count = f"More than {MOST_SEEDS:,}" if more is None else f"{more:,}"
+        return f"{sentence} {count} more seeds of each would show the measured one, if it is true and the spread stays."
+
+
+def compare(candidates: Sequence[Candidate], baseline: str | None = None) -> tuple[Compared, ...]:
+    """All comparisons of a table, corrected together. `baseline`: the only baseline; None: each method's own."""
+    found = [(ours, theirs, difference(ours.scores, theirs.scores)) for ours, theirs in _pairs(candidates, baseline)]
+    raw = [each.p_value for _, _, each in found if each.p_value is not None]
+    corrected = iter(holm(raw))
+    return tuple(
+        Compared(ours.label, theirs.label, each, None if each.p_value is None else next(corrected), len(raw))
+        for ours, theirs, each in found
+    )
+
+
+def marked(candidates: Sequence[Candidate], comparisons: Iterable[Compared]) -> set[str]:
+    """The labels to print in bold: the highest mean, and those that are not distinguishable from it (`BOLD_RULE`)."""
+    if len(candidates) < 2:
+        return set()
+    best = max(candidates, key=lambda each: each.mean).label
+    with_best = [each for each in comparisons if best in (each.first, each.second)]
+    tied = {label for each in with_best if each.indistinguishable for label in (each.first, each.second)}
+    return {best, *tied} if tied or any(each.settled for each in with_best) else set()
+
+
+def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str) -> Table:
+    """Each comparison with its intervals, its corrected p-value and a conclusion."""
+    rows = []
+    for each in comparisons:
+        found = each.difference
+        interval, bootstrap = (_in_brackets(limits) for limits in (found.interval, found.bootstrap))
+        p_value = "-" if each.p_value is None else "<0.001" if each.p_value < 0.001 else f"{each.p_value:.3f}"
+        texts = (f"{found.value:+.1f} {interval}", bootstrap, found.seeds_text, p_value, each.conclusion)
+        rows.append((TableCell(f"{each.first} minus {each.second}"), *map(TableCell, texts)))
+    tests = max((each.tests for each in comparisons), default=0)
+    return Table(
+        f"Differences of the last normalized score ({data_sets})",
+        ("methods", "difference [95 %]", "bootstrap [95 %]", "seeds", "p (Holm)", "conclusion"),
+        tuple(rows),
+        name=f"differences-{name}",
+        note=(
+            f"p: t tests over seeds, corrected by Holm for the {tests} comparisons of this table; the interval of each "
+            f"difference is not corrected. Level: less than {RESOLUTION:g} apart. Bootstrap intervals of few seeds are "
+            "too narrow, so they decide nothing here."
+        ),
+    )
+
+
+def _pairs(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[Candidate, Candidate]]:
+    found: dict[frozenset[str], tuple[Candidate, Candidate]] = {}
+    for ours in candidates:
+        for wanted in [baseline] if baseline else METHODS[ours.method].baselines:
+            for theirs in _counterparts(ours, [each for each in candidates if each.method == wanted]):
+                found.setdefault(frozenset((ours.label, theirs.label)), (ours, theirs))
+    if candidates:
+        best = max(candidates, key=lambda each: each.mean)
+        for other in candidates:
+            if other is not best:
+                found.setdefault(frozenset((best.label, other.label)), (best, other))
+    return list(found.values())
+
+
+def _counterparts(ours: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
+    """Of another method: the rows of the same size; of these the ones with the same training, if there are any."""
+    if not others or ours.method == others[0].method:
+        return []
+    same_size = [each for each in others if _agree(ours.model, each.model)]
+    return [each for each in same_size if _agree(ours.settings, each.settings)] or same_size
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two settings are equal in all fields that both have."""
+    return all(one[field] == other[field] for field in one.keys() & other.keys())
+
+
+def _from_to(limits: tuple[float, float]) -> str:
+    return f"{limits[0]:.1f} to {limits[1]:.1f}"
+
+
+def _in_brackets(limits: tuple[float, float] | None) -> str:
+    return "" if limits is None else f"[{limits[0]:.1f}, {limits[1]:.1f}]"
