@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
+from rich.logging import RichHandler
 
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
-from dmray.redaction import without_secrets
+from dmray.redaction import SecretFilter, without_secrets
 from dmray.registry import short
-from dmray.terminal import accept_all_text, safe_console
+from dmray.terminal import PlainFormatter, accept_all_text, safe_console
 
 SweepSource = Annotated[
     str, typer.Argument(help="A sweep file, or a sweep's folder or URL: runs/quickstart, s3://bucket/runs/quickstart.")
@@ -32,6 +34,15 @@ def new_app() -> typer.Typer:
     """
     accept_all_text(sys.stdout, sys.stderr)
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+def log_to_terminal() -> None:
+    """Show what dmray logs on standard error, without passwords."""
+    handler = RichHandler(console=err, show_path=False, show_time=False)
+    handler.addFilter(SecretFilter())
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("dmray").setLevel(logging.INFO)
 
 
 def finite_number(text: str) -> float:

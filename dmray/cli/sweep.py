@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from dmray.api import plan_sweep, run_sweep
-from dmray.cli.shared import err, new_app, out, report_errors
+from dmray.cli.shared import err, log_to_terminal, new_app, out, report_errors
 from dmray.driver.plan_view import render_plan, render_time_estimate
 from dmray.errors import ClusterError, ClusterLostError, SpecError, StorageError
 from dmray.interruption import SweepInterrupted, interruptible
@@ -26,10 +24,9 @@ from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
-from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
+from dmray.redaction import HIDDEN, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
-from dmray.terminal import PlainFormatter
 
 if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
@@ -73,11 +70,7 @@ def main(
         *(override or []),
         *(f"{key}={_as_text(value)}" for key, value in options.items() if value is not None),
     ]
-    handler = RichHandler(console=err, show_path=False, show_time=False)
-    handler.addFilter(SecretFilter())
-    handler.setFormatter(PlainFormatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("dmray").setLevel(logging.INFO)
+    log_to_terminal()
     try:
         with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
             if local and address is not None:

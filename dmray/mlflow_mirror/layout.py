@@ -4,6 +4,7 @@
       sweep                                    dmray.level = sweep
         seed group: all seeds of one setting   dmray.level = seed group
           trial: one seed                      dmray.level = trial
+            re-evaluation of a checkpoint      dmray.level = re-evaluation
 
 Parameters are what defines a trial and never change; they have the same keys for every method, so that a comparison
 lines up. All that may change when a trial is resumed (machine, versions, attempt) is a tag. Metrics are those of
@@ -26,6 +27,7 @@ from dmray.records import (
     AttemptFailed,
     AttemptStarted,
     EvaluationDone,
+    Reevaluation,
     ResultIdentity,
     RungDecision,
     Score,
@@ -46,7 +48,7 @@ LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep",
 MODEL, IDENTITY, IDENTITY_PARTS = "model", "dmray.identity", "dmray.identity_parts"
 TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
-LEVELS = ("sweep", "seed group", "trial")
+LEVELS = ("sweep", "seed group", "trial", "re-evaluation")
 
 # Tags of experiments, models and versions.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
@@ -146,6 +148,37 @@ def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -
         **_setting_tags(trial),
         TRIAL: trial.trial_id,
         "seed": str(trial.seed),
+        PARENT: parent,
+    }
+
+
+def reevaluation_key(record: Reevaluation) -> str:
+    """By which the run of an evaluation after the training is found."""
+    return f"{record.trial_id}:{record.conditions.checkpoint}:{record.conditions.digest}"
+
+
+def reevaluation_name(trial: TrialSpec, record: Reevaluation) -> str:
+    made = record.conditions
+    return f"{trial_name(trial)}|{made.checkpoint}, {made.decode}, {made.episodes} episodes, seed {made.seed}"
+
+
+def reevaluation_tags(
+    trial: TrialSpec, record: Reevaluation, sweep: SweepSpec, sweep_id: str, parent: str
+) -> dict[str, str]:
+    """Tags of an evaluation of `trial`'s checkpoint after its training; `parent`: the trial's run."""
+    made = record.conditions
+    targets = ", ".join(f"{target:g}" for target in made.target_returns if target is not None)
+    return {
+        **_common("re-evaluation", reevaluation_key(record), sweep, sweep_id),
+        **_setting_tags(made.applied_to(trial)),
+        TRIAL: trial.trial_id,
+        "seed": str(trial.seed),
+        "checkpoint": made.checkpoint,
+        "protocol.episodes": str(made.episodes),
+        "protocol.seed": str(made.seed),
+        "protocol.target_returns": targets or "none",
+        "protocol.again": f"{made.checkpoint}, {made.decode}, {made.episodes} episodes, seed {made.seed}",
+        "code": made.code,
         PARENT: parent,
     }
 

@@ -35,6 +35,7 @@ from dmray.mlflow_mirror.layout import (
     trial_tags,
 )
 from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
+from dmray.mlflow_mirror.reevaluations import mirror_reevaluations
 from dmray.mlflow_mirror.store import LateStore, RunStore, RunWanted, StoredRun, StoreError, SweepRuns, open_store
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
 from dmray.progress.trial_status import TrialStatus
@@ -134,6 +135,7 @@ class MlflowMirror:
         self._store, self._folder, self._sweep = store, folder, sweep
         self._sweep_id = folder.sweep_id()
         rule = sweep.early_stopping
+        self._specs = tuple(trials)
         self._trials = [TrialMirror(trial, folder.trial(trial.trial_id), rule) for trial in trials]
         self._seed_groups: dict[str, SeedGroupMirror] = {}  # by `group_id`
         self._group_of: dict[str, str] = {}  # by trial id, once the trial has begun
@@ -385,6 +387,7 @@ class MlflowMirror:
                 trial.save_drawings(self._store)
             for seed_group in self._seed_groups.values():
                 seed_group.stop(self._store)
+            mirror_reevaluations(self._store, self._sweep_runs(), self._folder, self._sweep, self._specs)
             for path, place in ((self._folder.manifest, ""), (report, REPORT)):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)

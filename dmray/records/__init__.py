@@ -31,6 +31,13 @@ from dmray.records.records import (
     TrialDone,
     TrialStopped,
 )
+from dmray.records.reevaluations import (
+    Conditions,
+    Reevaluation,
+    has_reevaluation,
+    read_reevaluations,
+    write_reevaluation,
+)
 from dmray.records.scores import Score, ScoreSeries, Spread, best_score, last_score
 
 __all__ = [
@@ -38,6 +45,7 @@ __all__ = [
     "AttemptFailed",
     "AttemptPaused",
     "AttemptStarted",
+    "Conditions",
     "EvaluationDone",
     "EvaluationSkipped",
     "Ledger",
@@ -46,6 +54,7 @@ __all__ = [
     "LedgerTail",
     "LightRecord",
     "Metric",
+    "Reevaluation",
     "ResultIdentity",
     "RungDecision",
     "Score",
@@ -62,12 +71,15 @@ __all__ = [
     "changed_since_done",
     "counting",
     "distinct",
+    "has_reevaluation",
     "identity_of",
     "last_score",
     "provenance",
     "read_done_marker",
     "read_episode_table",
     "read_ledger",
+    "read_reevaluations",
     "write_done_marker",
     "write_episode_table",
+    "write_reevaluation",
 ]

@@ -7,7 +7,7 @@ of different contents of a data set, releases of a simulator, or code (`dmray.re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -18,31 +18,49 @@ from dmray.errors import StorageError
 from dmray.methods import METHODS
 from dmray.planning.manifest import read_manifest
 from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus, read_history
-from dmray.records import ResultIdentity, RungDecision, Score, ScoreSeries, Spread, SweepFolder, TrialFolder
+from dmray.records import (
+    Reevaluation,
+    ResultIdentity,
+    RungDecision,
+    Score,
+    ScoreSeries,
+    Spread,
+    SweepFolder,
+    TrialFolder,
+    identity_of,
+    read_reevaluations,
+)
 from dmray.records.identity import differing_parts, group_id, simulator_releases
 from dmray.records.metrics import single_metrics
-from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
+from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec, content_hash
 from dmray.tasks import Task, task_of
 
 UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
 )
 _MAY_BE_STOPPED = (TrialStatus.WAITING, TrialStatus.STARTED, TrialStatus.PAUSED)
+_DECIDED_BY_EVALUATION = ("task", "simulator", "plugins")  # parts of a provenance
 _IMPOSSIBLE = 1e15  # of a return; sums of much larger numbers overflow
 _PARALLEL_FROM_BYTES = 2**30  # reading less takes only a few seconds in one process
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a sweep file that must be equal if two scores are to be compared."""
+    """The settings of a sweep file that must be equal if two scores are to be compared.
+
+    `reevaluated`: the checkpoint ("final", "best", "step:10000") of an evaluation that was made after the training;
+    empty for the evaluations of the training itself. The two kinds are never in one comparison.
+    """
 
     simulation: str
     decode: str
     episodes: int
     seed: int
+    reevaluated: str = ""
 
     def __str__(self) -> str:
-        return f"{self.simulation}, decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}"
+        again = f"; evaluated again: checkpoint {self.reevaluated}" if self.reevaluated else ""
+        return f"{self.simulation}, decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}{again}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,8 @@ class TrialResult:
     `evaluation_s`: the sum over evaluations. `decisions`: the decisions of early stopping about it; `stopped_by`: the
     decision that stopped it, if it still holds. `identity`: what its scores depend on beside the spec; None before the
     first attempt. `begun_s`: when the last attempt began. `damage`: why its records cannot be read, or not all.
+    `reevaluated`: as in `Protocol`; then `trial` has the settings of that evaluation, `trained_as` is the
+    trial's id, and there is one score.
     """
 
     trial: TrialSpec
@@ -70,6 +90,15 @@ class TrialResult:
     identity: ResultIdentity | None = None
     begun_s: float = 0.0
     damage: str | None = None
+    reevaluated: str = ""
+    trained_as: str = ""
+
+    @property
+    def protocol(self) -> Protocol:
+        """What its scores were measured under."""
+        made = self.trial.evaluation
+        simulation = task_of(self.trial.dataset).protocol
+        return Protocol(simulation, made.decode, made.episodes, made.seed, self.reevaluated)
 
     @property
     def group_id(self) -> str:
@@ -165,7 +194,8 @@ class SweepResults:
     """The content of a report. `name`: the name of the sweep, or the names of several, joined by " + ".
 
     `early_stopping`: the early-stopping rules of the sweeps that have one, by sweep name. `run_twice`: sentences about
-    trials that several sweeps ran on other data or with other code; one of their results is here.
+    trials that several sweeps ran on other data or with other code; one of their results is here. `reevaluated`: the
+    comparisons of evaluations that were made after the training, in none of the other numbers.
     """
 
     name: str
@@ -173,6 +203,7 @@ class SweepResults:
     comparisons: tuple[Comparison, ...]
     early_stopping: dict[str, EarlyStoppingSpec] = field(default_factory=dict)
     run_twice: tuple[str, ...] = ()
+    reevaluated: tuple[Comparison, ...] = ()
 
     def count(self, status: TrialStatus) -> int:
         return sum(trial.status is status for trial in self.trials)
@@ -192,21 +223,73 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
         (folder.trial(trial.trial_id), trial, manifest.sweep.early_stopping)
         for manifest, folder in manifests
         for trial in manifest.trials
-        if protocol in (None, task_of(trial.dataset).protocol)
+        if _is_wanted(trial, protocol)
     ]
     furthest: dict[str, TrialResult] = {}
+    places: dict[str, SweepFolder] = {}
     unlike: dict[str, None] = {}
-    for result in _read_results(wanted):
+    homes = [folder for manifest, folder in manifests for trial in manifest.trials if _is_wanted(trial, protocol)]
+    for folder, result in zip(homes, _read_results(wanted), strict=True):
         other = furthest.get(result.trial.trial_id)
         if other is not None and None not in (other.identity, result.identity) and other.identity != result.identity:
             unlike[result.trial.trial_id] = None
         if other is None or _progress(result) > _progress(other):
-            furthest[result.trial.trial_id] = result
+            furthest[result.trial.trial_id], places[result.trial.trial_id] = result, folder
     trials = tuple(furthest.values())
     sweeps = [manifest.sweep for manifest, _ in manifests]
     rules = {sweep.name: sweep.early_stopping for sweep in sweeps if sweep.early_stopping is not None}
     name = " + ".join(sweep.name for sweep in sweeps)
-    return SweepResults(name, trials, tuple(_comparisons(trials)), rules, tuple(_run_twice(unlike)))
+    again = tuple(_comparisons(_evaluated_again(trials, places)))
+    return SweepResults(name, trials, tuple(_comparisons(trials)), rules, tuple(_run_twice(unlike)), again)
+
+
+def _is_wanted(trial: TrialSpec, protocol: str | None) -> bool:
+    return protocol in (None, task_of(trial.dataset).protocol)
+
+
+def _evaluated_again(trials: Sequence[TrialResult], places: Mapping[str, SweepFolder]) -> tuple[TrialResult, ...]:
+    """A result for each evaluation that was made after the training.
+
+    All seeds of a group are there under each of its protocols, also those without that evaluation: a group of which
+    seeds were stopped early, or are missing, shows it.
+    """
+    groups: dict[tuple[str, ResultIdentity | None], list[TrialResult]] = {}
+    for result in trials:
+        groups.setdefault((result.trial.seed_group_id, result.identity), []).append(result)
+    found = []
+    for (setting, identity), begun in groups.items():
+        if identity is None:
+            continue
+        by_protocol: dict[str, dict[str, Reevaluation]] = {}
+        for result in (each for each in begun if each.status is TrialStatus.FINISHED):
+            for record in read_reevaluations(places[result.trial.trial_id], result.trial.trial_id):
+                by_protocol.setdefault(record.conditions.protocol, {})[result.trial.trial_id] = record
+        for records in by_protocol.values():
+            example = next(iter(records.values()))
+            evaluated = {name: example.provenance.get(name) for name in _DECIDED_BY_EVALUATION}
+            shared = _identity_again(identity, example.conditions.applied_to(begun[0].trial), example)
+            for result in (*begun, *groups.get((setting, None), ())):
+                made = records.get(result.trial.trial_id)
+                again = replace(
+                    result,
+                    trial=example.conditions.applied_to(result.trial),
+                    reevaluated=example.conditions.checkpoint,
+                    trained_as=result.trial.trial_id,
+                    identity=shared,
+                    provenance={**result.provenance, **evaluated},
+                    scores=ScoreSeries.of([Score.of(made.evaluation)] if made else []),
+                    evaluation_s=made.wall_s if made else 0.0,
+                )
+                found.append(again)
+    return tuple(found)
+
+
+def _identity_again(trained: ResultIdentity, example: TrialSpec, record: Reevaluation) -> ResultIdentity:
+    """Of the evaluation that `record` has, of `example` or another seed, by another process than its training."""
+    code = trained.code
+    if record.conditions.code != code:
+        code = content_hash([code, record.conditions.code])[: len(record.conditions.code)]
+    return trained._replace(protocol=identity_of(example, record.provenance).protocol, code=code)
 
 
 def _run_twice(trial_ids: Iterable[str]) -> Iterable[str]:
@@ -288,20 +371,20 @@ def _result_of(history: TrialHistory) -> TrialResult:
 
 def _comparisons(trials: tuple[TrialResult, ...]) -> Iterable[Comparison]:
     order = {dataset: place for place, dataset in enumerate(dict.fromkeys(r.trial.dataset.name for r in trials))}
-    ranked = sorted(trials, key=lambda result: (order[result.trial.dataset.name], str(_protocol(result.trial))))
+    ranked = sorted(trials, key=lambda result: (order[result.trial.dataset.name], str(result.protocol)))
     for _, group in groupby(ranked, key=lambda result: result.trial.dataset.name):
         yield from _comparisons_of_dataset(list(group))
 
 
 def _comparisons_of_dataset(trials: list[TrialResult]) -> list[Comparison]:
     found = []
-    for _, group in groupby(trials, key=lambda result: _protocol(result.trial)):
+    for _, group in groupby(trials, key=lambda result: result.protocol):
         for identity, members in _by_identity(list(group)).items():
             first = members[0].trial
             task = task_of(first.dataset)
             targets = first.evaluation.target_returns or task.target_returns
             rows = _seed_groups(members)
-            found.append(Comparison(first.dataset, task, _protocol(first), tuple(targets), rows, identity))
+            found.append(Comparison(first.dataset, task, members[0].protocol, tuple(targets), rows, identity))
     apart = differing_parts([each.identity for each in found if each.identity is not None])
     if len({each.protocol for each in found}) == len(found):  # their titles have the protocol already
         apart = tuple(part for part in apart if part != "protocol")
@@ -316,11 +399,6 @@ def _by_identity(trials: list[TrialResult]) -> dict[ResultIdentity | None, list[
     for trial in trials:
         found.setdefault(trial.identity.shared if trial.identity else newest, []).append(trial)
     return found
-
-
-def _protocol(trial: TrialSpec) -> Protocol:
-    evaluation = trial.evaluation
-    return Protocol(task_of(trial.dataset).protocol, evaluation.decode, evaluation.episodes, evaluation.seed)
 
 
 def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
@@ -348,7 +426,9 @@ def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
 
 def _setting(trial: TrialSpec) -> dict[str, Any]:
     """The fields in which two seed groups of one method may differ."""
-    return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}
+    unused = set() if METHODS[trial.method].takes_target else {"target_returns", "return_scale"}
+    evaluation = trial.evaluation.model_dump(exclude=unused)
+    return {**trial.model.model_dump(), **trial.training.model_dump(), **evaluation}
 
 
 def _label(trial: TrialSpec, details: str) -> str:

@@ -12,6 +12,7 @@ from dmray.escaping import one_line
 from dmray.records import SweepFolder
 from dmray.reporting.document import Table
 from dmray.reporting.notes import notes_on_data, warnings_of
+from dmray.reporting.reevaluations import reevaluation_table
 from dmray.reporting.results import SweepResults, collect
 from dmray.reporting.tables import IQM, LAST_TEN, MISSING, NOTHING, leader_text, score_table
 from dmray.terminal import FittingTable
@@ -42,6 +43,8 @@ def _parts(results: SweepResults) -> Iterable[RenderableType]:
         yield _rich(score_table(comparison))
         yield Text(leader_text(comparison), style="bold")
         yield Text("last: the final weights, the main result; best: the highest during training\n", style="dim")
+    for comparison in results.reevaluated:
+        yield _rich(reevaluation_table(comparison))
 
 
 def _rich(table: Table) -> FittingTable:

@@ -118,7 +118,8 @@ def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder
     [
         ("dm", ["--decode", "strem:2"], "unknown decode mode 'strem:2', did you mean 'stream:2'?"),
         ("dm", ["--target", "5"], "target return 5: DM takes no target return"),
-        ("dm", ["--which", "best"], "which=best: selects a model of an MLflow run"),
+        ("dm", ["--checkpoint", "bset"], "checkpoint 'bset': give one of final, best"),
+        ("dm", ["--checkpoint", "step:20"], "no checkpoint 'step:20'; there are best, final, last"),
         ("dt", ["--records", "/proc/nowhere/episodes.parquet"], "/proc/nowhere/episodes.parquet: cannot be written"),
     ],
 )
@@ -183,7 +184,7 @@ def test_a_trial_is_evaluated_from_its_mlflow_run_which_gets_its_pictures(
     recorded = [record for record in ledger if isinstance(record, EvaluationDone)]
     monkeypatch.chdir(tmp_path)
     for which in ("final", "best"):
-        done = evaluate(f"runs:/{run.info.run_id}", "--mlflow-uri", uri, "--which", which, "--pictures", "1")
+        done = evaluate(f"runs:/{run.info.run_id}", "--mlflow-uri", uri, "--checkpoint", which, "--pictures", "1")
         assert done.exit_code == 0, done.output
         assert f"{recorded[-1].first_target.normalized_mean:.2f}" in done.output
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]  # no database of MLflow's own making
