@@ -23,6 +23,7 @@ from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import estimate_time
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
+from dmray.progress.extensions import find_extensions
 from dmray.progress.trial_status import ENDED, to_run, trial_statuses
 from dmray.redaction import HIDDEN, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW, TrialSpec
@@ -124,7 +125,8 @@ def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | 
     if is_url(planned.sweep.storage):
         _download_records(planned)
     statuses = trial_statuses(planned, folder)
-    difference = changes(planned, folder, statuses)
+    extended = find_extensions(planned, folder, statuses)
+    difference = changes(planned, folder, statuses, extended)
     part = replace(planned, trials=select_trials(planned, trial_filter))
     out.print(render_plan(part, {trial_id: statuses[trial_id] for trial_id in part.trial_ids}))
     if difference and difference.any:

@@ -23,6 +23,7 @@ from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter
 from dmray.progress.changes import changed_conditions, changes
+from dmray.progress.extensions import find_extensions
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
@@ -85,13 +86,15 @@ def run_sweep(
             remove_stale_parts(written)
         states = trial_statuses(plan, folder)
         restore_done_markers(plan, folder)
-        todo = to_run(plan, states, resume, trial_filter)
+        extended = find_extensions(plan, folder, states)
+        todo = to_run(plan, states, resume, trial_filter, extended)
         checked = preflight.check(todo, folder.datasets)
         require_space_for(todo, plan.sweep, folder.path)
         if todo:
-            warn_of_changes(plan, folder, states, {name: each.fingerprint for name, each in checked.items()})
+            fingerprints = {name: each.fingerprint for name, each in checked.items()}
+            warn_of_changes(plan, folder, states, fingerprints, extended)
             folder.write_data_warnings({name: each.warnings for name, each in checked.items()})
-        if (difference := changes(plan, folder, states)) and difference.any:
+        if (difference := changes(plan, folder, states, extended)) and difference.any:
             _log.info("the sweep file has changed: %s", difference)
         with _mirrored(plan, folder) as attach:
             write_manifest(plan, folder)  # only now: if MLflow does not answer, the start has changed nothing
@@ -106,14 +109,18 @@ def run_sweep(
 
 
 def warn_of_changes(
-    plan: Plan, folder: SweepFolder, states: Mapping[str, TrialStatus], fingerprints: Mapping[str, str]
+    plan: Plan,
+    folder: SweepFolder,
+    states: Mapping[str, TrialStatus],
+    fingerprints: Mapping[str, str],
+    extended: Mapping[str, str] | None = None,
 ) -> None:
     """Say which earlier results will stay apart from new ones, because the data or the code has changed.
 
-    `fingerprints`: of data sets as they are now, by name.
+    `fingerprints`: of data sets as they are now, by name. `extended`: as in `changes`.
     """
-    if any(state is not TrialStatus.WAITING for state in states.values()):
-        for warning in changed_conditions(plan, folder, fingerprints, provenance()):
+    if extended or any(state is not TrialStatus.WAITING for state in states.values()):
+        for warning in changed_conditions(plan, folder, fingerprints, provenance(), extended):
             _log.warning("%s", warning)
 
 

@@ -33,6 +33,7 @@ from dmray.records import (
     Score,
     Spread,
     StartedOver,
+    TrainingExtended,
     TrainProgress,
     TrialDone,
     TrialStopped,
@@ -49,6 +50,7 @@ MODEL, IDENTITY, IDENTITY_PARTS = "model", "dmray.identity", "dmray.identity_par
 TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 LEVELS = ("sweep", "seed group", "trial", "re-evaluation")
+CONTINUED = "continued trial"  # the level of a trial that a longer one has gone on from: in no view, mean or aggregate
 
 # Tags of experiments, models and versions.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
@@ -215,6 +217,16 @@ def failure_tags(record: AttemptFailed) -> dict[str, str]:
 def damage_tags(damage: str) -> dict[str, str]:
     """Of a trial whose records cannot be read, or are not as they were written."""
     return _texts({"dmray.last_error": damage})
+
+
+def extended_tags(record: TrainingExtended) -> dict[str, str]:
+    """Of a trial that has gone on from a shorter one."""
+    return _texts({"dmray.continues": record.trial_id, "dmray.continues_at_step": record.step})
+
+
+def continued_tags(longer: str) -> dict[str, str]:
+    """Of the run of a shorter trial that the trial `longer` has gone on from."""
+    return {LEVEL: CONTINUED, "dmray.continued_as": longer}
 
 
 def started_over_tags(record: StartedOver) -> dict[str, str]:

@@ -19,10 +19,12 @@ from typing import cast
 from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror.layout import (
     GROUP_COMMITTED,
+    LEVEL,
     MODEL,
     PARENT,
     REPORT,
     SEED_GROUP,
+    continued_tags,
     identity_tags,
     model_label,
     seed_group_name,
@@ -149,6 +151,7 @@ class MlflowMirror:
         self._runs: SweepRuns | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
+        self._continued: set[str] = set()  # the ids of shorter trials whose runs are marked
         self._problem: str | None = None
         self._pause_s, self._next_try = 0.0, 0.0
         self._up_to_date_at = time.monotonic()
@@ -275,8 +278,17 @@ class MlflowMirror:
                 trial.created(self._ensure_run(trial, records[0].time_s))
             trial.log(self._store, records)
             self._join_group(trial, records[0].time_s)
+            self._mark_continued(trial)
         if (group := self._group_of.get(trial_id)) is not None:
             self._seed_groups[group].update(self._store)
+
+    def _mark_continued(self, trial: TrialMirror) -> None:
+        """Take the runs of shorter trials that this one has gone on from out of all views: it has their records."""
+        for shorter in trial.extended_from:
+            found = self._sweep_runs().find(shorter)
+            if found is not None and shorter not in self._continued:
+                self._store.log(found.run_id, tags=continued_tags(trial.trial.trial_id))
+                self._continued.add(shorter)
 
     def _sweep_runs(self) -> SweepRuns:
         if self._runs is None:
@@ -318,7 +330,8 @@ class MlflowMirror:
             group.adopt(self._store, run)
         assert group.run_id is not None
         label = {MODEL: self._model_label(trial)}
-        trial.set_tags(self._store, {PARENT: group.run_id, SEED_GROUP: key, **identity_tags(identity), **label})
+        place = {LEVEL: "trial", PARENT: group.run_id, SEED_GROUP: key}  # LEVEL: a longer trial may have been removed
+        trial.set_tags(self._store, {**place, **identity_tags(identity), **label})
         self._label_others(spec.dataset.name)
 
     def _enter_group(self, trial: TrialMirror, key: str, identity: ResultIdentity) -> None:

@@ -32,10 +32,11 @@ class TrialJob(Spec):
     early_stopping: EarlyStoppingSpec | None
     data_warnings: tuple[str, ...]  # what the driver's check of the data set found; for the records
     command_number: int  # the command to run; a worker stops when the sweep has a newer one
+    extends: str | None = None  # the id of a trial with fewer training steps, whose records and state it begins with
     has_manifest: bool  # a sweep that was started; its folder must not be made anew
 
     @classmethod
-    def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
+    def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder, extends: str | None = None) -> TrialJob:
         command = read_command(folder)
         return cls(
             trial=_with_absolute_path(trial),
@@ -53,6 +54,7 @@ class TrialJob(Spec):
             capture=sweep.resources.capture,
             early_stopping=sweep.early_stopping,
             data_warnings=folder.read_data_warnings(trial.dataset.name),
+            extends=extends,
             command_number=command.number if command else 0,
             has_manifest=not is_url(sweep.storage) and folder.manifest.exists(),
         )

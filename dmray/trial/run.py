@@ -43,6 +43,7 @@ from dmray.trial.build import attempt_started, build_trainer
 from dmray.trial.checkpoints import is_finite, save_checkpoint, to_tensors
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
+from dmray.trial.extension import begin_extended
 from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
@@ -92,6 +93,8 @@ def run_trial(
         watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         try:
             with log.listening(), watchdog.watching():
+                if begin_extended(job):
+                    attempt = 1 + read_history(job.folder, job.trial, job.early_stopping).attempts
                 run = _Attempt(job, service, report, ledger, attempt, watchdog)
                 return run.run()
         except TrialPaused:
