@@ -34,19 +34,23 @@ class Cost:
         )
 
 
-def total_cost(trials: Iterable[TrialSpec], log_every_steps: int) -> Cost:
+def total_cost(trials: Iterable[TrialSpec], log_every_steps: int, keep_every_steps: int | None = None) -> Cost:
     """The sum of `trial_cost` over `trials`."""
-    return sum((trial_cost(trial, log_every_steps) for trial in trials), Cost())
+    return sum((trial_cost(trial, log_every_steps, keep_every_steps) for trial in trials), Cost())
 
 
-def trial_cost(trial: TrialSpec, log_every_steps: int) -> Cost:
-    """The cost of one trial. Disk: last.pt (with the optimizer's moments), best.pt, final.pt and the ledger."""
+def trial_cost(trial: TrialSpec, log_every_steps: int, keep_every_steps: int | None = None) -> Cost:
+    """The cost of one trial. Disk: last.pt (with the optimizer's moments), best.pt, final.pt and the ledger.
+
+    `keep_every_steps`: the steps between two numbered checkpoints, which are counted too; None: there are none.
+    """
     task, evaluation, steps = task_of(trial.dataset), trial.evaluation, trial.training.steps
     episodes = evaluation.episodes * num_targets(trial)
     evaluations = num_evaluations(trial)
     weights = num_parameters(trial, task) * _FLOAT_BYTES
     ledger = evaluations * episodes * _EPISODE_BYTES + steps // log_every_steps * _TRAIN_RECORD_BYTES
-    return Cost(steps, evaluations * episodes * task.horizon, 5 * weights + ledger)
+    numbered = steps // keep_every_steps if keep_every_steps else 0
+    return Cost(steps, evaluations * episodes * task.horizon, (5 + numbered) * weights + ledger)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
               ledger the state relies on
     best.pt   the weights of the best evaluation so far, with its step and score
     final.pt  the weights after the last step, with the last score
+    step-*.pt the weights after that step, where the sweep keeps them (`faults.keep_checkpoints`)
 
 Each has the trial's spec and the policy's shape, so the policy can be built from the file alone. A file is a header
 (format version, length and digest of the rest) and what `torch.save` writes; it is read only if the digest is right,

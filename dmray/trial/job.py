@@ -20,6 +20,7 @@ class TrialJob(Spec):
     storage: str
     sweep_name: str
     checkpoint_every_steps: int
+    keep_every_steps: int | None
     no_progress_timeout_s: float | None
     min_free_gib: float
     log_every_steps: int
@@ -43,6 +44,7 @@ class TrialJob(Spec):
             storage=sweep.storage if is_url(sweep.storage) else str(folder.storage),
             sweep_name=sweep.name,
             checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
+            keep_every_steps=sweep.faults.keep_every_steps,
             no_progress_timeout_s=sweep.faults.no_progress_timeout_s,
             min_free_gib=sweep.faults.min_free_gib,
             log_every_steps=sweep.tracking.log_every_steps,

@@ -165,6 +165,7 @@ class _Attempt:
                 if not self.meter.finite:
                     return self._finish("diverged")
                 self.evaluations.offer(step, lambda: snapshot(self.trainer.policy))
+            self._keep_weights(step)
             self._collect(self.job.max_pending_evaluations)
             if self._due(step, self.job.checkpoint_every_steps):
                 self._save()
@@ -179,6 +180,7 @@ class _Attempt:
             self.job.log_every_steps,
             self.job.trial.evaluation.every_steps,
             self.job.checkpoint_every_steps,
+            *([self.job.keep_every_steps] if self.job.keep_every_steps else []),
         )
         step = self.trainer.steps_done
         return min(self.job.trial.training.steps, *((step // every + 1) * every for every in cadences))
@@ -232,6 +234,16 @@ class _Attempt:
         }
         save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
         self.log.write(f"checkpoint at step {self.trainer.steps_done:,}")
+
+    def _keep_weights(self, step: int) -> None:
+        """Write the numbered checkpoint, if one is due; not of weights that diverged, which nobody can use."""
+        every = self.job.keep_every_steps
+        if every is None or step % every or not is_finite(self.trainer.policy.state_dict()):
+            return
+        self.ledger.require()
+        require_space(self.job.folder.path, self.job.min_free_gib)
+        kept = {"step": step, "score": None, "weights": to_tensors(snapshot(self.trainer.policy).weights)}
+        save_checkpoint(self.job.folder.numbered_checkpoint(step), self.origin, kept)
 
     def _restore(self, start: Start) -> None:
         content = start.content
