@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 
-from dmray.arguments import MAX_WORKERS, flag, folder_path, line, place, whole_number
+from dmray.arguments import MAX_WORKERS, finite_number, flag, folder_path, line, place, whole_number
 from dmray.coordination.commands import read_command
 from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
@@ -314,6 +314,61 @@ def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri
     with tempfile.TemporaryDirectory() as folder:
         file = download_checkpoint(run.group(1), checkpoint or run.group(2) or "final", Path(folder), mlflow_uri)
         return replace(inference.load_policy(file), folder=None)
+
+
+def load_published_policy(
+    weights: str | Path | Mapping[str, str | Path],
+    task: str,
+    *,
+    method: str | None = None,
+    data: str | Path | None = None,
+    statistics: str | Path | None = None,
+    context_length: int | None = None,
+    return_scale: float | None = None,
+    n_head: int = 1,
+    action_input: str = "paper",
+) -> Policy:
+    """Load weights that dmray did not train, to be evaluated like any policy: of the published code, or a DT of Hugging
+    Face's transformers.
+
+    `weights`: a folder with config.json and model.safetensors or pytorch_model.bin (a `DecisionTransformerModel`); or,
+    with `method`, the file of a state dict of the authors' code. For HDT and HDM give a file for each network,
+    {"subgoal": ..., "action": ...}, or one file that has both under these names.
+
+    `task`: for example "hopper" or "bullet-hopper". The files have no mean and deviation of the states: `data` is the
+    data set that they were trained on (a name of the catalog or a file), or `statistics` a file with the arrays `mean`
+    and `std`. `context_length`: 20, or that of the config. `return_scale`: the task's. `n_head`, `action_input`: of the
+    authors' networks; action_input "dt" is that of Chen et al.'s DT.
+
+        policy = dmray.load_published_policy("hopper-medium-dt", "hopper", data="hopper-medium-v2")
+        policy = dmray.load_published_policy("dm.pt", "bullet-hopper", method="dm", data="bullet-hopper-medium-v0")
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another model; or its sizes are not those of the task.
+        SpecError: a setting is wrong or missing. DatasetError: the data set cannot be read.
+    """
+    from dmray.inference import published  # loads torch
+
+    settings = published.PublishedSettings(
+        task=line("task", task),
+        data=None if data is None else place("data", data),
+        statistics=None if statistics is None else place("statistics", statistics),
+        context_length=None if context_length is None else whole_number("context_length", context_length, 1),
+        return_scale=None if return_scale is None else finite_number("return_scale", return_scale),
+        n_head=n_head,
+        action_input=action_input,
+    )
+    if method is None:
+        if isinstance(weights, Mapping) or not published.is_huggingface_folder(place("weights", weights)):
+            raise SpecError(
+                "weights: not a folder with a config.json of Hugging Face; for files of the authors' code give `method`"
+            )
+        if (n_head, action_input) != (1, "paper"):
+            raise SpecError("n_head, action_input: are in the folder's config.json; leave them out")
+        return published.load_huggingface(place("weights", weights), settings)
+    files = weights if isinstance(weights, Mapping) else {"": weights}
+    named = {line("stage", name) if name else "": place("weights", file) for name, file in files.items()}
+    return published.load_authors(named, line("method", method), settings)
 
 
 def mlflow_run_of(source: str | Path) -> str | None:

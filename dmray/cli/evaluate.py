@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress
 
-from dmray.api import draw_episodes, evaluate_policy, evaluate_sweep, load_policy, mlflow_run_of
+from dmray.api import (
+    draw_episodes,
+    evaluate_policy,
+    evaluate_sweep,
+    load_policy,
+    load_published_policy,
+    mlflow_run_of,
+)
 from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS
 from dmray.cli.shared import (
     SweepStorage,
@@ -37,12 +44,12 @@ app = new_app()
 @app.command()
 def main(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="A checkpoint file, a trial's folder, the id of a trial's MLflow run, or a sweep (folder or file); "
-            "s3://... too."
+            "s3://... too. Or a folder of Hugging Face (config.json, model.safetensors)."
         ),
-    ],
+    ] = None,
     episodes: Annotated[
         int | None,
         typer.Option(
@@ -86,6 +93,22 @@ def main(
         str | None, typer.Option(help="Evaluate a sweep on a running Ray cluster. Default: start one on this machine.")
     ] = None,
     storage: SweepStorage = None,
+    authors: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[STAGE=]FILE", help="Weights of the published code; HDM: subgoal=FILE and action=FILE."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Method of --authors: dt, dm, dm+r, hdt, hdm.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of published weights, for example bullet-hopper.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set with the mean and deviation of states for published weights.")
+    ] = None,
+    statistics: Annotated[str | None, typer.Option(help="Instead of --data: a file with mean and std.")] = None,
+    context_length: Annotated[int | None, typer.Option(min=1, help="Of published weights. Default: 20.")] = None,
+    return_scale: Annotated[
+        float | None, typer.Option(parser=finite_number, metavar="<float>", help="Default: the task's.")
+    ] = None,
+    n_head: Annotated[int, typer.Option(min=1, help="Attention heads of --authors.")] = 1,
+    action_input: Annotated[str, typer.Option(help="Of --authors: paper, or dt for Chen et al.'s DT.")] = "paper",
     mlflow_uri: Annotated[str | None, typer.Option(help="MLflow server. Default: $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
     """Evaluate a stored policy, or all stored policies of a sweep; without options, exactly as the sweep did it.
@@ -102,21 +125,35 @@ def main(
     }
     of_a_policy = {"--records": records, "--video": video, "--pictures": pictures, "--into": into}
     of_a_sweep = {"--only": only, "--local": local, "--address": address, "--storage": storage}
+    published: dict[str, Any] = {
+        "method": method,
+        "task": task,
+        "data": data,
+        "statistics": statistics,
+        "context_length": context_length,
+        "return_scale": return_scale,
+        "n_head": n_head if n_head != 1 else None,
+        "action_input": action_input if action_input != "paper" else None,
+    }
     with report_errors():
-        if is_sweep(source):
+        source = _one_source(source, authors)
+        foreign = _published_policy(source, authors or [], {name: value for name, value in published.items() if value})
+        if foreign is None and is_sweep(source):
             _refuse(of_a_policy, f"{source} is a sweep; give the folder of one of its trials")
             where = {"local": local, "workers": workers, "address": address, "mlflow_uri": mlflow_uri}
             flags = {"deterministic": True if deterministic else None, "checkpoint": checkpoint or "final"}
             _evaluate_sweep(source, only=only, storage=storage, **flags, **where, **settings)
             return
         _refuse(of_a_sweep, f"{source} is no sweep; give the sweep's folder or file")
+        if foreign is not None:
+            _refuse({"--checkpoint": checkpoint, "--mlflow-uri": mlflow_uri}, f"{source} has published weights only")
         if checkpoint == "all":
             _refuse(of_a_policy, "--checkpoint all evaluates several policies; name one of them")
             _evaluate_all(source, settings, workers or 1, deterministic)
             return
         if records is not None:
             check_writable(records, "--records")
-        policy = load_policy(source, checkpoint=checkpoint, mlflow_uri=mlflow_uri)
+        policy = foreign or load_policy(source, checkpoint=checkpoint, mlflow_uri=mlflow_uri)
         # Drawn first, which needs only the first cohort, so that errors appear before hours of evaluation.
         drawn: list[Path] = []
         if pictures or video:
@@ -143,6 +180,41 @@ def is_sweep(source: str) -> bool:
         return "/trials/" not in source and not source.endswith(".pt")
     path = user_path(source)
     return path.suffix in (".yaml", ".yml") or SweepFolder(path.parent, path.name).manifest.exists()
+
+
+def _one_source(source: str | None, authors: Sequence[str] | None) -> str:
+    if (source is None) == (not authors):
+        raise SpecError("give what to evaluate: a checkpoint, a trial, a sweep, a folder of weights, or --authors FILE")
+    return source if source is not None else ", ".join(authors or ())
+
+
+def _published_policy(source: str, authors: Sequence[str], settings: dict[str, Any]) -> Policy | None:
+    """The policy of weights that dmray did not train; None if `source` is something else.
+
+    Raises:
+        SpecError: an option of such weights is missing, or is given for something else.
+    """
+    is_folder = not authors and not is_url(source) and (user_path(source) / "config.json").is_file()
+    if not authors and not is_folder:
+        if settings:
+            given = f"--{next(iter(settings)).replace('_', '-')}"
+            raise SpecError(f"{given}: is for published weights (--authors, or a folder with config.json)")
+        return None
+    if "task" not in settings:
+        raise SpecError("--task: missing; published weights do not name their task, for example --task hopper")
+    if is_folder:
+        if "method" in settings:
+            raise SpecError(f"--method: {source} is a Decision Transformer of Hugging Face; leave it out")
+        return load_published_policy(source, **settings)
+    if "method" not in settings:
+        raise SpecError("--method: missing; give the method of the weights, for example --method hdm")
+    files = {stage: file for stage, _, file in (_stage_and_file(text) for text in authors)}
+    return load_published_policy(files, **settings)
+
+
+def _stage_and_file(text: str) -> tuple[str, str, str]:
+    stage, equals, file = text.partition("=")
+    return (stage, equals, file) if equals else ("", "", text)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

@@ -160,9 +160,7 @@ class ResourcesSpec(Spec):
 
 def _known_retention(text: str) -> str:
     if text not in ("last_best", "all") and not _EVERY.fullmatch(text):
-        raise ValueError(
-            f"'{short(text)}': give last_best, all, or every:N with a number of steps, as in every:10000"
-        )
+        raise ValueError(f"'{short(text)}': give last_best, all, or every:N with a number of steps, as in every:10000")
     return text
 
 
