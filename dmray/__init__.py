@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         run_sweep,
         write_report,
     )
+    from dmray.driver.sweep_evaluation import SweepEvaluation
     from dmray.errors import DmrayError
     from dmray.inference import Evaluation, Policy, Rollout
     from dmray.progress.summary import Summary
@@ -43,6 +44,7 @@ __all__ = [
     "Results",
     "Rollout",
     "Summary",
+    "SweepEvaluation",
     "SweepPlan",
     "SweepRun",
     "SweepSpec",
@@ -67,6 +69,7 @@ _MODULES = {
     "Results": "dmray.reporting.frames",
     "Rollout": "dmray.inference",
     "Summary": "dmray.progress.summary",
+    "SweepEvaluation": "dmray.driver.sweep_evaluation",
     "SweepRun": "dmray.reporting.frames",
     "SweepSpec": "dmray.specs",
     "TrialSpec": "dmray.specs",

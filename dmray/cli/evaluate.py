@@ -29,7 +29,7 @@ from dmray.cli.shared import (
     report_errors,
 )
 from dmray.errors import SpecError
-from dmray.files import user_path
+from dmray.files import is_regular_file, user_path
 from dmray.mlflow_mirror.models import upload_drawings
 from dmray.records import SweepFolder, write_episode_table
 from dmray.storage import is_url
@@ -179,7 +179,7 @@ def is_sweep(source: str) -> bool:
     if is_url(source):
         return "/trials/" not in source and not source.endswith(".pt")
     path = user_path(source)
-    return path.suffix in (".yaml", ".yml") or SweepFolder(path.parent, path.name).manifest.exists()
+    return path.suffix in (".yaml", ".yml") or is_regular_file(SweepFolder(path.parent, path.name).manifest)
 
 
 def _one_source(source: str | None, authors: Sequence[str] | None) -> str:
@@ -194,7 +194,7 @@ def _published_policy(source: str, authors: Sequence[str], settings: dict[str, A
     Raises:
         SpecError: an option of such weights is missing, or is given for something else.
     """
-    is_folder = not authors and not is_url(source) and (user_path(source) / "config.json").is_file()
+    is_folder = not authors and not is_url(source) and is_regular_file(user_path(source) / "config.json")
     if not authors and not is_folder:
         if settings:
             given = f"--{next(iter(settings)).replace('_', '-')}"

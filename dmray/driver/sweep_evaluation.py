@@ -24,8 +24,9 @@ from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.sweep_handle import locate
 from dmray.records import Reevaluation, SweepFolder, read_reevaluations, write_reevaluation
-from dmray.specs import NO_MLFLOW
+from dmray.specs import NO_MLFLOW, TrialSpec
 from dmray.storage import SweepCopy, is_url
+from dmray.storage.outages import retry_while_unavailable
 from dmray.trial.evaluation import EvaluationService
 
 if TYPE_CHECKING:
@@ -116,7 +117,11 @@ def evaluate_sweep(
     def save(record: Reevaluation) -> None:
         path, content = write_reevaluation(folder, record)
         if copy is not None:
-            copy.send(path, content)
+            retry_while_unavailable(lambda: copy.send(path, content))
+
+    def fetch(trial: TrialSpec) -> None:
+        if copy is not None:
+            retry_while_unavailable(lambda: copy.fetch_trial(folder.trial(trial.trial_id)))
 
     stored = (lambda trial: names.get(trial.trial_id, [])) if copy else None
     planned = plan_reevaluation(folder, trials, checkpoint, changes, deterministic, stored)
@@ -131,12 +136,12 @@ def evaluate_sweep(
                 service,
                 most_open=1 if workers == 1 else 2 * workers,
                 save=save,
-                fetch=lambda trial: copy.fetch_trial(folder.trial(trial.trial_id)) if copy else None,
+                fetch=fetch,
                 on_progress=on_progress,
             )
     report = write_report(folder)
     if copy is not None:
-        copy.push()
+        retry_while_unavailable(copy.push)
     wanted = {(work.trial.trial_id, work.conditions.digest) for work in planned.works}
     found = (record for trial in trials for record in read_reevaluations(folder, trial.trial_id))
     return SweepEvaluation(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dmray.datasets import Statistics
 from dmray.errors import CheckpointError, SpecError, StorageError
-from dmray.files import cache_folder, user_path
+from dmray.files import cache_folder, is_regular_file, user_path
 from dmray.inference.policy import Policy
 from dmray.methods import METHODS, ActionInput
 from dmray.policies import SequencePolicy, from_authors, snapshot
@@ -78,9 +78,9 @@ class PublishedPolicy(Policy):
 
 
 def is_huggingface_folder(source: str) -> bool:
-    """Whether `source` is a folder with a config.json and no trial's."""
+    """Whether `source` is a folder with a config.json."""
     path = user_path(source)
-    return (path / CONFIG).is_file() and not (path / "checkpoints").exists()
+    return is_regular_file(path / CONFIG)
 
 
 def load_huggingface(folder: str, settings: PublishedSettings) -> PublishedPolicy:

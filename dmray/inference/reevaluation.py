@@ -87,8 +87,11 @@ def plan_reevaluation(
     for trial in trials:
         status = trial_status(trial, folder.trial(trial.trial_id))
         marker = read_done_marker(folder.trial(trial.trial_id))
-        if status is not TrialStatus.FINISHED or marker is None or marker.ledger is None:
+        if status is not TrialStatus.FINISHED:
             left_out.append(f"{trial.trial_id}: has not finished ({status.label})")
+            continue
+        if marker is None or marker.ledger is None:
+            left_out.append(f"{trial.trial_id}: its DONE.json is missing; --resume of the sweep writes it again")
             continue
         there = stored(trial) if stored else stored_checkpoints(folder.trial(trial.trial_id))
         names = there if checkpoint == "all" else [name for name in there if name == checkpoint]
@@ -116,7 +119,7 @@ def reevaluate(
     """Evaluate `works`, at most `most_open` at a time, and `save` each result as soon as it is there.
 
     `fetch` brings a trial's checkpoints to `folder` before they are read. A checkpoint that cannot be read, or whose
-    policy acts with numbers that are not finite, is in `failed`; the others go on.
+    evaluation fails, is in `failed`; the others go on.
 
     Raises:
         EngineError: a process of the evaluation died. What was saved is kept.
@@ -141,7 +144,7 @@ def reevaluate(
             fetch(work.trial)
             submitted = _load(folder, work)
             pending[service.submit(submitted.snapshot, submitted.request)] = submitted
-        except CheckpointError as problem:
+        except (CheckpointError, SpecError) as problem:
             result.failed[work.trial.trial_id, work.conditions.checkpoint] = str(problem)
             _log.warning("%s", problem)
     while pending:
@@ -188,10 +191,11 @@ def _record_of(
             f"a process of the evaluation died ({cause}), most likely because memory is short; run the command again "
             "with fewer --workers: finished evaluations are kept"
         ) from cause
-    except (DmrayError, FloatingPointError) as problem:
-        what = f"{work.trial.trial_id}, checkpoint {work.conditions.checkpoint}: {problem}"
+    except Exception as problem:  # noqa: BLE001 - the other checkpoints are results nevertheless
+        expected = isinstance(problem, DmrayError | FloatingPointError | OSError)
+        what = f"{work.trial.trial_id}, checkpoint {work.conditions.checkpoint}: {type(problem).__name__}: {problem}"
         result.failed[work.trial.trial_id, work.conditions.checkpoint] = what
-        _log.warning("%s", what)
+        _log.warning("%s", what, exc_info=None if expected else problem)
         return None
     trial = work.conditions.applied_to(work.trial)
     return Reevaluation(

@@ -9,7 +9,6 @@ worst. Nothing of it is in the trial's ledger.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,11 +18,10 @@ from dmray.errors import StorageError
 from dmray.files import write_atomic
 from dmray.records.disk import read_file, writing
 from dmray.records.folders import SweepFolder
-from dmray.records.ledger import read_done_marker
+from dmray.records.ledger import read_done_marker, warn_once
 from dmray.records.records import Count, EvaluationDone, Record, TargetResult
 from dmray.specs import Spec, TrialSpec, content_hash
 
-_log = logging.getLogger(__name__)
 _LARGEST = 2**27  # a million episodes under two target returns
 _DIGITS = 12
 
@@ -129,11 +127,9 @@ def read_reevaluations(folder: SweepFolder, trial_id: str) -> list[Reevaluation]
     ledger = marker.ledger.digest if marker is not None and marker.ledger is not None else None
     current = [record for record in found if record.conditions.ledger == ledger]
     if len(current) < len(found):
-        _log.warning(
-            "%s: %d evaluations are of weights that the trial does not have any more, and are left out; remove %s",
-            trial_id,
-            len(found) - len(current),
-            folder.reevaluations / trial_id,
+        warn_once(
+            f"{trial_id}: {len(found) - len(current)} evaluations are of weights that the trial has not any more, "
+            f"and are left out; remove {folder.reevaluations / trial_id}"
         )
     return sorted(current, key=lambda record: record.time_s)
 
@@ -145,12 +141,12 @@ def _read(path: Path, trial_id: str) -> Reevaluation | None:
         return None
     except (StorageError, ValidationError) as problem:
         said = problem if isinstance(problem, StorageError) else f"{path}: not a re-evaluation"
-        _log.warning("%s; it is left out, and dmray.evaluate makes it again", said)
+        warn_once(f"{said}; it is left out, and dmray.evaluate makes it again")
         return None
     if (
         record.trial_id != trial_id
         or path.name != reevaluation_file(SweepFolder(Path(), ""), "", record.conditions).name
     ):
-        _log.warning("%s: has the result of another trial or other settings; it is left out; remove it", path)
+        warn_once(f"{path}: has the result of another trial or of other settings, and is left out; remove it")
         return None
     return record

@@ -12,7 +12,7 @@ from dmray.records.scores import EVALUATION_METRICS
 from dmray.reporting.across import aggregate_table, improvement_table, results_by_protocol
 from dmray.reporting.document import Block, Heading, Paragraph, Table, TableCell
 from dmray.reporting.results import Comparison, SeedGroup, SweepResults, TrialResult
-from dmray.reporting.tables import leader_text, spread_text
+from dmray.reporting.tables import spread_text
 
 COLUMNS = ("method", "seeds", "normalized", "raw return", "target return")
 _SEVERAL = 2
@@ -34,7 +34,6 @@ def reevaluation_blocks(results: SweepResults, baseline: str | None = None) -> I
         yield Heading(str(protocol), 3)
         for comparison in comparisons:
             yield reevaluation_table(comparison)
-            yield Paragraph(leader_text(comparison))
         for group in (each for each in groups if each.protocol == protocol and each.complete):
             if len(group.comparisons) >= _SEVERAL:
                 yield aggregate_table(group)
