@@ -137,7 +137,9 @@ def main(
     }
     with report_errors():
         source = _one_source(source, authors)
-        foreign = _published_policy(source, authors or [], {name: value for name, value in published.items() if value})
+        foreign = _published_policy(
+            source, authors or [], {name: value for name, value in published.items() if value is not None}
+        )
         if foreign is None and is_sweep(source):
             _refuse(of_a_policy, f"{source} is a sweep; give the folder of one of its trials")
             where = {"local": local, "workers": workers, "address": address, "mlflow_uri": mlflow_uri}
@@ -208,13 +210,22 @@ def _published_policy(source: str, authors: Sequence[str], settings: dict[str, A
         return load_published_policy(source, **settings)
     if "method" not in settings:
         raise SpecError("--method: missing; give the method of the weights, for example --method hdm")
-    files = {stage: file for stage, _, file in (_stage_and_file(text) for text in authors)}
-    return load_published_policy(files, **settings)
+    return load_published_policy(_files_by_stage(authors), **settings)
 
 
-def _stage_and_file(text: str) -> tuple[str, str, str]:
-    stage, equals, file = text.partition("=")
-    return (stage, equals, file) if equals else ("", "", text)
+def _files_by_stage(authors: Sequence[str]) -> dict[str, str]:
+    """The file of each stage; of the stage "" where none is named."""
+    files: dict[str, str] = {}
+    for text in authors:
+        stage, equals, file = text.partition("=")
+        if not equals or not stage.isalpha():  # a path may have an equals sign
+            stage, file = "", text
+        if stage in files:
+            raise SpecError(
+                f"--authors {text}: a second file of the same network; name the networks, as in action=FILE"
+            )
+        files[stage] = file
+    return files
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

@@ -228,6 +228,8 @@ def test_options_of_published_weights_are_refused_for_others(tmp_path: Path) -> 
     code, output = run(tmp_path, "--task", "hopper")
     assert code == 1
     assert "--task: is for published weights" in output
+    twice = run("--authors", "a.pt", "--authors", "b.pt", "--method", "dt", "--task", "hopper")
+    assert "a second file of the same network" in twice[1]
     assert "give what to evaluate" in run("--episodes", "2")[1]
     with pytest.raises(SpecError, match="for files of the authors' code give `method`"):
         dmray.load_published_policy({"action": tmp_path}, "hopper")
