@@ -137,9 +137,7 @@ def main(
     }
     with report_errors():
         source = _one_source(source, authors)
-        foreign = _published_policy(
-            source, authors or [], {name: value for name, value in published.items() if value is not None}
-        )
+        foreign = _published_policy(source, authors or [], published)
         if foreign is None and is_sweep(source):
             _refuse(of_a_policy, f"{source} is a sweep; give the folder of one of its trials")
             where = {"local": local, "workers": workers, "address": address, "mlflow_uri": mlflow_uri}
@@ -190,12 +188,15 @@ def _one_source(source: str | None, authors: Sequence[str] | None) -> str:
     return source if source is not None else ", ".join(authors or ())
 
 
-def _published_policy(source: str, authors: Sequence[str], settings: dict[str, Any]) -> Policy | None:
+def _published_policy(source: str, authors: Sequence[str], options: Mapping[str, Any]) -> Policy | None:
     """The policy of weights that dmray did not train; None if `source` is something else.
+
+    `options`: those for such weights, None where one is not given.
 
     Raises:
         SpecError: an option of such weights is missing, or is given for something else.
     """
+    settings = {name: value for name, value in options.items() if value is not None}
     is_folder = not authors and not is_url(source) and is_regular_file(user_path(source) / "config.json")
     if not authors and not is_folder:
         if settings:
@@ -221,9 +222,7 @@ def _files_by_stage(authors: Sequence[str]) -> dict[str, str]:
         if not equals or not stage.isalpha():  # a path may have an equals sign
             stage, file = "", text
         if stage in files:
-            raise SpecError(
-                f"--authors {text}: a second file of the same network; name the networks, as in action=FILE"
-            )
+            raise SpecError(f"--authors {text}: a second file of the same network; name them, as in action=FILE")
         files[stage] = file
     return files
 

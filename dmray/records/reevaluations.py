@@ -54,6 +54,11 @@ class Conditions(Spec):
         shared = self.model_dump(mode="json", exclude={"ledger"})
         return content_hash(shared)[:_DIGITS]
 
+    @property
+    def label(self) -> str:
+        """The checkpoint, and whether the evaluation used deterministic algorithms."""
+        return f"{self.checkpoint} (deterministic)" if self.deterministic else self.checkpoint
+
     def applied_to(self, trial: TrialSpec) -> TrialSpec:
         """The trial with the evaluation that was made."""
         targets = tuple(target for target in self.target_returns if target is not None)

@@ -48,8 +48,8 @@ _PARALLEL_FROM_BYTES = 2**30  # reading less takes only a few seconds in one pro
 class Protocol:
     """The settings of a sweep file that must be equal if two scores are to be compared.
 
-    `reevaluated`: the checkpoint ("final", "best", "step:10000") of an evaluation that was made after the training;
-    empty for the evaluations of the training itself. The two kinds are never in one comparison.
+    `reevaluated`: the checkpoint ("final", "best", "step:10000", each also "(deterministic)") of an evaluation that was
+    made after the training; empty for the evaluations of the training itself. The two are never in one comparison.
     """
 
     simulation: str
@@ -273,7 +273,7 @@ def _evaluated_again(trials: Sequence[TrialResult], places: Mapping[str, SweepFo
                 again = replace(
                     result,
                     trial=example.conditions.applied_to(result.trial),
-                    reevaluated=example.conditions.checkpoint,
+                    reevaluated=example.conditions.label,
                     trained_as=result.trial.trial_id,
                     identity=shared,
                     provenance={**result.provenance, **evaluated},

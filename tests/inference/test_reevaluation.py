@@ -131,6 +131,15 @@ def test_checkpoints_and_trials_are_selected(folder: SweepFolder, counted: Count
     assert counted.count == 2
 
 
+def test_settings_that_change_last_bits_are_never_in_one_mean(folder: SweepFolder, counted: Counting) -> None:
+    for deterministic in (False, True):
+        dmray.evaluate_sweep(folder.path, seed=21, deterministic=deterministic, local=True, mlflow_uri="off")
+    assert counted.count == 8
+    found = [each for each in collect(folder).reevaluated if each.protocol.seed == 21]
+    assert [each.protocol.reevaluated for each in found] == ["final", "final (deterministic)"]
+    assert [[len(group.trials) for group in each.seed_groups] for each in found] == [[2, 2], [2, 2]]
+
+
 def test_processes_share_cohorts_and_change_nothing(folder: SweepFolder) -> None:
     policy = dmray.load_policy(next(iter(sorted((folder.path / "trials").iterdir()))))
     request = evaluation_request(policy, episodes=3, cohort_size=1)
