@@ -19,13 +19,16 @@ if TYPE_CHECKING:
         SweepPlan,
         draw_episodes,
         evaluate_policy,
+        evaluate_sweep,
         load_policy,
+        load_published_policy,
         load_results,
         load_sweep,
         plan_sweep,
         run_sweep,
         write_report,
     )
+    from dmray.driver.sweep_evaluation import SweepEvaluation
     from dmray.errors import DmrayError
     from dmray.inference import Evaluation, Policy, Rollout
     from dmray.progress.summary import Summary
@@ -41,6 +44,7 @@ __all__ = [
     "Results",
     "Rollout",
     "Summary",
+    "SweepEvaluation",
     "SweepPlan",
     "SweepRun",
     "SweepSpec",
@@ -48,7 +52,9 @@ __all__ = [
     "__version__",
     "draw_episodes",
     "evaluate_policy",
+    "evaluate_sweep",
     "load_policy",
+    "load_published_policy",
     "load_results",
     "load_sweep",
     "plan_sweep",
@@ -63,6 +69,7 @@ _MODULES = {
     "Results": "dmray.reporting.frames",
     "Rollout": "dmray.inference",
     "Summary": "dmray.progress.summary",
+    "SweepEvaluation": "dmray.driver.sweep_evaluation",
     "SweepRun": "dmray.reporting.frames",
     "SweepSpec": "dmray.specs",
     "TrialSpec": "dmray.specs",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 
-from dmray.arguments import flag, folder_path, line, place, whole_number
+from dmray.arguments import MAX_WORKERS, finite_number, flag, folder_path, line, place, whole_number
 from dmray.coordination.commands import read_command
 from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dmray.driver.session import Runner
+    from dmray.driver.sweep_evaluation import MakeService, SweepEvaluation
     from dmray.inference import Evaluation, Policy, PolicyFunction
     from dmray.reporting import ReportPaths
     from dmray.reporting.frames import Results, SweepRun
@@ -291,12 +292,13 @@ def write_report_of(results: Results, first: str, into: str | Path | None, basel
     return paths
 
 
-def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str | None = None) -> Policy:
+def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri: str | None = None) -> Policy:
     """Load a trained policy. `policy.start()` acts with it; `evaluate_policy` and `draw_episodes` take it.
 
-    `source`: a checkpoint file; a trial's folder (loads final.pt, or last.pt if the trial has not finished); the URL of
-    either in an object store; or the id of a trial's MLflow run. For an MLflow run, `which` is "final" (if None) or
-    "best", and `mlflow_uri` is the server; None: $MLFLOW_TRACKING_URI.
+    `source`: a checkpoint file; a trial's folder; the URL of either in an object store; or the id of a trial's MLflow
+    run. `checkpoint`, for a trial's folder or an MLflow run: "final" or "best"; for a folder also "last", and
+    "step:10000" where the sweep keeps it. None: the final weights, or for a trial that has not finished the last ones.
+    `mlflow_uri` is the server of an MLflow run; None: $MLFLOW_TRACKING_URI.
 
         policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
         rollout = policy.start(num_episodes=2)
@@ -305,25 +307,76 @@ def load_policy(source: str | Path, *, which: str | None = None, mlflow_uri: str
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
-        SpecError: `which` is given, but `source` is not an MLflow run.
+        SpecError: `checkpoint` is unknown, or is given for a file.
         StorageError: the store has no such trial. TrackingError: MLflow does not answer, or has no such model.
     """
     from dmray import inference  # loads torch
 
     run = _RUN_ID.match(place("source", source))
-    if which is not None and which not in ("final", "best"):
-        raise SpecError(unknown("model", str(which), ("final", "best")))
     if run is None:
-        if which is not None:
-            raise SpecError(
-                f"which={which}: selects a model of an MLflow run; for a trial give the file, checkpoints/{which}.pt"
-            )
-        return inference.load_policy(source)
+        return inference.load_policy(source, checkpoint)
+    if checkpoint not in (None, "final", "best"):
+        raise SpecError(f"of an MLflow run, {unknown('checkpoint', str(checkpoint), ('final', 'best'))}")
     from dmray.mlflow_mirror.models import download_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
-        file = download_checkpoint(run.group(1), which or run.group(2) or "final", Path(folder), mlflow_uri)
+        file = download_checkpoint(run.group(1), checkpoint or run.group(2) or "final", Path(folder), mlflow_uri)
         return replace(inference.load_policy(file), folder=None)
+
+
+def load_published_policy(
+    weights: str | Path | Mapping[str, str | Path],
+    task: str,
+    *,
+    method: str | None = None,
+    data: str | Path | None = None,
+    statistics: str | Path | None = None,
+    context_length: int | None = None,
+    return_scale: float | None = None,
+    n_head: int = 1,
+    action_input: str = "paper",
+) -> Policy:
+    """Load weights that dmray did not train, to be evaluated like any policy: of the published code, or a DT of Hugging
+    Face's transformers.
+
+    `weights`: a folder with config.json and model.safetensors or pytorch_model.bin (a `DecisionTransformerModel`); or,
+    with `method`, the file of a state dict of the authors' code. For HDT and HDM give a file for each network,
+    {"subgoal": ..., "action": ...}, or one file that has both under these names.
+
+    `task`: for example "hopper" or "bullet-hopper". The files have no mean and deviation of the states: `data` is the
+    data set that they were trained on (a name of the catalog or a file), or `statistics` a file with the arrays `mean`
+    and `std`. `context_length`: 20, or that of the config. `return_scale`: the task's. `n_head`, `action_input`: of the
+    authors' networks; action_input "dt" is that of Chen et al.'s DT.
+
+        policy = dmray.load_published_policy("hopper-medium-dt", "hopper", data="hopper-medium-v2")
+        policy = dmray.load_published_policy("dm.pt", "bullet-hopper", method="dm", data="bullet-hopper-medium-v0")
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another model; or its sizes are not those of the task.
+        SpecError: a setting is wrong or missing. DatasetError: the data set cannot be read.
+    """
+    from dmray.inference import published  # loads torch
+
+    settings = published.PublishedSettings(
+        task=line("task", task),
+        data=None if data is None else place("data", data),
+        statistics=None if statistics is None else place("statistics", statistics),
+        context_length=None if context_length is None else whole_number("context_length", context_length, 1),
+        return_scale=None if return_scale is None else finite_number("return_scale", return_scale),
+        n_head=n_head,
+        action_input=action_input,
+    )
+    if method is None:
+        if isinstance(weights, Mapping) or not published.is_huggingface_folder(place("weights", weights)):
+            raise SpecError(
+                "weights: not a folder with a config.json of Hugging Face; for files of the authors' code give `method`"
+            )
+        if (n_head, action_input) != (1, "paper"):
+            raise SpecError("n_head, action_input: are in the folder's config.json; leave them out")
+        return published.load_huggingface(place("weights", weights), settings)
+    files = weights if isinstance(weights, Mapping) else {"": weights}
+    named = {line("stage", name) if name else "": place("weights", file) for name, file in files.items()}
+    return published.load_authors(named, line("method", method), settings)
 
 
 def mlflow_run_of(source: str | Path) -> str | None:
@@ -383,6 +436,71 @@ def evaluate_policy(
     )
     with _episode_bar(progress, request.task.name) as on_cohort:
         return inference.evaluate(acting, request, workers=workers, deterministic=deterministic, on_cohort=on_cohort)
+
+
+def evaluate_sweep(
+    sweep: str | Path,
+    *,
+    storage: str | Path | None = None,
+    only: str | None = None,
+    checkpoint: str = "final",
+    decode: str | None = None,
+    episodes: int | None = None,
+    target_returns: Sequence[float] | None = None,
+    seed: int | None = None,
+    cohort_size: int | None = None,
+    local: bool = False,
+    workers: int | None = None,
+    address: str | None = None,
+    deterministic: bool | None = None,
+    mlflow_uri: str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> SweepEvaluation:
+    """Evaluate the stored checkpoints of a whole sweep again, without a training step, and write its report.
+
+    `sweep`: its folder, its file or its URL in an object store. `only`: some trials, as on the command line.
+    `checkpoint`: "final", "best", "step:10000" (see `faults.keep_checkpoints`) or "all". The settings that follow are
+    those of `evaluate_policy`; None: as the sweep has them. Trials that have not finished are left out.
+
+    The results are files of their own in the sweep's folder. The report and MLflow show them as a protocol of their
+    own, in no mean with the evaluations of the training. A result that is there is kept, so a call that was killed is
+    repeated to continue it.
+
+    `local`: evaluate in this process. `workers`: in so many processes of this machine. Otherwise evaluation actors run
+    on the Ray cluster at `address`, or on one that is started on this machine. It does not change the results.
+
+        evaluated = dmray.evaluate_sweep("runs/quickstart", decode="stream:2", local=True)
+        evaluated.table                                      # one row per checkpoint
+        dmray.load_results("runs/quickstart").reevaluations  # of all calls so far
+
+    Raises:
+        SpecError: a setting is unknown, does not fit a trial, or cannot take effect.
+        StorageError: there is no sweep, or no finished trial has such a checkpoint.
+        EngineError: a task has no simulator here. ClusterError: no evaluation actor fits the cluster.
+    """
+    given = [name for name, value in (("local", local), ("workers", workers), ("address", address)) if value]
+    if len(given) > 1:
+        raise SpecError(f"{' and '.join(given)}: these are different places to evaluate; give one of them")
+    _check_progress(progress)
+    at_once = 1 if flag("local", local) else whole_number("workers", workers, 1, MAX_WORKERS) if workers else None
+    from dmray.driver import sweep_evaluation
+    from dmray.inference.evaluation import checked_changes
+    from dmray.reporting import write_report as write_sweep_report
+
+    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size)
+    with _episode_bar(progress, "the sweep", "checkpoints") as on_progress:
+        return sweep_evaluation.evaluate_sweep(
+            place("sweep", sweep),
+            _evaluation_service(at_once, None if address is None else line("address", address)),
+            lambda folder: write_sweep_report(folder).folder,
+            checkpoint=line("checkpoint", checkpoint),
+            changes=changes,
+            storage=None if storage is None else place("storage", storage),
+            only=None if only is None else line("only", only),
+            deterministic=None if deterministic is None else flag("deterministic", deterministic),
+            mlflow_uri=None if mlflow_uri is None else line("mlflow_uri", mlflow_uri),
+            on_progress=on_progress or (lambda done, total: None),
+        )
 
 
 def draw_episodes(
@@ -447,6 +565,23 @@ def _runner(local: bool, address: str | None) -> Runner:
     return RayRunner(address)
 
 
+def _evaluation_service(workers: int | None, address: str | None) -> MakeService:
+    """Processes of this machine, or evaluation actors on Ray."""
+    if workers is None:
+        from dmray.on_ray import evaluation_on_ray
+
+        return partial(evaluation_on_ray, address)
+    from dmray.driver.sweep_evaluation import OpenService
+    from dmray.inference.services import local_evaluation
+
+    @contextmanager
+    def on_this_machine(planned: Plan, folder: SweepFolder) -> Iterator[OpenService]:
+        with local_evaluation(workers, planned.sweep.resources.deterministic) as service:
+            yield OpenService(service, workers)
+
+    return on_this_machine
+
+
 @contextmanager
 def _progress_of(progress: bool | Callable[[Summary], None], console: Console | None) -> Iterator[dict[str, Any]]:
     """Yield the arguments of `session.run_sweep` that show the progress."""
@@ -459,7 +594,9 @@ def _progress_of(progress: bool | Callable[[Summary], None], console: Console | 
 
 
 @contextmanager
-def _episode_bar(progress: bool | Callable[[int, int], None], task: str) -> Iterator[Callable[[int, int], None] | None]:
+def _episode_bar(
+    progress: bool | Callable[[int, int], None], task: str, what: str = "episodes"
+) -> Iterator[Callable[[int, int], None] | None]:
     """Yield the function to call with the numbers of finished and of all episodes; None: no progress is shown."""
     if callable(progress):
         yield progress
@@ -467,12 +604,12 @@ def _episode_bar(progress: bool | Callable[[int, int], None], task: str) -> Iter
         yield None
     elif in_notebook():
         bar = NotebookBar()
-        yield lambda done, total: bar.show(done, total, f"{done}/{total} episodes of {task}")
+        yield lambda done, total: bar.show(done, total, f"{done}/{total} {what} of {task}")
     else:
         from rich.progress import Progress
 
         with Progress(console=safe_console(stderr=True), transient=True) as shown:
-            row = shown.add_task(f"episodes of {task}", total=None)
+            row = shown.add_task(f"{what} of {task}", total=None)
             yield lambda done, total: shown.update(row, completed=done, total=total)
 
 

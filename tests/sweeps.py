@@ -15,6 +15,7 @@ from dmray.records import (
     AttemptStarted,
     RungDecision,
     SweepFolder,
+    TrainingExtended,
     TrialStopped,
     distinct,
     read_ledger,
@@ -73,5 +74,8 @@ def science_of(folder: SweepFolder, trial_ids: tuple[str, ...]) -> list[object]:
         for record in sorted(
             distinct(read_ledger(folder.trial(trial_id).ledger)), key=lambda r: (r.kind, getattr(r, "step", 0))
         )
-        if not isinstance(record, AttemptStarted | AttemptFailed | AttemptPaused | RungDecision | TrialStopped)
+        if not isinstance(
+            record,
+            AttemptStarted | AttemptFailed | AttemptPaused | RungDecision | TrainingExtended | TrialStopped,
+        )
     ]

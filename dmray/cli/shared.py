@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
+from rich.logging import RichHandler
 
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
-from dmray.redaction import without_secrets
+from dmray.redaction import SecretFilter, without_secrets
 from dmray.registry import short
 from dmray.shipped import shipped_sweeps
-from dmray.terminal import accept_all_text, safe_console
+from dmray.terminal import LineFormatter, PlainFormatter, accept_all_text, safe_console
 
 SweepSource = Annotated[
     str, typer.Argument(help="A sweep file, or a sweep's folder or URL: runs/quickstart, s3://bucket/runs/quickstart.")
@@ -40,6 +42,20 @@ def sweep_files(incomplete: str) -> list[str]:
     """What the shell completes a sweep file with: the names of dmray's, and the files here."""
     names = [name for name in shipped_sweeps() if name.startswith(incomplete)]
     return [*names, *sorted(glob(f"{escape(incomplete)}*.yaml"))]
+
+
+def log_to_stderr() -> None:
+    """Show what dmray logs, without passwords: on a terminal in colour; elsewhere one line a message, with its time."""
+    handler: logging.Handler
+    if err.is_terminal:
+        handler = RichHandler(console=err, show_path=False, show_time=False)
+        handler.setFormatter(PlainFormatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(LineFormatter())
+    handler.addFilter(SecretFilter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("dmray").setLevel(logging.INFO)
 
 
 def finite_number(text: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,22 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from dmray.api import plan_sweep, run_sweep
-from dmray.cli.shared import err, finite_number, new_app, out, report_errors, sweep_files
+from dmray.cli.shared import err, finite_number, log_to_stderr, new_app, out, report_errors, sweep_files
 from dmray.cli.sweep_plan import PlanFor, show_plan
 from dmray.errors import ClusterLostError, SpecError
 from dmray.interruption import SweepInterrupted, interruptible
 from dmray.mlflow_mirror.database import sqlite_uri
 from dmray.planning.trial_filter import TrialFilter
 from dmray.progress.trial_status import ENDED
-from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
+from dmray.redaction import HIDDEN, refuse_placeholders, without_secrets
 from dmray.specs import NO_MLFLOW
 from dmray.specs.loading import read_values
 from dmray.specs.showing import show_sweep
 from dmray.storage import is_url
-from dmray.terminal import LineFormatter, PlainFormatter
 
 if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
@@ -95,7 +92,7 @@ def main(
         *(override or []),
         *(f"{key}={_as_text(value)}" for key, value in options.items() if value is not None),
     ]
-    _log_to_stderr()
+    log_to_stderr()
     try:
         with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
             where = PlanFor(local, address, on, cpus, gpus, price)
@@ -135,20 +132,6 @@ def main(
         _print_how_to_continue(f"Stopped by {by.signum.name}")
         raise typer.Exit(by.exit_status) from None
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
-
-
-def _log_to_stderr() -> None:
-    """To a terminal in colour; elsewhere one line a message, with its time and, from warnings on, its level."""
-    handler: logging.Handler
-    if err.is_terminal:
-        handler = RichHandler(console=err, show_path=False, show_time=False)
-        handler.setFormatter(PlainFormatter("%(message)s"))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(LineFormatter())
-    handler.addFilter(SecretFilter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("dmray").setLevel(logging.INFO)
 
 
 def _check_alone(others: Mapping[str, bool | str | None]) -> None:

@@ -24,6 +24,7 @@ from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import Capacity, estimate_time, shorter_evaluation
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
+from dmray.progress.extensions import find_extensions
 from dmray.progress.search_progress import check_filter, grown
 from dmray.progress.trial_status import TrialStatus, in_other_shards, moved_text, to_run, trial_statuses
 from dmray.records import SweepFolder
@@ -148,7 +149,7 @@ def show_plan(planned: Plan, trial_filter: TrialFilter, where: PlanFor) -> None:
     check_filter(planned.sweep, trial_filter)
     planned = grown(planned, folder)
     statuses = trial_statuses(planned, folder)
-    difference = changes(planned, folder, statuses)
+    difference = changes(planned, folder, statuses, find_extensions(planned, folder, statuses))
     part = replace(planned, trials=select_trials(planned, trial_filter))
     out.print(render_plan(part, {trial_id: statuses[trial_id] for trial_id in part.trial_ids}))
     if difference and difference.any:

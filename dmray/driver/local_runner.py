@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dmray.coordination.commands import TrialPaused
 from dmray.driver.store_session import Refresh
 from dmray.planning.plan import Plan
+from dmray.progress.extensions import find_extensions
 from dmray.records import SweepFolder
 from dmray.specs import TrialSpec
 from dmray.training.determinism import restore_torch_settings
@@ -28,7 +29,10 @@ class LocalRunner:
         self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: Refresh = lambda: None
     ) -> list[TrialSpec]:
         """Run `todo`. The error of a trial that fails is in its ledger; the next trial runs."""
-        jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]  # all under the command that holds now
+        extended = find_extensions(plan, folder)
+        jobs = [
+            TrialJob.of(trial, plan.sweep, folder, extended.get(trial.trial_id)) for trial in todo
+        ]  # all under the command that holds now
         paused = []
         for trial, job in zip(todo, jobs, strict=True):
             try:

@@ -34,12 +34,12 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
     table.add_column("data set", no_wrap=True)
     for name in ("trials", "training steps", "env steps <=", "disk", *(["done"] if states else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    log_every_steps = plan.sweep.tracking.log_every_steps
+    every = (plan.sweep.tracking.log_every_steps, plan.sweep.faults.keep_every_steps)
     for dataset in dict.fromkeys(trial.dataset.name for trial in plan.trials):
         trials = [trial for trial in plan.trials if trial.dataset.name == dataset]
         done = [f"{sum(states[trial.trial_id] in DONE for trial in trials)}/{len(trials)}"] if states else []
-        table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, log_every_steps)), *done)
-    steps, env_steps, disk = _cost(total_cost(plan.trials, log_every_steps))
+        table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, *every)), *done)
+    steps, env_steps, disk = _cost(total_cost(plan.trials, *every))
     counts = Counter(states.values() if states else ())
     by_state = [f"{counts[state]} {state}" for state in TrialStatus if counts[state]]
     return Group(

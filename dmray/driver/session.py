@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter, select_trials
 from dmray.progress.changes import changed_conditions, changes
+from dmray.progress.extensions import find_extensions
 from dmray.progress.progress import Follower
 from dmray.progress.search_progress import check_filter, grown
 from dmray.progress.summary import Summary, summarize
@@ -126,29 +127,35 @@ def _checked_todo(
     """The trials to run first, after all checks of a start."""
     states = trial_statuses(plan, folder)
     restore_done_markers(plan, folder)
-    todo = _todo(plan, states, resume, trial_filter)
+    extended = find_extensions(plan, folder, states)
+    todo = _todo(plan, states, resume, trial_filter, extended)
     if left := in_other_shards(plan, states, trial_filter):
         _log.warning("%s", moved_text(left, trial_filter))
     with phases.within("checking"):
         checked = preflight.check(todo, folder.datasets, phases)
     require_space_for(todo, plan.sweep, folder.path)
     if todo:
-        warn_of_changes(plan, folder, states, {name: each.fingerprint for name, each in checked.items()})
+        fingerprints = {name: each.fingerprint for name, each in checked.items()}
+        warn_of_changes(plan, folder, states, fingerprints, extended)
         folder.write_data_warnings({name: each.warnings for name, each in checked.items()})
-    if (difference := changes(plan, folder, states)) and difference.any:
+    if (difference := changes(plan, folder, states, extended)) and difference.any:
         _log.info("the sweep file has changed: %s", difference)
     return todo
 
 
 def _todo(
-    plan: Plan, states: Mapping[str, TrialStatus], resume: bool, trial_filter: TrialFilter
+    plan: Plan,
+    states: Mapping[str, TrialStatus],
+    resume: bool,
+    trial_filter: TrialFilter,
+    extended: Collection[str] = (),
 ) -> tuple[TrialSpec, ...]:
     """As `to_run`, without the failed trials of a search's earlier rounds: later rounds were proposed by their failure.
 
     With `retry_failed` these are run too, and later rounds are proposed anew.
     """
     over = plan.search.over if plan.search is not None and not trial_filter.retry_failed else frozenset()
-    return tuple(trial for trial in to_run(plan, states, resume, trial_filter) if trial.trial_id not in over)
+    return tuple(trial for trial in to_run(plan, states, resume, trial_filter, extended) if trial.trial_id not in over)
 
 
 def _goes_on(plan: Plan, following: Plan, folder: SweepFolder, trial_filter: TrialFilter) -> bool:
@@ -171,14 +178,18 @@ def driver_phases(folder: SweepFolder) -> PhaseWriter:
 
 
 def warn_of_changes(
-    plan: Plan, folder: SweepFolder, states: Mapping[str, TrialStatus], fingerprints: Mapping[str, str]
+    plan: Plan,
+    folder: SweepFolder,
+    states: Mapping[str, TrialStatus],
+    fingerprints: Mapping[str, str],
+    extended: Mapping[str, str] | None = None,
 ) -> None:
     """Say which earlier results will stay apart from new ones, because the data or the code has changed.
 
-    `fingerprints`: of data sets as they are now, by name.
+    `fingerprints`: of data sets as they are now, by name. `extended`: as in `changes`.
     """
-    if any(state is not TrialStatus.WAITING for state in states.values()):
-        for warning in changed_conditions(plan, folder, fingerprints, provenance()):
+    if extended or any(state is not TrialStatus.WAITING for state in states.values()):
+        for warning in changed_conditions(plan, folder, fingerprints, provenance(), extended):
             _log.warning("%s", warning)
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,17 @@ from dmray.trial.evaluation import about, episode_rows, request_for, summarize
 PolicyFunction = Callable[[np.ndarray], np.ndarray]  # raw observations (E, S) to raw actions (E, A)
 OnCohort = Callable[[int, int], None]  # called with the numbers of finished and of all episodes
 _EPISODES, _COHORT_SIZE = 100, 50  # for functions; policies have the settings of their sweep
+
+
+@dataclass(frozen=True)
+class EvaluationChanges:
+    """What differs from the evaluation of the sweep; None: as the sweep has it. `target_returns`: raw."""
+
+    decode: str | None = None
+    episodes: int | None = None
+    target_returns: tuple[float, ...] | None = None
+    seed: int | None = None
+    cohort_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,24 +109,38 @@ def evaluation_request(
         raise SpecError(f"task {short_repr(task)}: give the name of a task, for example 'hopper'")
     named = lookup("task", task, TASKS, SpecError) if isinstance(task, str) else task
     request = _policy_request(policy, named) if isinstance(policy, Policy) else _function_request(named)
-    changes: dict[str, Any] = {
-        "episodes": None if episodes is None else whole_number("episodes", episodes, 1, MAX_EPISODES),
-        "decode": decode,
-        "seed": None if seed is None else whole_number("seed", seed, 0, MAX_SEED),
-        "cohort_size": None if cohort_size is None else whole_number("cohort_size", cohort_size, 1, MAX_COHORT),
-    }
-    if target_returns is not None:
-        targets = _targets(target_returns)
-        if request.target_returns == (None,):
-            kind = policy.method.upper() if isinstance(policy, Policy) else "a function"
-            raise SpecError(f"target return {targets[0]:g}: {kind} takes no target return")
-        changes["target_returns"] = targets
-    request = replace(request, **{name: value for name, value in changes.items() if value is not None})
+    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size)
+    if changes.target_returns is not None and request.target_returns == (None,):
+        kind = policy.method.upper() if isinstance(policy, Policy) else "a function"
+        raise SpecError(f"target return {changes.target_returns[0]:g}: {kind} takes no target return")
+    given = {each.name: getattr(changes, each.name) for each in fields(changes)}
+    request = replace(request, **{name: value for name, value in given.items() if value is not None})
     if isinstance(policy, Policy):
         make_decoder(policy.network, request.decode, 1)  # raises if the decode mode is invalid
     elif decode is not None:
         raise SpecError(f"decode {decode}: decode modes are for policies; a function has none")
     return request
+
+
+def checked_changes(
+    episodes: int | None,
+    decode: str | None,
+    target_returns: Sequence[float] | None,
+    seed: int | None,
+    cohort_size: int | None,
+) -> EvaluationChanges:
+    """The settings that are given, each checked by itself.
+
+    Raises:
+        SpecError: a number is too small or too large, or a target return is given twice.
+    """
+    return EvaluationChanges(
+        decode=decode,
+        episodes=None if episodes is None else whole_number("episodes", episodes, 1, MAX_EPISODES),
+        target_returns=None if target_returns is None else _targets(target_returns),
+        seed=None if seed is None else whole_number("seed", seed, 0, MAX_SEED),
+        cohort_size=None if cohort_size is None else whole_number("cohort_size", cohort_size, 1, MAX_COHORT),
+    )
 
 
 def _targets(given: Sequence[float]) -> tuple[float, ...]:
@@ -179,11 +204,11 @@ def _cohorts(
         return
     works = [(policy.snapshot, request, cohort, deterministic) for cohort in cohorts(request)]
     if workers == 1 or len(works) == 1:
-        yield from map(_run, works)
+        yield from map(run_work, works)
         return
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(works)), mp_context=spawned) as pool:
-        yield from pool.map(_run, works)
+        yield from pool.map(run_work, works)
 
 
 def watch_episodes(
@@ -262,7 +287,7 @@ def computing_as_an_actor(deterministic: bool) -> Iterator[None]:
         yield
 
 
-def _run(work: tuple[PolicySnapshot, EvaluationRequest, Cohort, bool]) -> tuple[EpisodeRecord, ...]:
+def run_work(work: tuple[PolicySnapshot, EvaluationRequest, Cohort, bool]) -> tuple[EpisodeRecord, ...]:
     snapshot, request, cohort, deterministic = work
     with computing_as_an_actor(deterministic):
         return run_cohort(snapshot.build(), request, cohort)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,11 +18,14 @@ from dmray.fields import Field
 from dmray.files import user_path
 from dmray.inference.acting import Rollout, act_on_windows
 from dmray.policies import PolicySnapshot, SequencePolicy
-from dmray.registry import short_repr
+from dmray.records import TrialFolder
+from dmray.registry import short, short_repr
 from dmray.specs import TrialSpec
 from dmray.storage import fetch_from_store, is_url
 from dmray.tasks import ReferenceScores, Task, task_of
 from dmray.trial.checkpoints import load_checkpoint, load_policy_snapshot
+
+_STEP = re.compile(r"step:([0-9]{1,15})")
 
 
 @dataclass(frozen=True)
@@ -151,18 +155,22 @@ class Policy:
         return f"{trial.method.upper()} of {trial.dataset.name}, seed {trial.seed}, after {self.step:,} steps"
 
 
-def load_policy(source: str | Path) -> Policy:
-    """Load the policy in a checkpoint file, or in a trial's folder (final.pt, or last.pt if there is no final.pt).
+def load_policy(source: str | Path, checkpoint: str | None = None) -> Policy:
+    """Load the policy in a checkpoint file, or in a trial's folder.
 
-    `source` may also be the URL of either in an object store: s3://bucket/prefix/<sweep>/trials/<trial>.
+    `source` may also be the URL of either in an object store: s3://bucket/prefix/<sweep>/trials/<trial>. `checkpoint`,
+    for a trial's folder: final, best, last or step:<N>; None: final, or last if there is no final.
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
+        SpecError: `checkpoint` is not the name of one, or is given for a file.
         StorageError: the store has no such trial. StoreUnavailableError: the store does not answer.
     """
     given = place("source", source)
+    if checkpoint is not None:
+        require_checkpoint_name(checkpoint, ("final", "best", "last"))
     path = fetch_from_store(given) if is_url(given) else user_path(given)
-    file = _checkpoint_in(path)
+    file = _checkpoint_in(path, checkpoint)
     trial, snapshot = load_policy_snapshot(file)
     content = load_checkpoint(file)
     if path.is_dir() and path.parent.name == "trials" and trial.trial_id != path.name:
@@ -183,6 +191,36 @@ def load_policy(source: str | Path) -> Policy:
     except CheckpointError as problem:
         raise CheckpointError(f"{file}: {problem}") from None
     return policy
+
+
+def require_checkpoint_name(name: str, named: Sequence[str]) -> None:
+    """Check that `name` is in `named` or is step:<N>.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if name not in named and not _STEP.fullmatch(name):
+        raise SpecError(f"checkpoint '{short(name)}': give one of {', '.join(named)}, or for example step:10000")
+
+
+def checkpoints_in(source: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """A trial's folder on this machine, or a folder of checkpoints, and the names of the weights in it.
+
+    Raises:
+        CheckpointError: it is no folder, or has no weights.
+        StorageError: the store has no such trial. StoreUnavailableError: the store does not answer.
+    """
+    given = place("source", source)
+    path = fetch_from_store(given) if is_url(given) else user_path(given)
+    names = stored_checkpoints(TrialFolder(path))
+    if not names:
+        raise CheckpointError(f"{path}: no checkpoints of a trial; give a trial's folder")
+    return path, names
+
+
+def stored_checkpoints(trial: TrialFolder) -> tuple[str, ...]:
+    """The names of the weights that a trial's folder has: numbered ones, then best and final."""
+    return (*trial.numbered_checkpoints(), *(name for name in ("best", "final") if trial.checkpoint(name).exists()))
 
 
 def _task_in(file: Path, trial: TrialSpec, snapshot: PolicySnapshot, content: Mapping[str, Any]) -> Task:
@@ -238,15 +276,23 @@ def fit_task(policy: Policy, task: Task) -> Task:
     return fitted
 
 
-def _checkpoint_in(path: Path) -> Path:
+def _checkpoint_in(path: Path, checkpoint: str | None) -> Path:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise CheckpointError(f"{path}: not a regular file; give a checkpoint or a trial's folder")
         is_file = path.is_file()
     except OSError as cause:
         raise CheckpointError(f"{path}: cannot be read: {cause.strerror}") from cause
+    if is_file and checkpoint is not None:
+        raise SpecError(f"checkpoint {checkpoint}: {path} is one file; give the trial's folder")
     if is_file:
         return path
+    if checkpoint is not None:
+        trial = TrialFolder(path)
+        if not trial.checkpoint(checkpoint).is_file():
+            there = (*stored_checkpoints(trial), *(["last"] if trial.last_checkpoint.exists() else []))
+            raise CheckpointError(f"{path}: no checkpoint '{checkpoint}'; there are {', '.join(there) or 'none'}")
+        return trial.checkpoint(checkpoint)
     names = [path / "checkpoints" / name for name in ("final.pt", "last.pt")]
     found = next((name for name in names if name.is_file()), None)
     if found is None:

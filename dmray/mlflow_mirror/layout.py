@@ -4,6 +4,7 @@
       sweep                                    dmray.level = sweep
         seed group: all seeds of one setting   dmray.level = seed group
           trial: one seed                      dmray.level = trial
+            re-evaluation of a checkpoint      dmray.level = re-evaluation
 
 Parameters are what defines a trial and never change; they have the same keys for every method, so that a comparison
 lines up. All that may change when a trial is resumed (machine, versions, attempt) is a tag. Metrics are those of
@@ -27,11 +28,13 @@ from dmray.records import (
     AttemptFailed,
     AttemptStarted,
     EvaluationDone,
+    Reevaluation,
     ResultIdentity,
     RungDecision,
     Score,
     Spread,
     StartedOver,
+    TrainingExtended,
     TrainProgress,
     TrialDone,
     TrialStopped,
@@ -48,7 +51,8 @@ MODEL, IDENTITY, IDENTITY_PARTS = "model", "dmray.identity", "dmray.identity_par
 TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
 ROLE, SELECTION = "dmray.role", "selection"
 PARENT, NOTE, COLOUR = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
-LEVELS = ("sweep", "seed group", "trial")
+LEVELS = ("sweep", "seed group", "trial", "re-evaluation")
+CONTINUED = "continued trial"  # the level of a trial that a longer one has gone on from: in no view, mean or aggregate
 
 # Tags of experiments, models and versions.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model
@@ -178,6 +182,37 @@ def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -
     }
 
 
+def reevaluation_key(record: Reevaluation) -> str:
+    """By which the run of an evaluation after the training is found."""
+    return f"{record.trial_id}:{record.conditions.checkpoint}:{record.conditions.digest}"
+
+
+def reevaluation_name(trial: TrialSpec, record: Reevaluation) -> str:
+    made = record.conditions
+    return f"{trial_name(trial)}|{made.checkpoint}, {made.decode}, {made.episodes} episodes, seed {made.seed}"
+
+
+def reevaluation_tags(
+    trial: TrialSpec, record: Reevaluation, sweep: SweepSpec, sweep_id: str, parent: str
+) -> dict[str, str]:
+    """Tags of an evaluation of `trial`'s checkpoint after its training; `parent`: the trial's run."""
+    made = record.conditions
+    targets = ", ".join(f"{target:g}" for target in made.target_returns if target is not None)
+    return {
+        **_common("re-evaluation", reevaluation_key(record), sweep, sweep_id),
+        **_setting_tags(made.applied_to(trial)),
+        TRIAL: trial.trial_id,
+        "seed": str(trial.seed),
+        "checkpoint": made.checkpoint,
+        "protocol.episodes": str(made.episodes),
+        "protocol.seed": str(made.seed),
+        "protocol.target_returns": targets or "none",
+        "protocol.again": f"{made.checkpoint}, {made.decode}, {made.episodes} episodes, seed {made.seed}",
+        "code": made.code,
+        PARENT: parent,
+    }
+
+
 def attempt_tags(record: AttemptStarted) -> dict[str, str]:
     """The machine, the versions and the data of an attempt."""
     made = record.provenance
@@ -210,6 +245,16 @@ def failure_tags(record: AttemptFailed) -> dict[str, str]:
 def damage_tags(damage: str) -> dict[str, str]:
     """Of a trial whose records cannot be read, or are not as they were written."""
     return _texts({"dmray.last_error": damage})
+
+
+def extended_tags(record: TrainingExtended) -> dict[str, str]:
+    """Of a trial that has gone on from a shorter one."""
+    return _texts({"dmray.continues": record.trial_id, "dmray.continues_at_step": record.step})
+
+
+def continued_tags(longer: str) -> dict[str, str]:
+    """Of the run of a shorter trial that the trial `longer` has gone on from."""
+    return {LEVEL: CONTINUED, "dmray.continued_as": longer}
 
 
 def started_over_tags(record: StartedOver) -> dict[str, str]:

@@ -19,12 +19,14 @@ from typing import cast
 from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror.layout import (
     GROUP_COMMITTED,
+    LEVEL,
     MODEL,
     PARENT,
     REPORT,
     SEED_GROUP,
     SELECTION,
     SUMMARY,
+    continued_tags,
     group_curve,
     group_key,
     identity_tags,
@@ -41,6 +43,7 @@ from dmray.mlflow_mirror.layout import (
     trial_tags,
 )
 from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
+from dmray.mlflow_mirror.reevaluations import mirror_reevaluations
 from dmray.mlflow_mirror.store import (
     POINTS_PER_BATCH,
     LateStore,
@@ -165,6 +168,7 @@ class MlflowMirror:
         self._store, self._folder, self._sweep = store, folder, sweep
         self._sweep_id = folder.sweep_id()
         rule = sweep.early_stopping
+        self._specs = tuple(trials)
         self._trials = [TrialMirror(trial, folder.trial(trial.trial_id), rule) for trial in trials]
         self._seed_groups: dict[str, SeedGroupMirror] = {}  # by `group_id`
         self._group_of: dict[str, str] = {}  # by trial id, once the trial has begun
@@ -182,6 +186,7 @@ class MlflowMirror:
         self._runs: SweepRuns | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
+        self._continued: set[str] = set()  # the ids of shorter trials whose runs are marked
         self._problem: str | None = None
         self._pause_s, self._next_try = 0.0, 0.0
         self._up_to_date_at = time.monotonic()
@@ -309,8 +314,17 @@ class MlflowMirror:
                 trial.created(self._ensure_run(trial, records[0].time_s))
             trial.log(self._store, records)
             self._join_group(trial, records[0].time_s)
+            self._mark_continued(trial)
         if (group := self._group_of.get(trial_id)) is not None:
             self._seed_groups[group].update(self._store)
+
+    def _mark_continued(self, trial: TrialMirror) -> None:
+        """Take the runs of shorter trials that this one has gone on from out of all views: it has their records."""
+        for shorter in trial.extended_from:
+            found = self._sweep_runs().find(shorter)
+            if found is not None and shorter not in self._continued:
+                self._store.log(found.run_id, tags=continued_tags(trial.trial.trial_id))
+                self._continued.add(shorter)
 
     def _sweep_runs(self) -> SweepRuns:
         if self._runs is None:
@@ -352,7 +366,8 @@ class MlflowMirror:
             group.adopt(self._store, run)
         assert group.run_id is not None
         label = {MODEL: self._model_label(trial)}
-        trial.set_tags(self._store, {PARENT: group.run_id, SEED_GROUP: key, **identity_tags(identity), **label})
+        place = {LEVEL: "trial", PARENT: group.run_id, SEED_GROUP: key}  # LEVEL: a longer trial may have been removed
+        trial.set_tags(self._store, {**place, **identity_tags(identity), **label})
         self._label_others(spec.dataset.name)
 
     def _enter_group(self, trial: TrialMirror, key: str, identity: ResultIdentity) -> None:
@@ -429,6 +444,7 @@ class MlflowMirror:
                 trial.save_drawings(self._store)
             for seed_group in self._seed_groups.values():
                 seed_group.stop(self._store)
+            mirror_reevaluations(self._store, self._sweep_runs(), self._folder, self._sweep, self._specs)
             for path, place in ((self._folder.manifest, ""), (report, REPORT)):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)

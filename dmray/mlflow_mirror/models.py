@@ -115,7 +115,7 @@ def download_checkpoint(run_id: str, name: str, folder: Path, uri: str | None) -
         model = find_logged(client, client.get_run(run_id).info.experiment_id, run_id, name)
         if model is None:
             raise TrackingError(
-                f"{without_secrets(address)}: run {run_id} has no model '{name}'; --which final or best"
+                f"{without_secrets(address)}: run {run_id} has no model '{name}'; --checkpoint final or best"
             )
         place = f"{model.artifact_location}/{CHECKPOINT}"  # not runs:/, which asks the server of the environment
         return Path(

@@ -36,6 +36,7 @@ from dmray.mlflow_mirror.layout import (
     attempt_tags,
     damage_tags,
     dataset_used,
+    extended_tags,
     failure_tags,
     identity_in,
     points_of,
@@ -137,6 +138,11 @@ class TrialMirror:
     def status(self) -> TrialStatus:
         """As far as the ledger is read; of a run that was complete before, as its tag says."""
         return self._adopted or self._history.status
+
+    @property
+    def extended_from(self) -> Sequence[str]:
+        """The ids of the shorter trials that it has gone on from, as far as the ledger is read."""
+        return self._history.extended_from
 
     @property
     def done(self) -> bool:
@@ -252,6 +258,8 @@ class TrialMirror:
         if record.kind == "started_over":
             self._last = self._best = None
             batch.tags.update(started_over_tags(record))
+        elif record.kind == "extended":
+            batch.tags.update(extended_tags(record))
         elif record.kind == "attempt":
             batch.attempt = record
             batch.tags.update(attempt_tags(record))

@@ -24,6 +24,7 @@ from dmray.on_ray.placement import Machines, Placement, overload, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES
 from dmray.on_ray.trainable_config import TrainableConfig
 from dmray.planning.plan import Plan
+from dmray.progress.extensions import find_extensions
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
 from dmray.records.phase import PhaseWriter
 from dmray.specs import TrialSpec
@@ -53,7 +54,8 @@ class RayRunner:
         clear_ray_files(plan.sweep, folder)  # of attempts that were killed; nothing resumes from them
         records_before = {trial.trial_id: _count_records(folder.trial(trial.trial_id)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
-        jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]
+        extended = find_extensions(plan, folder)
+        jobs = [TrialJob.of(trial, plan.sweep, folder, extended.get(trial.trial_id)) for trial in todo]
         own_ray = self._address in (None, "local") and not ray.is_initialized()
         watch, phases = RayWatch(folder, jobs, plan.sweep.faults, own_ray), driver_phases(folder)
         with watch.ending_in_time(), _in_phases(connected(self._address, plan), phases) as machines, watch.watching():

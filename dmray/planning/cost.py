@@ -44,18 +44,23 @@ class Cost:
         )
 
 
-def total_cost(trials: Iterable[TrialSpec], log_every_steps: int) -> Cost:
+def total_cost(trials: Iterable[TrialSpec], log_every_steps: int, keep_every_steps: int | None = None) -> Cost:
     """The sum of `trial_cost` over `trials`."""
-    return sum((trial_cost(trial, log_every_steps) for trial in trials), Cost())
+    return sum((trial_cost(trial, log_every_steps, keep_every_steps) for trial in trials), Cost())
 
 
-def trial_cost(trial: TrialSpec, log_every_steps: int) -> Cost:
-    """The cost of one trial. Disk: last.pt (with the optimizer's moments), best.pt, final.pt and the ledger."""
+def trial_cost(trial: TrialSpec, log_every_steps: int, keep_every_steps: int | None = None) -> Cost:
+    """The cost of one trial. Disk: last.pt (with the optimizer's moments), best.pt, final.pt and the ledger.
+
+    `keep_every_steps`: the steps between two numbered checkpoints, which are counted too; None: there are none.
+    """
     task, steps = task_of(trial.dataset), trial.training.steps
     episodes = _episodes(trial)
     weights = num_parameters(trial, task) * _FLOAT_BYTES
+    numbered = steps // keep_every_steps if keep_every_steps else 0
     ledger = episodes.most * _EPISODE_BYTES + steps // log_every_steps * _TRAIN_RECORD_BYTES
-    return Cost(steps, episodes.most * task.horizon, 5 * weights + ledger, episodes.least * task.horizon)
+    disk = (5 + numbered) * weights + ledger
+    return Cost(steps, episodes.most * task.horizon, disk, episodes.least * task.horizon)
 
 
 class _Episodes(NamedTuple):

@@ -36,11 +36,12 @@ def require_space_for(trials: Iterable[TrialSpec], sweep: SweepSpec, path: Path)
     """
     if not sweep.faults.min_free_gib or is_url(sweep.storage):
         return
-    planned = total_cost(trials, sweep.tracking.log_every_steps).disk_bytes
+    planned = total_cost(trials, sweep.tracking.log_every_steps, sweep.faults.keep_every_steps).disk_bytes
     needed, free = planned + sweep.faults.min_free_gib * _GIB, free_bytes(path)
     if needed > free:
         raise StorageError(
             f"{path}: {free / _GIB:.1f} GiB free, but the trials to run need about {planned / _GIB:.1f} GiB, and "
             f"faults.min_free_gib requires that {sweep.faults.min_free_gib:g} GiB stay free. Choose another --storage, "
-            "run a part of the trials (--only, --shard), or lower faults.min_free_gib (0: no check)"
+            "run a part of the trials (--only, --shard), keep fewer checkpoints (faults.keep_checkpoints), or lower "
+            "faults.min_free_gib (0: no check)"
         )

@@ -20,7 +20,7 @@ _APART = "New results stay apart from theirs and share no mean; to compare all, 
 
 @dataclass(frozen=True)
 class Changes:
-    """Trial counts, `done_kept` with those stopped early.
+    """Trial counts, `done_kept` with those stopped early; `longer`: those that continue a trial with fewer steps.
 
     `fields` are sentences `path old -> new` of new trials against gone ones of the same place.
     """
@@ -30,22 +30,28 @@ class Changes:
     new: int
     gone: int
     fields: tuple[str, ...] = ()
+    longer: int = 0
 
     @property
     def any(self) -> bool:
-        return bool(self.new or self.gone)
+        return bool(self.new or self.gone or self.longer)
 
     def __str__(self) -> str:
         named = ", ".join(self.fields[:_MOST_FIELDS]) + (", ..." if len(self.fields) > _MOST_FIELDS else "")
         parts = [f"{self.done_kept} done kept"]
         parts += [f"{self.open_kept} to be continued or run as before"] if self.open_kept else []
+        parts += [f"{self.longer} continued with more training steps"] if self.longer else []
         parts += [f"{self.new} new{f' ({named})' if named else ''}"] if self.new else []
         parts += [f"{self.gone} gone (their folders stay)"] if self.gone else []
         return ", ".join(parts)
 
 
-def changes(plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus]) -> Changes | None:
+def changes(
+    plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus], extended: Mapping[str, str] | None = None
+) -> Changes | None:
     """`plan` against the manifest of the folder's last start; None when it was never started.
+
+    `extended`: the shorter trials that trials of the plan continue (`dmray.progress.extensions`).
 
     Raises:
         StorageError: as `read_manifest`; also when the trials of the last start have ids of another version of dmray.
@@ -58,22 +64,28 @@ def changes(plan: Plan, folder: SweepFolder, statuses: Mapping[str, TrialStatus]
     known = {trial_id for trial_id in now if trial_id in before or statuses[trial_id] in ENDED}
     kept = [statuses[trial_id] for trial_id in now if trial_id in known]
     done = sum(status in ENDED for status in kept)
-    gone = {trial_id: spec for trial_id, spec in before.items() if trial_id not in now}
-    new = {trial_id: spec for trial_id, spec in now.items() if trial_id not in known}
-    return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)))
+    longer = {trial_id: shorter for trial_id, shorter in (extended or {}).items() if trial_id not in known}
+    gone = {trial_id: spec for trial_id, spec in before.items() if trial_id not in {*now, *longer.values()}}
+    new = {trial_id: spec for trial_id, spec in now.items() if trial_id not in {*known, *longer}}
+    return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)), len(longer))
 
 
 def changed_conditions(
-    plan: Plan, folder: SweepFolder, fingerprints: Mapping[str, str], made: Mapping[str, Any]
+    plan: Plan,
+    folder: SweepFolder,
+    fingerprints: Mapping[str, str],
+    made: Mapping[str, Any],
+    extended: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Warnings that results of earlier starts will stay apart from those of this one, by the beginnings of ledgers.
 
-    `fingerprints`: of data sets as they are now, by name. `made`: the provenance of this process.
+    `fingerprints`: of data sets as they are now, by name. `made`: the provenance of this process. `extended`: as in
+    `changes`.
     """
     data: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     code: defaultdict[str, list[str]] = defaultdict(list)
     for trial in plan.trials:
-        before = _first_provenance(folder.trial(trial.trial_id))
+        before = _first_provenance(folder.trial((extended or {}).get(trial.trial_id, trial.trial_id)))
         now = {**made, "dataset_fingerprint": fingerprints.get(trial.dataset.name, before.get("dataset_fingerprint"))}
         if not before:
             continue

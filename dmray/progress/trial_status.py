@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -49,8 +49,9 @@ class TrialStatus(StrEnum):
 
     Waiting: it has no record. Started: an attempt began and has not said how it ended; it runs, or was killed. Paused:
     the last attempt saved its state and ended, for a pause of the sweep, or by a decision of early stopping that does
-    not hold any more. Stopped early: early stopping ended it, and the decision holds under the sweep's rule. Failed:
-    the last attempt ended with an exception, or its records are damaged. Finished and diverged are results.
+    not hold any more; or the trial has the records of a shorter one and goes on from there. Stopped early: early
+    stopping ended it, and the decision holds under the sweep's rule. Failed: the last attempt ended with an exception,
+    or its records are damaged. Finished and diverged are results.
     """
 
     WAITING = "waiting"
@@ -96,6 +97,7 @@ class TrialHistory:
         evaluated_step: The last step whose evaluation is recorded or was skipped.
         done: How it ended as a result; the first such record counts.
         last: The last record.
+        extended_from: The ids of the shorter trials whose records it begins with.
         identities: What its scores and weights depend on: of the attempts that left records of training or evaluation.
         damage: Why its records cannot be read to the end, in a sentence; it has failed then, whatever they say.
     """
@@ -112,6 +114,7 @@ class TrialHistory:
     evaluated_step: int = 0
     done: TrialDone | None = None
     last: LightRecord | None = None
+    extended_from: list[str] = field(default_factory=list)
     identities: dict[ResultIdentity, None] = field(default_factory=dict)
     _begun: AttemptStarted | None = None  # an attempt that left no record of training or evaluation so far
     damage: str | None = None
@@ -138,6 +141,8 @@ class TrialHistory:
         elif record.kind == "started_over":
             self._forget_results()
             return
+        elif record.kind == "extended":
+            self.extended_from.append(record.trial_id)
         elif record.kind == "failure":
             self.last_failure = record
         elif record.kind == "rung":
@@ -166,7 +171,7 @@ class TrialHistory:
             return TrialStatus.WAITING
         if self.last.kind == "stopped":
             return TrialStatus.STOPPED_EARLY if self.stopped is not None else TrialStatus.PAUSED
-        if self.last.kind == "paused":
+        if self.last.kind in ("paused", "extended"):
             return TrialStatus.PAUSED
         return TrialStatus.FAILED if self.last.kind == "failure" else TrialStatus.STARTED
 
@@ -262,13 +267,20 @@ def failures(plan: Plan, folder: SweepFolder) -> dict[str, str]:
 
 
 def to_run(
-    plan: Plan, statuses: Mapping[str, TrialStatus], resume: bool, trial_filter: TrialFilter = ALL_TRIALS
+    plan: Plan,
+    statuses: Mapping[str, TrialStatus],
+    resume: bool,
+    trial_filter: TrialFilter = ALL_TRIALS,
+    extended: Collection[str] = (),
 ) -> tuple[TrialSpec, ...]:
     """The selected trials that have not ended, in the plan's order; with `retry_failed`, only those that failed.
 
+    `extended`: the ids of trials that continue a shorter one (`dmray.progress.extensions`).
+
     Raises:
         SpecError: `trial_filter` is malformed or matches no trial.
-        StorageError: trials were started before, and neither `resume` nor `retry_failed` is given.
+        StorageError: trials were started before, or continue a shorter one, and neither `resume` nor `retry_failed` is
+            given.
     """
     wanted = select_trials(plan, trial_filter)
     if trial_filter.retry_failed:
@@ -280,6 +292,13 @@ def to_run(
             f"sweep '{plan.sweep.name}' was started before: {len(wanted) - len(todo)} of {len(wanted)} trials are "
             "done; continue with --resume (or --retry-failed for the failed trials only), or choose another folder "
             "with --storage"
+        )
+    longer = [trial for trial in todo if trial.trial_id in extended]
+    if longer and not resume:
+        raise StorageError(
+            f"sweep '{plan.sweep.name}' was run before with fewer training steps: {len(longer)} trials can go on to "
+            f"step {max(trial.training.steps for trial in longer):,}; do that with --resume, or train all from step 0 "
+            "in another folder with --storage"
         )
     return todo
 

@@ -27,9 +27,17 @@ from dmray.records.records import (
     RungDecision,
     StartedOver,
     TargetResult,
+    TrainingExtended,
     TrainProgress,
     TrialDone,
     TrialStopped,
+)
+from dmray.records.reevaluations import (
+    Conditions,
+    Reevaluation,
+    has_reevaluation,
+    read_reevaluations,
+    write_reevaluation,
 )
 from dmray.records.scores import Score, ScoreSeries, Spread, best_score, last_score
 
@@ -38,6 +46,7 @@ __all__ = [
     "AttemptFailed",
     "AttemptPaused",
     "AttemptStarted",
+    "Conditions",
     "EvaluationDone",
     "EvaluationSkipped",
     "Ledger",
@@ -46,6 +55,7 @@ __all__ = [
     "LedgerTail",
     "LightRecord",
     "Metric",
+    "Reevaluation",
     "ResultIdentity",
     "RungDecision",
     "Score",
@@ -55,6 +65,7 @@ __all__ = [
     "SweepFolder",
     "TargetResult",
     "TrainProgress",
+    "TrainingExtended",
     "TrialDone",
     "TrialFolder",
     "TrialStopped",
@@ -62,12 +73,15 @@ __all__ = [
     "changed_since_done",
     "counting",
     "distinct",
+    "has_reevaluation",
     "identity_of",
     "last_score",
     "provenance",
     "read_done_marker",
     "read_episode_table",
     "read_ledger",
+    "read_reevaluations",
     "write_done_marker",
     "write_episode_table",
+    "write_reevaluation",
 ]

@@ -7,6 +7,7 @@
 <storage>/<sweep>/.phase.json                    what the driver does before trials run (a trial's folder has one too)
 <storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
 <storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
+<storage>/<sweep>/reevaluations/<trial_id>/      evaluations of stored checkpoints after training, one file each
 <storage>/<sweep>/rungs/<group>/<step>/          <trial_id>.json: the scores by which early stopping decides (a group
                                                  has one content of the data and one code)
 <storage>/<sweep>/report/                        report.md, report.html, figures, tables
@@ -32,6 +33,7 @@ PHASE_NAME = ".phase.json"
 _LONGEST_IDENTITY = 4096
 _LONGEST_WARNINGS = 2**22
 _data_warnings = TypeAdapter(dict[str, tuple[str, ...]])
+_NUMBERED = re.compile(r"step-([0-9]{9,18})\.pt")
 _IDENTITY = re.compile(rb"[0-9a-f]{32}")
 
 
@@ -60,6 +62,20 @@ class TrialFolder:
     def final_checkpoint(self) -> Path:
         """Weights after the last step of a trial that has ended, with its step and last score."""
         return self.path / "checkpoints" / "final.pt"
+
+    def numbered_checkpoint(self, step: int) -> Path:
+        """Weights after `step`, where the sweep keeps them (`faults.keep_checkpoints`)."""
+        return self.path / "checkpoints" / f"step-{step:09d}.pt"
+
+    def checkpoint(self, name: str) -> Path:
+        """The file of the checkpoint "final", "best", "last" or "step:<N>"."""
+        kind, _, step = name.partition(":")
+        return self.numbered_checkpoint(int(step)) if kind == "step" else self.path / "checkpoints" / f"{kind}.pt"
+
+    def numbered_checkpoints(self) -> dict[str, Path]:
+        """Those that are there, by their names "step:<N>", in the order of the steps."""
+        paths = sorted(self.last_checkpoint.parent.glob("step-*.pt"))
+        return {name: path for path in paths if (name := checkpoint_name(path)) is not None}
 
     @property
     def evaluations(self) -> Path:
@@ -110,6 +126,13 @@ class TrialFolder:
     def done(self) -> Path:
         """Repeats the ledger's end once the trial has a result (finished or diverged): it is not run again."""
         return self.path / "DONE.json"
+
+
+def checkpoint_name(path: Path) -> str | None:
+    """The name of the weights in a file, as `TrialFolder.checkpoint` takes it; None for last.pt and other files."""
+    if numbered := _NUMBERED.fullmatch(path.name):
+        return f"step:{int(numbered[1])}"
+    return path.stem if path.name in ("final.pt", "best.pt") else None
 
 
 @dataclass(frozen=True)
@@ -166,6 +189,11 @@ class SweepFolder:
     @property
     def mlflow_artifacts(self) -> Path:
         return self.storage / "mlartifacts"
+
+    @property
+    def reevaluations(self) -> Path:
+        """Evaluations of stored checkpoints after training: a folder a trial, a file an evaluation."""
+        return self.path / "reevaluations"
 
     def trial(self, trial_id: str) -> TrialFolder:
         return TrialFolder(self.path / "trials" / trial_id)

@@ -31,6 +31,7 @@ from dmray.records.records import (
     AttemptStarted,
     LedgerRecord,
     StartedOver,
+    TrainingExtended,
     TrialDone,
     TrialStopped,
     ledger_line,
@@ -38,7 +39,7 @@ from dmray.records.records import (
 from dmray.registry import short_repr
 
 _log = logging.getLogger(__name__)
-_OF_ATTEMPTS = (AttemptStarted, AttemptFailed, AttemptPaused, StartedOver, TrialStopped)
+_OF_ATTEMPTS = (AttemptStarted, AttemptFailed, AttemptPaused, TrainingExtended, StartedOver, TrialStopped)
 _BLOCK = 65_536
 _LONGEST_LINE = 2**26  # an evaluation of a million episodes is half of it
 _LONGEST_MARKER = 2**16
@@ -140,6 +141,14 @@ class Ledger:
     def _open(self, flags: int) -> FileIO:
         with writing(self.path):
             return FileIO(os.open(self.path, flags | os.O_CLOEXEC), "rb" if flags == os.O_RDONLY else "ab")
+
+
+def ledger_of(records: Iterable[LedgerRecord]) -> tuple[bytes, LedgerPrefix]:
+    """The content of a ledger that has these records, and the prefix that is all of it."""
+    lines = [ledger_line.dump_json(record) + b"\n" for record in records]
+    content, found = b"".join(lines), _new_hash()
+    found.update(content)
+    return content, LedgerPrefix(len(content), len(lines), found.hexdigest())
 
 
 def begins_with(path: Path, prefix: LedgerPrefix) -> bool:

@@ -31,7 +31,10 @@ class Record(Spec):
 
 
 class AttemptStarted(Record):
-    """A worker started the trial, or continued it after a crash or a pause (`attempt` counts from 1)."""
+    """A worker started the trial, or continued it after a crash or a pause (`attempt` counts from 1).
+
+    `trained_as`: the id of the shorter trial that this attempt was made for, if the trial was extended since.
+    """
 
     kind: Literal["attempt"] = "attempt"
     attempt: Count
@@ -39,6 +42,7 @@ class AttemptStarted(Record):
     trial_id: str
     spec: dict[str, Any]
     provenance: dict[str, Any]
+    trained_as: str | None = None
 
 
 class TrainProgress(Record):
@@ -138,6 +142,17 @@ class AttemptPaused(Record):
     step: Count
 
 
+class TrainingExtended(Record):
+    """The records before this one are those of the shorter trial `trial_id`; the training goes on after `step`.
+
+    The two trials differ in `training.steps` only.
+    """
+
+    kind: Literal["extended"] = "extended"
+    trial_id: str
+    step: Count
+
+
 class StartedOver(Record):
     """An attempt begins again at step 0, because the trial's files lacked results that nothing can bring back.
 
@@ -198,6 +213,7 @@ LedgerRecord = Annotated[
     | EvaluationSkipped
     | AttemptFailed
     | AttemptPaused
+    | TrainingExtended
     | StartedOver
     | RungDecision
     | TrialStopped

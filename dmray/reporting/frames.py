@@ -17,6 +17,7 @@ from dmray.records import ResultIdentity, SweepFolder, read_episode_table
 from dmray.records.scores import Score
 from dmray.registry import unknown
 from dmray.reporting.columns import curve_columns, trial_columns
+from dmray.reporting.reevaluations import reevaluation_columns
 from dmray.reporting.render import ReportPaths, write_results
 from dmray.reporting.results import Comparison, SeedGroup, SweepResults, TrialResult
 from dmray.reporting.terminal import render_results
@@ -62,6 +63,11 @@ class Results:
     def curves(self) -> pd.DataFrame:
         """One row per evaluation during training: `step`, `normalized_score`, `return_mean`, `length_mean`."""
         return curve_columns(self.collected).to_pandas()
+
+    @cached_property
+    def reevaluations(self) -> pd.DataFrame:
+        """One row per evaluation of a stored checkpoint after the training (`dmray.evaluate_sweep`)."""
+        return reevaluation_columns(self.collected).to_pandas()
 
     @cached_property
     def scores(self) -> pd.DataFrame:

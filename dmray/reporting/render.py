@@ -38,6 +38,7 @@ from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.figures import draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
+from dmray.reporting.reevaluations import reevaluation_blocks, reevaluation_columns
 from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
 from dmray.reporting.search import search_blocks, search_columns, search_figures
 from dmray.reporting.tables import candidates_over, leader_text, overview_table, score_table
@@ -59,6 +60,7 @@ class ReportPaths:
     latex: Path
     trials: Path
     curves: Path
+    reevaluations: Path
     figures: tuple[Path, ...]
 
 
@@ -111,6 +113,7 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
         latex=target / "tables.tex",
         trials=target / "trials.csv",
         curves=target / "curves.csv",
+        reevaluations=target / "reevaluations.csv",
         figures=figures.paths,
     )
     write_atomic(paths.markdown, to_markdown(blocks, target).encode("utf-8"))
@@ -121,6 +124,7 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
     write_csv(paths.curves, curve_columns(results))
     if results.searches:
         write_csv(target / "search.csv", search_columns(results))
+    write_csv(paths.reevaluations, reevaluation_columns(results))
     return paths
 
 
@@ -163,6 +167,7 @@ def report_blocks(
         if position in figures.curves:
             yield Image(figures.curves[position], f"learning curves of {comparison.name}")
         yield Bullets(tuple(_notes(comparison)))
+    yield from reevaluation_blocks(results, baseline)
     if published := paper_table(results.comparisons):
         yield Heading("Comparison with the paper", 2)
         yield published

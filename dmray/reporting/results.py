@@ -23,28 +23,45 @@ from dmray.planning.search_space import OPEN, Outcome
 from dmray.planning.settings import details_of
 from dmray.progress.search_progress import outcome, results_of_search
 from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus, read_history
-from dmray.records import ResultIdentity, RungDecision, Score, ScoreSeries, Spread, SweepFolder, TrialFolder
+from dmray.records import (
+    Reevaluation,
+    ResultIdentity,
+    RungDecision,
+    Score,
+    ScoreSeries,
+    Spread,
+    SweepFolder,
+    TrialFolder,
+    identity_of,
+    read_reevaluations,
+)
 from dmray.records.identity import differing_parts, group_id, simulator_releases
 from dmray.records.metrics import single_metrics
-from dmray.specs import DatasetSpec, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec
+from dmray.specs import DatasetSpec, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, content_hash
 from dmray.tasks import Task, task_of
 
 UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
 )
 _MAY_BE_STOPPED = (TrialStatus.WAITING, TrialStatus.STARTED, TrialStatus.PAUSED)
+_DECIDED_BY_EVALUATION = ("task", "simulator", "plugins")  # parts of a provenance
 _IMPOSSIBLE = 1e15  # of a return; sums of much larger numbers overflow
 _PARALLEL_FROM_BYTES = 2**30  # reading less takes only a few seconds in one process
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a sweep file that must be equal if two scores are to be compared."""
+    """The settings of a sweep file that must be equal if two scores are to be compared.
+
+    `reevaluated`: the checkpoint ("final", "best", "step:10000", each also "(deterministic)") of an evaluation that was
+    made after the training; empty for the evaluations of the training itself. The two are never in one comparison.
+    """
 
     simulation: str
     decode: str
     episodes: int
     seed: int
+    reevaluated: str = ""
 
     @property
     def settings(self) -> dict[str, str]:
@@ -57,7 +74,8 @@ class Protocol:
         }
 
     def __str__(self) -> str:
-        return f"{self.simulation}, decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}"
+        again = f"; evaluated again: checkpoint {self.reevaluated}" if self.reevaluated else ""
+        return f"{self.simulation}, decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}{again}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,8 @@ class TrialResult:
     decision that stopped it, if it still holds. `identity`: what its scores depend on beside the spec; None before the
     first attempt. `begun_s`: when the last attempt began. `damage`: why its records cannot be read, or not all.
     `is_selection`: it served to choose a setting in a search, so it is in no comparison.
+    `reevaluated`: as in `Protocol`; then `trial` has the settings of that evaluation, `trained_as` is the
+    trial's id, and there is one score.
     """
 
     trial: TrialSpec
@@ -87,6 +107,15 @@ class TrialResult:
     begun_s: float = 0.0
     damage: str | None = None
     is_selection: bool = False
+    reevaluated: str = ""
+    trained_as: str = ""
+
+    @property
+    def protocol(self) -> Protocol:
+        """What its scores were measured under."""
+        made = self.trial.evaluation
+        simulation = task_of(self.trial.dataset).protocol
+        return Protocol(simulation, made.decode, made.episodes, made.seed, self.reevaluated)
 
     @property
     def group_id(self) -> str:
@@ -195,7 +224,8 @@ class SweepResults:
     """The content of a report. `name`: the name of the sweep, or the names of several, joined by " + ".
 
     `early_stopping`: the early-stopping rules of the sweeps that have one, by sweep name. `run_twice`: sentences about
-    trials that several sweeps ran on other data or with other code; one of their results is here.
+    trials that several sweeps ran on other data or with other code; one of their results is here. `reevaluated`: the
+    comparisons of evaluations that were made after the training, in none of the other numbers.
     """
 
     name: str
@@ -204,6 +234,7 @@ class SweepResults:
     early_stopping: dict[str, EarlyStoppingSpec] = field(default_factory=dict)
     run_twice: tuple[str, ...] = ()
     searches: tuple[SearchResult, ...] = ()
+    reevaluated: tuple[Comparison, ...] = ()
 
     def count(self, status: TrialStatus) -> int:
         return sum(trial.status is status for trial in self.trials)
@@ -223,16 +254,18 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
         (folder.trial(trial.trial_id), trial, manifest.sweep.early_stopping_of(trial))
         for manifest, folder in manifests
         for trial in manifest.trials
-        if protocol in (None, task_of(trial.dataset).protocol)
+        if _is_wanted(trial, protocol)
     ]
     furthest: dict[str, TrialResult] = {}
+    places: dict[str, SweepFolder] = {}
     unlike: dict[str, None] = {}
-    for result in _read_results(wanted):
+    homes = [folder for manifest, folder in manifests for trial in manifest.trials if _is_wanted(trial, protocol)]
+    for folder, result in zip(homes, _read_results(wanted), strict=True):
         other = furthest.get(result.trial.trial_id)
         if other is not None and None not in (other.identity, result.identity) and other.identity != result.identity:
             unlike[result.trial.trial_id] = None
         if other is None or _progress(result) > _progress(other):
-            furthest[result.trial.trial_id] = result
+            furthest[result.trial.trial_id], places[result.trial.trial_id] = result, folder
     reported = {trial.trial_id for each, _ in manifests for trial in each.trials if not each.sweep.is_selection(trial)}
     trials = tuple(replace(each, is_selection=trial_id not in reported) for trial_id, each in furthest.items())
     compared = tuple(each for each in trials if not each.is_selection)
@@ -245,7 +278,8 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
         tuple(_comparisons(compared)),
         rules,
         tuple(_run_twice(unlike)),
-        tuple(_searches([manifest for manifest, _ in manifests], furthest)),
+        searches=tuple(_searches([manifest for manifest, _ in manifests], furthest)),
+        reevaluated=tuple(_comparisons(_evaluated_again(compared, places))),
     )
 
 
@@ -260,6 +294,55 @@ def _searches(manifests: Sequence[Plan], results: Mapping[str, TrialResult]) -> 
             return outcome(result.status, list(result.scores), by) if result is not None else OPEN
 
         yield SearchResult(manifest.sweep, search, tuple(results_of_search(manifest, outcome_of)))
+
+
+def _is_wanted(trial: TrialSpec, protocol: str | None) -> bool:
+    return protocol in (None, task_of(trial.dataset).protocol)
+
+
+def _evaluated_again(trials: Sequence[TrialResult], places: Mapping[str, SweepFolder]) -> tuple[TrialResult, ...]:
+    """A result for each evaluation that was made after the training.
+
+    All seeds of a group are there under each of its protocols, also those without that evaluation: a group of which
+    seeds were stopped early, or are missing, shows it.
+    """
+    groups: dict[tuple[str, ResultIdentity | None], list[TrialResult]] = {}
+    for result in trials:
+        groups.setdefault((result.trial.seed_group_id, result.identity), []).append(result)
+    found = []
+    for (setting, identity), begun in groups.items():
+        if identity is None:
+            continue
+        by_protocol: dict[str, dict[str, Reevaluation]] = {}
+        for result in (each for each in begun if each.status is TrialStatus.FINISHED):
+            for record in read_reevaluations(places[result.trial.trial_id], result.trial.trial_id):
+                by_protocol.setdefault(record.conditions.protocol, {})[result.trial.trial_id] = record
+        for records in by_protocol.values():
+            example = next(iter(records.values()))
+            evaluated = {name: example.provenance.get(name) for name in _DECIDED_BY_EVALUATION}
+            shared = _identity_again(identity, example.conditions.applied_to(begun[0].trial), example)
+            for result in (*begun, *groups.get((setting, None), ())):
+                made = records.get(result.trial.trial_id)
+                again = replace(
+                    result,
+                    trial=example.conditions.applied_to(result.trial),
+                    reevaluated=example.conditions.label,
+                    trained_as=result.trial.trial_id,
+                    identity=shared,
+                    provenance={**result.provenance, **evaluated},
+                    scores=ScoreSeries.of([Score.of(made.evaluation)] if made else []),
+                    evaluation_s=made.wall_s if made else 0.0,
+                )
+                found.append(again)
+    return tuple(found)
+
+
+def _identity_again(trained: ResultIdentity, example: TrialSpec, record: Reevaluation) -> ResultIdentity:
+    """Of the evaluation that `record` has, of `example` or another seed, by another process than its training."""
+    code = trained.code
+    if record.conditions.code != code:
+        code = content_hash([code, record.conditions.code])[: len(record.conditions.code)]
+    return trained._replace(protocol=identity_of(example, record.provenance).protocol, code=code)
 
 
 def _run_twice(trial_ids: Iterable[str]) -> Iterable[str]:
@@ -341,20 +424,20 @@ def _result_of(history: TrialHistory) -> TrialResult:
 
 def _comparisons(trials: tuple[TrialResult, ...]) -> Iterable[Comparison]:
     order = {dataset: place for place, dataset in enumerate(dict.fromkeys(r.trial.dataset.name for r in trials))}
-    ranked = sorted(trials, key=lambda result: (order[result.trial.dataset.name], str(_protocol(result.trial))))
+    ranked = sorted(trials, key=lambda result: (order[result.trial.dataset.name], str(result.protocol)))
     for _, group in groupby(ranked, key=lambda result: result.trial.dataset.name):
         yield from _comparisons_of_dataset(list(group))
 
 
 def _comparisons_of_dataset(trials: list[TrialResult]) -> list[Comparison]:
     found = []
-    for _, group in groupby(trials, key=lambda result: _protocol(result.trial)):
+    for _, group in groupby(trials, key=lambda result: result.protocol):
         for identity, members in _by_identity(list(group)).items():
             first = members[0].trial
             task = task_of(first.dataset)
             targets = first.evaluation.target_returns or task.target_returns
             rows = _seed_groups(members)
-            found.append(Comparison(first.dataset, task, _protocol(first), tuple(targets), rows, identity))
+            found.append(Comparison(first.dataset, task, members[0].protocol, tuple(targets), rows, identity))
     apart = differing_parts([each.identity for each in found if each.identity is not None])
     if len({each.protocol for each in found}) == len(found):  # their titles have the protocol already
         apart = tuple(part for part in apart if part != "protocol")
@@ -369,11 +452,6 @@ def _by_identity(trials: list[TrialResult]) -> dict[ResultIdentity | None, list[
     for trial in trials:
         found.setdefault(trial.identity.shared if trial.identity else newest, []).append(trial)
     return found
-
-
-def _protocol(trial: TrialSpec) -> Protocol:
-    evaluation = trial.evaluation
-    return Protocol(task_of(trial.dataset).protocol, evaluation.decode, evaluation.episodes, evaluation.seed)
 
 
 def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:

@@ -13,6 +13,7 @@ from dmray.escaping import one_line
 from dmray.records import SweepFolder
 from dmray.reporting.document import Table
 from dmray.reporting.notes import notes_on_data, warnings_of
+from dmray.reporting.reevaluations import reevaluation_table
 from dmray.reporting.results import SweepResults, collect
 from dmray.reporting.tables import IQM, MISSING, NOTHING, RAW, last_few, leader_text, leads, score_table
 from dmray.terminal import FittingTable
@@ -42,6 +43,8 @@ def _parts(results: SweepResults) -> Iterable[RenderableType]:
         yield Text(leader_text(comparison), style="bold")
         yield from (Text(outlook) for each in leads(comparison) if (outlook := each.outlook()))
         yield Text("last: the final weights, the main result; best: the highest during training\n", style="dim")
+    for comparison in results.reevaluated:
+        yield _rich(reevaluation_table(comparison), ())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -29,6 +30,7 @@ from dmray.specs.trial import (
 from dmray.specs.varied_datasets import expanded_datasets
 
 NO_MLFLOW = "off"
+_EVERY = re.compile(r"every:[1-9][0-9]{0,14}")
 MAX_TRIALS = 100_000
 _RESERVED = ("datasets", "mlartifacts", "mlflow.db", "mlruns")  # beside the sweeps' folders in a storage
 
@@ -236,6 +238,12 @@ class ResourcesSpec(Spec):
         return value
 
 
+def _known_retention(text: str) -> str:
+    if text not in ("last_best", "all") and not _EVERY.fullmatch(text):
+        raise ValueError(f"'{short(text)}': give last_best, all, or every:N with a number of steps, as in every:10000")
+    return text
+
+
 class FaultSpec(Spec):
     """How many times a trial is retried after its worker or its driver process died, and how often it saves.
 
@@ -249,15 +257,28 @@ class FaultSpec(Spec):
     replaces the 60 seconds too if it is less. Then it is killed and replaced, and its episodes run again. If less than
     `min_free_gib` is free on the storage, a trial stops before its next checkpoint. A sweep does not start if its
     trials would leave less than that.
+
+    `keep_checkpoints`: which weights a trial keeps. Always those of the last state (from which more `training.steps`
+    continue), of the best evaluation and of the end ("last_best"); with "every:N" also those after every N steps, with
+    "all" those of each checkpoint.
     """
 
     worker_restarts: Annotated[int, Field(ge=0, le=10**6)] = 3
     driver_restarts: Annotated[int, Field(ge=0, le=10**6)] = 2
     checkpoint_every_steps: Count = 1000
+    keep_checkpoints: Annotated[str, AfterValidator(_known_retention)] = "last_best"
     no_progress_timeout_s: Seconds | None = 3600.0
     frozen_timeout_s: Seconds | None = 30.0
     evaluation_timeout_s: Seconds = 3600.0
     min_free_gib: Annotated[float, Field(ge=0, le=1e9)] = 1.0
+
+    @property
+    def keep_every_steps(self) -> int | None:
+        """The steps between two weights that are kept; None: none are."""
+        if self.keep_checkpoints == "all":
+            return self.checkpoint_every_steps
+        _, every, steps = self.keep_checkpoints.partition("every:")
+        return int(steps) if every else None
 
 
 class TrackingSpec(Spec):

@@ -126,11 +126,9 @@ class Publisher:
         trial = self._trial
         sent_last = [self._change(path) for path in (trial.last_checkpoint, trial.done)]
         ledger = self._change(trial.ledger)
+        weights = (trial.best_checkpoint, trial.final_checkpoint, *trial.numbered_checkpoints().values())
         tables = sorted(trial.evaluations.glob("step_*.parquet"))
-        sent_first = [
-            self._change(path)
-            for path in (trial.phase, trial.log, trial.best_checkpoint, trial.final_checkpoint, *tables)
-        ]
+        sent_first = [self._change(path) for path in (trial.phase, trial.log, *weights, *tables)]
         if not any([*sent_first, ledger, *sent_last]):
             return
         self._require_sole_writer()

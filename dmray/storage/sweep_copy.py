@@ -19,7 +19,7 @@ from dmray.errors import StorageError
 from dmray.files import as_storage_error, write_atomic, write_json
 from dmray.records import SweepFolder, TrialDone, TrialFolder
 from dmray.records.disk import read_file
-from dmray.records.folders import PHASE_NAME
+from dmray.records.folders import PHASE_NAME, checkpoint_name
 from dmray.records.records import ledger_line
 from dmray.storage.place import existing_sweep_store, object_name, open_store, split_url, sweep_folder
 from dmray.storage.store import Store
@@ -63,7 +63,7 @@ class SweepCopy:
         return self._folder
 
     def download(self) -> None:
-        """Fetch the manifest and the sweep's id, then `pull`.
+        """Fetch the manifest, the sweep's id and the evaluations made after training, then `pull`.
 
         Raises:
             StoreUnavailableError: the store does not answer.
@@ -72,6 +72,7 @@ class SweepCopy:
         for path in (self._folder.manifest, self._folder.identity):
             if self._fetch_file(path):
                 self._sent[object_name(self._folder, path)] = _fingerprint(path)
+        self._fetch_reevaluations()
         self.pull()
 
     def pull(self) -> None:
@@ -134,6 +135,29 @@ class SweepCopy:
             return False
         return True
 
+    def send(self, path: Path, content: bytes) -> None:
+        """Upload a file of the sweep; it need not be here.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
+        """
+        self._store.write(object_name(self._folder, path), content)
+
+    def checkpoint_names(self) -> dict[str, list[str]]:
+        """The weights that the store has of each trial, by the names of `TrialFolder.checkpoint`.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
+        """
+        found: dict[str, list[str]] = {}
+        for name in sorted(self._store.list("trials"), reverse=True):  # numbered ones, final, best
+            parts = name.split("/")
+            if len(parts) == 4 and parts[2] == "checkpoints" and (named := checkpoint_name(Path(parts[3]))):
+                found.setdefault(parts[1], []).append(named)
+        return found
+
     def fetch_trial(self, trial: TrialFolder) -> None:
         """Copy a trial's ledger and all its checkpoints.
 
@@ -141,7 +165,10 @@ class SweepCopy:
             StoreUnavailableError: the store does not answer.
             StorageError: the store refuses access.
         """
-        for path in (trial.ledger, trial.final_checkpoint, trial.best_checkpoint, trial.last_checkpoint):
+        kept = self._store.list(object_name(self._folder, trial.last_checkpoint.parent))
+        paths = [self._folder.path / name for name in kept]
+        numbered = [path for path in paths if (checkpoint_name(path) or "").startswith("step:")]
+        for path in (trial.ledger, trial.final_checkpoint, trial.best_checkpoint, trial.last_checkpoint, *numbered):
             self._fetch_file(path)
 
     def fetch_episode_tables(self) -> None:
@@ -173,6 +200,15 @@ class SweepCopy:
             self._versions = records
             with as_storage_error(self._versions_file, _CURE):
                 write_json(self._versions_file, records)
+
+    def _fetch_reevaluations(self) -> None:
+        """Their names tell their content, so those that are here are not fetched again."""
+        root = self._folder.reevaluations.name
+        names = {name for name in self._store.list(root) if len(name.split("/")) == 3 and name.endswith(".json")}
+        for path in self._folder.reevaluations.glob("*/*.json"):
+            if object_name(self._folder, path) not in names:
+                path.unlink()
+        self._fetch(sorted(name for name in names if not self._has(name)))
 
     def _fetch_file(self, path: Path) -> bool:
         """Copy a file, or remove it here if the store does not have it. Returns whether the store has it."""

@@ -71,12 +71,19 @@ def attempt_started(
             "dataset_notes": [*opened.episodes.notes, *job.data_warnings],
             "dataset": _describe_data(opened.episodes),
             "policy": _describe_policy(trainer.policy),
-            "task": _describe_task(opened.task),
-            "simulator": _describe_simulator(opened.task),
-            "plugins": _describe_plugins(job.trial, opened.task),
+            **evaluation_provenance(job.trial, opened.task),
             "scan_backend": trainer.policy.scan_backend,
         },
     )
+
+
+def evaluation_provenance(trial: TrialSpec, task: Task) -> dict[str, Any]:
+    """The part of a record's provenance that the evaluation decides: `task`, `simulator`, `plugins`."""
+    return {
+        "task": _describe_task(task),
+        "simulator": _describe_simulator(task),
+        "plugins": _describe_plugins(trial, task),
+    }
 
 
 def _describe_data(episodes: Episodes) -> dict[str, Any]:

@@ -4,6 +4,7 @@
               ledger the state relies on
     best.pt   the weights of the best evaluation so far, with its step and score
     final.pt  the weights after the last step, with the last score
+    step-*.pt the weights after that step, where the sweep keeps them (`faults.keep_checkpoints`)
 
 Each has the trial's spec and the policy's shape, so the policy can be built from the file alone. A file is a header
 (format version, length and digest of the rest) and what `torch.save` writes; it is read only if the digest is right,
@@ -121,9 +122,26 @@ def save_checkpoint(path: Path, origin: Origin, content: dict[str, Any]) -> None
     Raises:
         StorageError: the disk is full. The checkpoint that was there is as it was.
     """
+    _write(path, {"origin": origin.as_dict(), **content})
+
+
+def rewrite_checkpoint(source: Path, target: Path, trial: TrialSpec, **changes: Any) -> None:
+    """Write the content of `source` to `target` as a checkpoint of `trial`, whose policy is the same.
+
+    `changes`: parts of the content that get another value.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`. StorageError: the disk is full.
+    """
+    content = load_checkpoint(source)
+    origin = {**content["origin"], "trial_id": trial.trial_id, "spec": trial.model_dump_json()}
+    _write(target, {**content, "origin": origin, **changes})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     stream = io.BytesIO()
     stream.write(bytes(_HEADER.size))
-    torch.save({"origin": origin.as_dict(), **content}, stream)
+    torch.save(content, stream)
     with stream.getbuffer() as whole:
         body = whole[_HEADER.size :]
         whole[: _HEADER.size] = _HEADER.pack(_MAGIC, FORMAT_VERSION, len(body), _digest(body))

@@ -20,6 +20,7 @@ class TrialJob(Spec):
     storage: str
     sweep_name: str
     checkpoint_every_steps: int
+    keep_every_steps: int | None
     no_progress_timeout_s: float | None
     min_free_gib: float
     log_every_steps: int
@@ -32,16 +33,18 @@ class TrialJob(Spec):
     early_stopping: EarlyStoppingSpec | None
     data_warnings: tuple[str, ...]  # what the driver's check of the data set found; for the records
     command_number: int  # the command to run; a worker stops when the sweep has a newer one
+    extends: str | None = None  # the id of a trial with fewer training steps, whose records and state it begins with
     has_manifest: bool  # a sweep that was started; its folder must not be made anew
 
     @classmethod
-    def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder) -> TrialJob:
+    def of(cls, trial: TrialSpec, sweep: SweepSpec, folder: SweepFolder, extends: str | None = None) -> TrialJob:
         command = read_command(folder)
         return cls(
             trial=_with_absolute_path(trial),
             storage=sweep.storage if is_url(sweep.storage) else str(folder.storage),
             sweep_name=sweep.name,
             checkpoint_every_steps=sweep.faults.checkpoint_every_steps,
+            keep_every_steps=sweep.faults.keep_every_steps,
             no_progress_timeout_s=sweep.faults.no_progress_timeout_s,
             min_free_gib=sweep.faults.min_free_gib,
             log_every_steps=sweep.tracking.log_every_steps,
@@ -53,6 +56,7 @@ class TrialJob(Spec):
             capture=sweep.resources.capture,
             early_stopping=sweep.early_stopping_of(trial),
             data_warnings=folder.read_data_warnings(trial.dataset.name),
+            extends=extends,
             command_number=command.number if command else 0,
             has_manifest=not is_url(sweep.storage) and folder.manifest.exists(),
         )

@@ -11,10 +11,11 @@ from dmray.coordination.store_commands import StoreCommands
 from dmray.errors import StorageError
 from dmray.files import write_atomic
 from dmray.periodic_thread import PeriodicThread
+from dmray.records import TrialFolder
 from dmray.records.phase import PhaseWriter
 from dmray.sources.recordings import recorded_file
 from dmray.specs import Generation
-from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, open_store
+from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, object_name, open_store
 from dmray.storage.outages import RETRY_FOR_S, retry_while_unavailable, skip_during_outage
 from dmray.tasks import recording_path, task_of
 from dmray.trial.job import TrialJob
@@ -72,6 +73,34 @@ def sync_trial(job: TrialJob, report: Report, phases: PhaseWriter) -> Iterator[R
         raise
     publisher.close(RETRY_FOR_S)
     clear_trial(job.folder)
+
+
+@contextlib.contextmanager
+def fetch_other_trial(job: TrialJob, trial: TrialFolder) -> Iterator[None]:
+    """Have the files of another trial of the sweep on this machine while the block runs. With a folder: nothing to do.
+
+    The caller holds the other trial's lock.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
+    """
+    if not is_url(job.storage):
+        yield
+        return
+    store = open_store(job.storage, job.sweep_name)
+
+    def fetch() -> None:
+        download_trial(store, job.sweep_folder, trial)
+        for path in (trial.episode_table(0), trial.numbered_checkpoint(0)):
+            for name in store.list(object_name(job.sweep_folder, path).rpartition("/")[0]):
+                target = path.with_name(name.rpartition("/")[2])
+                content = None if target.exists() else store.read(name)
+                if content is not None:
+                    write_atomic(target, content)
+
+    retry_while_unavailable(fetch)
+    yield
+    clear_trial(trial)
 
 
 def share_recording(job: TrialJob) -> None:

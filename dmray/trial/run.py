@@ -44,6 +44,7 @@ from dmray.trial.build import attempt_started, build_trainer
 from dmray.trial.checkpoints import is_finite, save_checkpoint, to_tensors
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
+from dmray.trial.extension import begin_extended
 from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
@@ -95,6 +96,8 @@ def run_trial(
         watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         try:
             with log.listening(), watchdog.watching():
+                if begin_extended(job):
+                    attempt = 1 + read_history(job.folder, job.trial, job.early_stopping).attempts
                 run = _Attempt(job, service, report, ledger, attempt, watchdog, phases)
                 return run.run()
         except TrialPaused:
@@ -178,6 +181,7 @@ class _Attempt:
                 if not self.meter.finite:
                     return self._finish("diverged")
                 self.evaluations.offer(step, lambda: snapshot(self.trainer.policy))
+            self._keep_weights(step)
             self._collect(self.job.max_pending_evaluations)
             if self._due(step, self.job.checkpoint_every_steps):
                 self._save()
@@ -192,6 +196,7 @@ class _Attempt:
             self.job.log_every_steps,
             self.job.trial.evaluation.every_steps,
             self.job.checkpoint_every_steps,
+            *([self.job.keep_every_steps] if self.job.keep_every_steps else []),
         )
         step = self.trainer.steps_done
         return min(self.job.trial.training.steps, *((step // every + 1) * every for every in cadences))
@@ -247,6 +252,16 @@ class _Attempt:
         }
         save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
         self.log.write(f"checkpoint at step {self.trainer.steps_done:,}")
+
+    def _keep_weights(self, step: int) -> None:
+        """Write the numbered checkpoint, if one is due; not of weights that diverged, which nobody can use."""
+        every = self.job.keep_every_steps
+        if every is None or step % every or not is_finite(self.trainer.policy.state_dict()):
+            return
+        self.ledger.require()
+        require_space(self.job.folder.path, self.job.min_free_gib)
+        kept = {"step": step, "score": None, "weights": to_tensors(snapshot(self.trainer.policy).weights)}
+        save_checkpoint(self.job.folder.numbered_checkpoint(step), self.origin, kept)
 
     def _restore(self, start: Start) -> None:
         content = start.content

@@ -39,7 +39,7 @@ def act(observations: np.ndarray) -> np.ndarray:
         (lambda: dmray.load_results(5), "sweep"),  # type: ignore[arg-type]
         (lambda: dmray.load_results("runs", protocol=5), "protocol"),  # type: ignore[arg-type]
         (lambda: dmray.load_policy(None), "source"),  # type: ignore[arg-type]
-        (lambda: dmray.load_policy("a.pt", which="third"), "unknown model 'third'"),
+        (lambda: dmray.load_policy("a.pt", checkpoint="third"), "checkpoint 'third': give one of"),
         (lambda: dmray.evaluate_policy(act, "hopper", "2"), "episodes"),  # type: ignore[arg-type]
         (lambda: dmray.evaluate_policy(act, "hopper", True), "episodes"),
         (lambda: dmray.evaluate_policy(act, "hopper", 1.5), "episodes"),  # type: ignore[arg-type]

@@ -153,8 +153,11 @@ def test_arguments_of_start_are_checked(trial_folders: dict[str, Path]) -> None:
 def test_a_source_that_is_not_a_policy_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint; give a file"):
         dmray.load_policy(tmp_path)
-    with pytest.raises(SpecError, match=r"for a trial give the file, checkpoints/best\.pt"):
-        dmray.load_policy(tmp_path, which="best")
+    with pytest.raises(CheckpointError, match=r"no checkpoint 'best'; there are none"):
+        dmray.load_policy(tmp_path, checkpoint="best")
+    (tmp_path / "a.pt").write_bytes(b"")
+    with pytest.raises(SpecError, match=r"checkpoint best: .*a\.pt is one file; give the trial's folder"):
+        dmray.load_policy(tmp_path / "a.pt", checkpoint="best")
 
 
 def test_a_policy_of_a_package_that_is_not_installed_says_so(trial_folders: dict[str, Path], tmp_path: Path) -> None:

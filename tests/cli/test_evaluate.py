@@ -11,8 +11,10 @@ from typer.testing import CliRunner, Result
 from dmray.cli.evaluate import app
 from dmray.inference import evaluation
 from dmray.mlflow_mirror.mirror import MlflowMirror
+from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.records import EvaluationDone, SweepFolder, read_episode_table, read_ledger
+from dmray.reporting.render import _Figures
 from dmray.rollout import EpisodeRecord, run_cohort
 from dmray.rollout.film import Clip
 from dmray.tasks import Task
@@ -55,6 +57,29 @@ def test_a_stored_policy_gives_its_recorded_returns_to_the_last_digit(
 def test_the_best_checkpoint_has_its_own_step(folder: SweepFolder) -> None:
     done = evaluate(str(trial_path(folder, "dm") / "checkpoints" / "best.pt"))
     assert "to the last digit" in done.output
+
+
+def test_every_stored_checkpoint_of_a_trial_is_one_table(folder: SweepFolder) -> None:
+    done = evaluate(str(trial_path(folder, "dm")), "--checkpoint", "all", "--episodes", "2")
+    assert done.exit_code == 0, done.output
+    rows = [line.split()[:2] for line in done.output.splitlines() if line.split()[:1] in (["best"], ["final"])]
+    assert rows[-1] == ["final", "40"]
+    assert [name for name, _ in rows] == ["best", "final"]
+
+
+def test_a_sweep_is_evaluated_again_by_the_same_command(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny_plan(folder.storage)
+    write_manifest(plan, folder)
+    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures({}, {}, {}))
+    done = evaluate(str(folder.path), "--local", "--decode", "recurrent", "--episodes", "2")
+    assert done.exit_code == 0, done.output
+    assert "2 evaluations (0 were there already)" in done.output
+    assert all(trial.trial_id in done.output for trial in plan.trials)
+    refused = evaluate(str(folder.path), "--pictures", "1")
+    assert "--pictures: " in refused.output
+    assert "give the folder of one of its trials" in refused.output.replace("\n", " ")
+    refused = evaluate(str(trial_path(folder, "dm")), "--only", "seed=0")
+    assert "--only: " in refused.output
 
 
 def test_processes_share_the_work_and_change_nothing(folder: SweepFolder, tmp_path: Path) -> None:
@@ -118,7 +143,8 @@ def test_more_pictures_than_the_first_cohort_has_are_refused(folder: SweepFolder
     [
         ("dm", ["--decode", "strem:2"], "unknown decode mode 'strem:2', did you mean 'stream:2'?"),
         ("dm", ["--target", "5"], "target return 5: DM takes no target return"),
-        ("dm", ["--which", "best"], "which=best: selects a model of an MLflow run"),
+        ("dm", ["--checkpoint", "bset"], "checkpoint 'bset': give one of final, best"),
+        ("dm", ["--checkpoint", "step:20"], "no checkpoint 'step:20'; there are best, final, last"),
         ("dt", ["--records", "/proc/nowhere/episodes.parquet"], "/proc/nowhere/episodes.parquet: cannot be written"),
     ],
 )
@@ -183,7 +209,7 @@ def test_a_trial_is_evaluated_from_its_mlflow_run_which_gets_its_pictures(
     recorded = [record for record in ledger if isinstance(record, EvaluationDone)]
     monkeypatch.chdir(tmp_path)
     for which in ("final", "best"):
-        done = evaluate(f"runs:/{run.info.run_id}", "--mlflow-uri", uri, "--which", which, "--pictures", "1")
+        done = evaluate(f"runs:/{run.info.run_id}", "--mlflow-uri", uri, "--checkpoint", which, "--pictures", "1")
         assert done.exit_code == 0, done.output
         assert f"{recorded[-1].first_target.normalized_mean:.2f}" in done.output
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]  # no database of MLflow's own making
