@@ -114,21 +114,31 @@ def test_the_manifest_has_every_round_before_its_trials_run(tmp_path: Path) -> N
     assert again.ran == []
 
 
-def test_a_search_that_is_stopped_between_rounds_continues_with_the_next_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ended", "known", "ran"),
+    [
+        (2, {TrialStatus.FINISHED: 2, TrialStatus.WAITING: 2}, [2, 2, 1]),
+        (1, {TrialStatus.FINISHED: 1, TrialStatus.WAITING: 1}, [1, 2, 2, 1]),
+    ],
+    ids=["between rounds", "within a round"],
+)
+def test_a_search_that_is_stopped_continues_where_it_was(
+    tmp_path: Path, ended: int, known: dict[TrialStatus, int], ran: list[int]
+) -> None:
     plan, folder = planned(tmp_path)
 
     class Stopping(Fake):
         def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: object) -> list[TrialSpec]:
-            super().run(plan, todo, folder, refresh)
+            super().run(plan, todo[:ended], folder, refresh)
             send_command(folder, "stop")
-            return []
+            return list(todo[ended:])
 
-    stopping, fake = Stopping(), Fake()
-    states = run_sweep(plan, folder, stopping, report, resume=False)
-    assert Counter(states.values()) == {TrialStatus.FINISHED: 2, TrialStatus.WAITING: 2}, "the next round is planned"
+    states = run_sweep(plan, folder, Stopping(), report, resume=False)
+    assert Counter(states.values()) == known, "the next round is planned once this one has ended"
     assert read_manifest(folder).trial_ids == tuple(states)
+    fake = Fake()
     run_sweep(plan, folder, fake, report, resume=True)
-    assert [len(ran) for ran in (*stopping.ran, *fake.ran)] == [2, 2, 2, 1]
+    assert [len(each) for each in fake.ran] == ran
 
 
 def test_what_failed_in_a_round_counts_as_failed_until_it_is_retried(tmp_path: Path) -> None:
