@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from dmray.escaping import markdown, one_line
@@ -46,7 +47,7 @@ LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep",
 MODEL, IDENTITY, IDENTITY_PARTS = "model", "dmray.identity", "dmray.identity_parts"
 TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
 ROLE, SELECTION = "dmray.role", "selection"
-PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+PARENT, NOTE, COLOUR = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
 LEVELS = ("sweep", "seed group", "trial")
 
 # Tags of experiments, models and versions.
@@ -55,6 +56,7 @@ MODEL_STEP, GROUP_SCORE = "dmray.step", "dmray.seed_group_score"
 
 # Artifacts of runs, and the models of a trial's run.
 CONFIG, ERROR = "config.yaml", "error.txt"
+SUMMARY = "summary.md"  # of a report: what the description of the sweep's run shows
 REPORT, EVALUATIONS, PICTURES, VIDEOS = "report", "evaluations", "pictures", "videos"
 FINAL_MODEL, BEST_MODEL = "final", "best"
 CHECKPOINT, MODEL_TYPE = "policy.pt", "dmray policy"
@@ -63,6 +65,7 @@ REGISTERED_MODEL_NOTE = "Policies of dmray sweeps; aliases are data sets."
 # A record's points are committed together, so where its step is a point, the whole record is there.
 COMMITTED = {"train": "train/step", "evaluation": "eval/step", "rung": "rung/step", "done": "final/step"}
 GROUP_COMMITTED = "agg/n_seeds"
+GROUP_LAST = "agg/normalized_score_last_mean"
 FINAL_SCORE, BEST_SCORE = "final/normalized_score", "best/normalized_score"
 
 # MLflow's statuses of runs; what is FINISHED has ended as a result.
@@ -79,6 +82,7 @@ RUN_STATUS = {
 
 MeasuredRecord = TrainProgress | EvaluationDone | RungDecision | TrialDone
 _LATEST_S = 1e11  # the year 5138; a database takes no number as large as an edited ledger may have
+_LONGEST_NOTE = 7500  # MLflow cuts tags after 8,000 characters
 _LONGEST_DIGEST = 36  # MLflow's; the whole fingerprint is the run's tag data.sha256
 
 
@@ -133,6 +137,19 @@ def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:
 def group_key(trial: TrialSpec, identity: ResultIdentity, sweep: SweepSpec) -> str:
     """The key of a trial's seed group. The trials that chose a setting are a group of their own."""
     return group_id(trial, identity) + (f"-{SELECTION}" if sweep.is_selection(trial) else "")
+
+
+def note_with_tables(tags: Mapping[str, str], summary: str) -> dict[str, str]:
+    """The tag with the description of a sweep's run: that of `sweep_tags`, then a report's summary (Markdown).
+
+    Of a long summary whole blocks at the end are left out, which is said.
+    """
+    note, *blocks = tags[NOTE], *summary.strip().split("\n\n")
+    for block in blocks:
+        if len(note) + len(block) > _LONGEST_NOTE:
+            return {NOTE: f"{note}\n\nThe rest is in report/report.html, an artifact of this run."}
+        note = f"{note}\n\n{block}"
+    return {NOTE: note}
 
 
 def seed_group_tags(
@@ -251,6 +268,7 @@ def _setting_tags(trial: TrialSpec) -> dict[str, str]:
     task = task_of(trial.dataset)
     return {
         MODEL: model_label(trial),
+        COLOUR: METHODS[trial.method].colour,
         "method": trial.method,
         "dataset": trial.dataset.name,
         "task": task.name,
@@ -297,6 +315,20 @@ def seed_group_points(last: Sequence[float], best: Sequence[float], time_s: floa
             if spread.std is not None:
                 values[f"agg/normalized_score_{name}_std"] = spread.std
     return _points(values, len(last), time_s)
+
+
+def group_curve(seeds: int) -> str:
+    """The metric with the mean learning curve of so many seeds. With more seeds later there is another curve."""
+    return f"agg/normalized_score_{seeds}_seeds"
+
+
+def seed_group_curve(
+    name: str, curves: Sequence[Mapping[int, float]], without: Iterable[int], time_s: float
+) -> list[Point]:
+    """The mean over the scores by step of a group's finished seeds, at the steps that all have, except `without`."""
+    steps = set.intersection(*(set(curve) for curve in curves)) - set(without)
+    means = {step: fmean(curve[step] for curve in curves) for step in sorted(steps)}
+    return [point for step, mean in means.items() for point in _points({name: mean}, step, time_s)]
 
 
 def _final_values(record: TrialDone, scores: Sequence[Score]) -> dict[str, float]:
@@ -383,46 +415,60 @@ def registry_tags(
     }
 
 
-# The UI colours a group by a hash of its keys: with the method last, neighbours such as DM and DT never look alike.
-_VIEWS = {"methods": ("model",), "datasets": ("dataset", "model")}
+@dataclass(frozen=True)
+class _View:
+    """What a view of an experiment's trials shows: metrics as charts and as columns.
+
+    Ordered by their start, trials stand below their seed groups, closed: then charts show the groups. Grouped by tags
+    (`group_by`) runs have other colours than the report's: the UI colours a group by a hash of its keys.
+    """
+
+    charts: str
+    columns: tuple[str, ...]
+    order_by: str = "attributes.start_time"
+    group_by: tuple[str, ...] = ()
+
+
+_CURVES, _SCORES = "eval/(norm|return_m)|final/norm|train/loss$", (FINAL_SCORE, BEST_SCORE, "time/train_s")
+_VIEWS = {
+    "methods": _View(f"agg/normalized_score_[0-9]+_seeds$|{_CURVES}", (GROUP_LAST, GROUP_COMMITTED, *_SCORES)),
+    "seeds": _View(_CURVES, _SCORES, order_by=f"metrics.`{FINAL_SCORE}`"),
+    "averages": _View(_CURVES, _SCORES, group_by=("dataset", "model")),
+}
 
 
 def view_tags(experiment: str) -> dict[str, str]:
-    """Tags of the experiment with that id: views of its trials, and a description that links to them.
+    """Tags of the experiment with that id: views of its runs, and a description that links to them.
 
     The UI keeps what its own Share button makes in such tags.
     """
     curves, table = view_link("", experiment), view_link("", experiment, mode="TABLE")
-    by_dataset = view_link("", experiment, "datasets", "TABLE")
-    note = f"Methods over all seeds: [curves]({curves}), [table]({table}); [by data set and method]({by_dataset})."
-    return {**{f"mlflow.sharedViewState.{name}": _view_state(keys) for name, keys in _VIEWS.items()}, NOTE: note}
+    seeds, averages = view_link("", experiment, "seeds"), view_link("", experiment, "averages")
+    note = (
+        f"Methods, means over seeds, in the colours of the report: [curves]({curves}), [table]({table}). "
+        f"[Each seed]({seeds}). [Means with a band from the lowest to the highest seed]({averages})."
+    )
+    return {**{f"mlflow.sharedViewState.{name}": _view_state(view) for name, view in _VIEWS.items()}, NOTE: note}
 
 
 def view_link(server: str, experiment: str, view: str = "methods", mode: str = "CHART") -> str:
-    """The address of a view (methods or datasets) as CHART or TABLE. `server` empty: relative to the UI's own page."""
+    """The address of a view (methods, seeds, averages) as CHART or TABLE. `server` empty: relative to the UI's page."""
     place = f"#/experiments/{experiment}/runs?viewStateShareKey={view}&compareRunsMode={mode}"
     return f"{server.rstrip('/')}/{place}" if server else place
 
 
-def _view_state(keys: tuple[str, ...]) -> str:
+def _view_state(view: _View) -> str:
+    grouping = [{"mode": "tag", "groupByData": name} for name in view.group_by]
     return json.dumps(
         {
             "searchFilter": f"tags.`{LEVEL}` = 'trial'",
-            "orderByKey": "attributes.start_time",
+            "orderByKey": view.order_by,
             "orderByAsc": False,
-            "groupBy": {
-                "aggregateFunction": "average",
-                "groupByKeys": [{"mode": "tag", "groupByData": name} for name in keys],
-            },
+            "groupBy": {"aggregateFunction": "average", "groupByKeys": grouping} if grouping else None,
             "groupsExpanded": {},
             "useGroupedValuesInCharts": True,
-            "chartsSearchFilter": "eval/(norm|return_m)|final/norm|train/loss$",
+            "chartsSearchFilter": view.charts,
             "hideEmptyCharts": True,
-            "selectedColumns": [
-                "attributes.`Source`",
-                f"metrics.`{FINAL_SCORE}`",
-                f"metrics.`{BEST_SCORE}`",
-                "metrics.`time/train_s`",
-            ],
+            "selectedColumns": [f"metrics.`{name}`" for name in view.columns],
         }
     )

@@ -24,9 +24,13 @@ from dmray.mlflow_mirror.layout import (
     REPORT,
     SEED_GROUP,
     SELECTION,
+    SUMMARY,
+    group_curve,
     group_key,
     identity_tags,
     model_label,
+    note_with_tables,
+    seed_group_curve,
     seed_group_name,
     seed_group_params,
     seed_group_points,
@@ -37,7 +41,16 @@ from dmray.mlflow_mirror.layout import (
     trial_tags,
 )
 from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
-from dmray.mlflow_mirror.store import LateStore, RunStore, RunWanted, StoredRun, StoreError, SweepRuns, open_store
+from dmray.mlflow_mirror.store import (
+    POINTS_PER_BATCH,
+    LateStore,
+    RunStore,
+    RunWanted,
+    StoredRun,
+    StoreError,
+    SweepRuns,
+    open_store,
+)
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
 from dmray.planning.settings import details_of
 from dmray.progress.trial_status import TrialStatus
@@ -79,11 +92,14 @@ class SeedGroupMirror:
         self.run_id: str | None = None
         self._run_status: str | None = None
         self._seeds: set[int] = set()  # the numbers of finished seeds that have an aggregate
+        self._metrics: frozenset[str] = frozenset()  # the names of those that the run had when it was adopted
+        self._curve_of = 0  # the number of seeds whose mean curve is complete
 
     def adopt(self, store: RunStore, run: StoredRun) -> None:
         """Take over the run, new or from before."""
         self.run_id, self._run_status = run.run_id, run.status
         self._seeds = store.steps(run.run_id, GROUP_COMMITTED) if GROUP_COMMITTED in run.metrics else set()
+        self._metrics, self._curve_of = frozenset(run.metrics), 0
 
     def update(self, store: RunStore) -> None:
         """Log the aggregates when another seed has finished; a group ends with its last trial."""
@@ -94,7 +110,19 @@ class SeedGroupMirror:
             best = [trial.best for trial in finished if trial.best is not None]
             store.log(self.run_id, seed_group_points(last, best, max(trial.ended_s for trial in finished)))
             self._seeds.add(len(finished))
+        if finished and self.comparable and all(trial.ended for trial in self.all) and self._curve_of != len(self.all):
+            self._log_curve(store, finished)
         self._set_run_status(store, "FINISHED" if all(trial.ended for trial in self.all) else "RUNNING")
+
+    def _log_curve(self, store: RunStore, finished: Sequence[TrialMirror]) -> None:
+        """Log the mean learning curve of the finished seeds, after all have ended: MLflow cannot change it later."""
+        assert self.run_id is not None
+        name, ended_s = group_curve(len(self.all)), max(trial.ended_s for trial in finished)
+        present = store.steps(self.run_id, name) if name in self._metrics else set()
+        points = seed_group_curve(name, [trial.curve() for trial in finished], present, ended_s)
+        for first in range(0, len(points), POINTS_PER_BATCH):
+            store.log(self.run_id, points[first : first + POINTS_PER_BATCH])
+        self._curve_of = len(self.all)
 
     @property
     def all(self) -> list[TrialMirror]:
@@ -404,6 +432,10 @@ class MlflowMirror:
             for path, place in ((self._folder.manifest, ""), (report, REPORT)):
                 if path is not None and path.exists():
                     self._store.save(self._sweep_run, path, place)
+            if report is not None and (summary := report / SUMMARY).exists():
+                tags = sweep_tags(self._sweep, self._sweep_id, len(self._trials))
+                note = note_with_tables(tags, summary.read_text(encoding="utf-8"))
+                self._store.log(self._sweep_run, tags=note)
             self._store.set_status(self._sweep_run, end_status(self._trials), end_ms(self._trials))
         except StoreError as cause:
             self._note(str(cause))

@@ -186,6 +186,14 @@ class TrialMirror:
             return read_history(self.folder, self.trial, self._rule).identity
         return None
 
+    def curve(self) -> dict[int, float]:
+        """Its normalized scores by step, read from the ledger; empty if the ledger cannot be read."""
+        with contextlib.suppress(StorageError):
+            history = read_history(self.folder, self.trial, self._rule)
+            if history.damage is None:
+                return {step: score.normalized for step, score in history.scores.items()}
+        return {}
+
     def set_tags(self, store: RunStore, tags: Mapping[str, str]) -> None:
         """Set the tags of its run that are not known to have these values."""
         changed = {name: value for name, value in tags.items() if self._tags.get(name) != value}

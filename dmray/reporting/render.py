@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dmray.errors import StorageError
 from dmray.files import write_atomic
+from dmray.mlflow_mirror.layout import SUMMARY
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
 from dmray.reporting.across import (
@@ -46,10 +47,14 @@ _MOST_LISTED = 50
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The files that `write_report` wrote. `figures`: the PNG files; each has an SVG file of the same name."""
+    """The files that `write_report` wrote. `figures`: the PNG files; each has an SVG file of the same name.
+
+    `summary`: the tables of scores and the sentences below them, as Markdown; MLflow shows it with the sweep's run.
+    """
 
     folder: Path
     markdown: Path
+    summary: Path
     html: Path
     latex: Path
     trials: Path
@@ -101,6 +106,7 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
     paths = ReportPaths(
         folder=target,
         markdown=target / "report.md",
+        summary=target / SUMMARY,
         html=target / "report.html",
         latex=target / "tables.tex",
         trials=target / "trials.csv",
@@ -108,6 +114,7 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
         figures=figures.paths,
     )
     write_atomic(paths.markdown, to_markdown(blocks, target).encode("utf-8"))
+    write_atomic(paths.summary, to_markdown(_summary_blocks(results, groups, baseline), target).encode("utf-8"))
     write_atomic(paths.html, to_html(blocks, f"dmray: {results.name}").encode("utf-8"))
     write_atomic(paths.latex, to_latex(blocks).encode("utf-8"))
     write_csv(paths.trials, trial_columns(results))
@@ -166,6 +173,14 @@ def report_blocks(
     yield from _missing(results)
     yield Heading("Versions and hardware", 2)
     yield Bullets(tuple(_versions(results)))
+
+
+def _summary_blocks(results: SweepResults, groups: list[ProtocolResults], baseline: str | None) -> Iterable[Block]:
+    """The tables that compare methods, without figures."""
+    yield from (overview_table(group) for group in groups if len(group.comparisons) > 1)
+    for comparison in results.comparisons:
+        yield Paragraph(leader_text(comparison, baseline))
+        yield score_table(comparison, baseline)
 
 
 def _all_data_sets(group: ProtocolResults, profiles: Path | None, baseline: str | None) -> Iterable[Block]:

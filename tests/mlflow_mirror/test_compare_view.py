@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dmray.methods import METHODS
 from dmray.mlflow_mirror.layout import view_link
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.records import SweepFolder
@@ -47,19 +48,30 @@ def seen(url: str, profile: Path, *wanted: str) -> str:
         assert time.monotonic() < deadline, f"{url} does not show {absent}"
 
 
-def test_the_linked_table_groups_the_seeds_of_a_method(server: Server, experiment: str, tmp_path: Path) -> None:
-    shown = seen(view_link(server.uri, experiment, mode="TABLE"), tmp_path, r"Group:\s+DM\b", r"Group:\s+DT\b", r"\|s1")
-    assert re.search(r"Group by:\s+model", shown)
-    assert re.search(r"Methods over all seeds:\s+curves", shown)  # the experiment's description, with links
-    assert re.search(r"\b65\s+\(average\)", shown)  # DM's last scores
-    assert re.search(r"\b40\s+\(average\)", shown)
+def test_the_linked_table_shows_seed_groups_with_their_means(server: Server, experiment: str, tmp_path: Path) -> None:
+    shown = seen(view_link(server.uri, experiment, mode="TABLE"), tmp_path, r"DM\|hopper", r"DT\|hopper")
+    assert "|s1" not in shown, "seeds are below their groups"
+    assert re.search(r"in the colours of the report:\s+curves", shown)  # the experiment's description, with links
+    assert re.search(r"\b65\b", shown)  # DM's mean last score
+    assert re.search(r"\b40\b", shown)
 
 
-def test_the_linked_charts_show_a_curve_a_method(server: Server, experiment: str, tmp_path: Path) -> None:
-    curves = (r"DM \(eval/normalized_score\)", r"DT \(eval/normalized_score\)")
-    seen(view_link(server.uri, experiment), tmp_path, r"Group:\s+DM\b", *curves)
+def test_the_linked_charts_show_a_mean_curve_a_method(server: Server, experiment: str, tmp_path: Path) -> None:
+    curves = (
+        r"DM\|hopper-medium-v2 \(agg/normalized_score_2_seeds\)",
+        r"DT\|hopper-medium-v2 \(agg/normalized_score_2_seeds\)",
+    )
+    seen(view_link(server.uri, experiment), tmp_path, *curves)
 
 
-def test_data_sets_are_told_apart_where_there_are_several(server: Server, experiment: str, tmp_path: Path) -> None:
+def test_runs_have_the_colours_of_their_methods(server: Server, experiment: str, tmp_path: Path) -> None:
+    url, colours = view_link(server.uri, experiment, "seeds"), [METHODS[name].colour for name in ("dm", "dt")]
+    wanted = [f"rgb\\({', '.join(str(int(each[at : at + 2], 16)) for at in (1, 3, 5))}\\)" for each in colours]
+    deadline = time.monotonic() + 120
+    while not all(re.search(each, browser.page(url, tmp_path)) for each in wanted):
+        assert time.monotonic() < deadline, f"{url} does not show {wanted}"
+
+
+def test_averages_over_seeds_are_by_data_set_and_method(server: Server, experiment: str, tmp_path: Path) -> None:
     group = r"dataset: hopper-medium-v2, model: D[MT]"
-    seen(view_link(server.uri, experiment, "datasets", "TABLE"), tmp_path, group)
+    seen(view_link(server.uri, experiment, "averages", "TABLE"), tmp_path, group)

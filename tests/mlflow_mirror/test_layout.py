@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dmray.mlflow_mirror.layout import Point, points_of, seed_group_points
+from dmray.mlflow_mirror.layout import NOTE, Point, note_with_tables, points_of, seed_group_curve, seed_group_points
 from dmray.records.metrics import target_name
 from dmray.records.records import TrainProgress
 from dmray.records.scores import Score, Spread, best_score, last_score
@@ -81,3 +81,18 @@ def test_seed_group_points_of_one_seed_have_no_deviation() -> None:
 def test_targets_are_named_without_signs_that_mlflow_refuses(target: float, name: str) -> None:
     assert target_name(target) == name
     assert re.fullmatch(r"[\w.\- /]+", name)
+
+
+def test_a_mean_curve_has_the_steps_that_all_seeds_have_and_that_are_not_there_yet() -> None:
+    points = seed_group_curve("x", [{20: 10.0, 40: 30.0, 60: 5.0}, {20: 20.0, 40: 50.0}], [20], T0)
+    assert [(point.key, point.step, point.value) for point in points] == [("x", 40, 40.0)]
+
+
+def test_a_long_summary_is_cut_between_blocks_and_that_is_said() -> None:
+    whole = note_with_tables({NOTE: "4 trials."}, "first\n\n| a |\n|--:|\n")[NOTE]
+    assert whole == "4 trials.\n\nfirst\n\n| a |\n|--:|"
+    cut = note_with_tables({NOTE: "4 trials."}, "\n\n".join(f"table {number} " + 900 * "x" for number in range(20)))[
+        NOTE
+    ]
+    assert len(cut) < 8000
+    assert cut.endswith("x\n\nThe rest is in report/report.html, an artifact of this run.")

@@ -10,6 +10,7 @@ from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.mlflow_mirror.store import POINTS_PER_BATCH
 from dmray.planning.plan import plan
 from dmray.records import LedgerRecord, StartedOver, SweepFolder, write_done_marker
+from dmray.reporting import write_report
 from dmray.specs import SweepSpec
 from tests.mlflow_mirror.examples import (
     T0,
@@ -73,6 +74,12 @@ def assert_complete(store: FakeStore) -> None:
     assert seed_group["agg/normalized_score_last_mean"] == pytest.approx(62.0)
     assert seed_group["agg/normalized_score_last_std"] == pytest.approx(8**0.5)
     assert seed_group["agg/normalized_score_best_mean"] == pytest.approx(65.0)
+    curves = {run.name: run.history("agg/normalized_score_2_seeds") for run in store.level("seed group")}
+    assert curves == {"DM|hopper-medium-v2": [(20, 60.0), (40, 62.0)], "DT|hopper-medium-v2": []}
+    colours = {
+        run.tags["model"]: run.tags["mlflow.runColor"] for run in [*store.level("trial"), *store.level("seed group")]
+    }
+    assert colours == {METHODS[name].label: METHODS[name].colour for name in ("dm", "dt")}
     statuses = [store.by(**{"dmray.trial_key": trial.trial_id}).status for trial in TRIALS]
     assert statuses == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
     assert {run.name: run.status for run in store.level("seed group")} == {
@@ -277,7 +284,18 @@ def test_more_seeds_later_continue_the_same_runs(folder: SweepFolder) -> None:
     seed_group = store.by(**{"dmray.level": "seed group", "model": "DM"})
     assert seed_group.history("agg/n_seeds") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert seed_group.latest()["agg/normalized_score_last_mean"] == pytest.approx(72.0)
+    assert [value for _, value in seed_group.history("agg/normalized_score_2_seeds")] == pytest.approx([60.0, 62.0])
+    assert [value for _, value in seed_group.history("agg/normalized_score_3_seeds")] == pytest.approx([130 / 3, 72.0])
     assert len(store.level("sweep")) == 1
+
+
+def test_the_sweeps_run_describes_itself_by_the_reports_tables(folder: SweepFolder) -> None:
+    store = FakeStore()
+    write_all(folder)
+    mirror(store, folder).close(write_report(folder).folder)
+    note = store.level("sweep")[0].tags["mlflow.note.content"]
+    assert note.startswith("4 trials: DM, DT on hopper-medium-v2, seeds 0, 1.\n\n")
+    assert "| DM | 2 of 2 |" in note
 
 
 def test_another_folder_of_the_same_name_gets_its_own_runs(tmp_path: Path) -> None:
