@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from dmray.cli import status
 from dmray.coordination.commands import send_command
 from dmray.driver.session import run_sweep
 from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter
+from dmray.progress.sweep_handle import find_sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
 from dmray.specs import TrialSpec
@@ -168,6 +170,22 @@ def test_a_search_of_which_nothing_finished_says_so(tmp_path: Path, caplog: pyte
     run_sweep(plan, folder, fake, report, resume=False)
     assert "search: no setting of dm on open-expert finished, so none is chosen" in caplog.text
     assert [len(ran) for ran in fake.ran] == [2, 2, 2]
+
+
+def test_a_status_that_is_watched_gets_the_trials_of_later_rounds(tmp_path: Path) -> None:
+    (plan, folder), watched = planned(tmp_path), []
+
+    class Watched(Fake):
+        def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: object) -> list[TrialSpec]:
+            watched.append(view.read().trials)
+            return super().run(plan, todo, folder, refresh)
+
+    run_sweep(plan, folder, Fake(), report, resume=False, trial_filter=TrialFilter(retry_failed=True))  # runs nothing
+    with find_sweep(str(folder.path), None) as found:
+        view = status._View(found)
+        assert view.read().trials == 2
+        run_sweep(plan, folder, Watched(), report, resume=True)
+    assert watched == [2, 4, 6, 7]
 
 
 def test_the_manifest_keeps_the_search(tmp_path: Path) -> None:
