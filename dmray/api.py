@@ -116,7 +116,8 @@ def _values(source: str | Path | Mapping[str, Any], overrides: Iterable[str]) ->
 def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
     """List the trials of a sweep. Nothing is run, and no file is read except the sweep file.
 
-    `overrides`: as in `load_sweep`, only if `sweep` is a file or a mapping.
+    `overrides`: as in `load_sweep`, only if `sweep` is a file or a mapping. With a search the trials are those of the
+    first round, and `search` has the number of all.
 
         plan = dmray.plan_sweep("sweeps/quickstart.yaml", ["seeds=[0, 1, 2]"])
         print(plan)                                          # the trials and their cost

@@ -112,7 +112,8 @@ def run_sweep(
                         ended = _run(plan, todo, folder, runner, refresh)
                 following = grown(plan, folder) if ended else plan
                 if not _goes_on(plan, following, folder, trial_filter):
-                    write_manifest(following, folder)
+                    if following is not plan:
+                        write_manifest(following, folder)
                     with phases.within("writing_report"):
                         attach(write_report(folder))
                     return trial_statuses(following, folder)
@@ -131,8 +132,9 @@ def _checked_todo(
     todo = _todo(plan, states, resume, trial_filter, extended)
     if left := in_other_shards(plan, states, trial_filter):
         _log.warning("%s", moved_text(left, trial_filter))
+    later = select_trials(plan, trial_filter) if plan.search is not None and todo else ()  # rounds use their data sets
     with phases.within("checking"):
-        checked = preflight.check(todo, folder.datasets, phases)
+        checked = preflight.check((*todo, *later), folder.datasets, phases)
     require_space_for(todo, plan.sweep, folder.path)
     if todo:
         fingerprints = {name: each.fingerprint for name, each in checked.items()}

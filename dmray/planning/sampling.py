@@ -44,12 +44,12 @@ def propose(
     study = optuna.create_study(direction="maximize", sampler=_sampler(search, group, number, size))
     for candidate, outcome in past:
         study.add_trial(space.recorded(candidate, outcome))
-    tried = {_key(group, candidate) for candidate, _ in past}
+    tried = {group.key(candidate) for candidate, _ in past}
     problems: list[SpecError] = []
 
     def is_new(candidate: Candidate) -> bool:
         try:
-            key = _key(group, candidate)
+            key = group.key(candidate)
         except SpecError as problem:  # values that do not fit each other
             problems.append(problem)
             return False
@@ -67,7 +67,7 @@ def propose(
             found.append(candidate)  # its trial stays open, so that the sampler proposes other ones
         else:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    rest = group.all_candidates() if group.size is not None else iter(())
+    rest = group.candidates if group.size is not None else ()
     found += islice(filter(is_new, rest), size - len(found))
     if len(found) < size:
         raise SpecError(
@@ -82,10 +82,6 @@ def _sampler(search: SearchSpec, group: Group, number: int, size: int) -> optuna
     if search.algorithm == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=size, multivariate=False, constant_liar=True)
-
-
-def _key(group: Group, candidate: Candidate) -> str:
-    return " ".join(trial.trial_id for trial in group.trials(candidate, [0]))
 
 
 class _Space:

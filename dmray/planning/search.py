@@ -133,7 +133,7 @@ def _proposed(
     search: SearchSpec, group: Group, number: int, size: int, past: Sequence[tuple[Candidate, Outcome]]
 ) -> list[Candidate]:
     if search.algorithm == "grid":
-        return list(group.all_candidates())
+        return list(group.candidates)
     from dmray.planning.sampling import propose  # loads Optuna
 
     return propose(search, group, number, size, past)

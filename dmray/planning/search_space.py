@@ -5,7 +5,7 @@ A group is what is searched together: a method on one data set, or with `choose`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from dmray.errors import SpecError
 from dmray.planning.settings import Cell, Field
-from dmray.specs import Domain, SearchSpec, TrialSpec, Values
+from dmray.specs import MAX_TRIALS, Domain, SearchSpec, TrialSpec, Values
 
 
 class Outcome(NamedTuple):
@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
     curve: Mapping[int, float] = {}
 
 
+_MOST_COUNTED = 10_000  # settings; of more, enough are found by drawing
 OPEN = Outcome("open")
 OutcomeOf = Callable[[TrialSpec], Outcome]
 
@@ -63,12 +64,30 @@ class Group:
             return None
         return sum(prod(len(domain.values) for domain in several) for several in domains)
 
-    def all_candidates(self) -> Iterator[Candidate]:
-        """Every setting, if there are finitely many."""
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All settings whose values fit each other, each once, in the order of the file; for finitely many.
+
+        Raises:
+            SpecError: there is none.
+        """
+        found: dict[str, Candidate] = {}
+        problem: SpecError | None = None
         for entry in range(len(self.cells)):
             domains = self.domains(entry)
             for values in product(*(domain.values for domain in domains.values())):
-                yield Candidate(entry, tuple(zip(domains, values, strict=True)))
+                candidate = Candidate(entry, tuple(zip(domains, values, strict=True)))
+                try:
+                    found.setdefault(self.key(candidate), candidate)
+                except SpecError as cause:
+                    problem = cause
+        if problem is not None and not found:
+            raise problem
+        return tuple(found.values())
+
+    def key(self, candidate: Candidate) -> str:
+        """The same for settings that are the same trials. Raises a SpecError as `trials`."""
+        return " ".join(trial.trial_id for trial in self.trials(candidate, [0]))
 
     def trials(self, candidate: Candidate, seeds: Iterable[int]) -> tuple[TrialSpec, ...]:
         """The trials of a setting on all data sets of the group.
@@ -124,14 +143,19 @@ def num_settings(search: SearchSpec, group: Group) -> int:
     """How many settings of the group are tried.
 
     Raises:
-        SpecError: the group has not so many; or it has an interval, of which a grid cannot try all numbers.
+        SpecError: the group has not so many, or more than a sweep can have; or it has an interval, of which a grid
+            cannot try all numbers.
     """
-    if search.algorithm == "grid":
-        return sum(cell.size for (cell, *_) in group.cells)
-    assert search.settings is not None
-    if group.size is not None and group.size < search.settings:
-        raise SpecError(
-            f"search.settings {search.settings}: there are only {group.size} settings of {group}; give more values, or "
-            "algorithm: grid"
-        )
+    if search.settings is None:
+        size = sum(cell.size for (cell, *_) in group.cells)
+        if size > MAX_TRIALS:
+            raise SpecError(f"search: {group} has {size:,} settings; a sweep has at most {MAX_TRIALS:,} trials")
+        return len(group.candidates)
+    if group.size is not None and group.size <= max(search.settings, _MOST_COUNTED):
+        there_are = len(group.candidates)
+        if there_are < search.settings:
+            raise SpecError(
+                f"search.settings {search.settings}: there are only {there_are} settings of {group}; give more values, "
+                "or algorithm: grid"
+            )
     return search.settings

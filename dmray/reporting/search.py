@@ -15,7 +15,7 @@ from dmray.reporting.figures import draw_search
 from dmray.reporting.results import SearchResult, SweepResults
 from dmray.specs import shown_value
 
-_NOTHING = "-"
+_NOTHING, _MOST_NAMED = "-", 3
 _ENDS = {"finished": "finished", "stopped": "stopped early", "failed": "failed or diverged", "open": "not ended"}
 
 
@@ -145,7 +145,7 @@ def _by_datasets(result: SearchResult) -> dict[str, list[GroupResult]]:
 
 def _where(group: GroupResult) -> str:
     names = group.group.datasets
-    return names[0] if len(names) == 1 else f"{len(names)} data sets ({', '.join(names)})"
+    return f"all {len(names)} data sets" if len(names) > _MOST_NAMED else ", ".join(names)
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from dmray.cli import status
 from dmray.coordination.commands import send_command
 from dmray.driver.session import run_sweep
 from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter
+from dmray.progress.sweep_handle import find_sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
 from dmray.specs import TrialSpec
@@ -114,21 +116,31 @@ def test_the_manifest_has_every_round_before_its_trials_run(tmp_path: Path) -> N
     assert again.ran == []
 
 
-def test_a_search_that_is_stopped_between_rounds_continues_with_the_next_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ended", "known", "ran"),
+    [
+        (2, {TrialStatus.FINISHED: 2, TrialStatus.WAITING: 2}, [2, 2, 1]),
+        (1, {TrialStatus.FINISHED: 1, TrialStatus.WAITING: 1}, [1, 2, 2, 1]),
+    ],
+    ids=["between rounds", "within a round"],
+)
+def test_a_search_that_is_stopped_continues_where_it_was(
+    tmp_path: Path, ended: int, known: dict[TrialStatus, int], ran: list[int]
+) -> None:
     plan, folder = planned(tmp_path)
 
     class Stopping(Fake):
         def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: object) -> list[TrialSpec]:
-            super().run(plan, todo, folder, refresh)
+            super().run(plan, todo[:ended], folder, refresh)
             send_command(folder, "stop")
-            return []
+            return list(todo[ended:])
 
-    stopping, fake = Stopping(), Fake()
-    states = run_sweep(plan, folder, stopping, report, resume=False)
-    assert Counter(states.values()) == {TrialStatus.FINISHED: 2, TrialStatus.WAITING: 2}, "the next round is planned"
+    states = run_sweep(plan, folder, Stopping(), report, resume=False)
+    assert Counter(states.values()) == known, "the next round is planned once this one has ended"
     assert read_manifest(folder).trial_ids == tuple(states)
+    fake = Fake()
     run_sweep(plan, folder, fake, report, resume=True)
-    assert [len(ran) for ran in (*stopping.ran, *fake.ran)] == [2, 2, 2, 1]
+    assert [len(each) for each in fake.ran] == ran
 
 
 def test_what_failed_in_a_round_counts_as_failed_until_it_is_retried(tmp_path: Path) -> None:
@@ -158,6 +170,22 @@ def test_a_search_of_which_nothing_finished_says_so(tmp_path: Path, caplog: pyte
     run_sweep(plan, folder, fake, report, resume=False)
     assert "search: no setting of dm on open-expert finished, so none is chosen" in caplog.text
     assert [len(ran) for ran in fake.ran] == [2, 2, 2]
+
+
+def test_a_status_that_is_watched_gets_the_trials_of_later_rounds(tmp_path: Path) -> None:
+    (plan, folder), watched = planned(tmp_path), []
+
+    class Watched(Fake):
+        def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: object) -> list[TrialSpec]:
+            watched.append(view.read().trials)
+            return super().run(plan, todo, folder, refresh)
+
+    run_sweep(plan, folder, Fake(), report, resume=False, trial_filter=TrialFilter(retry_failed=True))  # runs nothing
+    with find_sweep(str(folder.path), None) as found:
+        view = status._View(found)
+        assert view.read().trials == 2
+        run_sweep(plan, folder, Watched(), report, resume=True)
+    assert watched == [2, 4, 6, 7]
 
 
 def test_the_manifest_keeps_the_search(tmp_path: Path) -> None:

@@ -140,6 +140,13 @@ def test_a_small_space_is_tried_whole_and_each_setting_once() -> None:
     by_tpe = plan(searching(training=training, grid=grid, search={"settings": 15, "seeds": [9]}), scored(planted))
     assert len(selection(by_grid)) == 5 * 3
     assert set(selection(by_tpe)) == set(selection(by_grid))
+    shared = [{"methods": ["dm"], "models": [MODEL]}, {"methods": ["dm"], "models": [{**MODEL, "d_model": [8, 24]}]}]
+    planned = plan(
+        searching(training=training, grid=shared, search={"algorithm": "grid", "seeds": [9]}), scored(planted)
+    )
+    assert len(selection(planned)) == 5 * 3, "a setting that two blocks share is tried once"
+    assert planned.search is not None
+    assert planned.search.selection_trials == 5 * 3
     assert report(by_tpe) == report(by_grid)
 
 
@@ -216,6 +223,14 @@ def test_if_no_setting_finished_none_is_chosen_and_the_group_is_named() -> None:
         (
             {"training": {"steps": 40, "learning_rate": [1e-4, 1e-3]}},
             "search.settings 12: there are only 8 settings of dm on maze2d-umaze-v1; give more values, or",
+        ),
+        (
+            {
+                "grid": [{"methods": ["dt"], "models": [{"d_model": [8, 9, 16], "n_head": [4, 8], "n_layer": 1}]}],
+                "training": {"steps": 40},
+                "search": {"settings": 5, "seeds": [7]},
+            },
+            "search.settings 5: there are only 4 settings of dt on maze2d-umaze-v1",
         ),
         (
             {"search": {"algorithm": "grid", "seeds": [7]}},
