@@ -18,7 +18,7 @@ quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
 
 test: setup lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --minutes 10

@@ -44,15 +44,16 @@ METHODS: tuple[MethodName, ...] = ("dm", "dt")
 Weights = dict[str, Tensor]  # each (S, ...)
 
 
-def policy_of(method: MethodName, model: dict[str, int], seed: int) -> SequencePolicy:
+def policy_of(method: MethodName, model: dict[str, int], seed: int, device: str = "cpu") -> SequencePolicy:
     torch.manual_seed(seed)
     shape = PolicyShape(OBSERVATIONS, ACTIONS, 1.0, 1000)
-    return SequencePolicy(PolicyRecipe(method, METHODS_BY_NAME[method].config(**model), "paper", shape, 1000.0)).train()
+    recipe = PolicyRecipe(method, METHODS_BY_NAME[method].config(**model), "paper", shape, 1000.0)
+    return SequencePolicy(recipe).train().to(device)
 
 
-def sampler_of(policy: SequencePolicy, batch_size: int) -> WindowSampler:
+def sampler_of(policy: SequencePolicy, batch_size: int, device: str = "cpu") -> WindowSampler:
     context = policy.recipe.model.context_length
-    return WindowSampler(random_episodes(), policy.tokens, context_length=context, batch_size=batch_size)
+    return WindowSampler(random_episodes(), policy.tokens, context_length=context, batch_size=batch_size, device=device)
 
 
 def trainer_of(method: MethodName, model: dict[str, int], batch_size: int, seed: int) -> Trainer:
@@ -61,25 +62,36 @@ def trainer_of(method: MethodName, model: dict[str, int], batch_size: int, seed:
 
 
 class PackedTrainer:
-    """`SEEDS` policies of one stage as one network. S seeds, B windows each, T timesteps, K tokens, D width."""
+    """Policies of one stage as one network. S seeds, B windows each, T timesteps, K tokens, D width.
 
-    def __init__(self, method: MethodName, model: dict[str, int], batch_size: int) -> None:
-        self.policies = [policy_of(method, model, seed) for seed in range(SEEDS)]
-        self.policy, self.model = self.policies[0], model
+    A step reads nothing back from the device, so that a CUDA graph can have it.
+    """
+
+    def __init__(
+        self, method: MethodName, model: dict[str, int], batch_size: int, seeds: int = SEEDS, device: str = "cpu"
+    ) -> None:
+        self.seeds, self.device = seeds, device
+        self.policies = [policy_of(method, model, seed, device) for seed in range(seeds)]
+        self.policy, self.model = self.policies[0], self.policies[0].recipe.model
         self.stage: SequenceModel = self.policy.stages[0]  # type: ignore[assignment]
         named = [dict(policy.stages[0].named_parameters()) for policy in self.policies]
         self.weights: Weights = {
             name: torch.stack([each[name].detach() for each in named]).requires_grad_() for name in named[0]
         }
-        self.sampler = sampler_of(self.policy, SEEDS * batch_size)
-        self.generator = torch.Generator().manual_seed(0)
+        self.sampler = sampler_of(self.policy, seeds * batch_size, device)
+        self.generator = torch.Generator(device).manual_seed(0)
         spec = TrainingSpec()
         self.grad_clip = spec.grad_clip
         self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+            self.weights.values(),
+            lr=spec.learning_rate,
+            weight_decay=spec.weight_decay,
+            fused=True,
+            capturable=device == "cuda",
         )
 
-    def step(self) -> None:
+    def step(self) -> Tensor:
+        """The losses (S,) before the step."""
         losses = self.losses(self.sampler.sample(self.generator))
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -89,12 +101,13 @@ class PackedTrainer:
         for grad in grads:
             grad.mul_(factors)
         self.optimizer.step()
+        return losses.detach()
 
     def losses(self, windows: Windows) -> Tensor:
         """(S,); the first B windows are the first seed's."""
-        target, valid = Token(self.stage.layout.target), windows.valid.unflatten(0, (SEEDS, -1))[..., None].float()
+        target, valid = Token(self.stage.layout.target), windows.valid.unflatten(0, (self.seeds, -1))[..., None].float()
         values = {
-            token: self.policy.encode(token.field, values).unflatten(0, (SEEDS, -1))
+            token: self.policy.encode(token.field, values).unflatten(0, (self.seeds, -1))
             for token, values in windows.tokens.items()
         }
         errors = (self._predictions(values, windows.timesteps) - values[target]).square() * valid
@@ -102,12 +115,12 @@ class PackedTrainer:
 
     def check(self) -> None:
         """Each seed's loss is that of its own network."""
-        windows = self.sampler.sample(torch.Generator().manual_seed(1))
+        windows = self.sampler.sample(torch.Generator(self.device).manual_seed(1))
         for policy in self.policies:
             policy.eval()
         separate = []
         for seed, policy in enumerate(self.policies):
-            count = len(windows.valid) // SEEDS
+            count = len(windows.valid) // self.seeds
             mine = slice(seed * count, (seed + 1) * count)
             tokens = {token: values[mine] for token, values in windows.tokens.items()}
             separate.append(policy.stage_losses(Windows(tokens, windows.timesteps[mine], windows.valid[mine]))[0])
@@ -121,9 +134,10 @@ class PackedTrainer:
         tokens = torch.stack(embedded, dim=3)
         if stage.timesteps is not None:
             table = self.weights["timesteps.weight"]
-            seeds = torch.arange(SEEDS)[:, None, None] * table.shape[1]
+            seeds = torch.arange(self.seeds, device=self.device)[:, None, None] * table.shape[1]
             tokens = (
-                tokens + F.embedding(timesteps.unflatten(0, (SEEDS, -1)) + seeds, table.flatten(0, 1))[..., None, :]
+                tokens
+                + F.embedding(timesteps.unflatten(0, (self.seeds, -1)) + seeds, table.flatten(0, 1))[..., None, :]
             )
         tokens = self._layer_norm(tokens, "norm")
         backbone = self._transformer if stage.timesteps is not None else self._mamba
@@ -185,7 +199,7 @@ class PackedTrainer:
         return F.rms_norm(x, x.shape[-1:], eps=1e-5) * self._spread(self.weights[f"{name}.weight"], x)
 
     def _spread(self, weight: Tensor, x: Tensor) -> Tensor:
-        return weight.view(SEEDS, *[1] * (x.dim() - 2), -1)
+        return weight.view(self.seeds, *[1] * (x.dim() - 2), -1)
 
     def _dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.model.dropout, self.policy.training)

@@ -24,6 +24,7 @@ from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
 from dmray.errors import SpecError
 from dmray.methods import METHODS
+from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.summary import Summary
@@ -32,8 +33,9 @@ from dmray.progress.trial_status import ENDED, failures
 from dmray.records import SweepFolder, TrialFolder
 from dmray.registry import lookup, short_repr, unknown
 from dmray.specs import SweepSpec
-from dmray.specs import load_sweep as load_sweep_file
-from dmray.specs.loading import sweep_of
+from dmray.specs.loading import located, read_values, validated, values_of
+from dmray.specs.merging import MergedValues
+from dmray.specs.mistakes import Mistake
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
 from dmray.tasks import PROTOCOLS, Task
 from dmray.terminal import safe_console
@@ -88,7 +90,7 @@ class SweepPlan(Plan):
 
 
 def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> SweepSpec:
-    """Load a sweep from a YAML file, or from a mapping with the same fields.
+    """Load a sweep from a YAML file, one of dmray's by its name, or a mapping with the same fields.
 
     `overrides`: strings "key.path=value", as after `-o` on the command line. The value is parsed as YAML.
 
@@ -97,13 +99,17 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     Raises:
         SpecError: the sweep is invalid. The message names the file, the field, the value and a valid one.
     """
+    return validated(_values(source, overrides))
+
+
+def _values(source: str | Path | Mapping[str, Any], overrides: Iterable[str]) -> MergedValues:
     if isinstance(overrides, str | Mapping) or not isinstance(overrides, Iterable):
         raise SpecError(f"overrides {short_repr(overrides)}: give a list, for example ['training.steps=100']")
     if isinstance(source, Mapping):
-        return sweep_of(source, "sweep", overrides)
+        return values_of(source, "sweep", overrides)
     if not isinstance(source, str | PathLike):
         raise SpecError(f"sweep: a {type(source).__name__}; give a file, or a mapping of the same fields")
-    return load_sweep_file(place("sweep", source), overrides)
+    return read_values(place("sweep", source), overrides)
 
 
 def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
@@ -123,12 +129,13 @@ def plan_sweep(sweep: SweepSource, overrides: Iterable[str] = ()) -> SweepPlan:
             raise SpecError("overrides: the sweep is loaded already; give them to load_sweep")
         made = plan(sweep) if isinstance(sweep, SweepSpec) else sweep
     else:
-        loaded = load_sweep(sweep, overrides)
+        values = _values(sweep, overrides)
+        loaded = validated(values)
         try:
             made = plan(loaded)
         except SpecError as mistake:
-            raise SpecError(f"{'sweep' if isinstance(sweep, Mapping) else sweep}: {mistake}") from mistake
-    return SweepPlan(made.sweep, made.trials)
+            raise SpecError(located(Mistake("", str(mistake)), values)) from mistake
+    return SweepPlan(made.sweep, made.trials, made.search)
 
 
 def run_sweep(
@@ -199,6 +206,7 @@ def run_sweep(
             resume_command=continue_with or f"dmray.run_sweep(..., storage={planned.sweep.storage!r}, resume=True)",
             **shown,
         )
+    planned = replace(planned, trials=read_manifest(folder).trials)  # a search has added some
     statuses = {trial.trial_id: all_statuses[trial.trial_id] for trial in select_trials(planned, trial_filter)}
     command = read_command(folder)
     stopped = command is not None and command.kind == "stop" and not ENDED.issuperset(statuses.values())

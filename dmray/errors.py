@@ -65,6 +65,10 @@ class ClusterLostError(ClusterError):
     """Ray ended, or does not answer any more, while a sweep ran on it. The sweep can be continued."""
 
 
+class BusyMachineError(DmrayError):
+    """The speed of this machine cannot be measured, because other processes use it."""
+
+
 class CaptureError(DmrayError):
     """A training step cannot be captured as a CUDA graph."""
 

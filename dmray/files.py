@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the folder for what can be made again.
+"""Files that are there whole or not at all, and the folders for data sets and for what can be made again.
 
 A power cut may lose what was not flushed to the disk, the entry of a folder included. So a file is flushed before it
 takes its name, and its folder after that.
@@ -64,6 +64,20 @@ def is_regular_file(path: Path) -> bool:
     except (OSError, ValueError) as cause:
         why = (isinstance(cause, OSError) and cause.strerror) or cause
         raise StorageError(f"{path}: cannot be read ({why}); correct the path, or make it readable") from cause
+
+
+def download_folders() -> list[Path]:
+    """$DMRAY_DATASETS, if set, and D4RL's own folder, if there is a home folder; files are downloaded to the first.
+
+    Raises:
+        StorageError: the home folder in $DMRAY_DATASETS is not known.
+    """
+    named = os.environ.get("DMRAY_DATASETS")
+    folders = [user_path(named, "DMRAY_DATASETS")] if named else []
+    try:
+        return [*folders, Path.home() / ".d4rl" / "datasets"]
+    except RuntimeError:  # no $HOME, and the user database does not know the user
+        return folders
 
 
 def cache_folder() -> Path:
@@ -243,6 +257,19 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """Put `content` at `path`, whole or not at all; folders are made where they are missing."""
     with partial(path) as part:
         part.write_bytes(content)
+
+
+def replace_unflushed(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in a folder that exists, for readers now: a power cut may lose it. Fast.
+
+    A reader, or a kill at any moment, finds the old content or the new one.
+    """
+    part = path.with_name(f".{path.name}.{_writer()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        _remove(part)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -13,8 +13,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from dmray.escaping import ASCII_ERRORS, ascii_text, plain
+from dmray.escaping import ASCII_ERRORS, ascii_text, one_line, plain
 
+LOG_TIME = "%Y-%m-%d %H:%M:%S"
 _PIPE_COLUMNS = 200  # for output into a file or a pipe; rich's default of 80 would cut names
 _ANY_COLUMNS = 10_000
 
@@ -32,14 +33,28 @@ class SafeConsole(Console):
                 yield Segment(ascii_text(text) if only_ascii else text, segment.style)
 
 
+def folded(parts: Sequence[str], width: int, indent: str = "") -> list[str]:
+    """`parts` with commas between them, in lines of at most `width`: a line ends between two parts, never in one."""
+    lines: list[str] = []
+    for part in parts:
+        longer = f"{lines[-1]}, {part}" if lines else ""
+        if lines and len(longer) < width:  # one column is left for the comma
+            lines[-1] = longer
+        else:
+            lines = [*lines[:-1], f"{lines[-1]},"] if lines else []
+            lines.append(indent + part)
+    return lines
+
+
 class FittingTable(Table):
     """A table that is printed row by row, one cell a line, where the terminal is too narrow for its columns."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        return super().__rich_console__(console, options) if self.fits(console, options) else self._stacked()
+        fits = self.fits(console, options)
+        return super().__rich_console__(console, options) if fits else self._stacked()
 
     def fits(self, console: Console, options: ConsoleOptions) -> bool:
-        """Whether the terminal is wide enough for its columns."""
+        """Whether it is printed as a table there."""
         self._make_cells_safe(options.ascii_only)
         return self._needed_columns(console, options) <= options.max_width
 
@@ -86,6 +101,18 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return plain(super().format(record))
+
+
+class LineFormatter(PlainFormatter):
+    """One line a record, with its time as in `log.txt`, and its level from warnings on. A traceback follows."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", LOG_TIME)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        record.message = level + one_line(record.message)
+        return super().formatMessage(record)
 
 
 def _safe(cell: RenderableType, only_ascii: bool) -> RenderableType:

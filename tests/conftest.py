@@ -25,7 +25,7 @@ settings.load_profile("dmray")
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Ray's tests first, they take long; tests that share a Ray, an MLflow or a file all in one process of several.
+    """Ray's tests first, they take long; tests on Ray, and those that share an MLflow or a file, in one process each.
 
     So each fixture of a session or a module is made once.
     """
@@ -35,10 +35,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="minutes on Ray: make chaos"))
     if not config.pluginmanager.hasplugin("xdist"):
         return
-    shared = {"ray_session": "ray", "mlflow_storage": "mlflow"}
     for item in items:
-        fixtures = [shared[name] for name in getattr(item, "fixturenames", ()) if name in shared]
-        item.add_marker(pytest.mark.xdist_group(fixtures[0] if fixtures else item.path.stem))
+        if item.get_closest_marker("ray"):
+            group = "ray"  # one Ray at a time: they wait for each other's processes to start
+        elif "mlflow_storage" in getattr(item, "fixturenames", ()):
+            group = "mlflow"
+        else:
+            group = item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 COMMANDS = (
-    "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs", "submit",
+    "init", "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs",
+    "explain", "submit",
 )  # fmt: skip
 FLOORS = {
     "escaping": 0, "processes": 0, "errors": 1,
     "fields": 2, "files": 2, "frozen": 2, "interruption": 2, "periodic_thread": 2, "plugins": 2,
     "space": 2,
     "file_lock": 3, "redaction": 3, "registry": 3, "terminal": 3,
-    "arguments": 4, "models": 4,
+    "arguments": 4, "models": 4, "shipped": 4,
     "methods": 5,
     "specs": 6,
     "tasks": 7, "datasets": 7, "downloads": 7, "records": 7,

@@ -21,6 +21,15 @@ from dmray.records import (
 )
 from dmray.specs import SweepSpec
 
+# Changes of `tiny_sweep`: a search of three rounds with two settings each, then one trial of the report.
+TINY_SEARCH: dict[str, Any] = {
+    "grid": [{"methods": ["dm"], "models": [{"d_model": [8, 16], "n_layer": 1, "context_length": 4}]}],
+    "training": {"steps": 10, "batch_size": 4, "learning_rate": {"log_uniform": [1e-4, 1e-1]}, "warmup_steps": 2},
+    "evaluation": {"episodes": 2, "every_steps": 5, "cohort_size": 2},
+    "faults": {"checkpoint_every_steps": 3},
+    "search": {"settings": 6, "rounds": 3, "seeds": [100]},
+}
+
 
 def tiny_sweep(storage: Path | str, **changes: Any) -> SweepSpec:
     """maze2d-open, DM and DT, 40 steps of a toy network: a second a trial."""

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 CHANGES = {
     "grid": [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1, "context_length": 4}]}],
-    "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "training": {"steps": 300, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
     "resources": {"cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5},
     "tracking": {"log_every_steps": 20, "flush_every_s": 0.5},
@@ -48,6 +48,11 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     whole, broken = (sweep_file(tmp_path / name, **CHANGES) for name in ("whole", "broken"))
     undisturbed = run(whole, "--local")
     assert undisturbed.returncode == 0, undisturbed.stderr
+    (trial_id,) = tiny_plan(tmp_path, **CHANGES).trial_ids
+    told = [line[20:] for line in undisturbed.stderr.splitlines() if line[20:].startswith(trial_id)]
+    evaluations = [f"{trial_id}: evaluation at step {step}" for step in range(100, 301, 100)]
+    expected = [f"{trial_id}: started on", *evaluations, f"{trial_id}: finished at step 300"]
+    assert [line[: len(begin)] for line, begin in zip(told, expected, strict=True)] == expected, "one line a change"
 
     folder = SweepFolder(tmp_path / "broken", "tiny")
     plan = tiny_plan(tmp_path / "broken", **CHANGES)
@@ -58,6 +63,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
 
     resumed = run(broken, "--local", "--resume")
     assert resumed.returncode == 0, resumed.stderr
+    assert f"{trial_id}: attempt 2 started on" in resumed.stderr
     assert set(trial_statuses(plan, folder).values()) == {TrialStatus.FINISHED}
     assert science_of(folder, plan.trial_ids) == science_of(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
     attempts = [r for r in read_ledger(folder.trial(plan.trial_ids[0]).ledger) if isinstance(r, AttemptStarted)]
@@ -70,7 +76,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     for one in runs:
         assert one.info.status == "FINISHED"
         steps = [metric.step for metric in client.get_metric_history(one.info.run_id, "train/loss")]
-        assert sorted(steps) == list(range(20, 601, 20)), "each step once"
+        assert sorted(steps) == list(range(20, 301, 20)), "each step once"
 
 
 def interfaces(processes: list[psutil.Process]) -> set[str]:
@@ -113,6 +119,7 @@ def test_sigterm_to_a_sweep_on_ray_saves_ends_everything_and_continues_to_the_sa
         driver.kill()
     assert driver.returncode == 143, errors
     assert f"Continue with:\n  python -m dmray.sweep {file} --resume" in errors
+    assert all(phase in errors for phase in ("starting Ray", "starting the evaluation actors (1)", "ending Ray"))
     assert not any(word in errors for word in ("Traceback", "*** SIGTERM", "(unknown)")), errors
     assert isinstance(read_ledger(trial.ledger)[-1], AttemptPaused), "saved at the step at which it was"
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}

@@ -1,90 +1,108 @@
-"""`python -m dmray.data list | fetch | verify | stats | make`: list, fetch, check, summarize and record data sets."""
+"""`python -m dmray.data list | fetch | verify | stats | make`: list, fetch, check, summarize and record data sets.
+
+What reads, downloads and records data is imported where it is used, so that `list` answers at once.
+"""
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from dmray.arguments import MAX_COUNT, MAX_SEED
-from dmray.cli.shared import check_writable, err, finite_number, new_app, out, report_errors
-from dmray.datasets import WARNING
-from dmray.downloads import progress_bar, verify
-from dmray.errors import DatasetError, DmrayError, EngineError, SpecError, StorageError
-from dmray.files import is_regular_file, user_path
-from dmray.registry import lookup, unknown
-from dmray.rollout import furthest_number, record, replay_errors
-from dmray.sources import (
-    OpenedDataset,
-    download_folders,
-    fetch_published,
-    open_dataset,
-    open_file,
-    remote_file,
-    require_room_to_record,
-    write_recording,
-)
-from dmray.specs import DatasetSpec, Generation
-from dmray.tasks import DATASETS, MINARI_SCHEME, PROTOCOLS, RANDOM, TASKS, Task, check_behaviour, entry_of
+from dmray.cli.shared import check_writable, err, finite_number, new_app, out, print_error, report_errors
+from dmray.errors import DmrayError, SpecError, StorageError
+from dmray.files import download_folders, is_regular_file
+from dmray.registry import lookup
+from dmray.tasks import DATASETS, RANDOM, TASKS, Task, check_behaviour, find_names
 from dmray.terminal import FittingTable
 
 app = new_app()
-_REPLAYED_STEPS, _REPLAY_TOLERANCE = 20, 1e-3
-_STARTS = 16
+
+
+def _complete_name(incomplete: str) -> list[str]:
+    return [name for name in DATASETS if name.startswith(incomplete)]
+
+
+Protocol = Annotated[str | None, typer.Option(help="Only data sets of this protocol.")]
+FileTask = Annotated[str | None, typer.Option(help="The task of a file; by default the one that fits its sizes.")]
 
 
 @app.command("list")
 def list_datasets(
-    pattern: Annotated[str, typer.Argument(help="Names, for example 'hopper-*'.")] = "*",
-    protocol: Annotated[str | None, typer.Option(help="Only data sets of this protocol.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A name, a pattern ('hopper-*'), a task or a family (hopper).", autocompletion=_complete_name
+        ),
+    ] = "*",
+    protocol: Protocol = None,
 ) -> None:
     """List the published data sets, how they are evaluated and scored, and which are on this machine.
 
     Tasks without a published data set are listed by the name of the task; record their data with `make`.
     """
     with report_errors():
-        if protocol is not None:
-            lookup("protocol", protocol, PROTOCOLS, SpecError)
+        names, tasks = find_names(name, protocol)
     table = FittingTable(box=None, pad_edge=False)
     for heading in ("data set", "protocol", "environment", "observation", "horizon", "score 0", "score 100", "targets"):
         table.add_column(heading, no_wrap=True)
     table.add_column("here")
-    tasks = [name for name in _tasks_without_datasets() if fnmatchcase(name, pattern)]
-    names = [name for name in DATASETS if fnmatchcase(name, pattern)] if tasks else _matching(pattern)
-    rows = [(name, TASKS[DATASETS[name].task], "yes" if _here(name) else "") for name in names]
-    for name, task, here in [*rows, *((name, TASKS[name], "make") for name in tasks)]:
-        if protocol in (None, task.protocol):
-            table.add_row(name, *_columns(task), here)
+    for found in names:
+        table.add_row(found, *_columns(TASKS[DATASETS[found].task]), "yes" if _here(found) else "")
+    for found in tasks:
+        table.add_row(found, *_columns(TASKS[found]), "make")
     out.print(table)
 
 
 @app.command()
-def fetch(names: Annotated[list[str], typer.Argument(help="Names or patterns: hopper-medium-v2 'antmaze-*'.")]) -> None:
-    """Download data sets. A download that was interrupted continues."""
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names, patterns or families: hopper-medium-v2 'antmaze-*' maze2d.", autocompletion=_complete_name
+        ),
+    ],
+    protocol: Protocol = None,
+) -> None:
+    """Download data sets. A download that was interrupted continues. If one fails, the others are still downloaded."""
+    from dmray.downloads import progress_bar
+    from dmray.sources import fetch_published
+
     with report_errors():
-        for name in [name for pattern in names for name in _matching(pattern)]:
+        wanted = [name for given in names for name in _published(given, protocol)]
+    failed = 0
+    for name in dict.fromkeys(wanted):
+        try:
             with progress_bar(err) as progress:
                 path = fetch_published(name, progress)
             out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+        except DmrayError as problem:
+            failed += 1
+            print_error(problem)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command("verify")
 def verify_datasets(
-    names: Annotated[list[str], typer.Argument(help="Names, patterns, or (with --task) files.")],
-    task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
+    names: Annotated[
+        list[str], typer.Argument(help="Names, patterns, families, or files.", autocompletion=_complete_name)
+    ],
+    task: FileTask = None,
     replay: Annotated[bool, typer.Option(help="Also replay recorded actions in the simulator.")] = True,
 ) -> None:
     """Check files: checksums, all values, and whether the simulator reproduces the recorded episodes."""
+    from dmray.cli.data_files import check_dataset
+
+    with report_errors():
+        wanted = [name for given in names for name in _to_verify(given, task)]
     failed = False
-    for name in [name for given in names for name in _to_verify(given, task)]:
+    for name in wanted:
         try:
-            opened = _opened(name, task)
-            _check_starts(opened)
-            notes = [*_checksum(name, task), *opened.episodes.notes, *(_replayed(opened) if replay else [])]
-            out.print(f"[green]ok[/green]  {name}: {opened.episodes.num_transitions:,} transitions", highlight=False)
+            transitions, notes = check_dataset(name, task, replay)
+            out.print(f"[green]ok[/green]  {name}: {transitions:,} transitions", highlight=False)
             for note in notes:
                 _print_note(note, indent="      ")
         except DmrayError as problem:
@@ -96,33 +114,30 @@ def verify_datasets(
 
 @app.command()
 def stats(
-    name: Annotated[str, typer.Argument(help="The name of a published data set, or (with --task) a file.")],
-    task: Annotated[str | None, typer.Option(help="The task of a file, for example hopper.")] = None,
+    name: Annotated[
+        str, typer.Argument(help="The name of a published data set, or a file.", autocompletion=_complete_name)
+    ],
+    task: FileTask = None,
 ) -> None:
     """Print statistics of a data set: episodes, lengths, returns, normalized scores, ranges."""
+    from dmray.cli.data_files import read_dataset, statistics
+
     with report_errors():
-        opened = _opened(name, task)
+        opened, notes = read_dataset(name, task)
     table = FittingTable(box=None, pad_edge=False)
     for heading in ("", "mean", "std", "min", "median", "max"):
         table.add_column(heading, justify="right" if heading else "left")
-    episodes, returns = opened.episodes, opened.episodes.returns()
-    rows = {
-        "episode length": episodes.lengths,
-        "return": returns,
-        "normalized score": np.array([opened.task.reference.normalize(value) for value in returns]),
-        "reward": episodes.rewards,
-        "observation": episodes.observations,
-        "action": episodes.actions,
-    }
-    for label, values in rows.items():
-        table.add_row(label, *(f"{value:,.3f}" for value in _summary(values)))
+    for label, values in statistics(opened).items():
+        table.add_row(label, *(f"{value:,.3f}" for value in values))
+    episodes = opened.episodes
     sizes = f"{episodes.num_episodes:,} episodes, {episodes.num_transitions:,} transitions"
     out.print(f"{name}: {sizes}, task {opened.task.name} ({opened.task.protocol})", highlight=False)
     out.print(table)
     targets = ", ".join(f"{target:g}" for target in opened.task.target_returns)
-    out.print(f"target returns {targets}; the highest return in the data is {returns.max():,.1f}", highlight=False)
+    highest = f"the highest return in the data is {episodes.returns().max():,.1f}"
+    out.print(f"target returns {targets}; {highest}", highlight=False)
     out.print(f"fingerprint {episodes.fingerprint}", highlight=False, soft_wrap=True)
-    for note in episodes.notes:
+    for note in (*notes, *episodes.notes):
         _print_note(note)
 
 
@@ -144,6 +159,10 @@ def make(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the episodes.")] = 0,
 ) -> None:
     """Record a data set in D4RL's format: with random actions, a behaviour of the task, or a trained policy."""
+    from dmray.rollout import record  # loads the simulators
+    from dmray.sources import require_room_to_record, write_recording
+    from dmray.specs import Generation
+
     with report_errors():
         where = lookup("task", task, TASKS, SpecError)
         check_writable(out_file, "--out")
@@ -166,29 +185,33 @@ def make(
 
 
 def _print_note(note: str, indent: str = "") -> None:
-    style = "yellow" if note.startswith(WARNING) else None
+    from dmray.cli.data_files import needs_attention
+
+    style = "yellow" if needs_attention(note) else None
     out.print(f"{indent}{note}", style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def _matching(pattern: str) -> list[str]:
-    found = [name for name in DATASETS if fnmatchcase(name, pattern)]
-    if not found:
-        with report_errors():
-            entry_of(pattern)
-            raise SpecError(unknown("data set", pattern, DATASETS))
-    return found
+def _published(given: str, protocol: str | None = None) -> list[str]:
+    """The published data sets of a name, a pattern, a task or a family.
 
-
-def _tasks_without_datasets() -> list[str]:
-    published = {entry.task for entry in DATASETS.values()}
-    return [name for name in TASKS if name not in published]
+    Raises:
+        SpecError: there is none.
+    """
+    names, tasks = find_names(given, protocol)
+    if not names:
+        raise SpecError(f"'{given}': no data set is published; record one: python -m dmray.data make --task {tasks[0]}")
+    return names
 
 
 def _to_verify(given: str, task: str | None) -> list[str]:
-    """The file or name itself; for a pattern, the matching data sets that are on this machine."""
+    """The file or name itself; for a pattern or a family, the matching data sets that are on this machine."""
     if task is not None or is_regular_file(Path(given)) or given in DATASETS:
         return [given]
-    return [name for name in _matching(given) if _here(name)]
+    names = _published(given)
+    here = [name for name in names if _here(name)]
+    if not here:
+        raise SpecError(f"'{given}': none of its {len(names)} data sets is on this machine; fetch them first")
+    return here
 
 
 def _columns(task: Task) -> tuple[str, ...]:
@@ -198,68 +221,8 @@ def _columns(task: Task) -> tuple[str, ...]:
 
 
 def _here(name: str) -> bool:
-    if DATASETS[name].url.startswith(MINARI_SCHEME):
-        return False
-    return any(is_regular_file(folder / remote_file(name).name) for folder in download_folders())
-
-
-def _opened(name: str, task: str | None) -> OpenedDataset:
-    """Read a file as a data set of `task`, or a published data set that is on this machine; not what is cached."""
-    if task is not None:
-        return open_file(user_path(name), lookup("task", task, TASKS, SpecError), cached=False)
-    if name not in DATASETS and is_regular_file(Path(name)):
-        raise SpecError(f"{name}: a file needs a --task, for example --task hopper")
-    entry = entry_of(name)
-    if not entry.url.startswith(MINARI_SCHEME) and not _here(name):
-        raise DatasetError(f"not on this machine: python -m dmray.data fetch {name}")
-    return open_dataset(DatasetSpec(name=name), TASKS[entry.task], Path(), cached=False)
-
-
-def _checksum(name: str, task: str | None) -> list[str]:
-    """The note on the checksum of a published file, from the manifest in its folder."""
-    if task is not None or DATASETS[name].url.startswith(MINARI_SCHEME):
-        return []
-    remote = remote_file(name)
-    folder = next(folder for folder in download_folders() if (folder / remote.name).is_file())
-    return [str(verify(remote.name, folder))]
-
-
-def _summary(values: np.ndarray) -> tuple[float, ...]:
-    return values.mean(dtype=np.float64), values.std(dtype=np.float64), values.min(), np.median(values), values.max()
-
-
-def _check_starts(opened: OpenedDataset) -> None:
-    """Compare the simulator's first observations with the mean and deviation of the file's observations.
-
-    Raises:
-        DatasetError: a number of an observation is far from its mean.
-    """
-    try:
-        number = furthest_number(opened.task, opened.episodes, _STARTS)
-    except EngineError:  # the replay reports it
-        return
-    if number.is_far:
-        raise DatasetError(f"{number}. Is it the file of another task?")
-
-
-def _replayed(opened: OpenedDataset) -> list[str]:
-    """Replay recorded actions in the simulator. Returns a note on the result.
-
-    Raises:
-        DatasetError: the simulator reproduces less than half of the episodes.
-    """
-    try:
-        errors = replay_errors(opened.task, opened.episodes, _REPLAYED_STEPS).max(axis=1)
-    except EngineError as cannot:
-        return [f"not replayed: {cannot}"]
-    same = int((errors < _REPLAY_TOLERANCE).sum())
-    result = (
-        f"{same} of {len(errors)} replayed episodes stay within {_REPLAY_TOLERANCE:g} for {_REPLAYED_STEPS} steps "
-        f"(median {np.median(errors):.1g})"
-    )
-    if same < len(errors) / 2:
-        raise DatasetError(f"{opened.task.env_id} does not reproduce it: {result}. Is it the file of another task?")
-    return [f"{opened.task.env_id} reproduces it: {result}"]
+    file_name = DATASETS[name].file_name
+    return file_name is not None and any(is_regular_file(folder / file_name) for folder in download_folders())
 
 
 if __name__ == "__main__":

@@ -5,26 +5,45 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import Any, NamedTuple
 
 from dmray.cli.standard_streams import guard_standard_streams
 from dmray.errors import DmrayError
 
-_APPS = {
-    "sweep": ("dmray.cli.sweep", "app"),
-    "status": ("dmray.cli.status", "app"),
-    "pause": ("dmray.cli.control", "pause_app"),
-    "resume": ("dmray.cli.control", "resume_app"),
-    "stop": ("dmray.cli.control", "stop_app"),
-    "logs": ("dmray.cli.logs", "app"),
-    "submit": ("dmray.cli.submit", "app"),
-    "report": ("dmray.cli.report", "app"),
-    "evaluate": ("dmray.cli.evaluate", "app"),
-    "track": ("dmray.cli.track", "app"),
-    "data": ("dmray.cli.data", "app"),
-    "doctor": ("dmray.cli.doctor", "app"),
+
+class Command(NamedTuple):
+    """A command of `dmray`: the typer app that runs it, `module`:`attribute`, and one line that says what it does."""
+
+    module: str
+    attribute: str
+    help_text: str
+
+
+COMMANDS = {
+    "init": Command("dmray.cli.init", "app", "copy dmray's sweep files and examples into a folder"),
+    "sweep": Command("dmray.cli.sweep", "app", "plan a sweep, run it, write its report"),
+    "status": Command("dmray.cli.status", "app", "show the progress of a sweep"),
+    "pause": Command("dmray.cli.control", "pause_app", "running trials save a checkpoint and exit, the driver waits"),
+    "resume": Command("dmray.cli.control", "resume_app", "continue a paused sweep"),
+    "stop": Command("dmray.cli.control", "stop_app", "running trials save a checkpoint and exit, the driver ends"),
+    "logs": Command("dmray.cli.logs", "app", "print a trial's log"),
+    "explain": Command("dmray.cli.explain", "app", "say what is known of a trial, why it failed, what to do next"),
+    "submit": Command("dmray.cli.submit", "app", "start a sweep as a job on a remote Ray cluster"),
+    "report": Command("dmray.cli.report", "app", "make tables and figures from a sweep's records"),
+    "evaluate": Command("dmray.cli.evaluate", "app", "evaluate a checkpoint again"),
+    "track": Command("dmray.cli.track", "app", "copy a sweep's records to MLflow, register the best models"),
+    "data": Command("dmray.cli.data", "app", "list, fetch, verify, summarize or record data sets"),
+    "doctor": Command("dmray.cli.doctor", "app", "check this machine, measure its speed"),
 }
-_ONLY_PRINT = ("status", "logs")
+COMPLETION = "_DMRAY_COMPLETE"  # set by the script of --install-completion: the shell asks how a line goes on
+_ONLY_PRINT = ("status", "logs", "explain")
 _INTERRUPTED = 130
+
+
+def load_app(name: str) -> Any:
+    """The typer app of a command."""
+    command = COMMANDS[name]
+    return getattr(import_module(command.module), command.attribute)
 
 
 def run_command(name: str, prog_name: str | None = None) -> None:
@@ -40,8 +59,7 @@ def run_command(name: str, prog_name: str | None = None) -> None:
         except OSError:  # libraries are not found then, and relative paths mean nothing
             sys.stderr.write("error: the current folder was removed, or may not be read; cd to another one\n")
             raise SystemExit(1) from None
-        module, attribute = _APPS[name]
-        getattr(import_module(module), attribute)(prog_name=prog_name)
+        load_app(name)(prog_name=prog_name)
     except DmrayError as mistake:  # outside of a command's `report_errors`
         from dmray.cli.shared import print_error
 

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape, glob
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated
@@ -15,6 +16,7 @@ import typer
 from dmray.errors import DmrayError, StorageError, StoreUnavailableError
 from dmray.redaction import without_secrets
 from dmray.registry import short
+from dmray.shipped import shipped_sweeps
 from dmray.terminal import accept_all_text, safe_console
 
 SweepSource = Annotated[
@@ -25,13 +27,19 @@ out = safe_console()
 err = safe_console(stderr=True)
 
 
-def new_app() -> typer.Typer:
-    """A typer application that prints its help if it gets no arguments.
+def new_app(no_args_is_help: bool = True) -> typer.Typer:
+    """A typer application that prints its help if it gets no arguments, or runs without them.
 
     Its output is in ASCII where the terminal can show nothing else.
     """
     accept_all_text(sys.stdout, sys.stderr)
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=no_args_is_help)
+
+
+def sweep_files(incomplete: str) -> list[str]:
+    """What the shell completes a sweep file with: the names of dmray's, and the files here."""
+    names = [name for name in shipped_sweeps() if name.startswith(incomplete)]
+    return [*names, *sorted(glob(f"{escape(incomplete)}*.yaml"))]
 
 
 def finite_number(text: str) -> float:

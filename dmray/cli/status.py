@@ -14,7 +14,7 @@ from dmray.cli.shared import SweepSource, SweepStorage, new_app, out, report_err
 from dmray.escaping import one_line
 from dmray.progress.progress import Follower
 from dmray.progress.summary import Summary, follower_of, summarize
-from dmray.progress.summary_view import text, with_driver
+from dmray.progress.summary_view import SweepView, text
 from dmray.progress.sweep_handle import SweepHandle, find_sweep
 
 app = new_app()
@@ -57,12 +57,15 @@ class _View:
     def __init__(self, found: SweepHandle) -> None:
         self._found = found
         self._follower: Follower | None = None
+        self._manifest_time_ns = 0
 
     def read(self) -> Summary:
         """The current progress."""
         self._found.read_progress()
-        if self._follower is None:
-            self._follower = follower_of(self._found.folder)
+        manifest = self._found.folder.manifest
+        time_ns = manifest.stat().st_mtime_ns if manifest.exists() else 0
+        if self._follower is None or time_ns != self._manifest_time_ns:  # a search adds trials
+            self._follower, self._manifest_time_ns = follower_of(self._found.folder), time_ns
         return replace(summarize(self._follower), folder=self._found.where)
 
     def read_or(self, previous: Summary) -> Summary:
@@ -82,11 +85,11 @@ def _watch(view: _View, summary: Summary, every_s: float, as_json: bool) -> Summ
                     return summary
                 time.sleep(every_s)
                 summary = view.read_or(summary)
-        with Live(with_driver(summary), console=out, auto_refresh=False) as live:
+        with Live(SweepView(summary, with_driver=True, live=True), console=out, auto_refresh=False) as live:
             while summary.at_work:
                 time.sleep(every_s)
                 summary = view.read_or(summary)
-                live.update(with_driver(summary), refresh=True)
+                live.update(SweepView(summary, with_driver=True, live=True), refresh=True)
     except KeyboardInterrupt:
         pass
     return summary
@@ -96,7 +99,7 @@ def _show(summary: Summary, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(summary)))
     elif out.is_terminal:
-        out.print(with_driver(summary), highlight=False)
+        out.print(SweepView(summary, with_driver=True), highlight=False)
     else:
         typer.echo(text(summary))
 

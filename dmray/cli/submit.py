@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from dmray.cli.shared import new_app, out, report_errors
+from dmray.cli.shared import new_app, out, report_errors, sweep_files
 from dmray.errors import SpecError
 from dmray.redaction import has_secret, without_secrets
 from dmray.specs import SweepSpec, load_sweep
+from dmray.specs.loading import read_values
+from dmray.specs.showing import as_yaml
 from dmray.storage import is_url
 from dmray.tasks import MINARI_SCHEME
 
@@ -20,7 +22,13 @@ app = new_app()
 
 @app.command()
 def main(
-    file: Annotated[Path, typer.Argument(help="The sweep file; it is sent to the cluster.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The sweep file, or the name of one of dmray's; it is sent to the cluster.",
+            autocompletion=sweep_files,
+        ),
+    ],
     address: Annotated[str, typer.Option(help="URL of the cluster's Ray dashboard.")] = "http://127.0.0.1:8265",
     follow: Annotated[
         bool, typer.Option("--follow", help="Print the job's output. Ctrl-C ends only the printing.")
@@ -39,8 +47,9 @@ def main(
         _check_secrets(file, sweep, given)
         from dmray.on_ray.submission import JobClient, Submission
 
+        text = as_yaml(read_values(file).content)  # with the values of a file that it extends, which is not sent
         client = JobClient(address)
-        job_id = client.submit(Submission(sweep.name, file, given))
+        job_id = client.submit(Submission(sweep.name, f"{file.stem}.yaml", text, given))
         where = "reaches that store" if is_url(storage) else "mounts that folder"
         _print(f"{job_id} runs at {without_secrets(address)}; it does not need this machine any more. Watch it with:")
         _print(f"  ray job logs --address {without_secrets(address)} --follow {job_id}")

@@ -6,8 +6,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,21 +14,19 @@ import typer
 from rich.logging import RichHandler
 
 from dmray.api import plan_sweep, run_sweep
-from dmray.cli.shared import err, new_app, out, report_errors
-from dmray.driver.plan_view import render_plan, render_time_estimate
-from dmray.errors import ClusterError, ClusterLostError, SpecError, StorageError
+from dmray.cli.shared import err, finite_number, new_app, out, report_errors, sweep_files
+from dmray.cli.sweep_plan import PlanFor, show_plan
+from dmray.errors import ClusterLostError, SpecError
 from dmray.interruption import SweepInterrupted, interruptible
 from dmray.mlflow_mirror.database import sqlite_uri
-from dmray.planning.calibration import hardware_name, load_calibration
-from dmray.planning.plan import Plan
-from dmray.planning.time_estimate import estimate_time
-from dmray.planning.trial_filter import TrialFilter, select_trials
-from dmray.progress.changes import changes
-from dmray.progress.trial_status import ENDED, to_run, trial_statuses
+from dmray.planning.trial_filter import TrialFilter
+from dmray.progress.trial_status import ENDED
 from dmray.redaction import HIDDEN, SecretFilter, refuse_placeholders, without_secrets
-from dmray.specs import NO_MLFLOW, TrialSpec
-from dmray.storage import SweepCopy, is_url, sweep_folder
-from dmray.terminal import PlainFormatter
+from dmray.specs import NO_MLFLOW
+from dmray.specs.loading import read_values
+from dmray.specs.showing import show_sweep
+from dmray.storage import is_url
+from dmray.terminal import LineFormatter, PlainFormatter
 
 if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
@@ -39,10 +36,35 @@ app = new_app()
 
 @app.command()
 def main(
-    file: Annotated[Path, typer.Argument(help="The sweep file, for example sweeps/quickstart.yaml.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The sweep file, for example sweeps/quickstart.yaml, or the name of one of dmray's: quickstart.",
+            autocompletion=sweep_files,
+        ),
+    ],
+    show: Annotated[
+        bool, typer.Option("--show", help="Print all fields, with their values and where they come from; run nothing.")
+    ] = False,
     only_plan: Annotated[
         bool, typer.Option("--plan", help="Print trials, order, cost and status; run nothing.")
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:N]", help="With --plan: the time on N machines of another kind; 'list' names them."
+        ),
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="With --plan: as if each machine had so many CPUs.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, max=64, help="With --plan: as if each machine had so many GPUs.")
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(parser=finite_number, metavar="<float>", help="With --plan: what one machine costs an hour."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a sweep; finished trials are kept.")] = False,
     only: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Run some trials: 'method=dm|dt,dataset=hopper-*,seed=0'.")
@@ -73,19 +95,24 @@ def main(
         *(override or []),
         *(f"{key}={_as_text(value)}" for key, value in options.items() if value is not None),
     ]
-    handler = RichHandler(console=err, show_path=False, show_time=False)
-    handler.addFilter(SecretFilter())
-    handler.setFormatter(PlainFormatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("dmray").setLevel(logging.INFO)
+    _log_to_stderr()
     try:
         with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
+            where = PlanFor(local, address, on, cpus, gpus, price)
             if local and address is not None:
                 raise SpecError(f"--address {address}: --local does not use Ray; give only one of them")
+            if show:
+                others = {"--plan": only_plan, "--resume": resume, "--retry-failed": retry_failed, "--local": local}
+                _check_alone(others | {"--only": only, "--shard": shard, "--address": address})
             planned = plan_sweep(file, overrides)
-            if only_plan:
-                _show(planned, TrialFilter(only, shard, retry_failed), local, address)
+            if show:
+                shown = show_sweep(read_values(file, overrides))
+                out.print(shown, end="", highlight=False, markup=False, soft_wrap=True)
                 return
+            if only_plan:
+                show_plan(planned, TrialFilter(only, shard, retry_failed), where)
+                return
+            where.refuse_without_plan()
             refuse_placeholders()
             try:
                 run = run_sweep(
@@ -110,6 +137,27 @@ def main(
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
 
 
+def _log_to_stderr() -> None:
+    """To a terminal in colour; elsewhere one line a message, with its time and, from warnings on, its level."""
+    handler: logging.Handler
+    if err.is_terminal:
+        handler = RichHandler(console=err, show_path=False, show_time=False)
+        handler.setFormatter(PlainFormatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(LineFormatter())
+    handler.addFilter(SecretFilter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("dmray").setLevel(logging.INFO)
+
+
+def _check_alone(others: Mapping[str, bool | str | None]) -> None:
+    """Raise a SpecError if an option is given that --show makes no use of."""
+    for option, value in others.items():
+        if value:
+            raise SpecError(f"{option}: --show only prints the sweep; leave out one of the two")
+
+
 def _as_text(value: str) -> str:
     """YAML that is read as this text, also for a folder whose name looks like a number or a list."""
     return json.dumps(value, ensure_ascii=False)
@@ -119,78 +167,6 @@ def _continue_command() -> str:
     """The command that continues this sweep, without passwords: it is stored and shown."""
     options = [without_secrets(word) for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
-
-
-def _show(planned: Plan, trial_filter: TrialFilter, local: bool, address: str | None) -> None:
-    """Print the plan, what has changed since the last start, which trials would run, and the time.
-
-    Raises:
-        ClusterError: the trials do not fit the cluster at `address`. (The plan is printed before.)
-    """
-    folder = sweep_folder(planned.sweep.storage, planned.sweep.name, "reader")
-    if is_url(planned.sweep.storage):
-        _download_records(planned)
-    statuses = trial_statuses(planned, folder)
-    difference = changes(planned, folder, statuses)
-    part = replace(planned, trials=select_trials(planned, trial_filter))
-    out.print(render_plan(part, {trial_id: statuses[trial_id] for trial_id in part.trial_ids}))
-    if difference and difference.any:
-        out.print(f"since the last start: {difference}", highlight=False, markup=False, soft_wrap=True)
-    todo = to_run(planned, statuses, resume=True, trial_filter=trial_filter)
-    if todo:
-        out.print(
-            f"to run: {len(todo)} trials; {_time(planned, todo, local, address)}", highlight=False, soft_wrap=True
-        )
-    else:
-        out.print("to run: nothing, every trial is done")
-
-
-def _download_records(planned: Plan) -> None:
-    """Download the sweep's records from its object store. If that is not possible, print it and continue."""
-    try:
-        SweepCopy.for_reading(planned.sweep.storage, planned.sweep.name).download()
-    except StorageError as problem:
-        message = f"the status of trials may be out of date: {problem}"
-        err.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-
-def _time(planned: Plan, todo: Sequence[TrialSpec], local: bool, address: str | None) -> str:
-    """Say how many trials run at the same time, and how many hours they take if this hardware was measured.
-
-    Raises:
-        ClusterError: the trials do not fit the cluster at `address`. (If they do not fit this machine, the result says
-            so.)
-    """
-    resources, concurrent, placement = planned.sweep.resources, 0, "one after the other in this process"
-    if not local:
-        try:
-            concurrent, placement = _placement(planned, len(todo), address)
-        except ClusterError as problem:
-            if address:
-                raise
-            return f"not on this machine: {problem}"
-    calibration = load_calibration(hardware_name())
-    if calibration is None:
-        return f"{placement}\ntime: unknown; measure this hardware once with: python -m dmray.doctor --calibrate"
-    try:
-        made = estimate_time(todo, resources, calibration, concurrent)
-    except SpecError as lacking:
-        return f"{placement}\ntime: unknown; {lacking}"
-    return f"{placement}\n{render_time_estimate(made, calibration.hardware)}"
-
-
-def _placement(planned: Plan, num_trials: int, address: str | None) -> tuple[int, str]:
-    """The number of concurrent trials, and a sentence that says where they run."""
-    from dmray import on_ray
-
-    resources = planned.sweep.resources
-    machines = on_ray.machines_at(address, planned) if address else on_ray.machine_here(resources)
-    concurrent = on_ray.place_trials(resources, machines, max(num_trials, 1)).concurrent_trials
-    where = f"the cluster at {address}" if address else "this machine"
-    return concurrent, (
-        f"{concurrent} at a time, evaluation actors: {resources.evaluation_actors}; "
-        f"fits {where} ({machines.cpus:g} CPUs, {machines.gpus:g} GPUs)"
-    )
 
 
 def _print_end(run: SweepRun) -> None:

@@ -1,7 +1,14 @@
 """Offline data: D4RL files, statistics, subgoal labels, training windows."""
 
 from dmray.datasets.checked_rows import FileRules
-from dmray.datasets.d4rl_hdf5 import RecordedTransitions, check_is_d4rl, read_d4rl_hdf5, write_d4rl_hdf5
+from dmray.datasets.d4rl_hdf5 import (
+    FileSizes,
+    RecordedTransitions,
+    check_is_d4rl,
+    read_d4rl_hdf5,
+    read_sizes,
+    write_d4rl_hdf5,
+)
 from dmray.datasets.episodes import WARNING, Episodes
 from dmray.datasets.mapped import find_mapped, in_available_memory, write_mapped
 from dmray.datasets.minari_dataset import (
@@ -20,6 +27,7 @@ __all__ = [
     "WARNING",
     "Episodes",
     "FileRules",
+    "FileSizes",
     "MinariFacts",
     "RecordedTransitions",
     "Statistics",
@@ -34,6 +42,7 @@ __all__ = [
     "minari_metadata_file",
     "read_d4rl_hdf5",
     "read_minari",
+    "read_sizes",
     "subgoal_rows",
     "write_d4rl_hdf5",
     "write_mapped",

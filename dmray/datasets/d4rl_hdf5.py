@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -107,6 +108,28 @@ def read_d4rl_hdf5(path: Path, rules: FileRules, allocate: Allocate = in_memory)
         if rows.timeouts is None:
             episodes = _with_breaks(source, episodes)
     return episodes
+
+
+class FileSizes(NamedTuple):
+    """How many numbers a row has, and the task that a file of dmray says it was recorded in."""
+
+    observation_dim: int
+    action_dim: int
+    recorded_in: str | None
+
+
+def read_sizes(path: Path) -> FileSizes:
+    """The sizes of a file whose task is not known; no row is read.
+
+    Raises:
+        DatasetError: as `check_is_d4rl`, or observations or actions are not rows of numbers.
+    """
+    with open_hdf5(path) as source:
+        arrays = _Layout.of(source).arrays
+        for name in ("observations", "actions"):
+            if len(arrays[name].shape) != 2:
+                raise DatasetError(f"{path}: {name} are {_shape(arrays[name])}, but must be rows of numbers")
+        return FileSizes(arrays["observations"].shape[1], arrays["actions"].shape[1], source.attribute("task"))
 
 
 def write_d4rl_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> None:

@@ -112,6 +112,12 @@ class Hdf5Source:
             names = zip(range(_MOST_NAMES), found, strict=False) if isinstance(found, h5py.Group) else ()
             return [str(name) for _, name in names if str(name).isprintable()]
 
+    def attribute(self, name: str) -> str | None:
+        """The text of an attribute of the file; None if there is none, or if it is not text."""
+        with _reading(f"{self.path}: the attribute {name}", self.cure):
+            value = self._file.attrs.get(name)
+        return value if isinstance(value, str) else None
+
     def find(self, name: str) -> Hdf5Array | None:
         """The array of that name ("infos/goal" is one in a group), or None if there is none.
 

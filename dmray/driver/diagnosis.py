@@ -118,6 +118,8 @@ def _calibration() -> Finding:
             "optional",
             "none for this hardware; --calibrate makes one, for the hours of --plan",
         )
+    if made.busy is not None:
+        return Finding("calibration", "optional", f"{hardware}, measured {made.made} on a busy machine: {made.busy}")
     return Finding("calibration", "ok", f"{hardware}, measured {made.made}")
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.console import Group
 
 from dmray.models import BackboneConfig
+from dmray.planning.calibration import Calibration
 from dmray.planning.cost import Cost, total_cost
+from dmray.planning.needed_files import NeededFile
 from dmray.planning.plan import Plan
-from dmray.planning.time_estimate import TimeEstimate
+from dmray.planning.successive_halving import rungs_of
+from dmray.planning.time_estimate import Capacity, Change, TimeEstimate, duration_text
 from dmray.progress.trial_status import DONE, TrialStatus
-from dmray.specs import SweepSpec, TrialSpec
+from dmray.space import size_text
+from dmray.specs import ResourcesSpec, SweepSpec, TrialSpec, shown_value
 from dmray.terminal import FittingTable
 
+_OF_THE_TASK = ("target_returns", "return_scale")  # which differ between tasks anyway
 _ORDERS = {
     "methods_together": "in this order; on each data set, seed by seed",
     "seeds_together": "in this order; on each data set, method by method with all seeds",
@@ -39,7 +45,8 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
     return Group(
         f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),
-        *_early_stopping(plan.sweep),
+        *_search(plan),
+        *_early_stopping(plan),
         "",
         table,
         "",
@@ -48,14 +55,110 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
     )
 
 
-def render_time_estimate(estimate: TimeEstimate, hardware: str) -> str:
-    """The estimate in one line, and the calibration that it was made from."""
-    gpus = f"{estimate.gpu_hours:.3g} GPU-hours, " if estimate.gpu_hours else ""
-    return (
-        f"time: {estimate.trial_hours:.3g} hours of training, {gpus}at most {estimate.evaluation_core_hours:.3g} "
-        f"core-hours of evaluation; about {estimate.wall_hours:.3g} hours in all\n"
-        f"  (to a factor of two, from the calibration of {hardware})"
-    )
+@dataclass(frozen=True)
+class Price:
+    """What one machine costs in an hour, and how many machines there are."""
+
+    per_hour: float
+    machines: int
+
+
+def render_time(
+    estimate: TimeEstimate, sweep: SweepSpec, capacity: Capacity, calibration: Calibration, price: Price | None = None
+) -> str:
+    """How long the sweep takes, what it waits for, and what it costs."""
+    has_range = estimate.least_wall_s < estimate.wall_s
+    at_most = "at most" if has_range or sweep.early_stopping is not None else "about"
+    limit = f"the {capacity.cpus:g} CPUs" if estimate.limit == "the CPUs" else estimate.limit
+    gpus = f", {duration_text(estimate.gpu_s)} of one GPU" if estimate.gpu_s else ""
+    lines = [
+        f"time: {at_most} {duration_text(estimate.wall_s)}, limited by {limit}",
+        f"  training     {duration_text(estimate.training_s)} of one trial after the other{gpus}",
+        *_at_once(estimate, capacity),
+        f"  evaluation   at most {duration_text(estimate.evaluation_s)} of one process",
+        *_by_actors(estimate, sweep.resources),
+    ]
+    if has_range:
+        least = duration_text(estimate.least_wall_s)
+        lines.append(f"  at least {least}, if no quick evaluation is repeated with all episodes")
+    if sweep.early_stopping is not None:
+        lines.append("  without the time that early stopping saves")
+    if price is not None:
+        lines.append(_cost_of_machines(estimate, price))
+    lines.append(f"  (to a factor of two, from measurements of {calibration.hardware}, {calibration.made[:10]})")
+    if calibration.busy is not None:
+        lines.append(f"  measured on a busy machine, so the time may be too long: {calibration.busy}")
+    return "\n".join(lines)
+
+
+def _at_once(estimate: TimeEstimate, capacity: Capacity) -> list[str]:
+    if estimate.in_one_process:
+        return []
+    together = max(estimate.by_limit["training"], estimate.by_limit["the longest trial"])
+    return [f"               {duration_text(together)} with {capacity.trials} at a time"]
+
+
+def _by_actors(estimate: TimeEstimate, resources: ResourcesSpec) -> list[str]:
+    if estimate.in_one_process:
+        return []
+    actors = f"{resources.evaluation_actors} evaluation actor{'' if resources.evaluation_actors == 1 else 's'}"
+    return [f"               {duration_text(estimate.by_limit['evaluation'])} with {actors}"]
+
+
+def _cost_of_machines(estimate: TimeEstimate, price: Price) -> str:
+    hours = estimate.wall_s / 3600
+    machines = f"{price.machines} machine{'' if price.machines == 1 else 's'}"
+    total = _money(hours * price.machines * price.per_hour)
+    return f"  price        {total} for {machines} at {price.per_hour:g} an hour each"
+
+
+def _money(amount: float) -> str:
+    """Two significant digits, as the time it is computed from."""
+    return f"{float(f'{amount:.2g}'):,.0f}" if amount >= 10 else f"{amount:.2f}"
+
+
+def render_changes(changes: Sequence[Change]) -> str:
+    """What would shorten the sweep, one change a line; empty if there is nothing."""
+    if not changes:
+        return ""
+    lines = ["evaluation takes longest; the whole sweep would take, with one of:"]
+    for change in changes:
+        at_least = "at least " if change.estimate.least_wall_s < change.estimate.wall_s else ""
+        lines.append(f"  {at_least + duration_text(change.estimate.least_wall_s):<22} -o {change.what}")
+        if change.more_cpus:
+            lines.append(f"  {'':<22} (needs {change.more_cpus:,} CPUs more)")
+        if change.other_protocol:
+            lines.append(f"  {'':<22} (another protocol: not comparable with 'window')")
+    return "\n".join(lines)
+
+
+def render_needed_files(files: Sequence[NeededFile], folder: str) -> str:
+    """Files that are not here, where they come from, and how much is downloaded."""
+    here = [file for file in files if file.state == "here"]
+    lines = [f"data: {len(here)} of {len(files)} files {'is' if len(here) == 1 else 'are'} here"]
+    downloads = [file for file in files if file.state == "download"]
+    if downloads:
+        known = [file.size_bytes for file in downloads if file.size_bytes is not None]
+        unknown = f" and {len(downloads) - len(known)} of unknown size" if len(known) < len(downloads) else ""
+        size = f"{len(known)} with {size_text(sum(known))}{unknown}" if known else "sizes unknown"
+        lines.append(f"  {len(downloads)} to download ({size}) to {folder}")
+        for source in dict.fromkeys(_folder_of(file) for file in downloads):
+            lines.append(f"  from {source}")
+            lines += [_line(file) for file in downloads if _folder_of(file) == source]
+    for state, what in (("record", "to record"), ("missing", "MISSING: the sweep does not start")):
+        if found := [file for file in files if file.state == state]:
+            lines.append(f"  {len(found)} {what}")
+            lines += [f"    {file.dataset}: {file.source}" for file in found]
+    return "\n".join(lines)
+
+
+def _folder_of(file: NeededFile) -> str:
+    return file.source.rpartition("/")[0]
+
+
+def _line(file: NeededFile) -> str:
+    size = "size unknown" if file.size_bytes is None else size_text(file.size_bytes)
+    return f"    {file.dataset:<32} {size:>12}"
 
 
 def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
@@ -65,7 +168,28 @@ def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
         methods.setdefault(_size(trial.model), {})[trial.method] = None
     lines = [f"  {' '.join(names)}  ({size})" for size, names in methods.items()]
     seeds = dict.fromkeys(str(trial.seed) for trial in trials)
-    return [*lines, f"  seeds {' '.join(seeds)}"]
+    return [*lines, *_several_values(trials), f"  seeds {' '.join(seeds)}"]
+
+
+def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
+    """The fields of training and evaluation that are not the same in all trials: a line for each, method by method."""
+    lines = []
+    for section in ("training", "evaluation"):
+        fields = dict.fromkeys(name for trial in trials[:1] for name in type(getattr(trial, section)).model_fields)
+        for name in (name for name in fields if name not in _OF_THE_TASK):
+            values: dict[str, dict[str, None]] = {}
+            for trial in trials:
+                values.setdefault(trial.method, {})[shown_value(getattr(getattr(trial, section), name))] = None
+            if len({value for of_method in values.values() for value in of_method}) > 1:
+                methods: dict[tuple[str, ...], list[str]] = {}
+                for method, of_method in values.items():
+                    methods.setdefault(tuple(of_method), []).append(method)
+                parts = [
+                    (f"{' '.join(names)}: " if len(methods) > 1 else "") + ", ".join(several)
+                    for several, names in methods.items()
+                ]
+                lines.append(f"  {name}  {'; '.join(parts)}")
+    return lines
 
 
 def _size(config: BackboneConfig) -> str:
@@ -75,11 +199,28 @@ def _size(config: BackboneConfig) -> str:
     return ", ".join([*parts, *(f"{name} {value}" for name, value in others.items())])
 
 
-def _early_stopping(sweep: SweepSpec) -> list[str]:
-    rule = sweep.early_stopping
+def _search(plan: Plan) -> list[str]:
+    """How many trials the whole search has; the table has those that are known so far."""
+    search, known = plan.sweep.search, plan.search
+    if search is None or known is None:
+        return []
+    unit = "each method on each data set" if search.choose == "per_dataset" else "each method"
+    tried = "all settings" if search.algorithm == "grid" else f"{search.settings} settings"
+    rounds = len(search.round_sizes(search.settings)) if search.settings is not None else 1
+    return [
+        f"  search ({search.algorithm}): {tried} of {unit}, in {rounds} round{'s' if rounds > 1 else ''}, on seeds "
+        f"{' '.join(map(str, search.seeds))}; chosen by the {search.by} score",
+        f"  in all {known.selection_trials:,} trials to choose, then {known.report_trials:,} of the report with what "
+        f"is chosen; the table has the {len(plan.trials):,} that are known so far",
+    ]
+
+
+def _early_stopping(plan: Plan) -> list[str]:
+    rule = plan.sweep.early_stopping
     if rule is None:
         return []
-    rungs = " ".join(f"{step:,}" for step in rule.rungs(sweep.training, sweep.evaluation))
+    steps = sorted({step for trial in plan.trials for step in rungs_of(rule, trial)})
+    rungs = " ".join(f"{step:,}" for step in steps)
     best = f"the best 1/{rule.reduction_factor} within a {rule.within}, seed by seed"
     return [f"  early stopping: after steps {rungs} {best}, go on"]
 

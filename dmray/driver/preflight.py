@@ -10,8 +10,9 @@ from typing import NamedTuple
 from dmray.datasets import WARNING
 from dmray.errors import DatasetError, EngineError, StorageError
 from dmray.policies import check_decoder
+from dmray.records.phase import PhaseWriter
 from dmray.rollout import furthest_number, make_engine
-from dmray.sources import OpenedDataset, locate, open_dataset
+from dmray.sources import OpenedDataset, locate, open_dataset, phase_of_locating
 from dmray.specs import DatasetSpec, TrialSpec
 from dmray.tasks import MINARI_SCHEME, task_of
 
@@ -26,12 +27,12 @@ class CheckedData(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def check(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, CheckedData]:
+def check(trials: Sequence[TrialSpec], recordings: Path, phases: PhaseWriter | None = None) -> dict[str, CheckedData]:
     """Check that every data set has its file (downloading it where possible) and every task its simulator, that the
     decode modes can be imported, and that the files can be read.
 
     What was noted about the data is logged, once for each data set. So is a file that cannot be read while others can:
-    its trials will fail, and the others run. Returns those that were read, by name.
+    its trials will fail, and the others run. Returns those that were read, by name. `phases` says what takes long.
 
     Raises:
         DatasetError: files or simulators are missing, or no file can be read; all of them are named.
@@ -40,11 +41,14 @@ def check(trials: Sequence[TrialSpec], recordings: Path) -> dict[str, CheckedDat
     for decode in {trial.evaluation.decode for trial in trials}:
         check_decoder(decode)
     datasets = list(dict.fromkeys(trial.dataset for trial in trials))
-    _refuse([f"{dataset.name}: {problem}" for dataset in datasets if (problem := _missing(dataset, recordings))])
+    missing = {dataset.name: _missing(dataset, recordings, phases) for dataset in datasets}
+    _refuse([f"{name}: {problem}" for name, problem in missing.items() if problem])
     checked: dict[str, CheckedData] = {}
     unreadable: dict[str, str] = {}
     for dataset in (each for each in datasets if each.generate is None):  # others are recorded in the simulator itself
         try:
+            if phases is not None:
+                phases.enter("opening_data", dataset.name, if_slow=True)
             opened = open_dataset(dataset, task_of(dataset), recordings)
             found = CheckedData(opened.episodes.fingerprint, tuple(_suspicious(opened)))
             checked[dataset.name] = found
@@ -66,13 +70,15 @@ def _refuse(problems: Sequence[str]) -> None:
         raise DatasetError(f"these data sets cannot be run here (leave them out with -o datasets=[...]):\n{names}")
 
 
-def _missing(dataset: DatasetSpec, recordings: Path) -> str | None:
+def _missing(dataset: DatasetSpec, recordings: Path, phases: PhaseWriter | None) -> str | None:
     """What the data set lacks to be run."""
     task = task_of(dataset)
     try:
         make_engine(task, 1).close()
         if dataset.generate is not None:  # recorded by the first trial that wants it
             return None
+        if phases is not None and (name := phase_of_locating(dataset, task, recordings)) != "opening_data":
+            phases.enter(name, dataset.name)
         place = locate(dataset, task, recordings)
     except (DatasetError, EngineError) as problem:
         return str(problem)

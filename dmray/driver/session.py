@@ -21,13 +21,22 @@ from dmray.periodic_thread import PeriodicThread
 from dmray.planning.disk_space import require_space_for
 from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
-from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter
+from dmray.planning.trial_filter import ALL_TRIALS, TrialFilter, select_trials
 from dmray.progress.changes import changed_conditions, changes
 from dmray.progress.progress import Follower
+from dmray.progress.search_progress import check_filter, grown
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
-from dmray.progress.trial_status import TrialStatus, restore_done_markers, to_run, trial_statuses
+from dmray.progress.trial_status import (
+    TrialStatus,
+    in_other_shards,
+    moved_text,
+    restore_done_markers,
+    to_run,
+    trial_statuses,
+)
 from dmray.records import SweepFolder, provenance
+from dmray.records.phase import PhaseWriter
 from dmray.specs import NO_MLFLOW, TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -62,6 +71,8 @@ def run_sweep(
 ) -> dict[str, TrialStatus]:
     """Run the trials that `trial_filter` selects and that have not ended, then write the report.
 
+    With a search: round by round, then the trials of the report.
+
     Returns the status of each trial afterwards. Progress is shown on `console`. `on_progress` is called with it every
     second, from a thread, and once at the end. Meanwhile the sweep can be paused and stopped with the commands of
     `dmray.coordination.commands`. `resume_command` is the shell command that continues the sweep, shown to users.
@@ -75,34 +86,88 @@ def run_sweep(
             and so is a server that does not answer when the sweep is continued.)
         ClusterError: a trial needs more resources than the machines have.
     """
+    check_filter(plan.sweep, trial_filter)
     folder.make_writable()
     with (
         interruptible() as interruption,
         sweep_lock(plan, folder) as refresh,
         listen_for_commands(folder, resume_command),
     ):
+        phases = driver_phases(folder)
+        phases.leave()  # that of a driver that was killed
         for written in (folder.path, folder.datasets):
             remove_stale_parts(written)
-        states = trial_statuses(plan, folder)
-        restore_done_markers(plan, folder)
-        todo = to_run(plan, states, resume, trial_filter)
-        checked = preflight.check(todo, folder.datasets)
-        require_space_for(todo, plan.sweep, folder.path)
-        if todo:
-            warn_of_changes(plan, folder, states, {name: each.fingerprint for name, each in checked.items()})
-            folder.write_data_warnings({name: each.warnings for name, each in checked.items()})
-        if (difference := changes(plan, folder, states)) and difference.any:
-            _log.info("the sweep file has changed: %s", difference)
-        with _mirrored(plan, folder) as attach:
-            write_manifest(plan, folder)  # only now: if MLflow does not answer, the start has changed nothing
-            if todo:
-                with (
-                    _shown(plan, folder, console, on_progress),
-                    interruption.saving(lambda: send_command(folder, "stop")),
-                ):
-                    _run(plan, todo, folder, runner, refresh)
-            attach(write_report(folder))
-        return trial_statuses(plan, folder)
+        plan = grown(plan, folder)
+        todo = _checked_todo(plan, folder, resume, trial_filter, phases)
+        while True:  # once; with a search once for each round
+            with _mirrored(plan, folder, phases) as attach:
+                write_manifest(plan, folder)  # only now: if MLflow does not answer, the start has changed nothing
+                ended = True
+                if todo:
+                    with (
+                        _shown(plan, folder, console, on_progress),
+                        interruption.saving(lambda: send_command(folder, "stop")),
+                    ):
+                        ended = _run(plan, todo, folder, runner, refresh)
+                following = grown(plan, folder) if ended else plan
+                if not _goes_on(plan, following, folder, trial_filter):
+                    write_manifest(following, folder)
+                    with phases.within("writing_report"):
+                        attach(write_report(folder))
+                    return trial_statuses(following, folder)
+            plan = following
+            todo = _todo(plan, trial_statuses(plan, folder), True, trial_filter)
+            require_space_for(todo, plan.sweep, folder.path)
+
+
+def _checked_todo(
+    plan: Plan, folder: SweepFolder, resume: bool, trial_filter: TrialFilter, phases: PhaseWriter
+) -> tuple[TrialSpec, ...]:
+    """The trials to run first, after all checks of a start."""
+    states = trial_statuses(plan, folder)
+    restore_done_markers(plan, folder)
+    todo = _todo(plan, states, resume, trial_filter)
+    if left := in_other_shards(plan, states, trial_filter):
+        _log.warning("%s", moved_text(left, trial_filter))
+    with phases.within("checking"):
+        checked = preflight.check(todo, folder.datasets, phases)
+    require_space_for(todo, plan.sweep, folder.path)
+    if todo:
+        warn_of_changes(plan, folder, states, {name: each.fingerprint for name, each in checked.items()})
+        folder.write_data_warnings({name: each.warnings for name, each in checked.items()})
+    if (difference := changes(plan, folder, states)) and difference.any:
+        _log.info("the sweep file has changed: %s", difference)
+    return todo
+
+
+def _todo(
+    plan: Plan, states: Mapping[str, TrialStatus], resume: bool, trial_filter: TrialFilter
+) -> tuple[TrialSpec, ...]:
+    """As `to_run`, without the failed trials of a search's earlier rounds: later rounds were proposed by their failure.
+
+    With `retry_failed` these are run too, and later rounds are proposed anew.
+    """
+    over = plan.search.over if plan.search is not None and not trial_filter.retry_failed else frozenset()
+    return tuple(trial for trial in to_run(plan, states, resume, trial_filter) if trial.trial_id not in over)
+
+
+def _goes_on(plan: Plan, following: Plan, folder: SweepFolder, trial_filter: TrialFilter) -> bool:
+    """Whether a search has trials to run that `plan` did not have, and the sweep was not stopped meanwhile."""
+    known = set(plan.trial_ids)
+    new = [trial for trial in select_trials(following, trial_filter) if trial.trial_id not in known]
+    for group in following.search.without_choice if following.search is not None else ():
+        _log.warning("search: no setting of %s finished, so none is chosen (--retry-failed runs them again)", group)
+    if not new or trial_filter.retry_failed or not wait_for_resume(folder):
+        return False
+    selecting = sum(map(plan.sweep.is_selection, new))
+    _log.info("search: %d more trials to choose settings, %d of the report", selecting, len(new) - selecting)
+    return True
+
+
+def driver_phases(folder: SweepFolder) -> PhaseWriter:
+    """What writes and logs the phases of the driver, which has the sweep's lock and listens for commands."""
+    command = read_command(folder)
+    return PhaseWriter(folder.phase, command.number if command else 0, lambda words: _log.info("%s", words))
 
 
 def warn_of_changes(
@@ -121,12 +186,12 @@ def warn_of_changes(
 def _shown(plan: Plan, folder: SweepFolder, console: Console | None, on_progress: OnProgress | None) -> Iterator[None]:
     """Show the progress during the block. Each view reads the ledgers itself."""
 
-    def follower() -> Follower:
-        return Follower(folder, plan.trials, plan.sweep.early_stopping)
+    def follower(whole: bool = False) -> Follower:
+        return Follower(folder, plan.trials, plan.sweep.early_stopping, whole=whole)
 
     with contextlib.ExitStack() as views:
         if console is not None:
-            views.enter_context(ProgressView(follower(), console))
+            views.enter_context(ProgressView(follower(whole=not console.is_terminal), console))
         if on_progress is not None:
             callback = _ProgressCallback(follower(), on_progress)
             views.callback(callback.end)
@@ -160,8 +225,8 @@ class _ProgressCallback:
             warnings.warn(f"the progress function failed and was not called again: {self._error!r}", stacklevel=2)
 
 
-def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> None:
-    """Run `todo`, and after each pause the trials that were paused, until none is left or the sweep is stopped."""
+def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Runner, refresh: Refresh) -> bool:
+    """Run `todo`, and after each pause the trials that were paused, until none is left (True) or a stop."""
     while todo:
         refresh()  # copies the `run` command to where all workers read it
         before = read_command(folder)
@@ -170,18 +235,20 @@ def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Run
         if todo and (
             not wait_for_resume(folder) or read_command(folder) == before
         ):  # no new command: the trials paused by themselves
-            return
+            return False
+    return True
 
 
 @contextlib.contextmanager
-def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None]]:
+def _mirrored(plan: Plan, folder: SweepFolder, phases: PhaseWriter) -> Iterator[Callable[[Path], None]]:
     """Copy the ledgers to MLflow during the block, completely at its end. Yields a function that attaches a report."""
     tracking = plan.sweep.tracking
     if tracking.mlflow_uri == NO_MLFLOW:
         yield lambda report: None
         return
     started_before = folder.manifest.exists()  # a server that is down must not keep a started sweep from continuing
-    mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials, may_be_late=started_before)
+    with phases.within("connecting_mlflow"):
+        mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials, may_be_late=started_before)
     reports: list[Path] = []
     try:
         with PeriodicThread(mirror.advance, tracking.flush_every_s, name="dmray-mlflow-mirror"):
@@ -190,4 +257,5 @@ def _mirrored(plan: Plan, folder: SweepFolder) -> Iterator[Callable[[Path], None
             finally:
                 mirror.hurry()  # before the wait for the thread
     finally:
-        mirror.close(*reports)
+        with phases.within("ending_mlflow"):
+            mirror.close(*reports)

@@ -46,6 +46,7 @@ from dmray.tasks import DATASETS, task_of
 LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep", "dmray.sweep_id", "dmray.status"
 MODEL, IDENTITY, IDENTITY_PARTS = "model", "dmray.identity", "dmray.identity_parts"
 TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.drawings"
+ROLE, SELECTION = "dmray.role", "selection"
 PARENT, NOTE, COLOUR = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
 LEVELS = ("sweep", "seed group", "trial")
 
@@ -89,14 +90,17 @@ def experiment_name(sweep: str) -> str:
     return f"dmray/{sweep}"
 
 
-def model_label(trial: TrialSpec, identity: ResultIdentity | None = None, apart: Iterable[str] = ()) -> str:
-    """The method's label, with the parts of the identity in which other trials of its data set differ.
+def model_label(
+    trial: TrialSpec, identity: ResultIdentity | None = None, apart: Iterable[str] = (), details: str = ""
+) -> str:
+    """The method's label, with `details` and the parts of the identity in which other trials of its data set differ.
 
-    MLflow's views average the trials that share this tag.
+    `details`: the fields in which other settings of the method differ. MLflow's views average the trials that share
+    this tag.
     """
-    parts = identity.label(apart) if identity is not None else ""
+    parts = [details, identity.label(apart) if identity is not None else ""]
     label = METHODS[trial.method].label
-    return f"{label} ({parts})" if parts else label
+    return f"{label} ({', '.join(filter(None, parts))})" if any(parts) else label
 
 
 def seed_group_name(trial: TrialSpec, model: str | None = None) -> str:
@@ -130,6 +134,11 @@ def sweep_tags(sweep: SweepSpec, sweep_id: str, trials: int) -> dict[str, str]:
     }
 
 
+def group_key(trial: TrialSpec, identity: ResultIdentity, sweep: SweepSpec) -> str:
+    """The key of a trial's seed group. The trials that chose a setting are a group of their own."""
+    return group_id(trial, identity) + (f"-{SELECTION}" if sweep.is_selection(trial) else "")
+
+
 def note_with_tables(tags: Mapping[str, str], summary: str) -> dict[str, str]:
     """The tag with the description of a sweep's run: that of `sweep_tags`, then a report's summary (Markdown).
 
@@ -147,10 +156,11 @@ def seed_group_tags(
     trial: TrialSpec, identity: ResultIdentity, sweep: SweepSpec, sweep_id: str, parent: str
 ) -> dict[str, str]:
     """Tags of the group that `trial` is a seed of."""
-    group = group_id(trial, identity)
+    group = group_key(trial, identity, sweep)
     return {
         **_common("seed group", group, sweep, sweep_id),
         **_setting_tags(trial),
+        **_role_tags(trial, sweep),
         **identity_tags(identity),
         SEED_GROUP: group,
         PARENT: parent,
@@ -161,6 +171,7 @@ def trial_tags(trial: TrialSpec, sweep: SweepSpec, sweep_id: str, parent: str) -
     return {
         **_common("trial", trial.trial_id, sweep, sweep_id),
         **_setting_tags(trial),
+        **_role_tags(trial, sweep),
         TRIAL: trial.trial_id,
         "seed": str(trial.seed),
         PARENT: parent,
@@ -244,6 +255,13 @@ def _common(level: str, key: str, sweep: SweepSpec, sweep_id: str) -> dict[str, 
         "mlflow.source.name": "dmray",
         "mlflow.source.type": "LOCAL",
     }
+
+
+def _role_tags(trial: TrialSpec, sweep: SweepSpec) -> dict[str, str]:
+    """In a sweep with a search: whether the trial is of the report, or served to choose a setting."""
+    if sweep.search is None:
+        return {}
+    return {ROLE: SELECTION if sweep.is_selection(trial) else "report"}
 
 
 def _setting_tags(trial: TrialSpec) -> dict[str, str]:

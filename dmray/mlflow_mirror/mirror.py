@@ -23,8 +23,10 @@ from dmray.mlflow_mirror.layout import (
     PARENT,
     REPORT,
     SEED_GROUP,
+    SELECTION,
     SUMMARY,
     group_curve,
+    group_key,
     identity_tags,
     model_label,
     note_with_tables,
@@ -50,10 +52,11 @@ from dmray.mlflow_mirror.store import (
     open_store,
 )
 from dmray.mlflow_mirror.trial_mirror import TrialMirror
+from dmray.planning.settings import details_of
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import ResultIdentity
 from dmray.records.folders import SweepFolder
-from dmray.records.identity import differing_parts, group_id
+from dmray.records.identity import differing_parts
 from dmray.specs import SweepSpec, TrialSpec
 
 _log = logging.getLogger(__name__)
@@ -171,7 +174,11 @@ class MlflowMirror:
         self._by_setting: defaultdict[str, list[TrialMirror]] = defaultdict(list)
         self._groups_of_setting: dict[str, dict[str, None]] = {}
         for mirror in self._trials:
-            self._by_setting[mirror.trial.seed_group_id].append(mirror)
+            self._by_setting[self._setting(mirror.trial)].append(mirror)
+        alike: defaultdict[tuple[str, bool], list[TrialSpec]] = defaultdict(list)
+        for trial in trials:
+            alike[trial.dataset.name, sweep.is_selection(trial)].append(trial)
+        self._details = {key: details_of(members) for key, members in alike.items()}
         self._runs: SweepRuns | None = None
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
@@ -255,6 +262,7 @@ class MlflowMirror:
             if trial.run_id is not None
             and trial.final is not None
             and trial.identity is not None
+            and not self._sweep.is_selection(trial.trial)
             and self._seed_groups[self._group_of[trial.trial.trial_id]].comparable
         ]
         chosen = best_policies(finished, self._sweep.name)
@@ -331,7 +339,7 @@ class MlflowMirror:
         identity, spec = trial.identity, trial.trial
         if identity is None:
             return
-        key = group_id(spec, identity)
+        key = group_key(spec, identity, self._sweep)
         if self._group_of.get(spec.trial_id) != key:
             self._leave_group(trial)
             self._enter_group(trial, key, identity)
@@ -353,8 +361,8 @@ class MlflowMirror:
         self._group_of[spec.trial_id] = key
         self._kinds[spec.dataset.name][identity] += 1
         self._kind_of[spec.trial_id] = identity
-        self._groups_of_setting.setdefault(spec.seed_group_id, {})[key] = None
-        self._share_out_waiting(spec.seed_group_id)
+        self._groups_of_setting.setdefault(self._setting(spec), {})[key] = None
+        self._share_out_waiting(self._setting(spec))
 
     def _leave_group(self, trial: TrialMirror) -> SeedGroupMirror | None:
         """Take the trial out of its group, if it is in one; that group."""
@@ -365,7 +373,7 @@ class MlflowMirror:
         group = self._seed_groups[key]
         group.trials = [each for each in group.trials if each is not trial]
         self._kinds[spec.dataset.name][self._kind_of.pop(spec.trial_id)] -= 1
-        self._share_out_waiting(spec.seed_group_id)
+        self._share_out_waiting(self._setting(spec))
         return group
 
     def _share_out_waiting(self, setting: str) -> None:
@@ -388,7 +396,15 @@ class MlflowMirror:
         return differing_parts([kind for kind, count in self._kinds[dataset].items() if count])
 
     def _model_label(self, trial: TrialMirror) -> str:
-        return model_label(trial.trial, trial.identity, self._apart(trial.trial.dataset.name))
+        spec = trial.trial
+        selection = self._sweep.is_selection(spec)
+        details = self._details[spec.dataset.name, selection][spec.seed_group_id]
+        text = ", ".join(filter(None, [SELECTION if selection else "", details]))
+        return model_label(spec, trial.identity, self._apart(spec.dataset.name), text)
+
+    def _setting(self, trial: TrialSpec) -> str:
+        """What the trials of its seed groups share."""
+        return f"{trial.seed_group_id}-{SELECTION}" if self._sweep.is_selection(trial) else trial.seed_group_id
 
     def _forget(self, trial: TrialMirror) -> None:
         """A call for this trial failed, and may have taken effect: find its runs anew."""

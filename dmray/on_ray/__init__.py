@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dmray.on_ray.placement import machine_here, place_trials
+from dmray.on_ray.placement import machine_here, machines_like, overload, place_trials
 
 if TYPE_CHECKING:
     from dmray.on_ray.cluster import machines_at
     from dmray.on_ray.runner import RayRunner
 
-__all__ = ["RayRunner", "machine_here", "machines_at", "place_trials"]
+__all__ = ["RayRunner", "machine_here", "machines_at", "machines_like", "overload", "place_trials"]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,7 @@ from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, machines_for_one_n
 from dmray.on_ray.session_folder import new_token, session_folder, session_processes
 from dmray.periodic_thread import PeriodicThread
 from dmray.planning.plan import Plan
+from dmray.processes import usable_cpus
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait that long
@@ -145,7 +146,7 @@ def _check_address(address: str, where: str) -> None:
 def _started(plan: Plan) -> Iterator[Machines]:
     import torch
 
-    machines = machines_for_one_node(plan.sweep.resources, os.cpu_count() or 1, torch.cuda.device_count())
+    machines = machines_for_one_node(plan.sweep.resources, usable_cpus(), torch.cuda.device_count())
     with session_folder() as folder:
         try:
             with interrupted_at_once(), _keep_signal_handlers(), _for_one_machine(folder), _workers_know_their_ray():

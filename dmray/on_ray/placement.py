@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
 
 from dmray.errors import ClusterError
+from dmray.processes import usable_cpus
 from dmray.specs import ResourcesSpec
 
 DRIVER_RESOURCE = "dmray_driver"  # a custom resource of the head node, so that trial drivers never take a worker's CPU
 _DRIVER_CPU = 0.01  # what a driver takes where the cluster has no such resource; Ray refuses zero
 _ROUNDING = 1e-9
+_ANY_DRIVERS = 1e6
 
 
 @dataclass(frozen=True)
 class Machines:
     """CPUs, GPUs and driver slots of a Ray cluster, and (CPUs, GPUs) of each of its nodes.
 
-    `nodes` is empty for one machine that has all of it.
+    `nodes` is empty for one machine that has all of it. `real_cpus`: the CPUs that it really has, if Ray is told more.
     """
 
     cpus: float
     gpus: float
     drivers: float
     nodes: tuple[tuple[float, float], ...] = ()
+    real_cpus: float | None = None
 
     @property
     def each(self) -> tuple[tuple[float, float], ...]:
         """(CPUs, GPUs) of every machine."""
         return self.nodes or ((self.cpus, self.gpus),)
+
+    @property
+    def usable_cpus(self) -> float:
+        """The CPUs that there really are."""
+        return self.cpus if self.real_cpus is None else self.real_cpus
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,14 @@ class Placement:
 def machine_here(resources: ResourcesSpec) -> Machines:
     """What a sweep without a cluster finds on this machine; loads neither Ray nor torch."""
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return machines_for_one_node(resources, os.cpu_count() or 1, gpus)
+    return machines_for_one_node(resources, usable_cpus(), gpus)
+
+
+def machines_like(resources: ResourcesSpec, count: int, cpus: int, gpus: int) -> Machines:
+    """What a sweep would find on `count` machines of this size, beside a head node that only has the drivers."""
+    if count == 1:
+        return machines_for_one_node(resources, cpus, gpus)
+    return Machines(float(count * cpus), float(count * gpus), _ANY_DRIVERS, ((float(cpus), float(gpus)),) * count)
 
 
 def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: int) -> Machines:
@@ -61,7 +75,24 @@ def machines_for_one_node(resources: ResourcesSpec, cpu_count: int, gpu_count: i
         of_actors = resources.evaluation_actors * resources.gpus_per_evaluation_actor
         gpu_count = max(gpu_count, ceil(resources.gpus_per_trial + of_actors))
     needed = ceil(resources.cpus_per_trial + _cpus_of_actors(resources))
-    return Machines(float(max(cpu_count, needed)), float(gpu_count), drivers=1000.0)
+    return Machines(float(max(cpu_count, needed)), float(gpu_count), drivers=1000.0, real_cpus=float(cpu_count))
+
+
+def overload(resources: ResourcesSpec, concurrent_trials: int, machines: Machines) -> str | None:
+    """A sentence if the trials and actors that run at once take more CPUs than there really are; else None."""
+    wanted = concurrent_trials * resources.cpus_per_trial + _cpus_of_actors(resources)
+    if wanted <= machines.usable_cpus + _ROUNDING:
+        return None
+    trials, actors = _counted(concurrent_trials, "trial"), _counted(resources.evaluation_actors, "evaluation actor")
+    return (
+        f"{trials} of {_counted(resources.cpus_per_trial, 'CPU')} and {actors} of "
+        f"{_counted(resources.cpus_per_evaluation_actor, 'CPU')} share {_counted(machines.usable_cpus, 'CPU')}: while "
+        f"all of them work, everything takes about {wanted / machines.usable_cpus:.2g} times as long"
+    )
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def place_trials(resources: ResourcesSpec, machines: Machines, num_trials: int) -> Placement:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 import ray
 from ray import tune
 
+from dmray.driver.session import driver_phases
 from dmray.driver.store_session import Refresh, clear_ray_files, ray_storage_path
 from dmray.errors import PluginError, StorageError
 from dmray.methods import METHODS
@@ -18,11 +20,12 @@ from dmray.on_ray.callbacks import PauseStopper, TuneFailureCallback
 from dmray.on_ray.cluster import connected
 from dmray.on_ray.evaluation_pool import EvaluationPool
 from dmray.on_ray.liveness import RayWatch
-from dmray.on_ray.placement import Placement, place_trials
+from dmray.on_ray.placement import Machines, Placement, overload, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES
 from dmray.on_ray.trainable_config import TrainableConfig
 from dmray.planning.plan import Plan
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
+from dmray.records.phase import PhaseWriter
 from dmray.specs import TrialSpec
 from dmray.trial.job import TrialJob
 from dmray.trial.watchdog import note_hang
@@ -52,18 +55,22 @@ class RayRunner:
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         jobs = [TrialJob.of(trial, plan.sweep, folder) for trial in todo]
         own_ray = self._address in (None, "local") and not ray.is_initialized()
-        watch = RayWatch(folder, jobs, plan.sweep.faults, own_ray)
-        with watch.ending_in_time(), connected(self._address, plan) as machines, watch.watching():
+        watch, phases = RayWatch(folder, jobs, plan.sweep.faults, own_ray), driver_phases(folder)
+        with watch.ending_in_time(), _in_phases(connected(self._address, plan), phases) as machines, watch.watching():
             placement = place_trials(plan.sweep.resources, machines, len(todo))
             _log.info(
                 "%d trials to run, at most %d at a time, evaluation actors: %d, CPUs: %g, GPUs: %g",
                 len(todo),
                 placement.concurrent_trials,
                 plan.sweep.resources.evaluation_actors,
-                machines.cpus,
+                machines.usable_cpus,
                 machines.gpus,
             )
+            if too_much := overload(plan.sweep.resources, placement.concurrent_trials, machines):
+                _log.warning("%s", too_much)
+            phases.enter("starting_actors", f"{plan.sweep.resources.evaluation_actors}")
             pool = EvaluationPool.start(plan.sweep.resources, attempt, faults=plan.sweep.faults)
+            phases.enter("starting_trials")  # shown until the first trial says what it does
             watch.follow(pool.dispatcher)
             ray_storage = f"{ray_storage_path(plan.sweep, folder)}/{attempt}"
             trainables = [
@@ -83,6 +90,18 @@ class RayRunner:
         clear_ray_files(plan.sweep, folder)
         ended = [trial for trial in todo if trial.trial_id not in out_of_attempts]
         return [trial for trial in ended if _is_paused(folder.trial(trial.trial_id), records_before[trial.trial_id])]
+
+
+@contextlib.contextmanager
+def _in_phases(ray: AbstractContextManager[Machines], phases: PhaseWriter) -> Iterator[Machines]:
+    """`ray`, with its start and its end as phases."""
+    with contextlib.ExitStack() as stack:
+        phases.enter("starting_ray")
+        stack.callback(phases.leave)
+        machines = stack.enter_context(ray)
+        phases.leave()
+        stack.callback(phases.enter, "ending_ray")
+        yield machines
 
 
 def _require_installed_methods(todo: Sequence[TrialSpec]) -> None:

@@ -1,11 +1,10 @@
-"""A sweep as a Ray job: the file travels, the driver runs on the cluster."""
+"""A sweep as a Ray job: the sweep file is sent, the driver runs on the cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import shlex
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,16 +21,17 @@ _SWEEP_KEY = "dmray.sweep"  # in a job's metadata
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that is to run the sweep `name` from its `file`, with further `options` of dmray.sweep."""
+    """A job that is to run the sweep `name` from a file with that name and text, with `options` of dmray.sweep."""
 
     name: str
-    file: Path
+    file_name: str
+    text: str
     options: Sequence[str]
 
     @property
     def entrypoint(self) -> str:
         """The command that the cluster runs, in a folder with the sweep file. It continues a sweep that was started."""
-        fixed = ["python", "-m", "dmray.sweep", self.file.name, "--address", "auto", "--resume"]
+        fixed = ["python", "-m", "dmray.sweep", self.file_name, "--address", "auto", "--resume"]
         return shlex.join([*fixed, *self.options])
 
 
@@ -72,7 +72,7 @@ class JobClient:
                 f"stop it first: dmray stop, or ray job stop --address {self.address} {running[0]}"
             )
         with tempfile.TemporaryDirectory(prefix="dmray-submit-") as folder:  # it is uploaded before the call returns
-            shutil.copy(submission.file, folder)
+            (Path(folder) / submission.file_name).write_text(submission.text, encoding="utf-8")
             job_id: str = self._client.submit_job(
                 entrypoint=submission.entrypoint,
                 submission_id=f"dmray-{submission.name}-{len(jobs) + 1}",

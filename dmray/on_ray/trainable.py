@@ -7,12 +7,15 @@ a bug would fail the same way again: it ends the trial at once, the ledger has i
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.on_ray.trainable_config import TrainableConfig
+from dmray.records.phase import PhaseWriter
+from dmray.trial.job import TrialJob
 from dmray.trial.log import TrialLog
 from dmray.trial.publish import fetch_command
 
@@ -34,6 +37,7 @@ def run_through_train(config: dict[str, Any]) -> None:
     fetch_command(given.job)
     if not CommandWatcher(given.job.sweep_folder, given.job.command_number).should_continue():
         return  # starting a worker to find this out would take seconds
+    _say_that_the_worker_starts(given.job)
     resources = {"CPU": given.resources.cpus_per_trial}
     if given.resources.gpus_per_trial:
         resources["GPU"] = given.resources.gpus_per_trial
@@ -52,6 +56,14 @@ def run_through_train(config: dict[str, Any]) -> None:
             callbacks=[TuneReportCallback(), TrainFailureCallback(TrialLog(given.job.folder.log))],
         ),
     ).fit()
+
+
+def _say_that_the_worker_starts(job: TrialJob) -> None:
+    """Where the trial's folder is shared with the driver; nobody else would see it."""
+    if job.has_manifest and job.sweep_folder.manifest.exists():
+        with contextlib.suppress(OSError):
+            job.folder.path.mkdir(parents=True, exist_ok=True)
+        PhaseWriter(job.folder.phase, job.command_number, lambda words: None).enter("starting_worker")
 
 
 def run_in_worker(config: dict[str, Any]) -> None:

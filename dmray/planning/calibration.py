@@ -5,6 +5,8 @@
 The time of small networks depends on their layers (calls, kernel launches), that of large ones on their FLOPs. `a` and
 `b` (not negative) are computed from two measured sizes of the same backbone. An estimate is right to about a factor of
 two: it does not consider other load on the machine, several trials on one GPU, and different efficiency of kernels.
+
+Calibrations of this machine are in the cache folder; those of other machines, for plans, are shipped in `hardware`.
 """
 
 from __future__ import annotations
@@ -17,18 +19,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from dmray.errors import StorageError
-from dmray.files import as_storage_error, cache_folder, read_small, write_json
+from dmray.errors import SpecError, StorageError
+from dmray.files import as_storage_error, cache_folder, read_small, user_path, write_json
 from dmray.methods import METHODS
 from dmray.planning.cost import Work
 from dmray.records import provenance
+from dmray.registry import short, unknown
 from dmray.specs import Spec, TrialSpec
 from dmray.specs.mistakes import mistakes_of
 
 _log = logging.getLogger(__name__)
 Device = Literal["cpu", "cuda"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-VERSION = 1
+_SHIPPED = Path(__file__).parent / "hardware"  # one file for each kind of machine; its name is the short name
+_LEAST_CPU_SHARE = 0.9
+_MOST_LOAD = 0.5
 
 
 class Point(Spec):
@@ -44,18 +49,36 @@ Points = Annotated[tuple[Point, ...], Field(min_length=1)]
 
 
 class Calibration(Spec):
-    """The measured speed of one kind of machine.
+    """The measured speed of one kind of machine, and its size.
 
-    `training[device][backbone]`: optimizer steps. `decisions[backbone]`: window decoding on one CPU thread.
-    `env_step_s[engine]`: seconds of one environment step of one episode on one CPU. `made`: date and time.
+    `cpus`, `gpus`: of one such machine. `training[device][backbone]`: optimizer steps.
+    `decisions[device][decode mode][backbone]`: actions of a cohort, without the simulator, by one process.
+    `env_step_s[engine]`: seconds of one environment step of one episode on one CPU. `made`: date and time. `busy`: what
+    else the machine did meanwhile (`--force`); None: nothing.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     hardware: str
     made: str
+    cpus: int = Field(ge=1)
+    gpus: int = Field(ge=0)
     training: Mapping[Device, Mapping[str, Points]]
-    decisions: Mapping[str, Points]
+    decisions: Mapping[Device, Mapping[str, Mapping[str, Points]]]
     env_step_s: Mapping[str, Positive]
+    busy: str | None = None
+
+
+def busy_reason(load: float, cpus: int, cpu_share: float | None = None) -> str | None:
+    """Why measurements are not to be trusted; None: the machine was idle.
+
+    `load`: the average number of processes that wanted a CPU before the measurement. `cpu_share`: CPU time divided by
+    wall time of the measured sections, if they have run: less than 1 where others had the CPU.
+    """
+    if load > _MOST_LOAD * cpus:
+        return f"other processes kept {load:.1f} of {cpus} CPUs busy before the measurement"
+    if cpu_share is not None and cpu_share < _LEAST_CPU_SHARE:
+        return f"the measured process had a CPU for only {cpu_share:.0%} of the time"
+    return None
 
 
 def backbone_of(trial: TrialSpec) -> str:
@@ -99,15 +122,44 @@ def load_calibration(hardware: str) -> Calibration | None:
     except StorageError:  # there is no folder that could have one
         return None
     try:
-        return Calibration.model_validate_json(read_small(file))
+        return _read(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValidationError as invalid:
-        problem = str(mistakes_of(invalid, Calibration)[0])
-    except OSError as cause:
-        problem = str(cause.strerror)
+    except (SpecError, OSError) as cause:
+        problem = getattr(cause, "strerror", None) or cause
     _log.warning("%s is not used: %s; measure again with: python -m dmray.doctor --calibrate", file, problem)
     return None
+
+
+def calibration_names() -> tuple[str, ...]:
+    """The short names of the calibrations that are shipped, sorted."""
+    return tuple(sorted(file.stem for file in _SHIPPED.glob("*.json")))
+
+
+def calibration_of(name: str) -> Calibration:
+    """A shipped calibration by its short name, or the one in a file that `dmray doctor --calibrate` has written.
+
+    Raises:
+        SpecError: there is none of that name (with the most similar one), or the file cannot be used.
+    """
+    is_file = name.endswith(".json") or "/" in name
+    if not is_file and name not in calibration_names():
+        raise SpecError(
+            f"--on {short(name)}: {unknown('hardware', name, calibration_names())} (all: --on list); for other "
+            "hardware give the .json file that python -m dmray.doctor --calibrate has written there"
+        )
+    try:
+        return _read(user_path(name) if is_file else _SHIPPED / f"{name}.json")
+    except (OSError, SpecError, StorageError) as cause:
+        raise SpecError(f"--on {short(name)}: {getattr(cause, 'strerror', None) or cause}") from cause
+
+
+def _read(file: Path) -> Calibration:
+    """Raises: OSError: it cannot be read. SpecError: it is no calibration of this version."""
+    try:
+        return Calibration.model_validate_json(read_small(file))
+    except ValidationError as invalid:
+        raise SpecError(f"not a calibration of this version: {mistakes_of(invalid, Calibration)[0]}") from None
 
 
 def save_calibration(calibration: Calibration) -> Path:

@@ -1,5 +1,7 @@
 """The cost of a trial, computed before it starts: training steps, environment steps, disk space, FLOPs.
 
+No number here depends on a machine.
+
 Sizes of networks are formulas, so that planning does not import torch; tests compare them with the built networks.
 """
 
@@ -8,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from dmray.methods import METHODS, PolicyShape
 from dmray.specs import TrialSpec
+from dmray.specs.decode import RECURRENT, STREAM, parse_decode
 from dmray.tasks import Task, task_of
 
 _FLOAT_BYTES = 4
@@ -20,17 +24,23 @@ _TRAIN_RECORD_BYTES = 260
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one or several trials. `env_steps` is an upper bound: every episode runs to its horizon."""
+    """The cost of one or several trials.
+
+    `env_steps` is an upper bound: every episode runs to its horizon, and every quick evaluation is repeated with all
+    episodes. `least_env_steps`: no quick evaluation is repeated but the first, which always is.
+    """
 
     training_steps: int = 0
     env_steps: int = 0
     disk_bytes: int = 0
+    least_env_steps: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.training_steps + other.training_steps,
             self.env_steps + other.env_steps,
             self.disk_bytes + other.disk_bytes,
+            self.least_env_steps + other.least_env_steps,
         )
 
 
@@ -41,12 +51,27 @@ def total_cost(trials: Iterable[TrialSpec], log_every_steps: int) -> Cost:
 
 def trial_cost(trial: TrialSpec, log_every_steps: int) -> Cost:
     """The cost of one trial. Disk: last.pt (with the optimizer's moments), best.pt, final.pt and the ledger."""
-    task, evaluation, steps = task_of(trial.dataset), trial.evaluation, trial.training.steps
-    episodes = evaluation.episodes * num_targets(trial)
-    evaluations = num_evaluations(trial)
+    task, steps = task_of(trial.dataset), trial.training.steps
+    episodes = _episodes(trial)
     weights = num_parameters(trial, task) * _FLOAT_BYTES
-    ledger = evaluations * episodes * _EPISODE_BYTES + steps // log_every_steps * _TRAIN_RECORD_BYTES
-    return Cost(steps, evaluations * episodes * task.horizon, 5 * weights + ledger)
+    ledger = episodes.most * _EPISODE_BYTES + steps // log_every_steps * _TRAIN_RECORD_BYTES
+    return Cost(steps, episodes.most * task.horizon, 5 * weights + ledger, episodes.least * task.horizon)
+
+
+class _Episodes(NamedTuple):
+    least: int
+    most: int
+
+
+def _episodes(trial: TrialSpec) -> _Episodes:
+    """The episodes of all evaluations under all targets: if no, and if every, quick evaluation has to be repeated."""
+    full, quick = trial.evaluation.episodes, trial.evaluation.quick_episodes
+    during_training, targets = num_evaluations(trial) - 1, num_targets(trial)  # without the last one, which is full
+    if quick is None:
+        everything = (during_training + 1) * full * targets
+        return _Episodes(everything, everything)
+    least = during_training * quick + (2 if during_training else 1) * full
+    return _Episodes(least * targets, (during_training * (quick + full) + full) * targets)
 
 
 @dataclass(frozen=True)
@@ -69,10 +94,36 @@ def forward_work(trial: TrialSpec, rows: int) -> Work:
     return Work(rows * method.forward_flops(trial.model), trial.model.n_layer * len(method.stages))
 
 
+def decode_work(trial: TrialSpec, rows: int, states: int | None) -> Work:
+    """The work of one action of `rows` episodes. `states`: how many states the decode mode keeps; None: the window."""
+    window = forward_work(trial, rows)
+    return window if states is None else Work(window.flops * states / trial.model.context_length, window.layers)
+
+
+def decode_states(decode: str) -> int | None:
+    """How many states a decode mode of dmray keeps for each episode; None: it runs the window at each step."""
+    mode, argument = parse_decode(decode)
+    return {STREAM.name: argument, RECURRENT.name: 1}.get(mode.name)
+
+
+@dataclass(frozen=True)
+class NetworkFlops:
+    """FLOPs of a trial's networks in training, and in evaluation (window decoding, episodes to the horizon)."""
+
+    training: float
+    evaluation: float
+
+
+def network_flops(trial: TrialSpec) -> NetworkFlops:
+    """FLOPs of the trial's networks."""
+    env_steps = _episodes(trial).most * task_of(trial.dataset).horizon
+    return NetworkFlops(training_work(trial).flops * trial.training.steps, forward_work(trial, 1).flops * env_steps)
+
+
 def trial_flops(trial: TrialSpec) -> float:
-    """FLOPs of the networks in training and in evaluation (window decoding, episodes to the horizon)."""
-    env_steps = num_evaluations(trial) * trial.evaluation.episodes * num_targets(trial) * task_of(trial.dataset).horizon
-    return training_work(trial).flops * trial.training.steps + forward_work(trial, 1).flops * env_steps
+    """FLOPs of the trial's networks in training and evaluation together."""
+    flops = network_flops(trial)
+    return flops.training + flops.evaluation
 
 
 def num_evaluations(trial: TrialSpec) -> int:

@@ -1,52 +1,104 @@
-"""Measure the speed of this machine: training steps, window decoding and simulators. Takes about a minute."""
+"""Measure the speed of this machine: training steps, decode modes and simulators. Takes about a minute.
+
+Other load on the machine is noticed: from the load average before, and from the CPU time that the measurements got.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 
 import numpy as np
 import torch
 
 from dmray.datasets import Episodes, WindowSampler
-from dmray.errors import EngineError, MissingPackageError
+from dmray.errors import BusyMachineError, EngineError, MissingPackageError
 from dmray.methods import METHODS
-from dmray.planning.calibration import Calibration, Device, Point, hardware_name
-from dmray.planning.cost import forward_work, training_work
+from dmray.planning.calibration import Calibration, Device, Point, busy_reason, hardware_name
+from dmray.planning.cost import decode_states, decode_work, training_work
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
+from dmray.processes import usable_cpus
 from dmray.rollout import EvaluationRequest, cohorts, make_engine, run_cohort
 from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
+from dmray.specs.decode import parse_decode
 from dmray.tasks import FAMILIES, TASKS, Task
 from dmray.training import Trainer
 
 SIZES: tuple[dict[str, int], ...] = ({"d_model": 64, "n_layer": 2, "context_length": 5}, {})  # {}: the defaults
+DECODES = ("window", "stream:2", "recurrent")
 _TASK, _ROWS, _EPISODE_STEPS = "hopper", 20, 1000
+_ROLLOUTS = 3
+_STEADY_TASK = TASKS["maze2d-open"]  # its episodes never end before the horizon
 Print = Callable[[str], None]
 
 
-def calibrate(show: Print, budget_s: float = 3.0) -> Calibration:
+def calibrate(show: Print, budget_s: float = 3.0, force: bool = False) -> Calibration:
     """Measure this machine, about `budget_s` seconds for each number. `show` is called with a line for each result.
 
     Simulators that are not installed are reported to `show` and are not in the calibration.
+
+    Raises:
+        BusyMachineError: other processes used the machine, before or meanwhile. With `force` the calibration says so.
     """
+    load, all_cpus = os.getloadavg()[0], os.cpu_count() or 1  # of the whole machine, also in a container
+    _refuse_busy(busy_reason(load, all_cpus), force)
     threads = torch.get_num_threads()
     backbones = list(dict.fromkeys(METHODS[name].backbone.name for name in METHODS))
     torch.set_num_threads(1)  # as in trials and actors
     devices: tuple[Device, ...] = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    measure = _Measure(budget_s, show)
     try:
         training = {
-            device: {backbone: _training(backbone, device, budget_s, show) for backbone in backbones}
-            for device in devices
+            device: {backbone: measure.training(backbone, device) for backbone in backbones} for device in devices
         }
-        decisions = {backbone: _decisions(backbone, budget_s, show) for backbone in backbones}
-        env_step_s = _engines(budget_s, show)
+        decisions = {device: measure.decisions(backbones, device) for device in devices}
+        env_step_s = measure.engines()
     finally:
         torch.set_num_threads(threads)
-    made = datetime.now(UTC).isoformat(timespec="seconds")
+    busy = busy_reason(load, all_cpus, measure.clock.cpu_share)
+    _refuse_busy(busy, force)
     return Calibration(
-        hardware=hardware_name(), made=made, training=training, decisions=decisions, env_step_s=env_step_s
+        hardware=hardware_name(),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        cpus=usable_cpus(),
+        gpus=torch.cuda.device_count(),
+        training=training,
+        decisions=decisions,
+        env_step_s=env_step_s,
+        busy=busy,
     )
+
+
+def _refuse_busy(reason: str | None, force: bool) -> None:
+    if reason is not None and not force:
+        raise BusyMachineError(
+            f"this machine is busy: {reason}, so that plans would be too slow; end the other processes and wait a "
+            "minute, or measure anyway with --force, and the calibration will say so"
+        )
+
+
+class _Clock:
+    """Sums the wall time and the CPU time of the sections that run on the CPU."""
+
+    def __init__(self) -> None:
+        self.wall_s = self.cpu_s = 0.0
+
+    @property
+    def cpu_share(self) -> float | None:
+        return self.cpu_s / self.wall_s if self.wall_s else None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.wall_s += time.perf_counter() - wall
+            self.cpu_s += time.process_time() - cpu
 
 
 def seconds_each(action: Callable[[], object], device: Device, budget_s: float) -> float:
@@ -80,17 +132,76 @@ def reference_trial(backbone: str, size: dict[str, int]) -> TrialSpec:
     )
 
 
-def _training(backbone: str, device: Device, budget_s: float, show: Print) -> tuple[Point, ...]:
-    points = []
-    for size in SIZES:
+class _Measure:
+    """The measurements of one calibration."""
+
+    def __init__(self, budget_s: float, show: Print) -> None:
+        self._budget_s, self._show, self.clock = budget_s, show, _Clock()
+
+    def training(self, backbone: str, device: Device) -> tuple[Point, ...]:
+        points = []
+        for size in SIZES:
+            trial = reference_trial(backbone, size)
+            trainer, work = _trainer(trial, device), training_work(trial)
+            with self._timed(device):
+                seconds = seconds_each(trainer.step, device, self._budget_s)
+            what = f"{_name(trial)} batch {trial.training.batch_size} on {device}"
+            self._show(f"{what}: {1 / seconds:.1f} training steps/s")
+            points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
+        return tuple(points)
+
+    def decisions(self, backbones: Sequence[str], device: Device) -> dict[str, dict[str, tuple[Point, ...]]]:
+        """The seconds of an action of a cohort, by decode mode and backbone."""
+        env_step_s = _env_step_s(_STEADY_TASK, self._budget_s / 4)
+        return {
+            parse_decode(decode).mode.name: {
+                backbone: tuple(self._decision(backbone, size, decode, device, env_step_s) for size in SIZES)
+                for backbone in backbones
+            }
+            for decode in DECODES
+        }
+
+    def _decision(self, backbone: str, size: dict[str, int], decode: str, device: Device, env_step_s: float) -> Point:
+        """The time of a step of an evaluation without the simulator's time."""
         trial = reference_trial(backbone, size)
-        model = trial.model
-        trainer, work = _trainer(trial, device), training_work(trial)
-        seconds = seconds_each(trainer.step, device, budget_s)
-        what = f"{trial.method} {model.d_model}x{model.n_layer} K{model.context_length} batch 16 on {device}"
-        show(f"{what}: {1 / seconds:.1f} training steps/s")
-        points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
-    return tuple(points)
+        policy = _policy(trial, _STEADY_TASK).eval().to(device)
+        targets = (50.0,) if policy.takes_target else (None,)
+        request = EvaluationRequest(_STEADY_TASK, _ROWS, 0, decode, targets, _ROWS)
+        cohort, step_s = cohorts(request)[0], math.inf
+        for _ in range(_ROLLOUTS):  # the first one compiles
+            with self._timed(device):
+                started = time.perf_counter()
+                episodes = run_cohort(policy, request, cohort)
+                step_s = min(step_s, (time.perf_counter() - started) / max(each.length for each in episodes))
+        seconds = max(step_s - _ROWS * env_step_s, 1e-6)
+        what = f"{_name(trial)} {decode}, {_ROWS} episodes on {device}"
+        self._show(f"{what}: {_ROWS / seconds:.0f} decisions/s")
+        work = decode_work(trial, _ROWS, decode_states(decode))
+        return Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds)
+
+    def engines(self) -> dict[str, float]:
+        """Seconds of one environment step of each engine, measured in one of its tasks."""
+        measured: dict[str, Task] = {}
+        for family in FAMILIES.values():
+            measured.setdefault(family.engine, family.task_to_calibrate)
+        seconds: dict[str, float] = {}
+        for engine, task in measured.items():
+            try:
+                with self._timed("cpu"):
+                    seconds[engine] = _env_step_s(task, self._budget_s)
+            except (EngineError, MissingPackageError, ImportError) as problem:
+                self._show(f"{engine}: not measured: {problem}")
+            else:
+                self._show(f"{engine} ({task.name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
+        return seconds
+
+    def _timed(self, device: Device) -> AbstractContextManager[None]:
+        """A section that counts for the share of CPU time: not on a GPU, where a process may sleep while it waits."""
+        return self.clock.running() if device == "cpu" else nullcontext()
+
+
+def _name(trial: TrialSpec) -> str:
+    return f"{trial.method} {trial.model.d_model}x{trial.model.n_layer} K{trial.model.context_length}"
 
 
 def _trainer(trial: TrialSpec, device: Device) -> Trainer:
@@ -115,45 +226,6 @@ def _trainer(trial: TrialSpec, device: Device) -> Trainer:
 def _policy(trial: TrialSpec, task: Task) -> SequencePolicy:
     shape = PolicyShape(task.observation_dim, task.action_dim, task.action_limit, task.horizon)
     return SequencePolicy(policy_recipe(trial, shape))
-
-
-def _decisions(backbone: str, budget_s: float, show: Print) -> tuple[Point, ...]:
-    """The time of window decoding in an evaluation without the simulator's time.
-
-    The task is maze2d-open, because its episodes never end before the horizon.
-    """
-    task = TASKS["maze2d-open"]
-    physics, points = _env_step_s(task, budget_s / 4), []
-    for size in SIZES:
-        trial = reference_trial(backbone, size)
-        model = trial.model
-        policy, work = _policy(trial, task).eval(), forward_work(trial, _ROWS)
-        targets = (50.0,) if policy.takes_target else (None,)
-        request = EvaluationRequest(task, _ROWS, 0, "window", targets, _ROWS)
-        started = time.perf_counter()
-        episodes = run_cohort(policy, request, cohorts(request)[0])
-        step_s = (time.perf_counter() - started) / max(episode.length for episode in episodes)
-        seconds = max(step_s - _ROWS * physics, 1e-6)
-        what = f"{trial.method} {model.d_model}x{model.n_layer} K{model.context_length} window, {_ROWS} episodes"
-        show(f"{what}: {_ROWS / seconds:.0f} decisions/s")
-        points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
-    return tuple(points)
-
-
-def _engines(budget_s: float, show: Print) -> dict[str, float]:
-    """Seconds of one environment step of each engine, measured in one of its tasks."""
-    measured: dict[str, Task] = {}
-    for family in FAMILIES.values():
-        measured.setdefault(family.engine, family.task_to_calibrate)
-    seconds: dict[str, float] = {}
-    for engine, task in measured.items():
-        try:
-            seconds[engine] = _env_step_s(task, budget_s)
-        except (EngineError, MissingPackageError, ImportError) as problem:
-            show(f"{engine}: not measured: {problem}")
-        else:
-            show(f"{engine} ({task.name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
-    return seconds
 
 
 def _env_step_s(task: Task, budget_s: float, num_episodes: int = 10) -> float:

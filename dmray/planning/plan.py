@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.planning.cost import policy_shape, trial_flops
-from dmray.specs import DatasetSpec, EvaluationSpec, SweepSpec, TrialSpec, load_sweep
+from dmray.planning.search import num_trials, search_trials
+from dmray.planning.search_space import OPEN, OutcomeOf, groups_of, num_settings
+from dmray.planning.settings import Cell, Setting, cells_of
+from dmray.planning.successive_halving import rungs_of
+from dmray.specs import MAX_TRIALS, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, load_sweep
 from dmray.tasks import Task, task_of
 
 _MAX_PARAMETERS = 10**10  # 160 GiB with gradients and the optimizer's moments: more than any accelerator has
@@ -17,11 +23,30 @@ _MAX_BATCH_TIMESTEPS = 10**8
 
 
 @dataclass(frozen=True)
+class SearchPlan:
+    """What is known of a search beside its trials.
+
+    `selection_trials`, `report_trials`: how many there will be in all. `over`: the ids of selection trials of rounds
+    that have ended; what failed there counts as failed. `without_choice`: the groups of whose settings none finished.
+    """
+
+    selection_trials: int
+    report_trials: int
+    over: frozenset[str]
+    without_choice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The trials of a sweep in the order in which they start, without duplicates."""
+    """The trials of a sweep in the order in which they start, without duplicates.
+
+    With a search these are the trials so far: of the rounds whose settings are known, then of the report. `search` is
+    None then too for the plan of a manifest.
+    """
 
     sweep: SweepSpec
     trials: tuple[TrialSpec, ...]
+    search: SearchPlan | None = None
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -41,23 +66,51 @@ def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
         raise SpecError(f"{path}: {mistake}") from mistake
 
 
-def plan(sweep: SweepSpec) -> Plan:
-    """Expand data sets x seeds x (methods x models) in the sweep's `order`.
+def plan(sweep: SweepSpec, outcome_of: OutcomeOf = lambda trial: OPEN) -> Plan:
+    """Expand data sets x seeds x (methods x models) x values of fields, in the sweep's `order`.
+
+    With a search: its trials so far, which follow from the outcomes of those that have ended; without outcomes the
+    first round.
 
     If the sweep does not give target returns or a return scale, those of the task are written into the trials' specs.
 
     Raises:
-        SpecError: an unknown data set or task (the message has its place in the sweep and the most similar name), or a
-            network or batch that no machine has the memory for.
+        SpecError: an unknown data set or task (the message has its place in the sweep and the most similar name),
+            values that do not fit each other, too many trials, early stopping that can stop none, or a network or batch
+            that no machine has the memory for.
     """
+    cells = cells_of(sweep, _tasks(sweep))
+    if sweep.search is not None:
+        return _search_plan(sweep, sweep.search, cells, outcome_of)
+    _check_number(sweep, cells)
     trials: dict[str, TrialSpec] = {}
-    _check_sizes(sweep)
-    for dataset, task in zip(sweep.datasets, _tasks(sweep), strict=True):
-        evaluation = _resolved(sweep.evaluation, task)
+    for _, of_dataset in groupby(cells, key=lambda cell: cell.dataset.name):
+        settings = list(_methods_together(list(of_dataset)))
         for seed in sweep.seeds:
-            for trial in _trials_of_seed(sweep, dataset, evaluation, seed):
+            for setting in settings:
+                trial = setting.trial(seed)
                 trials.setdefault(trial.trial_id, trial)
-    return Plan(sweep, ordered(tuple(trials.values()), sweep.order))
+    planned = tuple(trials.values())
+    _check_sizes(planned)
+    if sweep.early_stopping is not None:
+        _check_early_stopping(sweep.early_stopping, planned)
+    return Plan(sweep, ordered(planned, sweep.order))
+
+
+def _search_plan(sweep: SweepSpec, search: SearchSpec, cells: Sequence[Cell], outcome_of: OutcomeOf) -> Plan:
+    _check_sizes(tuple(setting.trial(0) for cell in cells for setting in cell.probes()))
+    groups = groups_of(search, cells)
+    selection, report = num_trials(sweep, search, groups)
+    if selection + report > MAX_TRIALS:
+        raise SpecError(
+            f"search: {selection:,} selection trials and {report:,} of the report; a sweep has at most {MAX_TRIALS:,}"
+        )
+    searched = search_trials(sweep, search, groups, outcome_of)
+    if sweep.early_stopping is not None:
+        settings = max(num_settings(search, group) for group in groups)
+        _check_early_stopping(sweep.early_stopping, searched.trials, settings)
+    known = SearchPlan(selection, report, searched.over, tuple(map(str, searched.without_choice)))
+    return Plan(sweep, searched.trials, known)
 
 
 def ordered(trials: tuple[TrialSpec, ...], order: str) -> tuple[TrialSpec, ...]:
@@ -83,17 +136,40 @@ def _tasks(sweep: SweepSpec) -> list[Task]:
     return tasks
 
 
-def _check_sizes(sweep: SweepSpec) -> None:
+def _check_number(sweep: SweepSpec, cells: Sequence[Cell]) -> None:
+    """Refuse too many trials before they are made."""
+    number = sum(cell.size for cell in cells) * len(sweep.seeds)
+    if number > MAX_TRIALS:
+        several = dict.fromkeys(
+            f"{cell.places[field]} ({len(domain.values):,} values)"
+            for cell in cells
+            for field, domain in cell.domains.items()
+        )
+        raise SpecError(f"all values of {', '.join(several)} are {number:,} trials; a sweep has at most {MAX_TRIALS:,}")
+
+
+def _methods_together(cells: Sequence[Cell]) -> Iterator[Setting]:
+    """The settings of a data set: for each entry of `models` the first of every method, then the second, and so on."""
+    for _, of_entry in groupby(cells, key=lambda cell: (cell.block, cell.entry)):
+        for row in zip_longest(*(cell.settings() for cell in of_entry)):
+            yield from (setting for setting in row if setting is not None)
+
+
+def _check_sizes(trials: Sequence[TrialSpec]) -> None:
     """Refuse a typing mistake in a size, which would otherwise end in a worker without memory."""
-    batch, task = sweep.training.batch_size, _tasks(sweep)[0]
-    for method, model in dict.fromkeys(entry for block in sweep.grid for entry in block.configurations):
+    checked = set()
+    for trial in trials:
+        method, model, batch = trial.method, trial.model, trial.training.batch_size
+        if (method, model, batch) in checked:
+            continue
+        checked.add((method, model, batch))
         size = f"{method} with d_model {model.d_model}, n_layer {model.n_layer}, context_length {model.context_length}"
         if batch * model.context_length > _MAX_BATCH_TIMESTEPS:
             raise SpecError(
                 f"training.batch_size {batch:,}: a batch of {size} has {batch * model.context_length:,} timesteps, "
                 f"more than {_MAX_BATCH_TIMESTEPS:,}"
             )
-        parameters = METHODS[method].num_parameters(model, policy_shape(task))
+        parameters = METHODS[method].num_parameters(model, policy_shape(task_of(trial.dataset)))
         if parameters > _MAX_PARAMETERS:
             raise SpecError(
                 f"grid: {size} has {parameters:,} parameters and needs {parameters * 16 / 2**30:,.0f} GiB to train; "
@@ -101,22 +177,18 @@ def _check_sizes(sweep: SweepSpec) -> None:
             )
 
 
-def _trials_of_seed(
-    sweep: SweepSpec, dataset: DatasetSpec, evaluation: EvaluationSpec, seed: int
-) -> tuple[TrialSpec, ...]:
-    return tuple(
-        TrialSpec(
-            dataset=dataset, method=method, model=model, seed=seed, training=sweep.training, evaluation=evaluation
+def _check_early_stopping(rule: EarlyStoppingSpec, trials: Sequence[TrialSpec], at_least: int = 0) -> None:
+    """Refuse a rule that can stop no trial; `at_least` so many will compete, whatever `trials` says."""
+    if not any(rungs_of(rule, trial) for trial in trials):
+        longest = max(trials, key=lambda trial: trial.training.steps)
+        raise SpecError(
+            f"early_stopping.grace_steps {rule.grace_steps}: there is no evaluation between this step and the end "
+            f"(training.steps {longest.training.steps}, evaluation.every_steps {longest.evaluation.every_steps})"
         )
-        for block in sweep.grid
-        for method, model in block.configurations
-    )
-
-
-def _resolved(evaluation: EvaluationSpec, task: Task) -> EvaluationSpec:
-    return evaluation.model_copy(
-        update={
-            "target_returns": evaluation.target_returns or task.target_returns,
-            "return_scale": evaluation.return_scale or task.return_scale,
-        }
-    )
+    compete = max(at_least, *Counter(rule.competitors_of(trial) for trial in trials).values())
+    if compete < rule.reduction_factor:
+        raise SpecError(
+            f"early_stopping.reduction_factor {rule.reduction_factor}: at most {compete} trials of a seed compete "
+            f"within a {rule.within}, so none could be stopped; add models"
+            + (", or set early_stopping.within: dataset" if rule.within == "method" else "")
+        )

@@ -2,10 +2,12 @@
 
     EXPR     = term {"," term}                  all terms must match
     term     = key "=" pattern {"|" pattern}    one pattern must match; case matters; *, ? and [ab] as in a shell
-    key      = dataset | task | method | seed | trial, or a field of the model (d_model, n_layer, context_length, ...)
+    key      = dataset | task | method | seed | trial, or a field of the model or of the training
+               (d_model, context_length, learning_rate, ...); numbers are compared as numbers: 3e-4 is 0.0003
 
-A trial's shard depends only on its id. So n machines can divide a sweep without communication, and trials that stay
-in a changed sweep file stay in their shard.
+Shards divide the whole plan by the FLOPs of its trials, in training and in evaluation. They depend on the plan and on
+nothing else, so n machines can divide a sweep without communication. `--only` then selects within a shard. A change of
+the sweep file that changes the trials changes the shards.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from heapq import heappop, heappush
+from typing import NamedTuple
 
 from dmray.errors import SpecError
+from dmray.planning.cost import network_flops
 from dmray.planning.plan import Plan
 from dmray.registry import nearest, short, unknown
-from dmray.specs import TrialSpec
+from dmray.specs import TrainingSpec, TrialSpec
 from dmray.tasks import task_of
 
 _SHARD = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})")
@@ -50,18 +55,50 @@ def select_trials(plan: Plan, trial_filter: TrialFilter) -> tuple[TrialSpec, ...
             raise SpecError(f"--only {short(trial_filter.only or '')}: {_no_trial(plan, key, patterns)}")
     if trial_filter.shard is None:
         return trials
-    number, count = _shard(trial_filter.shard)
-    return tuple(trial for trial in trials if shard_of(trial.trial_id, count) == number)
+    number, count = _shard(trial_filter.shard, len(plan.trials))
+    shards = shards_of(plan.trials, count)
+    in_shard = tuple(trial for trial in trials if shards[trial.trial_id] == number)
+    if not in_shard:
+        raise SpecError(
+            f"--shard {number}/{count}: none of the {len(trials)} trials of --only {short(trial_filter.only or '')} is "
+            "in this shard; shards divide the whole plan"
+        )
+    return in_shard
 
 
-def shard_of(trial_id: str, count: int) -> int:
-    """The trial's shard, from 1 to `count`. It is computed from the ten hex digits of a hash that end the id."""
-    return int(trial_id[-10:], 16) % count + 1
+def shards_of(trials: Sequence[TrialSpec], count: int) -> dict[str, int]:
+    """The shard of each trial, from 1 to `count`, by trial id. The order of `trials` does not matter.
+
+    Each trial, the largest first, is added to the shard with the least load. A shard's load is its share of all
+    training or of all evaluation, whichever is larger: a machine may be slow at one of them.
+    """
+    flops = {trial.trial_id: network_flops(trial) for trial in trials}
+    training = sum(each.training for each in flops.values()) or 1.0  # 0: a backbone that counts no FLOPs
+    evaluation = sum(each.evaluation for each in flops.values()) or 1.0
+    loads = [_Load(0.0, 0.0, 0.0, number) for number in range(1, count + 1)]
+    shards = {}
+    for trial_id in sorted(flops, key=lambda each: (-flops[each].training - flops[each].evaluation, each)):
+        least = heappop(loads)
+        trained = least.training + flops[trial_id].training / training
+        evaluated = least.evaluation + flops[trial_id].evaluation / evaluation
+        heappush(loads, _Load(max(trained, evaluated), trained, evaluated, least.number))
+        shards[trial_id] = least.number
+    return shards
+
+
+class _Load(NamedTuple):
+    """What a shard has so far, as shares of the whole plan; ordered by the larger one, ties by the shard's number."""
+
+    largest: float
+    training: float
+    evaluation: float
+    number: int
 
 
 def _keys(plan: Plan) -> tuple[str, ...]:
-    """The valid keys of a term: `_KEYS` and every field of a config in the plan."""
-    return (*_KEYS, *dict.fromkeys(field for trial in plan.trials for field in type(trial.model).model_fields))
+    """The valid keys of a term: `_KEYS`, every field of a config in the plan, and those of the training."""
+    models = dict.fromkeys(field for trial in plan.trials for field in type(trial.model).model_fields)
+    return (*_KEYS, *models, *TrainingSpec.model_fields)
 
 
 def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -82,7 +119,7 @@ def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence
 
 def _value(trial: TrialSpec, key: str) -> str:
     if key not in _KEYS:
-        return str(getattr(trial.model, key, ""))  # "" for methods without this field
+        return str(getattr(trial.model, key, getattr(trial.training, key, "")))  # "" for methods without this field
     values = {
         "dataset": trial.dataset.name,
         "task": task_of(trial.dataset).name,
@@ -94,7 +131,14 @@ def _value(trial: TrialSpec, key: str) -> str:
 
 
 def _matches(value: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(value, pattern) for pattern in patterns)
+    return any(fnmatchcase(value, pattern) or _same_number(value, pattern) for pattern in patterns)
+
+
+def _same_number(value: str, pattern: str) -> bool:
+    try:
+        return float(value) == float(pattern)
+    except ValueError:
+        return False
 
 
 def _no_trial(plan: Plan, key: str, patterns: Sequence[str]) -> str:
@@ -107,8 +151,13 @@ def _no_trial(plan: Plan, key: str, patterns: Sequence[str]) -> str:
     return f"no trial has {key}={wanted}, " + (f"did you mean '{best}'?" if best else f"there are {known}")
 
 
-def _shard(shard: str) -> tuple[int, int]:
+def _shard(shard: str, num_trials: int) -> tuple[int, int]:
     match = _SHARD.fullmatch(shard)
     if match is None or not int(match[1]) <= int(match[2]):
         raise SpecError(f"--shard {short(shard)}: write it as i/n with i from 1 to n, for example 1/4")
+    if int(match[2]) > num_trials:
+        raise SpecError(
+            f"--shard {shard}: the sweep has {num_trials} trials, so some shards would be empty; use at most "
+            f"{num_trials} shards"
+        )
     return int(match[1]), int(match[2])

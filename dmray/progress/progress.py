@@ -109,16 +109,23 @@ class Follower:
     """Keeps a `SweepProgress` up to date with the ledgers of a sweep's folder."""
 
     def __init__(
-        self, folder: SweepFolder, trials: Iterable[TrialSpec], early_stopping: EarlyStoppingSpec | None = None
+        self,
+        folder: SweepFolder,
+        trials: Iterable[TrialSpec],
+        early_stopping: EarlyStoppingSpec | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
-        self.folder, self.progress = folder, SweepProgress.of(trials, early_stopping)
+        """`whole`: ledgers of trials that have not ended are read from their beginning, which tells all scores."""
+        self.folder, self.progress, self._whole = folder, SweepProgress.of(trials, early_stopping), whole
+        self.begun: frozenset[str] = frozenset()  # the trials that have a folder
         self._tails: dict[str, LedgerTail] = {}
         self._open = list(self.progress.trials)
 
     def update(self) -> SweepProgress:
         """Read what is new. The first time: the ends of the ledgers, and markers of trials that were done long ago."""
-        begun = self._begun()
-        for trial_id in [name for name in self._open if name in begun]:
+        self.begun = self._begun()
+        for trial_id in [name for name in self._open if name in self.begun]:
             try:
                 self.progress.take(trial_id, self._new_records(trial_id))
             except StorageError as damage:  # one bad folder does not hide the others; it is read anew the next time
@@ -128,11 +135,11 @@ class Follower:
         self._open = [name for name in self._open if trials[name].status not in DONE]
         return self.progress
 
-    def _begun(self) -> set[str]:
+    def _begun(self) -> frozenset[str]:
         try:
-            return set(os.listdir(self.folder.path / "trials"))
+            return frozenset(os.listdir(self.folder.path / "trials"))
         except FileNotFoundError:
-            return set()
+            return frozenset()
         except OSError as cause:
             raise StorageError(f"{self.folder.path / 'trials'}: cannot be read ({cause.strerror})") from cause
 
@@ -144,7 +151,8 @@ class Follower:
         if done_long_ago(trial) is not None and (end := confirmed_end(trial)) is not None:
             return [end]
         try:
-            tail = LedgerTail.near_end(trial.ledger, light=True)
+            begin = LedgerTail if self._whole and trial.ledger.exists() else LedgerTail.near_end
+            tail = begin(trial.ledger, light=True)
         except FileNotFoundError:
             return []
         self.progress.forget(trial_id, None)

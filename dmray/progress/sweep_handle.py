@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from dmray.errors import StorageError
 from dmray.files import real_path, user_path
 from dmray.progress.progress import done_long_ago
 from dmray.records import SweepFolder, TrialFolder
+from dmray.shipped import shipped_sweeps
 from dmray.specs import load_sweep
 from dmray.storage import ReadOnlyView, Store, existing_sweep_store, is_url, split_url
 
@@ -36,7 +37,18 @@ class SweepHandle:
         return find_driver(self.folder), read_command(self.folder)
 
     def read_progress(self) -> None:
-        """Bring into `folder` what a `Follower` reads, and the driver's heartbeat."""
+        """Bring into `folder` what a `Follower` reads, the driver's heartbeat, and what driver and workers do now."""
+
+    def read_manifest(self) -> None:
+        """Bring the manifest into `folder`."""
+
+    def read_trial(self, trial: TrialFolder) -> dict[str, int]:
+        """Bring the ledger, the log, the done marker and the phase of `trial` into its folder.
+
+        Returns the sizes in bytes of all its files, by their names in the folder.
+        """
+        files = sorted(path for path in trial.path.rglob("*") if path.is_file())
+        return {path.relative_to(trial.path).as_posix(): path.stat().st_size for path in files}
 
     def read_log(self, trial: TrialFolder) -> None:
         """Bring the log of `trial` into its folder, and the done marker if there is one."""
@@ -76,9 +88,16 @@ class StoreSweepHandle(SweepHandle):
 
     def read_progress(self) -> None:
         self.driver_and_command()
+        self.read_manifest()
+        self._view.fetch(self.folder.phase.name)
+        self._view.fetch_records(lambda trial: done_long_ago(trial) is not None)
+
+    def read_manifest(self) -> None:
         if not self.folder.manifest.exists():
             self._view.fetch(self.folder.manifest.name)
-        self._view.fetch_records(lambda trial: done_long_ago(trial) is not None)
+
+    def read_trial(self, trial: TrialFolder) -> dict[str, int]:
+        return self._view.fetch_trial(trial)
 
     def read_log(self, trial: TrialFolder) -> None:
         self._view.fetch_log(trial)
@@ -113,7 +132,7 @@ def find_sweep(source: str, storage: str | None = None) -> Iterator[SweepHandle]
 def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     """The storage and the name of a sweep: `source` is its folder, its address in an object store, or its file.
 
-    A file's sweep is in `storage`, else in the storage that the file names.
+    A file's sweep is in `storage`, else in the storage that the file names. The file may be one of dmray's, by name.
 
     Raises:
         SpecError: it is a file, and no sweep file.
@@ -130,23 +149,25 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
     if is_folder:
         folder = real_path(path)
         return str(folder.parent), folder.name
-    if not exists:
+    if not exists and source not in shipped_sweeps():
         raise StorageError(
             f"{source}: no such file or folder; name a sweep's file, its folder <storage>/<sweep>, or its address "
             "s3://bucket/prefix/<sweep>"
         )
-    sweep = load_sweep(path)
+    sweep = load_sweep(path)  # by its name, if it is one of dmray's
     place = storage or sweep.storage
     return place if is_url(place) else str(real_path(user_path(place))), sweep.name
 
 
-def find_trial(sweep: SweepHandle, key: str) -> TrialFolder:
+def find_trial(sweep: SweepHandle, key: str, planned: Iterable[str] = ()) -> TrialFolder:
     """The trial of that id, or the only one whose id begins so, or ends so (its hash).
 
+    Trials that were begun are found, and those of `planned`.
+
     Raises:
-        StorageError: none was begun, or several were; the nearest are named.
+        StorageError: there is none, or several; the nearest are named.
     """
-    names = sweep.trial_ids()
+    names = tuple(dict.fromkeys([*planned, *sweep.trial_ids()]))
     found = [name for name in names if name == key] or [name for name in names if name.startswith(key)]
     found = found or [name for name in names if name.endswith(key)]
     if len(found) == 1:
@@ -155,7 +176,8 @@ def find_trial(sweep: SweepHandle, key: str) -> TrialFolder:
         raise StorageError(f"'{key}' is the beginning or the end of {len(found)} trials:{_listed(found)}")
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.3)
     cure = f"the nearest are:{_listed(near)}" if near else f"there are {len(names)}:{_listed(names)}"
-    raise StorageError(f"{sweep.where}: no trial '{key}' was begun; {cure}")
+    missing = f"there is no trial '{key}'" if planned else f"no trial '{key}' was begun"
+    raise StorageError(f"{sweep.where}: {missing}; {cure}")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -282,6 +282,30 @@ def to_run(
             "with --storage"
         )
     return todo
+
+
+def in_other_shards(
+    plan: Plan, statuses: Mapping[str, TrialStatus], trial_filter: TrialFilter
+) -> tuple[TrialSpec, ...]:
+    """The trials that were begun here and have not ended, but are not in the shard that is to run.
+
+    Another shard was run here, or the sweep file has changed, and with it the shards.
+    """
+    if trial_filter.shard is None:
+        return ()
+    here = {trial.trial_id for trial in select_trials(plan, TrialFilter(shard=trial_filter.shard))}
+    over = ENDED | {TrialStatus.WAITING}
+    return tuple(trial for trial in plan.trials if trial.trial_id not in here and statuses[trial.trial_id] not in over)
+
+
+def moved_text(moved: Sequence[TrialSpec], trial_filter: TrialFilter) -> str:
+    """A sentence on the result of `in_other_shards`, with the command that continues these trials here."""
+    names = ", ".join(trial.trial_id for trial in moved[:3]) + (", ..." if len(moved) > 3 else "")
+    return (
+        f"--shard {trial_filter.shard}: trials that were begun here are in other shards ({len(moved)}: {names}); if "
+        "the sweep file has changed since, continue them here with --resume --only trial=... and without --shard, or "
+        "the other shards run them from the start"
+    )
 
 
 def restore_done_markers(plan: Plan, folder: SweepFolder) -> None:

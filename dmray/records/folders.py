@@ -4,6 +4,7 @@
 <storage>/datasets/                              generated data sets, named by content
 <storage>/<sweep>/sweep.json                     the resolved sweep and the plan of its last start
 <storage>/<sweep>/.data_warnings.json            what the simulator says about the data sets, for the trials' records
+<storage>/<sweep>/.phase.json                    what the driver does before trials run (a trial's folder has one too)
 <storage>/<sweep>/sweep_id                       a random name, by which this folder's MLflow runs are found again
 <storage>/<sweep>/trials/<trial_id>/             ledger.jsonl, checkpoints, evaluations, DONE.json
 <storage>/<sweep>/rungs/<group>/<step>/          <trial_id>.json: the scores by which early stopping decides (a group
@@ -27,6 +28,7 @@ from dmray.errors import StorageError
 from dmray.files import write_atomic, write_json
 from dmray.records.disk import read_file
 
+PHASE_NAME = ".phase.json"
 _LONGEST_IDENTITY = 4096
 _LONGEST_WARNINGS = 2**22
 _data_warnings = TypeAdapter(dict[str, tuple[str, ...]])
@@ -83,6 +85,11 @@ class TrialFolder:
         return self.path / "log.txt"
 
     @property
+    def phase(self) -> Path:
+        """What its worker does now (`dmray.records.phase`)."""
+        return self.path / PHASE_NAME
+
+    @property
     def pictures(self) -> Path:
         """PNGs of episodes, drawn on request."""
         return self.path / "pictures"
@@ -133,6 +140,11 @@ class SweepFolder:
     def data_warnings(self) -> Path:
         """What the driver's last check of the data warned of, by data set."""
         return self.path / ".data_warnings.json"
+
+    @property
+    def phase(self) -> Path:
+        """What the driver does now (`dmray.records.phase`)."""
+        return self.path / PHASE_NAME
 
     @property
     def driver_lock(self) -> Path:

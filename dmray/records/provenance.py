@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 
 from dmray.files import cache_folder, write_atomic
 from dmray.plugins import installed_plugins
+from dmray.processes import usable_cpus
 
 _PACKAGES = (
     *("dmray", "torch", "ray", "mlflow", "numpy", "mamba-ssm"),
@@ -121,11 +121,7 @@ def version_of(package: str) -> str | None:
 
 @cache
 def _hardware() -> dict[str, Any]:
-    return {"cpu": _cpu_model(), "cores": _cores(), "memory_gib": _memory_gib(), "gpu": _gpu_name()}
-
-
-def _cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu_model(), "cores": usable_cpus(), "memory_gib": _memory_gib(), "gpu": _gpu_name()}
 
 
 def _cpu_model() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -123,6 +124,28 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     figure.suptitle(f"Performance profiles over {len(group.complete)} data sets", x=0.01, ha="left", **_TITLE)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.02, 1.03)
+    _save(figure, path)
+    return True
+
+
+def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | None]], path: Path) -> bool:
+    """Draw the best score so far against the number of settings tried, by method: an unequal search shows.
+
+    Returns False and writes nothing if no setting has a score.
+    """
+    if not any(best is not None for curve in curves.values() for best in curve):
+        return False
+    figure, axes = _new_figure(len(curves))
+    for name, curve in curves.items():
+        method = METHODS[name]
+        known = [(number, best) for number, best in enumerate(curve, start=1) if best is not None]
+        numbers, best = [number for number, _ in known], [score for _, score in known]
+        label = f"{method.label} ({len(curve)} setting{'' if len(curve) == 1 else 's'})"
+        style = {"color": method.colour, "marker": method.marker, "markersize": 5, "linewidth": 2.0, "label": label}
+        axes.plot(numbers, best, drawstyle="steps-post", **style)
+    _format_axes(axes, title, "settings tried", score)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(left=0)
     _save(figure, path)
     return True
 

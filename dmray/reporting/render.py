@@ -39,6 +39,7 @@ from dmray.reporting.figures import draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
+from dmray.reporting.search import search_blocks, search_columns, search_figures
 from dmray.reporting.tables import candidates_over, leader_text, overview_table, score_table
 
 _MOST_LISTED = 50
@@ -65,10 +66,11 @@ class ReportPaths:
 class _Figures:
     curves: dict[int, Path]  # by the position of the comparison
     profiles: dict[int, Path]  # by the position of the group of comparisons
+    searches: dict[tuple[str, str], Path]  # by sweep and data sets
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return *self.profiles.values(), *self.curves.values()
+        return *self.profiles.values(), *self.curves.values(), *self.searches.values()
 
 
 def write_report(folder: SweepFolder) -> ReportPaths:
@@ -117,6 +119,8 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
     write_atomic(paths.latex, to_latex(blocks).encode("utf-8"))
     write_csv(paths.trials, trial_columns(results))
     write_csv(paths.curves, curve_columns(results))
+    if results.searches:
+        write_csv(target / "search.csv", search_columns(results))
     return paths
 
 
@@ -132,7 +136,7 @@ def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) ->
         if len(group.comparisons) > 1
         and draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place + 1}'}.png")
     }
-    return _Figures(curves, profiles)
+    return _Figures(curves, profiles, search_figures(results, folder))
 
 
 def report_blocks(
@@ -144,6 +148,7 @@ def report_blocks(
     if warnings := warnings_of(results):
         yield Bullets(tuple(warnings))
     yield from note_blocks(results)
+    yield from search_blocks(results, figures.searches)
     yield from early_stopping_blocks(results)
     alone = {id(group.comparisons[0]): group for group in groups if len(group.comparisons) == 1}
     for place, group in enumerate(groups):

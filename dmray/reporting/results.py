@@ -7,21 +7,26 @@ of different contents of a data set, releases of a simulator, or code (`dmray.re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dmray.errors import StorageError
 from dmray.methods import METHODS
 from dmray.planning.manifest import read_manifest
+from dmray.planning.plan import Plan
+from dmray.planning.search import GroupResult
+from dmray.planning.search_space import OPEN, Outcome
+from dmray.planning.settings import details_of
+from dmray.progress.search_progress import outcome, results_of_search
 from dmray.progress.trial_status import DONE, TrialHistory, TrialStatus, read_history
 from dmray.records import ResultIdentity, RungDecision, Score, ScoreSeries, Spread, SweepFolder, TrialFolder
 from dmray.records.identity import differing_parts, group_id, simulator_releases
 from dmray.records.metrics import single_metrics
-from dmray.specs import DatasetSpec, EarlyStoppingSpec, TrialSpec
+from dmray.specs import DatasetSpec, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec
 from dmray.tasks import Task, task_of
 
 UNSCORED = tuple(  # from the rarest to the most common in a running sweep
@@ -63,6 +68,7 @@ class TrialResult:
     `evaluation_s`: the sum over evaluations. `decisions`: the decisions of early stopping about it; `stopped_by`: the
     decision that stopped it, if it still holds. `identity`: what its scores depend on beside the spec; None before the
     first attempt. `begun_s`: when the last attempt began. `damage`: why its records cannot be read, or not all.
+    `is_selection`: it served to choose a setting in a search, so it is in no comparison.
     """
 
     trial: TrialSpec
@@ -80,11 +86,12 @@ class TrialResult:
     identity: ResultIdentity | None = None
     begun_s: float = 0.0
     damage: str | None = None
+    is_selection: bool = False
 
     @property
     def group_id(self) -> str:
         """The id of its seed group: of its settings, and of what its scores depend on beside them."""
-        return group_id(self.trial, self.identity)
+        return group_id(self.trial, self.identity) + ("-selection" if self.is_selection else "")
 
     @property
     def last(self) -> Score | None:
@@ -175,6 +182,14 @@ class Comparison:
         return tuple(trial for seed_group in self.seed_groups for trial in seed_group.trials)
 
 
+class SearchResult(NamedTuple):
+    """The search of a sweep: `groups` says how far it is for each method, and what was chosen."""
+
+    sweep: SweepSpec
+    search: SearchSpec
+    groups: tuple[GroupResult, ...]
+
+
 @dataclass(frozen=True)
 class SweepResults:
     """The content of a report. `name`: the name of the sweep, or the names of several, joined by " + ".
@@ -188,6 +203,7 @@ class SweepResults:
     comparisons: tuple[Comparison, ...]
     early_stopping: dict[str, EarlyStoppingSpec] = field(default_factory=dict)
     run_twice: tuple[str, ...] = ()
+    searches: tuple[SearchResult, ...] = ()
 
     def count(self, status: TrialStatus) -> int:
         return sum(trial.status is status for trial in self.trials)
@@ -204,7 +220,7 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
     """
     manifests = [(read_manifest(folder), folder) for folder in folders]
     wanted = [
-        (folder.trial(trial.trial_id), trial, manifest.sweep.early_stopping)
+        (folder.trial(trial.trial_id), trial, manifest.sweep.early_stopping_of(trial))
         for manifest, folder in manifests
         for trial in manifest.trials
         if protocol in (None, task_of(trial.dataset).protocol)
@@ -217,11 +233,33 @@ def collect(*folders: SweepFolder, protocol: str | None = None) -> SweepResults:
             unlike[result.trial.trial_id] = None
         if other is None or _progress(result) > _progress(other):
             furthest[result.trial.trial_id] = result
-    trials = tuple(furthest.values())
+    reported = {trial.trial_id for each, _ in manifests for trial in each.trials if not each.sweep.is_selection(trial)}
+    trials = tuple(replace(each, is_selection=trial_id not in reported) for trial_id, each in furthest.items())
+    compared = tuple(each for each in trials if not each.is_selection)
     sweeps = [manifest.sweep for manifest, _ in manifests]
     rules = {sweep.name: sweep.early_stopping for sweep in sweeps if sweep.early_stopping is not None}
     name = " + ".join(sweep.name for sweep in sweeps)
-    return SweepResults(name, trials, tuple(_comparisons(trials)), rules, tuple(_run_twice(unlike)))
+    return SweepResults(
+        name,
+        trials,
+        tuple(_comparisons(compared)),
+        rules,
+        tuple(_run_twice(unlike)),
+        tuple(_searches([manifest for manifest, _ in manifests], furthest)),
+    )
+
+
+def _searches(manifests: Sequence[Plan], results: Mapping[str, TrialResult]) -> Iterable[SearchResult]:
+    for manifest in manifests:
+        search = manifest.sweep.search
+        if search is None:
+            continue
+
+        def outcome_of(trial: TrialSpec, by: Literal["last", "best"] = search.by) -> Outcome:
+            result = results.get(trial.trial_id)  # none for a trial of another protocol
+            return outcome(result.status, list(result.scores), by) if result is not None else OPEN
+
+        yield SearchResult(manifest.sweep, search, tuple(results_of_search(manifest, outcome_of)))
 
 
 def _run_twice(trial_ids: Iterable[str]) -> Iterable[str]:
@@ -348,22 +386,14 @@ def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
         group = result.trial.seed_group_id
         package = result.identity.method if result.identity else packages.get(group, "")
         by_group.setdefault((group, package), []).append(result)
-    settings = {key: _setting(members[0].trial) for key, members in by_group.items()}
-    keys = dict.fromkeys(key for setting in settings.values() for key in setting)
-    differing = [key for key in keys if len({s[key] for s in settings.values() if key in s}) > 1]
+    details = details_of([result.trial for result in trials])
     groups = []
     for (group, package), members in by_group.items():
         several = sum(other == group for other, _ in by_group) > 1
-        details = [f"{key} {settings[group, package][key]}" for key in differing if key in settings[group, package]]
-        details += [package or "of dmray"] if several else []
+        differs = [details[group], (package or "of dmray") if several else ""]
         first = members[0].trial
-        groups.append(SeedGroup(_label(first, ", ".join(details)), first.method, tuple(members)))
+        groups.append(SeedGroup(_label(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
     return tuple(groups)
-
-
-def _setting(trial: TrialSpec) -> dict[str, Any]:
-    """The fields in which two seed groups of one method may differ."""
-    return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}
 
 
 def _label(trial: TrialSpec, details: str) -> str:

@@ -1,19 +1,20 @@
 """Where transitions come from: D4RL's files, Minari, a path, or episodes recorded here; all are read as `Episodes`."""
 
-from dmray.sources.locate import download_folders, fetch_published, locate, remote_file
-from dmray.sources.opening import OpenedDataset, file_rules, open_dataset, open_file
+from dmray.sources.locate import fetch_published, locate, phase_of_locating, remote_file
+from dmray.sources.opening import OpenedDataset, file_rules, open_dataset, open_file, task_of_file
 from dmray.sources.recordings import recorded_file, require_room_to_record, write_recording
 
 __all__ = [
     "OpenedDataset",
-    "download_folders",
     "fetch_published",
     "file_rules",
     "locate",
     "open_dataset",
     "open_file",
+    "phase_of_locating",
     "recorded_file",
     "remote_file",
     "require_room_to_record",
+    "task_of_file",
     "write_recording",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dmray.datasets import check_is_d4rl, download_minari
+from dmray.datasets import check_is_d4rl, download_minari, minari_metadata_file
 from dmray.downloads import FetchSettings, Progress, RemoteFile, fetch, silent
 from dmray.errors import StorageError
-from dmray.files import is_regular_file, user_path
+from dmray.files import download_folders, is_regular_file, user_path
+from dmray.records.phase import PhaseName
 from dmray.sources.recordings import recorded_file
 from dmray.specs import DatasetSpec
-from dmray.tasks import MINARI_SCHEME, Task, entry_of
+from dmray.tasks import MINARI_SCHEME, Task, entry_of, recording_path
 
 
 def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
@@ -25,6 +26,22 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
     if dataset.path is None:
         return fetch_published(dataset.name)
     return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(user_path(dataset.path).absolute())
+
+
+def phase_of_locating(dataset: DatasetSpec, task: Task, recordings: Path) -> PhaseName:
+    """Whether `locate` records the data set, downloads it, or finds it on this machine, as a phase for people."""
+    if dataset.generate is not None:
+        return (
+            "opening_data" if os.path.exists(recording_path(dataset.generate, task, recordings)) else "recording_data"
+        )
+    place = dataset.path or entry_of(dataset.name).url
+    if place.startswith(MINARI_SCHEME):
+        files = [minari_metadata_file(place.removeprefix(MINARI_SCHEME))]
+    elif dataset.path is not None:
+        return "opening_data"
+    else:
+        files = [folder / remote_file(dataset.name).name for folder in download_folders()]
+    return "opening_data" if any(os.path.exists(file) for file in files) else "fetching_data"
 
 
 def fetch_published(name: str, progress: Progress = silent) -> str:
@@ -60,19 +77,6 @@ def fetch_minari(dataset_id: str) -> None:
 
 def remote_file(name: str) -> RemoteFile:
     """A published data set of D4RL as a download."""
-    url = entry_of(name).url
-    return RemoteFile(url.rsplit("/", 1)[1], url)
-
-
-def download_folders() -> list[Path]:
-    """$DMRAY_DATASETS, if set, and D4RL's own folder, if there is a home folder; files are downloaded to the first.
-
-    Raises:
-        StorageError: the home folder in $DMRAY_DATASETS is not known.
-    """
-    named = os.environ.get("DMRAY_DATASETS")
-    folders = [user_path(named, "DMRAY_DATASETS")] if named else []
-    try:
-        return [*folders, Path.home() / ".d4rl" / "datasets"]
-    except RuntimeError:  # no $HOME, and the user database does not know the user
-        return folders
+    entry = entry_of(name)
+    assert entry.file_name is not None, "a data set of Minari"
+    return RemoteFile(entry.file_name, entry.url)

@@ -25,17 +25,18 @@ from dmray.datasets import (
     minari_metadata_file,
     read_d4rl_hdf5,
     read_minari,
+    read_sizes,
     write_mapped,
 )
 from dmray.datasets.mapped import Read
 from dmray.downloads import Manifest
-from dmray.errors import DatasetError, StorageError
+from dmray.errors import DatasetError, SpecError, StorageError
 from dmray.file_lock import file_lock
 from dmray.files import cache_folder, is_full, is_regular_file, remove_stale_parts
 from dmray.sources.content import content_digest
 from dmray.sources.locate import fetch_minari, locate
 from dmray.specs import DatasetSpec, content_hash
-from dmray.tasks import MINARI_SCHEME, ReferenceScores, Task
+from dmray.tasks import MINARI_SCHEME, TASKS, ReferenceScores, Task, tasks_with_sizes
 
 _ROUNDING = 1e-3
 _LOCK_TIMEOUT_S = 3600.0
@@ -88,6 +89,26 @@ def open_file(path: Path, task: Task, *, cached: bool = True) -> OpenedDataset:
 
     episodes = _episodes(source, [repr(rules), task.action_limit], read, cached)
     return OpenedDataset(episodes, task.with_zeros(episodes.observations.shape[1] - task.observation_dim))
+
+
+def task_of_file(path: Path) -> tuple[Task, str]:
+    """The task of a file, and how it was found: the file says so, or it is the only task with rows of these sizes.
+
+    Raises:
+        DatasetError: the file cannot be read.
+        SpecError: no task or several have rows of these sizes.
+    """
+    sizes = read_sizes(path)
+    rows = f"rows of {sizes.observation_dim} observed numbers and {sizes.action_dim} of an action"
+    if sizes.recorded_in is not None and sizes.recorded_in in TASKS:
+        return TASKS[sizes.recorded_in], "recorded by dmray in this task"
+    tasks = tasks_with_sizes(sizes.observation_dim, sizes.action_dim)
+    if not tasks:
+        raise SpecError(f"{path}: {rows}, as in no task; check the file, or name its --task")
+    if len(tasks) > 1:
+        names = ", ".join(task.name for task in tasks)
+        raise SpecError(f"{path}: {rows}, as in {len(tasks)} tasks; choose one with --task: {names}")
+    return tasks[0], f"the only task with {rows}"
 
 
 def file_rules(task: Task) -> FileRules:

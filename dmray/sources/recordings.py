@@ -9,19 +9,12 @@ from dmray.file_lock import file_lock
 from dmray.files import as_storage_error, remove_parts_of
 from dmray.rollout import record
 from dmray.space import require_disk, require_memory
-from dmray.specs import Generation, content_hash
-from dmray.tasks import Task
+from dmray.specs import Generation
+from dmray.tasks import Task, recording_path
 
 _LOCK_TIMEOUT_S = 3600.0
 _COPIES_IN_MEMORY = 3  # the steps, the sorted arrays, the file
 _CURE = "choose a folder on another disk"
-RECORDING_VERSION = 1  # raised when a recorder changes what it records
-
-
-def recording_path(generation: Generation, task: Task, folder: Path) -> Path:
-    """The path of the recording in `folder`, whether it exists or not."""
-    digest = content_hash([RECORDING_VERSION, task.name, generation.model_dump(mode="json")])[:12]
-    return folder / f"{task.name}-{generation.behaviour}-{digest}.hdf5"
 
 
 def recorded_file(generation: Generation, task: Task, folder: Path) -> Path:

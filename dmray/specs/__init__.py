@@ -2,9 +2,22 @@
 
 from dmray.frozen import Spec, canonical_json, content_hash
 from dmray.specs.decode import DECODE_MODES, Decode, DecodeMode, parse_decode, positive_number
+from dmray.specs.domains import Domain, Interval, Values, Varied, domains_in, shown_value, with_values
 from dmray.specs.early_stopping import EarlyStoppingSpec, Within
-from dmray.specs.loading import apply_overrides, load_sweep
-from dmray.specs.sweep import NO_MLFLOW, FaultSpec, GridBlock, ResourcesSpec, SweepSpec, TrackingSpec
+from dmray.specs.loading import load_sweep
+from dmray.specs.search import SearchSpec
+from dmray.specs.sweep import (
+    MAX_TRIALS,
+    NO_MLFLOW,
+    FaultSpec,
+    GridBlock,
+    OverrideSpec,
+    ResourcesSpec,
+    SweepSpec,
+    TrackingSpec,
+    matches,
+    unmatched,
+)
 from dmray.specs.trial import (
     IDENTITY_VERSION,
     DatasetSpec,
@@ -18,27 +31,38 @@ from dmray.specs.trial import (
 __all__ = [
     "DECODE_MODES",
     "IDENTITY_VERSION",
+    "MAX_TRIALS",
     "NO_MLFLOW",
     "DatasetSpec",
     "Decode",
     "DecodeMode",
+    "Domain",
     "EarlyStoppingSpec",
     "EvaluationSpec",
     "FaultSpec",
     "Generation",
     "GridBlock",
+    "Interval",
     "MethodName",
+    "OverrideSpec",
     "ResourcesSpec",
+    "SearchSpec",
     "Spec",
     "SweepSpec",
     "TrackingSpec",
     "TrainingSpec",
     "TrialSpec",
+    "Values",
+    "Varied",
     "Within",
-    "apply_overrides",
     "canonical_json",
     "content_hash",
+    "domains_in",
     "load_sweep",
+    "matches",
     "parse_decode",
     "positive_number",
+    "shown_value",
+    "unmatched",
+    "with_values",
 ]

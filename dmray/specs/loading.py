@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +14,109 @@ from pydantic import ValidationError
 
 from dmray.errors import SpecError
 from dmray.files import read_small
-from dmray.registry import nearest, short
-from dmray.specs.mistakes import mistakes_of
-from dmray.specs.plain_values import plain_value
+from dmray.registry import nearest, short, short_repr
+from dmray.shipped import shipped_sweep, shipped_sweeps
+from dmray.specs.merging import OVERRIDE, MergedValues, parse_yaml
+from dmray.specs.mistakes import Mistake, mistakes_of
 from dmray.specs.sweep import SweepSpec
-from dmray.specs.yaml_values import MAX_CHARACTERS, MAX_DEPTH, YamlError, read_yaml
+from dmray.specs.yaml_values import MAX_CHARACTERS
 
+EXTENDS = "extends"
 _MAX_BYTES = 4 * MAX_CHARACTERS  # a character has at most four bytes
-_ITEM = re.compile(r"0|[1-9][0-9]{0,8}")
+_FIELD = re.compile(r"([a-z_]+(?:\.[a-z0-9_]+)*)[: ]")
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> SweepSpec:
-    """Read the sweep file at `path` (YAML) and apply `key.path=value` overrides.
+    """Read the sweep file at `path` (YAML), or one of dmray's by its name, and apply `key.path=value` overrides.
 
     Raises:
         SpecError: the file cannot be read, is not a YAML mapping, or is not a valid sweep.
     """
-    content = _parse(_text_of(Path(path)), str(path))
+    return validated(read_values(path, overrides))
+
+
+def sweep_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Make a sweep from a mapping and apply overrides. Error messages begin with `source`.
+
+    Raises:
+        SpecError: the mapping is not a valid sweep, or an override is invalid.
+    """
+    return validated(values_of(content, source, overrides))
+
+
+def values_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> MergedValues:
+    """The values of a mapping, as `read_values` gives them of a file. What it extends is looked for from here."""
+    return _with_base(MergedValues.of(content, source), Path(), overrides)
+
+
+def read_values(path: str | Path, overrides: Iterable[str] = ()) -> MergedValues:
+    """The values of a sweep file, over those of the file that it extends, with overrides.
+
+    Raises:
+        SpecError: a file cannot be read or is not a YAML mapping, or an override is invalid.
+    """
+    file, source = _file_of(path, Path())
+    return _with_base(_values_of(file, source), file.parent, overrides)
+
+
+def validated(values: MergedValues) -> SweepSpec:
+    """The sweep of these values.
+
+    Raises:
+        SpecError: they are not a valid sweep. The message names the file, or the option, in which each mistake is.
+    """
+    try:
+        return SweepSpec.model_validate(values.content)
+    except ValidationError as invalid:
+        lines = [located(mistake, values) for mistake in mistakes_of(invalid, SweepSpec)]
+        raise SpecError("\n".join(lines)) from None
+
+
+def _with_base(values: MergedValues, folder: Path, overrides: Iterable[str]) -> MergedValues:
+    """`values` with their base, which they name relative to `folder`, and with overrides."""
+    merged = values
+    if EXTENDS in values.content:
+        merged = _without_extends(values).extending(_base_of(values, folder))
+    merged = merged.overridden(overrides)
+    if EXTENDS in merged.content:
+        raise SpecError(f"{OVERRIDE} {EXTENDS}: only a file can extend another one; write it into {values.source}")
+    return merged
+
+
+def _base_of(values: MergedValues, folder: Path) -> MergedValues:
+    given, place = values.content[EXTENDS], f"{values.source}: {EXTENDS}"
+    if not isinstance(given, str) or not given:
+        raise SpecError(f"{place}: give the name of one sweep file, not {short_repr(given)}")
+    try:
+        file, source = _file_of(given, folder)
+        base = _values_of(file, source)
+    except SpecError as problem:
+        raise SpecError(f"{place}: {problem}") from problem
+    if EXTENDS in base.content:
+        raise SpecError(
+            f"{place}: {source} itself extends {short_repr(base.content[EXTENDS])}, and a file that is extended may "
+            f"not extend another one; copy what {source} changes into {values.source}"
+        )
+    return base
+
+
+def _without_extends(values: MergedValues) -> MergedValues:
+    content = {key: value for key, value in values.content.items() if key != EXTENDS}
+    return replace(values, content=content)
+
+
+def _file_of(given: str | Path, folder: Path) -> tuple[Path, str]:
+    """The file that a path (relative to `folder`) or the name of one of dmray's files means, and what messages say."""
+    file = shipped_sweep(given, folder) or folder / given
+    is_shipped = shipped_sweeps().get(file.stem) == file
+    return file, f"{file.stem} (of dmray)" if is_shipped else os.path.normpath(file)
+
+
+def _values_of(file: Path, source: str) -> MergedValues:
+    content = parse_yaml(_text_of(file), source)
     if not isinstance(content, dict):
-        raise SpecError(f"{path}: a sweep file is a mapping (name:, datasets:, grid:, seeds:, ...)")
-    return sweep_of(content, str(path), overrides)
+        raise SpecError(f"{source}: a sweep file is a mapping (name:, datasets:, grid:, seeds:, ...)")
+    return MergedValues.of(content, source)
 
 
 def _text_of(path: Path) -> str:
@@ -55,67 +140,20 @@ def _text_of(path: Path) -> str:
 def _similar_file(path: Path) -> str:
     beside = [file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]
     best = nearest(path.name, beside)
-    return f", did you mean '{path.with_name(best)}'?" if best else ""
+    if best:
+        return f", did you mean '{path.with_name(best)}'?"
+    return f"; dmray brings one: give '{path.stem}'" if path.stem in shipped_sweeps() else ""
 
 
-def sweep_of(content: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> SweepSpec:
-    """Make a sweep from a mapping and apply overrides. Error messages begin with `source`.
+def located(mistake: Mistake, values: MergedValues) -> str:
+    """The message of a mistake. It begins with the file that gives the value, or says that -o gives it.
 
-    Raises:
-        SpecError: the mapping is not a valid sweep, or an override is invalid.
+    A mistake without a place is looked for at the field with which its message begins.
     """
-    return _validate(apply_overrides(content, overrides), source)
-
-
-def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `content` with each `a.b=value` set. Values are parsed as YAML; list items are numbered from 0.
-
-    Raises:
-        SpecError: an override is not of this form, or its path does not exist in a list or below a value.
-    """
-    changed: dict[str, Any] = plain_value(content)
-    for override in overrides:
-        if not isinstance(override, str):
-            raise SpecError(f"override {short(repr(override))}: give text, for example 'training.steps=1000'")
-        place, equals, value = override.partition("=")
-        keys = place.strip().split(".")
-        shown = f"-o {short(override)}"
-        if not equals or not all(keys):
-            raise SpecError(f"{shown}: write it as key.path=value, for example -o training.steps=1000")
-        if len(keys) > MAX_DEPTH:
-            raise SpecError(f"{shown}: the path has {len(keys)} parts, but a sweep has no field so deep")
-        _set(changed, keys, plain_value(_parse(value, shown)), shown)
-    return changed
-
-
-def _parse(text: str, source: str) -> Any:
-    try:
-        return read_yaml(text)
-    except YamlError as cause:
-        raise SpecError(f"{source}: not valid YAML: {cause}") from cause
-
-
-def _set(content: dict[str, Any], keys: list[str], value: Any, shown: str) -> None:
-    here: Any = content
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(here, list):
-            if not _ITEM.fullmatch(key) or int(key) >= len(here):
-                raise SpecError(f"{shown}: '{short(key)}' is not one of the {len(here)} items there (count from 0)")
-            if last:
-                here[int(key)] = value
-            here = here[int(key)]
-        elif isinstance(here, dict):
-            if last:
-                here[key] = value
-            here = here.setdefault(key, {})
-        else:
-            raise SpecError(f"{shown}: '{'.'.join(keys[:depth])}' has no fields")
-
-
-def _validate(content: dict[str, Any], source: str) -> SweepSpec:
-    try:
-        return SweepSpec.model_validate(content)
-    except ValidationError as invalid:
-        lines = [f"{source}: {mistake}" for mistake in mistakes_of(invalid, SweepSpec)]
-        raise SpecError("\n".join(lines)) from None
+    place = mistake.place
+    if not place and (named := _FIELD.match(mistake.problem)) and named[1].split(".")[0] in values.content:
+        place = named[1]
+    if mistake.unknown_field and nearest(place, (*SweepSpec.model_fields, EXTENDS)) == EXTENDS:
+        mistake = mistake._replace(problem=f"unknown field, did you mean '{EXTENDS}'?")
+    origin = values.origin_of(tuple(place.split("."))) if place else values.origin_of(())
+    return f"{values.source}: {OVERRIDE} {mistake}" if origin == OVERRIDE else f"{origin}: {mistake}"

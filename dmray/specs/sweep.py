@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from dmray.frozen import Count, Line, Seconds, Spec
 from dmray.methods import METHODS
-from dmray.models import BackboneConfig
-from dmray.registry import short, unknown
-from dmray.specs.decode import parse_decode
+from dmray.registry import nearest, short, unknown
+from dmray.specs.domains import Varied, check_all, domains_in, probes
 from dmray.specs.early_stopping import EarlyStoppingSpec
 from dmray.specs.mistakes import Mistake, mistakes_of, nested_mistakes
+from dmray.specs.search import SearchSpec
 from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
@@ -22,7 +24,9 @@ from dmray.specs.trial import (
     Seed,
     Slug,
     TrainingSpec,
+    TrialSpec,
 )
+from dmray.specs.varied_datasets import expanded_datasets
 
 NO_MLFLOW = "off"
 MAX_TRIALS = 100_000
@@ -41,7 +45,8 @@ SweepName = Annotated[Slug, AfterValidator(_free_name)]
 class GridBlock(Spec):
     """Methods x models. A sweep may have several blocks; a trial that is in two blocks is run once.
 
-    Each entry of `models` has fields of the methods' configs and must be valid for every method of the block.
+    Each entry of `models` has fields of the methods' configs and must be valid for every method of the block. A field
+    may have several values (`dmray.specs.domains`).
     """
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
@@ -73,36 +78,111 @@ class GridBlock(Spec):
             raise nested_mistakes(mistakes)
         return self
 
-    @property
-    def configurations(self) -> tuple[tuple[str, BackboneConfig], ...]:
-        """Each method with each of its configs, model by model."""
-        return tuple(
-            (method, METHODS[method].config.model_validate(model)) for model in self.models for method in self.methods
-        )
-
     def _mistakes_in(self, place: int) -> list[Mistake]:
         found: dict[Mistake, None] = {}
         for method in self.methods:
-            config = METHODS[method].config
-            try:
-                config.model_validate(self.models[place])
-            except ValidationError as invalid:
-                for mistake in mistakes_of(invalid, config):
-                    users = self._users_of(mistake.field, self.methods) if mistake.unknown_field else []
-                    problem = mistake.problem
-                    if users:
-                        problem = (
-                            f"method '{method}' has no '{mistake.field}' ({', '.join(users)} of this block "
-                            f"{'has' if len(users) == 1 else 'have'}); give '{method}' a block of its own in 'grid'"
-                        )
-                    elif mistake.unknown_field and (others := self._users_of(mistake.field, METHODS)):
-                        problem = f"method '{method}' has no '{mistake.field}', which is a field of {', '.join(others)}"
-                    where = f"models.{place}.{mistake.place}".removesuffix(".")
-                    found[Mistake(where, problem)] = None
+            for mistake in _mistakes_in_config(self.models[place], METHODS[method].config):
+                users = self._users_of(mistake.field, self.methods) if mistake.unknown_field else []
+                problem = mistake.problem
+                if users:
+                    problem = (
+                        f"method '{method}' has no '{mistake.field}' ({', '.join(users)} of this block "
+                        f"{'has' if len(users) == 1 else 'have'}); give '{method}' a block of its own in 'grid'"
+                    )
+                elif mistake.unknown_field and (others := self._users_of(mistake.field, METHODS)):
+                    problem = f"method '{method}' has no '{mistake.field}', which is a field of {', '.join(others)}"
+                where = f"models.{place}.{mistake.place}".removesuffix(".")
+                found[Mistake(where, problem)] = None
         return list(found)
 
     def _users_of(self, field: str, methods: Iterable[str]) -> list[str]:
         return [method for method in methods if field in METHODS[method].config.model_fields]
+
+
+def _mistakes_in_config(model: dict[str, Any], config: type[BaseModel]) -> list[Mistake]:
+    """Of each value by itself, if fields have several. (The plan knows which values come together.)"""
+    found: dict[Mistake, None] = {}
+    try:
+        for content in probes(model, config):
+            try:
+                config.model_validate(content)
+            except ValidationError as invalid:
+                found |= dict.fromkeys(mistakes_of(invalid, config))
+        if any(domains_in(model, config)):
+            found = {mistake: None for mistake in found if mistake.place}
+    except PydanticCustomError as invalid_domain:
+        found |= dict.fromkeys((invalid_domain.context or {})["mistakes"])
+    return list(found)
+
+
+class OverrideSpec(Spec):
+    """Other values for some of the trials: those of `methods`, on `datasets` and on the data sets of task `families`.
+
+    Names may be patterns (`antmaze-*`). Methods that are left out are all methods; without data sets and families it is
+    all data sets. `model`, `training` and `evaluation` have the fields whose values are replaced. Of two entries that
+    give the same field of the same trial, the later one counts.
+    """
+
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    model: dict[str, Any] = Field(default={})
+    training: dict[str, Any] = Field(default={})
+    evaluation: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _says_what_and_where(self) -> OverrideSpec:
+        if not (self.methods or self.datasets or self.families):
+            raise ValueError("give the methods, datasets or families that it is for; what is for all stands outside")
+        if not (self.model or self.training or self.evaluation):
+            raise ValueError("give the values: fields of model, training or evaluation")
+        return self
+
+    @field_validator("model")
+    @classmethod
+    def _fields_of_some_config(cls, model: dict[str, Any]) -> dict[str, Any]:
+        _refuse_unknown(model, {name for method in METHODS.values() for name in method.config.model_fields})
+        return model
+
+    @field_validator("evaluation")
+    @classmethod
+    def _one_evaluation(cls, evaluation: dict[str, Any]) -> dict[str, Any]:
+        _refuse_unknown(evaluation, EvaluationSpec.model_fields)
+        if several := [path[0] for path, _ in domains_in(evaluation, EvaluationSpec)]:
+            raise nested_mistakes([Mistake(name, "a field of evaluation has one value") for name in several])
+        return evaluation
+
+    @field_validator("training")
+    @classmethod
+    def _training_values_are_valid(cls, training: dict[str, Any]) -> dict[str, Any]:
+        check_all(list(probes(training, TrainingSpec)), TrainingSpec)
+        return training
+
+    def is_for(self, method: str, dataset: str, family: str) -> bool:
+        """Whether it gives values for the trials of `method` on `dataset`, whose task is of `family`."""
+        everywhere = not (self.datasets or self.families)
+        return (not self.methods or matches(method, self.methods)) and (
+            everywhere or matches(dataset, self.datasets) or matches(family, self.families)
+        )
+
+
+def _refuse_unknown(fields: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    if mistakes := [Mistake(name, unknown("field", name, known)) for name in fields if name not in known]:
+        raise nested_mistakes(mistakes)
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns matches: `*`, `?` and `[ab]` as in a shell."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:
+    """The message for a pattern that matches none of a sweep's `names`."""
+    known = list(dict.fromkeys(names))
+    best = nearest(pattern, known)
+    cure = f"did you mean '{best}'?" if best else f"it has {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+    return f"no {kind} of this sweep is '{short(pattern)}', {cure}"
 
 
 class ResourcesSpec(Spec):
@@ -198,14 +278,20 @@ class SweepSpec(Spec):
     `order`: the order in which trials start. Within each data set, "methods_together" starts all methods of a seed
     first, for an early comparison of methods; "seeds_together" starts all seeds of a method and size first, for an
     early estimate of the deviation over seeds. "cheap_first" sorts all trials by their number of FLOPs.
+
+    Fields of `training`, `models` and data sets may have several values (`dmray.specs.domains`): every combination is
+    run, or with `search` some of them. A data set with several values is several data sets
+    (`dmray.specs.varied_datasets`).
     """
 
     name: SweepName
     datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
     grid: Annotated[tuple[GridBlock, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    training: TrainingSpec = TrainingSpec()
+    training: Varied[TrainingSpec] = Varied.of(TrainingSpec())
     evaluation: EvaluationSpec = EvaluationSpec()
+    overrides: tuple[OverrideSpec, ...] = ()
+    search: SearchSpec | None = None
     early_stopping: EarlyStoppingSpec | None = None
     resources: ResourcesSpec = ResourcesSpec()
     faults: FaultSpec = FaultSpec()
@@ -215,10 +301,10 @@ class SweepSpec(Spec):
 
     @field_validator("datasets", mode="before")
     @classmethod
-    def _expand_dataset_names(cls, value: object) -> object:
-        """A string in the list is short for a data set with that name."""
+    def _expand_datasets(cls, value: object) -> object:
+        """A string in the list is short for a data set with that name; fields with several values are several."""
         if isinstance(value, list | tuple):
-            return tuple({"name": item} if isinstance(item, str) else item for item in value)
+            return expanded_datasets([{"name": item} if isinstance(item, str) else item for item in value])
         return value
 
     @model_validator(mode="after")
@@ -235,37 +321,41 @@ class SweepSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _decode_mode_fits_every_context(self) -> SweepSpec:
-        shortest = min(model.context_length for block in self.grid for _, model in block.configurations)
-        problem = parse_decode(self.evaluation.decode).problem(shortest)
-        if problem is not None:
-            raise ValueError(f"evaluation.decode {self.evaluation.decode}: {problem}")
+    def _search_has_seeds_of_its_own(self) -> SweepSpec:
+        if self.search is None:
+            return self
+        if both := sorted(set(self.search.seeds) & set(self.seeds)):
+            raise ValueError(
+                f"search.seeds: {', '.join(map(str, both))} in 'seeds' too; a setting that was chosen on a seed has an "
+                "optimistic score there, so give other seeds, for example "
+                f"{max(self.seeds) + 100}"
+            )
+        if self.order != "methods_together":
+            raise ValueError(f"order {self.order}: a search starts its trials round by round; remove the field")
         return self
+
+    def is_selection(self, trial: TrialSpec) -> bool:
+        """Whether a trial of this sweep serves to choose a setting: its scores are in no mean of the report."""
+        return self.search is not None and trial.seed in self.search.seeds
+
+    def early_stopping_of(self, trial: TrialSpec) -> EarlyStoppingSpec | None:
+        """The rule that may stop `trial`; in a sweep with a search only selection trials are stopped."""
+        return self.early_stopping if self.search is None or self.is_selection(trial) else None
 
     @model_validator(mode="after")
-    def _early_stopping_can_stop_trials(self) -> SweepSpec:
-        rule = self.early_stopping
-        if rule is None:
-            return self
-        if not rule.rungs(self.training, self.evaluation):
-            raise ValueError(
-                f"early_stopping.grace_steps {rule.grace_steps}: there is no evaluation between this step and the end "
-                f"(training.steps {self.training.steps}, evaluation.every_steps {self.evaluation.every_steps})"
-            )
-        compete = self._largest_competition(rule)
-        if compete < rule.reduction_factor:
-            raise ValueError(
-                f"early_stopping.reduction_factor {rule.reduction_factor}: at most {compete} trials of a seed compete "
-                f"within a {rule.within}, so none could be stopped; add models"
-                + (", or set early_stopping.within: dataset" if rule.within == "method" else "")
-            )
+    def _overrides_are_for_something(self) -> SweepSpec:
+        methods = [method for block in self.grid for method in block.methods]
+        datasets = [dataset.name for dataset in self.datasets]
+        mistakes = [
+            Mistake(f"overrides.{place}.{field}.{number}", unmatched(kind, pattern, names))
+            for place, override in enumerate(self.overrides)
+            for field, kind, names in (("methods", "method", methods), ("datasets", "data set", datasets))
+            for number, pattern in enumerate(getattr(override, field))
+            if not any(matches(name, [pattern]) for name in names)
+        ]
+        if mistakes:
+            raise ValueError("; ".join(map(str, mistakes)))
         return self
-
-    def _largest_competition(self, rule: EarlyStoppingSpec) -> int:
-        """The number of trials in the largest group of trials that compete."""
-        configurations = {configuration for block in self.grid for configuration in block.configurations}
-        by_method = Counter(method for method, _ in configurations)
-        return max(by_method.values()) if rule.within == "method" else len(configurations)
 
 
 def _refuse_duplicates(kind: str, values: Sequence[object]) -> None:

@@ -186,12 +186,14 @@ class TrialSpec(Spec):
         return f"{self.dataset.name}-{self.method.replace('+', '_')}-{digest}"
 
     def competitors_id(self, across_methods: bool) -> str:
-        """The id that all sizes of this method share under this seed; with `across_methods`, all methods share it."""
-        content = _without(self.identity(), "model")
+        """The id that all settings of this method share under this seed; with `across_methods`, all methods share it.
+
+        Settings are the model and the training, but not its number of steps: scores after a step are comparable then.
+        """
+        content = {**_without(self.identity(), "model"), "training": {"steps": self.training.steps}}
         if across_methods:  # without the settings that only some methods use
             evaluation = _without(self.evaluation.identity(), "target_returns", "return_scale")
-            training = _without(self.training.identity(), "action_input")
-            content = {**_without(content, "method"), "evaluation": evaluation, "training": training}
+            content = {**_without(content, "method"), "evaluation": evaluation}
         digest = content_hash(content)[:10]
         method = [] if across_methods else [self.method.replace("+", "_")]
         return "-".join([self.dataset.name, *method, f"s{self.seed}", digest])

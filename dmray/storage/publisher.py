@@ -128,7 +128,8 @@ class Publisher:
         ledger = self._change(trial.ledger)
         tables = sorted(trial.evaluations.glob("step_*.parquet"))
         sent_first = [
-            self._change(path) for path in (trial.log, trial.best_checkpoint, trial.final_checkpoint, *tables)
+            self._change(path)
+            for path in (trial.phase, trial.log, trial.best_checkpoint, trial.final_checkpoint, *tables)
         ]
         if not any([*sent_first, ledger, *sent_last]):
             return

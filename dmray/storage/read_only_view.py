@@ -48,15 +48,19 @@ class ReadOnlyView:
             _write(self.folder.path / name, content)
 
     def fetch_records(self, can_skip: Callable[[TrialFolder], bool]) -> None:
-        """Copy all done markers and the end of all ledgers; of trials that `can_skip` accepts, the last line.
+        """Copy all done markers, what workers do now, and the end of all ledgers; of trials that `can_skip` accepts,
+        the last line.
 
         A copied ledger may lack the first lines, but holds whole lines only.
         """
         sizes = self._store.sizes("trials")
         trials = [self.folder.trial(trial_id) for trial_id in sorted({name.split("/")[1] for name in sizes})]
+        trials_begun = trials
         trials = [trial for trial in trials if object_name(self.folder, trial.ledger) in sizes]
         markers = [object_name(self.folder, trial.done) for trial in trials if not trial.done.exists()]
         self._each(self.fetch, [name for name in markers if name in sizes])
+        phases = [object_name(self.folder, trial.phase) for trial in trials_begun if not trial.done.exists()]
+        self._each(self.fetch, [name for name in phases if name in sizes])
         ledgers = []
         for trial in trials:
             name = object_name(self.folder, trial.ledger)
@@ -65,6 +69,19 @@ class ReadOnlyView:
             elif not trial.ledger.exists() and (done := read_done_marker(trial)) is not None:
                 _write(trial.ledger, ledger_line.dump_json(done.end) + b"\n")  # the last line stands for all
         self._each(lambda name: self._grow(name, sizes[name], _TAIL_BYTES), ledgers)
+
+    def fetch_trial(self, trial: TrialFolder) -> dict[str, int]:
+        """Copy a trial's ledger, log, done marker and phase, whole. The sizes of all its objects, by their file names.
+
+        The marker comes first, so that the ledger of a trial that is done is complete.
+        """
+        sizes = self._store.sizes(object_name(self.folder, trial.path))
+        for path in (trial.done, trial.ledger, trial.log, trial.phase):
+            if (name := object_name(self.folder, path)) in sizes:
+                self.fetch(name)
+        tables = self._store.sizes(f"evaluations/{trial.path.name}")
+        before = f"trials/{trial.path.name}/"
+        return {name.removeprefix(before): size for name, size in {**sizes, **tables}.items()}
 
     def fetch_log(self, trial: TrialFolder) -> None:
         """Copy a trial's done marker, then its log, so that the log of a trial that is done is complete."""

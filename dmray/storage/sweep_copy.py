@@ -19,6 +19,7 @@ from dmray.errors import StorageError
 from dmray.files import as_storage_error, write_atomic, write_json
 from dmray.records import SweepFolder, TrialDone, TrialFolder
 from dmray.records.disk import read_file
+from dmray.records.folders import PHASE_NAME
 from dmray.records.records import ledger_line
 from dmray.storage.place import existing_sweep_store, object_name, open_store, split_url, sweep_folder
 from dmray.storage.store import Store
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 _FETCHES_AT_ONCE = 16
 _CURE = "set DMRAY_CACHE to another folder"
 _LARGEST_VERSIONS = 2**26
-_RECORD_FILES = ("ledger.jsonl", "DONE.json", "log.txt")
+_RECORD_FILES = ("ledger.jsonl", "DONE.json", "log.txt", PHASE_NAME)
 
 
 class SweepCopy:
@@ -100,7 +101,7 @@ class SweepCopy:
                 self._sent[name] = _fingerprint(path)
 
     def push(self) -> None:
-        """Upload the driver's own files: the manifest, the sweep's id and the report.
+        """Upload the driver's own files: the manifest, the sweep's id, the report, and what the driver does now.
 
         Raises:
             StoreUnavailableError: the store does not answer.
@@ -109,10 +110,19 @@ class SweepCopy:
         reported = [path for path in self._folder.report.rglob("*") if path.is_file()]
         with self._lock:
             for path in (self._folder.manifest, self._folder.identity, *reported):
-                name = object_name(self._folder, path)
-                if path.exists() and self._sent.get(name) != (fingerprint := _fingerprint(path)):
-                    self._store.write(name, path.read_bytes())
-                    self._sent[name] = fingerprint
+                if path.exists():
+                    self._push(path)
+            try:
+                self._push(self._folder.phase)
+            except FileNotFoundError:  # the driver has left the phase
+                if self._sent.pop(PHASE_NAME, None) is not None:
+                    self._store.remove(PHASE_NAME)
+
+    def _push(self, path: Path) -> None:
+        name, fingerprint = object_name(self._folder, path), _fingerprint(path)
+        if self._sent.get(name) != fingerprint:
+            self._store.write(name, path.read_bytes())
+            self._sent[name] = fingerprint
 
     def advance(self) -> bool:
         """`pull` and `push`, for a `PeriodicThread`. Returns False if the store fails; the next call retries."""

@@ -1,6 +1,7 @@
 """Tasks, and the data sets published for them, as data. No numpy, no simulator: planning stays instant."""
 
 from dmray.tasks.family import RANDOM, TaskFamily
+from dmray.tasks.recordings import recording_path
 from dmray.tasks.registry import (
     DATASETS,
     FAMILIES,
@@ -10,7 +11,9 @@ from dmray.tasks.registry import (
     TASKS,
     check_behaviour,
     entry_of,
+    find_names,
     task_of,
+    tasks_with_sizes,
 )
 from dmray.tasks.task import MINARI_SCHEME, DatasetEntry, ReferenceScores, SubtaskGoal, Task
 
@@ -30,5 +33,8 @@ __all__ = [
     "TaskFamily",
     "check_behaviour",
     "entry_of",
+    "find_names",
+    "recording_path",
     "task_of",
+    "tasks_with_sizes",
 ]

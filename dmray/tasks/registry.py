@@ -6,18 +6,21 @@ Other packages are loaded only when a name is not dmray's own, or when all names
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dmray.errors import PluginError, SpecError
 from dmray.plugins import load_plugins
 from dmray.registry import lookup, unknown
-from dmray.specs import DatasetSpec
 from dmray.tasks import families as built_in_files
 from dmray.tasks.family import RANDOM, TaskFamily
 from dmray.tasks.task import DatasetEntry, Task
+
+if TYPE_CHECKING:
+    from dmray.specs import DatasetSpec  # so that listing data sets does not load what parses sweeps
 
 GROUP = "dmray.tasks"
 K = TypeVar("K")
@@ -117,6 +120,48 @@ def entry_of(name: str) -> DatasetEntry:
     if name in RETIRED:
         raise SpecError(f"data set '{name}': {RETIRED[name]}")
     raise SpecError(unknown("data set", name, DATASETS))
+
+
+def find_names(given: str, protocol: str | None = None) -> tuple[list[str], list[str]]:
+    """What a name, a pattern (`hopper-*`), a task or a family (`maze2d`) stands for, perhaps in one protocol only.
+
+    Returns the names of the published data sets, and the tasks that have none.
+
+    Raises:
+        SpecError: nothing has this name, or not in this protocol, or it should not be used (with the reason).
+    """
+    if protocol is not None:
+        lookup("protocol", protocol, PROTOCOLS, SpecError)
+    published = {name: TASKS[entry.task] for name, entry in DATASETS.items()}
+    with_data = {task.name for task in published.values()}
+    unpublished = {name: task for name, task in TASKS.items() if name not in with_data}
+    found = [
+        [name for name, task in names.items() if fnmatchcase(name, given) or given in (name, task.name, task.family)]
+        for names in (published, unpublished)
+    ]
+    if not any(found):
+        if given in RETIRED:
+            raise SpecError(f"data set '{given}': {RETIRED[given]}")
+        families = {task.family for task in TASKS.values()}
+        raise SpecError(unknown("data set", given, {*DATASETS, *TASKS, *families}))
+    tasks = published | unpublished
+    datasets, without = ([name for name in part if protocol in (None, tasks[name].protocol)] for part in found)
+    if not datasets and not without:
+        others = sorted({tasks[name].protocol for part in found for name in part})
+        raise SpecError(f"'{given}' has no data set of protocol {protocol}, only of {', '.join(others)}")
+    return datasets, without
+
+
+def tasks_with_sizes(observation_dim: int, action_dim: int) -> list[Task]:
+    """The tasks whose files have so many numbers a row. Minari's are left out: their data sets are no such files."""
+    minari = {entry.task for entry in DATASETS.values() if entry.file_name is None}
+    return [
+        task
+        for task in TASKS.values()
+        if task.name not in minari
+        and task.action_dim == action_dim
+        and observation_dim in (task.observation_dim, task.observation_dim + task.appendix_dim)
+    ]
 
 
 def task_of(dataset: DatasetSpec) -> Task:

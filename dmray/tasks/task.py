@@ -90,3 +90,8 @@ class DatasetEntry:
     name: str
     task: str
     url: str
+
+    @property
+    def file_name(self) -> str | None:
+        """The name of the published file; None for a data set of Minari, which is not one file."""
+        return None if self.url.startswith(MINARI_SCHEME) else self.url.rsplit("/", 1)[1]

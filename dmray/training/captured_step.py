@@ -31,6 +31,11 @@ class CapturedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result = torch.empty(0)
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the graph exists, so that further calls replay it."""
+        return self._graph is not None
+
     def __call__(self) -> Tensor:
         """A copy of what `step` returns.
 

@@ -84,6 +84,11 @@ class Trainer:
         """The learning rate of the next step."""
         return self._spec.learning_rate * warm_up(self._steps_done, self._spec.warmup_steps)
 
+    @property
+    def is_set_up(self) -> bool:
+        """Whether a step was taken as all further ones will be: compiled, and captured if it is to be."""
+        return not isinstance(self._advance, CapturedStep) or self._advance.recorded
+
     def step(self) -> StepMetrics:
         """Draw a batch and take one optimizer step. Does not wait for the device."""
         self._optimizer.param_groups[0]["lr"].fill_(self.learning_rate)

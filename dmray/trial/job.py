@@ -51,7 +51,7 @@ class TrialJob(Spec):
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
-            early_stopping=sweep.early_stopping,
+            early_stopping=sweep.early_stopping_of(trial),
             data_warnings=folder.read_data_warnings(trial.dataset.name),
             command_number=command.number if command else 0,
             has_manifest=not is_url(sweep.storage) and folder.manifest.exists(),

@@ -30,6 +30,7 @@ from dmray.records import (
     read_ledger,
     write_episode_table,
 )
+from dmray.records.phase import PhaseWriter
 from dmray.rollout import EpisodeRecord, EvaluationRequest
 from dmray.trial.checkpoints import Origin, save_checkpoint, to_arrays, to_tensors
 from dmray.trial.evaluation import EvaluationFuture, EvaluationService, about, episode_rows, summarize
@@ -62,9 +63,16 @@ class PendingEvaluations:
     """
 
     def __init__(
-        self, job: TrialJob, service: EvaluationService, request: EvaluationRequest, origin: Origin, watchdog: Watchdog
+        self,
+        job: TrialJob,
+        service: EvaluationService,
+        request: EvaluationRequest,
+        origin: Origin,
+        watchdog: Watchdog,
+        phases: PhaseWriter,
     ) -> None:
         self._job, self._service, self._request, self._origin, self._watchdog = job, service, request, origin, watchdog
+        self._phases = phases
         self._ledger, self._log = Ledger(job.folder.ledger, create=False), TrialLog(job.folder.log)
         self._open: dict[int, _PendingEvaluation] = {}
         self._lost_best: int | None = None
@@ -105,6 +113,7 @@ class PendingEvaluations:
                 return
             self._watchdog.pause()
             while not wait([self._open[step].future], _POLL_S).done:
+                self._phases.enter("waiting_for_evaluations")
                 meanwhile()
             evaluation = self._open.pop(step)
             episodes = evaluation.future.result()
@@ -143,6 +152,7 @@ class PendingEvaluations:
             request = self._request
             if not full and not self._is_decisive(step):
                 request = replace(request, episodes=self._job.trial.evaluation.quick_episodes or request.episodes)
+            self._phases.enter("evaluating", f"step {step:,}")  # until the next step: a service may block meanwhile
             submitted = time.perf_counter()
             future = self._service.submit(weights, request)
             self._open[step] = _PendingEvaluation(weights, request, future, submitted)

@@ -11,11 +11,12 @@ from dmray.coordination.store_commands import StoreCommands
 from dmray.errors import StorageError
 from dmray.files import write_atomic
 from dmray.periodic_thread import PeriodicThread
-from dmray.sources.recordings import recorded_file, recording_path
+from dmray.records.phase import PhaseWriter
+from dmray.sources.recordings import recorded_file
 from dmray.specs import Generation
 from dmray.storage import Publisher, Store, clear_trial, download_trial, is_url, open_store
 from dmray.storage.outages import RETRY_FOR_S, retry_while_unavailable, skip_during_outage
-from dmray.tasks import task_of
+from dmray.tasks import recording_path, task_of
 from dmray.trial.job import TrialJob
 
 Report = Callable[[int, float | None], None]
@@ -32,7 +33,7 @@ def fetch_command(job: TrialJob) -> None:
 
 
 @contextlib.contextmanager
-def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
+def sync_trial(job: TrialJob, report: Report, phases: PhaseWriter) -> Iterator[Report]:
     """Download the trial, upload it while the block runs, and return when all of it is in the store.
 
     Yields the function to report progress to. The caller holds the trial's lock.
@@ -45,6 +46,7 @@ def sync_trial(job: TrialJob, report: Report) -> Iterator[Report]:
         yield report
         return
     store = open_store(job.storage, job.sweep_name)
+    phases.enter("fetching_trial")
     retry_while_unavailable(lambda: download_trial(store, job.sweep_folder, job.folder))
     publisher = Publisher(store, job.sweep_folder, job.folder)
 

@@ -35,8 +35,9 @@ from dmray.records import (
     read_ledger,
     write_done_marker,
 )
+from dmray.records.phase import PhaseName, PhaseWriter
 from dmray.records.system_usage import SystemUsage
-from dmray.sources import open_dataset
+from dmray.sources import open_dataset, phase_of_locating
 from dmray.tasks import task_of
 from dmray.training import be_deterministic
 from dmray.trial.build import attempt_started, build_trainer
@@ -52,6 +53,7 @@ from dmray.trial.start import Start, find_start, start_over
 from dmray.trial.watchdog import Watchdog, note_hang
 
 _log = logging.getLogger(__name__)
+_COMPILED_AT_FIRST_STEP = ("numba", "triton")
 _LOCK_TIMEOUT_S = 120.0  # a worker whose driver was killed lives on for some seconds
 Report = Callable[[int, float | None], None]  # optimizer steps done, normalized score of the latest evaluation
 
@@ -74,8 +76,9 @@ def run_trial(
         raise TrialPaused
     job.require_sweep()
     log = TrialLog(job.folder.log)
+    phases = PhaseWriter(job.folder.phase, job.command_number, log.write)
     lock = file_lock(job.folder.lock, _LOCK_TIMEOUT_S, "another worker still runs this trial: stop it first")
-    with lock, sync_trial(job, report) as report:
+    with lock, sync_trial(job, report, phases) as report:
         job.folder.remove_parts()
         history = read_history(job.folder, job.trial, job.early_stopping)
         if history.damage is not None:
@@ -92,7 +95,7 @@ def run_trial(
         watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         try:
             with log.listening(), watchdog.watching():
-                run = _Attempt(job, service, report, ledger, attempt, watchdog)
+                run = _Attempt(job, service, report, ledger, attempt, watchdog, phases)
                 return run.run()
         except TrialPaused:
             raise
@@ -109,6 +112,14 @@ def run_trial(
             raise
 
 
+def phase_of_first_step(captured: bool, scan_backend: str | None) -> tuple[PhaseName, str]:
+    """What the first steps of an attempt do beside training, and with what."""
+    if captured:
+        return "capturing", ""
+    compiles = scan_backend if scan_backend in _COMPILED_AT_FIRST_STEP else None
+    return ("compiling", compiles) if compiles is not None else ("training", "")
+
+
 class _Attempt:
     """One attempt; its state is the trainer, the meter and the pending evaluations."""
 
@@ -120,16 +131,19 @@ class _Attempt:
         ledger: Ledger,
         attempt: int,
         watchdog: Watchdog,
+        phases: PhaseWriter,
     ) -> None:
-        self.job, self.report, self.ledger, self.attempt = job, report, ledger, attempt
+        self.job, self.report, self.ledger, self.attempt, self.phases = job, report, ledger, attempt, phases
         self.log = TrialLog(job.folder.log)
         self.command = CommandWatcher(job.sweep_folder, job.command_number)
         self.device = job.device
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)
-        dataset = job.trial.dataset
+        dataset, recordings = job.trial.dataset, job.sweep_folder.datasets
+        phases.enter(phase_of_locating(dataset, task_of(dataset), recordings), dataset.name)
         share_recording(job)
-        self.opened = open_dataset(dataset, task_of(dataset), job.sweep_folder.datasets)
+        self.opened = open_dataset(dataset, task_of(dataset), recordings)
+        phases.enter("building")
         self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
         request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
@@ -139,7 +153,7 @@ class _Attempt:
         if start.over is not None:
             start_over(job.folder, ledger, attempt, start.over)
         self.train_s, self.started = 0.0, time.perf_counter()
-        self.evaluations = PendingEvaluations(job, service, request, self.origin, self.watchdog)
+        self.evaluations = PendingEvaluations(job, service, request, self.origin, self.watchdog, phases)
         records = counting(read_ledger(job.folder.ledger))
         self.logged = {record.step for record in records if isinstance(record, TrainProgress)}
         self._restore(start)
@@ -151,6 +165,8 @@ class _Attempt:
     def run(self) -> TrialDone | TrialStopped:
         spec = self.job.trial
         self.started = time.perf_counter()
+        if self.trainer.steps_done < spec.training.steps:
+            self.phases.enter(*phase_of_first_step(self.trainer.captured, self.trainer.policy.scan_backend))
         while self.trainer.steps_done < spec.training.steps:
             if (decision := self.early_stopping.decide(self.evaluations.scores)) is not None:
                 return self._stop(decision)
@@ -185,6 +201,8 @@ class _Attempt:
             self._pause_if_commanded()  # nothing is due at the step that is done
             self.meter.add(self.trainer.step())
             self.watchdog.step()
+            if self.trainer.is_set_up:
+                self.phases.enter("training")
 
     def _log_progress(self, step: int) -> bool:
         progress = self.meter.record(step, self.trainer.learning_rate)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from dmray.__main__ import COMMANDS
-from dmray.cli import logs, status, submit
+from dmray import __version__ as dmray_version
+from dmray.cli import explain, logs, status, submit
 from dmray.cli.control import pause_app, resume_app, stop_app
+from dmray.cli.entry import COMMANDS
+from dmray.cli.program import run_program
 from dmray.coordination.commands import read_command, send_command
 from dmray.coordination.sweep_lock import folder_lock
 from dmray.on_ray.submission import Submission
 from dmray.records import SweepFolder
+from dmray.specs import load_sweep
+from dmray.terminal import LineFormatter
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
 from tests.progress.ledgers import begun, done, failed, started, trained
@@ -36,17 +43,22 @@ def dmray(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "dmray", *arguments], capture_output=True, text=True, check=False)
 
 
-def test_help_and_status_load_neither_torch_nor_ray(folder: SweepFolder) -> None:
+def test_help_status_and_explain_load_neither_torch_nor_ray(folder: SweepFolder) -> None:
     code = (
         "import sys; from dmray.__main__ import main\n"
-        "for sys.argv in (['dmray', '--help'], ['dmray', 'status', sys.argv[1]]):\n"
+        "sweep, trial = sys.argv[1:]\n"
+        "for sys.argv in (['dmray', '--help'], ['dmray', 'status', sweep], ['dmray', 'explain', sweep, trial]):\n"
         "    try: main()\n"
         "    except SystemExit: pass\n"
         "print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
     )
-    ran = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True)
+    (trial,) = (path.name for path in (folder.path / "trials").iterdir())
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(folder.path), trial], capture_output=True, text=True, check=True
+    )
     assert all(name in ran.stdout for name in COMMANDS)
     assert "0/2 trials done" in ran.stdout
+    assert "What to do next" in ran.stdout
     assert ran.stdout.endswith("set()\n")
 
 
@@ -90,6 +102,48 @@ def test_a_misspelt_command_is_an_error_with_the_right_name() -> None:
 
 def test_a_command_names_itself_in_its_help() -> None:
     assert "Usage: dmray stop [OPTIONS]" in dmray("stop", "--help").stdout
+
+
+def test_the_versions_are_shown_without_importing_the_packages() -> None:
+    code = (
+        "import sys; from dmray.__main__ import main\nsys.argv = ['dmray', '--version']; main()\n"
+        "print({'torch', 'ray', 'mlflow', 'mujoco', 'envpool', 'numpy'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, imported = ran.stdout.splitlines()
+    assert imported == "set()"
+    assert dict(line.split() for line in lines) == {
+        "dmray": dmray_version,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "ray", "mlflow", "mujoco", "envpool")},
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("dmray st", ["status", "stop"]),
+        ("dmray sweep q", ["quickstart"]),
+        ("dmray data ve", ["verify"]),
+        ("dmray init --f", ["--force"]),
+        ("dmray nothing x", []),
+    ],
+)
+def test_the_shell_completes_commands_options_and_sweep_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("_DMRAY_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    with pytest.raises(SystemExit):
+        run_program(words.split()[1:])
+    assert capsys.readouterr().out.split() == expected
+
+
+def test_the_completion_script_is_that_of_dmray(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_program(["--show-completion", "bash"])
+    assert "complete -o default -F _dmray_completion dmray" in capsys.readouterr().out
 
 
 def test_status_by_file_and_by_folder(folder: SweepFolder, tmp_path: Path) -> None:
@@ -208,8 +262,76 @@ def test_a_submission_names_what_cannot_be_on_the_cluster(tmp_path: Path) -> Non
     assert {ran.exit_code for ran in (relative, elsewhere, misspelt, nobody)} == {1}
 
 
-def test_a_submitted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
-    submission = Submission("tiny", tmp_path / "my sweep.yaml", ["--storage", "/mnt/runs", "-o", "seeds=[0, 1]"])
+def test_a_submitted_sweep_is_one_file_with_the_values_of_the_file_that_it_extends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, object] = {}
+
+    class Cluster:
+        def __init__(self, address: str) -> None:
+            pass
+
+        def list_jobs(self) -> list[object]:
+            return []
+
+        def submit_job(self, *, runtime_env: dict[str, str], **job: str) -> str:
+            (file,) = Path(runtime_env["working_dir"]).iterdir()
+            sent.update(job, file=file.name, sweep=load_sweep(file))
+            return job["submission_id"]
+
+    monkeypatch.setattr("dmray.on_ray.submission.JobSubmissionClient", Cluster)
+    sweep_file(tmp_path).rename(tmp_path / "base.yaml")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: base.yaml\nname: mine\nseeds: [4]\nstorage: /mnt/runs")
+    done = runner.invoke(submit.app, [str(mine), "--", "-o", "training.steps=9"])
+    assert done.exit_code == 0, done.output
+    assert (sent["file"], sent["sweep"]) == ("mine.yaml", load_sweep(mine)), "-o is among the options of the job"
+    assert sent["entrypoint"] == "python -m dmray.sweep mine.yaml --address auto --resume -o training.steps=9"
+    assert runner.invoke(submit.app, ["quickstart", "--", "--storage", "/mnt/runs"]).exit_code == 0
+    assert (sent["file"], sent["sweep"]) == ("quickstart.yaml", load_sweep("quickstart"))
+
+
+def test_a_submitted_sweep_goes_on_where_it_was() -> None:
+    submission = Submission("tiny", "my sweep.yaml", "name: tiny", ["--storage", "/mnt/runs", "-o", "seeds=[0, 1]"])
     assert submission.entrypoint == (
         "python -m dmray.sweep 'my sweep.yaml' --address auto --resume --storage /mnt/runs -o 'seeds=[0, 1]'"
     )
+
+
+def test_a_trial_is_explained_by_its_sweep_its_folder_its_url_and_in_its_folder(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = (path.name for path in (folder.path / "trials").iterdir())
+    place = f"{folder.path}/trials/{trial}"
+    monkeypatch.chdir(folder.path)
+    ways = [[str(folder.path), trial[-10:]], [str(folder.path), trial], [place], [f"trials/{trial}"], [trial[-10:]]]
+    for way in [*ways, [f"file://{place}"], [f"file://{folder.path}", trial[-10:]]]:
+        seen = runner.invoke(explain.app, way)
+        assert (seen.exit_code, seen.stdout.splitlines()[0]) == (0, f"{trial}: interrupted"), seen.output
+        assert "What to do next\n" in seen.stdout
+
+
+def test_an_explanation_is_one_json_object(folder: SweepFolder) -> None:
+    (trial,) = (path.name for path in (folder.path / "trials").iterdir())
+    told = json.loads(runner.invoke(explain.app, [str(folder.path), trial, "--json"]).stdout)
+    assert (told["trial"], told["step"], told["steps"]) == (trial, 20, 40)
+    assert told["next_steps"] == [{"what": "continue the sweep", "command": "python -m dmray.sweep FILE --resume"}]
+    assert told["attempts"][0]["ended"] == "interrupted"
+
+
+def test_what_names_no_trial_is_an_error_with_an_example(folder: SweepFolder, tmp_path: Path) -> None:
+    nowhere = runner.invoke(explain.app, [str(tmp_path)])
+    assert (nowhere.exit_code, "name the sweep and the trial: dmray explain" in nowhere.output) == (1, True)
+    unknown = runner.invoke(explain.app, [str(folder.path), "nothing"])
+    assert (unknown.exit_code, "there is no trial 'nothing'" in unknown.output) == (1, True)
+
+
+def test_a_log_that_is_no_terminal_has_a_line_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("dmray.tests.lines")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    log.addHandler(handler)
+    log.propagate = False
+    log.warning("a message\nof two lines, longer than %s", "a terminal is wide " * 9)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line[20:].startswith("warning: a message of two lines, longer than a terminal is wide a terminal")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -9,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from dmray.cli.data import app
 from dmray.cli.entry import run_command
-from dmray.tasks import DATASETS
+from dmray.errors import DatasetError
+from dmray.tasks import DATASETS, find_names, tasks_with_sizes
 
 
 def run(*arguments: str) -> Result:
@@ -90,10 +93,106 @@ def test_what_was_dropped_is_said_by_verify_and_stats(made: Path) -> None:
         assert "warning: rows: the last 150 of 600 (25.0%) belong to no episode that ends" in done.output
 
 
-def test_a_file_without_its_task_is_asked_for_it(made: Path) -> None:
+def test_a_file_of_dmray_says_its_task_and_otherwise_the_tasks_of_its_sizes_are_listed(made: Path) -> None:
     done = run("verify", str(made))
-    assert done.exit_code == 1
-    assert "--task" in done.output
+    assert done.exit_code == 0, done.output
+    assert "task maze2d-open: recorded by dmray in this task" in done.output
+    with h5py.File(made, "r+") as file:
+        del file.attrs["task"]
+    for command in ("verify", "stats"):
+        refused = run(command, str(made))
+        assert refused.exit_code == 1
+        listed = "as in 4 tasks; choose one with --task: maze2d-open, maze2d-umaze, maze2d-medium, maze2d-large"
+        assert listed in refused.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("observation_dim", "action_dim", "tasks"),
+    [
+        (11, 3, ["hopper"]),
+        (111, 8, ["ant"]),
+        (27, 8, ["ant"]),
+        (28, 8, ["bullet-ant"]),
+        (17, 6, ["halfcheetah", "walker2d"]),
+        (60, 9, ["kitchen-complete", "kitchen-partial", "kitchen-mixed"]),
+        (11, 4, []),
+    ],
+)
+def test_the_sizes_of_a_file_name_the_tasks_that_it_may_be_of(
+    observation_dim: int, action_dim: int, tasks: list[str]
+) -> None:
+    assert [task.name for task in tasks_with_sizes(observation_dim, action_dim)] == tasks
+
+
+def test_the_task_of_a_file_is_found_by_its_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = np.zeros((4, 11), np.float32), np.zeros((4, 3), np.float32)
+        file["rewards"], file["terminals"] = np.zeros(4, np.float32), np.zeros(4, bool)
+        file["timeouts"] = np.array([False, False, False, True])
+    done = run("stats", str(path))
+    assert done.exit_code == 0, done.output
+    assert "task hopper: the only task with rows of 11 observed numbers and 3 of an action" in done.output
+    with h5py.File(path, "r+") as file:
+        file.attrs["task"] = "walker2d"
+    wrong = run("stats", str(path))
+    assert (wrong.exit_code, "the task has 17 numbers a row" in wrong.output.replace("\n", " ")) == (1, True)
+
+
+def test_list_loads_nothing_that_reads_data_or_trains() -> None:
+    heavy = ("torch", "ray", "mlflow", "mujoco", "numpy", "h5py", "fsspec", "envpool", "gymnasium")
+    code = (
+        "import sys; from dmray.__main__ import main\nsys.argv = ['dmray', 'data', 'list', 'maze2d']\n"
+        f"try: main()\nexcept SystemExit: print([name for name in {heavy} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.splitlines()[-1] == "[]"
+    assert "maze2d-open-v0" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "protocol", "first", "count"),
+    [
+        ("hopper", "d4rl-mujoco", "hopper-random-v2", 11),
+        ("hopper", None, "bullet-hopper-random-v0", 19),
+        ("bullet-hopper", None, "bullet-hopper-random-v0", 5),
+        ("maze2d", None, "maze2d-open-v0", 4),
+        ("antmaze-umaze", None, "antmaze-umaze-v2", 2),
+        ("hopper-medium-v2", None, "hopper-medium-v2", 1),
+        ("hopper-*", "d4rl-mujoco", "hopper-random-v2", 11),
+    ],
+)
+def test_a_name_a_pattern_a_task_and_a_family_stand_for_data_sets(
+    given: str, protocol: str | None, first: str, count: int
+) -> None:
+    names, tasks = find_names(given, protocol)
+    assert (names[0], len(names), tasks) == (first, count, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["list", "hoper"], "unknown data set 'hoper', did you mean 'hopper'?"),
+        (["list", "kitchen", "--protocol", "minari"], "'kitchen' has no data set of protocol minari, only of"),
+        (["fetch", "antmaze-umaze-v0"], "use 'antmaze-umaze-v2'"),
+        (["verify", "maze2d"], "'maze2d': none of its 4 data sets is on this machine"),
+    ],
+)  # fmt: skip
+def test_names_without_data_sets_are_errors(words: list[str], message: str) -> None:
+    done = run(*words)
+    assert (done.exit_code, message in done.output.replace("\n", " ")) == (1, True), done.output
+
+
+def test_a_family_is_fetched_and_one_failure_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched(name: str, *_: object) -> str:
+        if name != "maze2d-umaze-v1":
+            raise DatasetError(f"{name}: no mirror has it")
+        return "/a/file"
+
+    monkeypatch.setattr("dmray.sources.fetch_published", fetched)
+    done = run("fetch", "maze2d", "maze2d-umaze-v1")
+    assert (done.exit_code, done.output.count("error:")) == (1, 3)
+    assert done.stdout == "maze2d-umaze-v1: /a/file\n"
 
 
 def test_stats_are_of_the_episodes(made: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_calibration_that_cannot_be_saved_is_an_error_before_it_is_measured(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr("dmray.driver.diagnosis.diagnose", lambda storage, mlflow_uri: [])
-    monkeypatch.setattr("dmray.planning.measuring.calibrate", lambda say: pytest.fail("it was measured"))
+    monkeypatch.setattr("dmray.planning.measuring.calibrate", lambda say, force: pytest.fail("it was measured"))
     done = CliRunner().invoke(doctor.app, ["--calibrate"])
     assert done.exit_code == 1
     assert "DMRAY_CACHE" in done.output

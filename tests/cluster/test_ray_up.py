@@ -129,7 +129,7 @@ def test_ray_opens_no_port_beyond_those_prepared(launch: Launch) -> None:
 
 def test_the_project_and_the_token_are_copied_to_the_head(launch: Launch) -> None:
     copies = [line for line in launch.commands.splitlines() if line.startswith("rsync ")]
-    for name in ("dmray/dmray/", "sweeps/", "constraints.txt", "pyproject.toml", ".ray/auth_token"):
+    for name in ("dmray/dmray/", "examples/", "sweeps/", "constraints.txt", "pyproject.toml", ".ray/auth_token"):
         assert any(f"/home/ubuntu/{name}" in line or f"/home/ubuntu/dmray/{name}" in line for line in copies), name
     assert "ray_bootstrap_config.yaml" in launch.commands
 

@@ -29,13 +29,16 @@ from dmray.datasets import Episodes, read_minari
 from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch
 from dmray.downloads.manifest import Manifest, verify
 from dmray.errors import DmrayError
-from dmray.planning.calibration import calibration_file, load_calibration
+from dmray.planning.calibration import calibration_file, calibration_of, load_calibration
 from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.policies import from_authors
 from dmray.progress.changes import changes
+from dmray.progress.explanation import explain
+from dmray.progress.explanation_view import lines
 from dmray.progress.summary import follower_of, summarize
+from dmray.progress.sweep_handle import find_sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
 from dmray.sources import open_dataset, open_file
@@ -132,13 +135,15 @@ def _filter(rng: Random, folder: Path, templates: Templates) -> TrialFilter:
 def _arguments(rng: Random, folder: Path, templates: Templates) -> tuple[str, list[str]]:
     sweep = str(templates.copy_sweep(folder))
     trial = str(templates.trials(Path(sweep))[0])
-    plan_only = ["--plan", "--storage", str(folder / "out")]
+    plan_only, quickstart = ["--plan", "--storage", str(folder / "out")], str(SWEEPS / "quickstart.yaml")
     valid: dict[str, list[list[str]]] = {
         "sweep": [
-            [str(SWEEPS / "quickstart.yaml"), *plan_only, "-o", "seeds=[0]", "--only", "method=dm", "--shard", "1/2"]
+            [quickstart, *plan_only, "-o", "seeds=[0]", "--only", "method=dm", "--shard", "2/2"],
+            [quickstart, *plan_only, "--on", "cpu-2:4", "--cpus", "8", "--gpus", "1", "--price", "2.5"],
         ],
-        "status": [[sweep, "--json"], [sweep], [str(SWEEPS / "quickstart.yaml"), "--storage", str(folder)]],
+        "status": [[sweep, "--json"], [sweep], [quickstart, "--storage", str(folder)]],
         "logs": [[sweep, "--trial", Path(trial).name], [sweep, Path(trial).name]],
+        "explain": [[sweep, Path(trial).name, "--json"], [trial]],
         "report": [[sweep, "--into", str(folder / "report")]],
         "evaluate": [[trial, "--episodes", "2", "--target", "50", "--decode", "window"]],
         "data": [
@@ -284,6 +289,8 @@ def _read_trial_folder(sweep: Path) -> object:
     others = {status for trial_id, status in statuses.items() if trial_id != damaged}
     assert others == {TrialStatus.FINISHED}, "a damaged trial changed the status of another"
     summarize(follower_of(folder))
+    with find_sweep(str(sweep)) as found:
+        assert list(lines(explain(found, damaged), 80))
     results = dmray.load_results(sweep)
     scored = results.trials.set_index("trial_id").status
     assert all(scored[trial_id] == "finished" for trial_id in statuses if trial_id != damaged)
@@ -410,11 +417,13 @@ def _fetch(given: tuple[Path, list[str], Random]) -> object:
 def _calibration(rng: Random, folder: Path, templates: Templates) -> Path:
     point = {"what": "x", "flops": 1e6, "layers": 1, "seconds": 0.1}
     given = {
-        "version": 1,
+        "version": 2,
         "hardware": "fuzz",
         "made": "today",
+        "cpus": 2,
+        "gpus": 0,
         "training": {"cpu": {"mamba": [point, point]}},
-        "decisions": {"mamba": [point]},
+        "decisions": {"cpu": {"window": {"mamba": [point]}}},
         "env_step_s": {"mujoco": 1e-5},
     }
     path = calibration_file("fuzz")
@@ -547,6 +556,6 @@ EDGES = {
         Edge("store-rungs", store_edges.in_memory, store_edges.scores_at_rung, slow=4),
         Edge("environment", environment_edges.variables, environment_edges.read_variables, slow=60),
         Edge("package", environment_edges.package, environment_edges.use_package, slow=4),
-        Edge("calibration", _calibration, lambda path: load_calibration("fuzz")),
+        Edge("calibration", _calibration, lambda path: (load_calibration("fuzz"), calibration_of(str(path)))),
     )
 }

@@ -13,13 +13,13 @@ from random import Random
 import dmray
 from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch
 from dmray.errors import DmrayError
-from dmray.files import cache_folder, remove_stale_parts
+from dmray.files import cache_folder, download_folders, remove_stale_parts
 from dmray.methods import METHODS
 from dmray.mlflow_mirror.opening import find_address
 from dmray.on_ray.cluster import connected
 from dmray.plugins import forget_plugins, installed_plugins
 from dmray.records import SweepFolder
-from dmray.sources import download_folders, open_file
+from dmray.sources import open_file
 from dmray.tasks import TASKS
 from tests.fuzz.mutators import mutate_bytes, odd_text
 from tests.fuzz.templates import SWEEPS, Templates

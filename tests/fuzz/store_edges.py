@@ -15,6 +15,8 @@ import dmray
 from dmray.coordination.commands import next_command
 from dmray.coordination.heartbeat import HEARTBEAT_NAME, Heartbeat
 from dmray.coordination.sweep_lock import LockTiming, store_lock
+from dmray.progress.explanation import explain
+from dmray.progress.explanation_view import lines
 from dmray.progress.summary import follower_of, summarize
 from dmray.progress.summary_view import text
 from dmray.progress.sweep_handle import find_sweep, find_trial
@@ -113,6 +115,7 @@ def look_at(url: str) -> object:
         shown.append(text(summarize(follower)))
         for trial_id in found.trial_ids():
             found.read_log(find_trial(found, trial_id))
+            shown += lines(explain(found, trial_id), 80)
     return shown
 
 

@@ -20,7 +20,7 @@ from dmray.records import (
     TrialDone,
     TrialStopped,
 )
-from dmray.specs import IDENTITY_VERSION, SweepSpec, TrialSpec
+from dmray.specs import IDENTITY_VERSION, SweepSpec, TrainingSpec, TrialSpec
 
 T0 = 1_700_000_000.0  # seconds since the epoch; a record at step s is s seconds later
 RAW_PER_POINT = 10.0  # raw return per normalized point, in these examples
@@ -40,9 +40,10 @@ def example_sweep(**changes: Any) -> SweepSpec:
 
 
 def trials_of(sweep: SweepSpec) -> tuple[TrialSpec, ...]:
+    training = TrainingSpec.model_validate(sweep.training.written)
     return tuple(
         TrialSpec(
-            dataset=dataset, method=method, model=model, seed=seed, training=sweep.training, evaluation=sweep.evaluation
+            dataset=dataset, method=method, model=model, seed=seed, training=training, evaluation=sweep.evaluation
         )
         for dataset in sweep.datasets
         for seed in sweep.seeds

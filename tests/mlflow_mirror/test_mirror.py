@@ -8,6 +8,7 @@ import pytest
 from dmray.methods import METHODS
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.mlflow_mirror.store import POINTS_PER_BATCH
+from dmray.planning.plan import plan
 from dmray.records import LedgerRecord, StartedOver, SweepFolder, write_done_marker
 from dmray.reporting import write_report
 from dmray.specs import SweepSpec
@@ -254,6 +255,22 @@ def test_params_of_all_methods_differ_only_in_the_fields_of_their_configs(folder
         "128",
         "[3600.0,1800.0]",
     )
+
+
+def test_settings_of_a_method_have_labels_of_their_own(folder: SweepFolder) -> None:
+    """MLflow's views average the trials that share a label."""
+    sweep = example_sweep(training={"steps": 40, "learning_rate": [1e-4, 3e-4]}, seeds=[0])
+    trials, store = plan(sweep).trials, FakeStore()
+    for trial in trials:
+        write_ledger(folder, trial, whole_trial(50))
+    MlflowMirror(store, folder, sweep, trials).close()
+    found = {
+        (run.tags["model"], run.params["learning_rate"])
+        for run in store.runs.values()
+        if run.tags["dmray.level"] == "trial"
+    }
+    rates = {"1e-4": "0.0001", "3e-4": "0.0003"}
+    assert found == {(f"{method} (learning_rate {shown})", rates[shown]) for method in ("DM", "DT") for shown in rates}
 
 
 def test_more_seeds_later_continue_the_same_runs(folder: SweepFolder) -> None:

@@ -52,6 +52,7 @@ class TestMambaSsmsLayout(ScanContract):
         monkeypatch.setitem(sys.modules, interface.__name__, interface)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(
     find_spec("triton") is None or not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"),
     reason="needs Triton and a GPU or TRITON_INTERPRET=1",
@@ -62,6 +63,17 @@ class TestTriton(ScanContract):
     backend = "triton"
     sizes = ((2, 12, 40, 16), (1, 1, 1, 1), (3, 7, 5, 3))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or find_spec("selective_scan_cuda") is None, reason="needs mamba-ssm and a GPU"
+)
+class TestMambaSsmsKernels(ScanContract):
+    """The package's own kernels. They sum the gradients of B and C in no fixed order."""
+
+    backend = "mamba_ssm"
+    device = "cuda"
 
 
 @pytest.mark.skipif(

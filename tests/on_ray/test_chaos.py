@@ -1,11 +1,11 @@
-"""Random kills over a whole sweep: what is recorded in the end is what an undisturbed run records.
+"""Random kills and freezes over a whole sweep: in the end, its records are those of an undisturbed run.
 
 `DMRAY_CHAOS=5 pytest tests/on_ray/test_chaos.py` runs so many seeds of chaos with both executors; else it is one
 with Ray Tune alone, whose trials start fast (tests/on_ray/test_nodes.py takes workers of Ray Train away).
 
-Kill -9 of the driver (which is then resumed), of workers that train, of evaluation actors and their dispatcher, of
-Ray Train's controllers, of the MLflow server (which is then started again), in random order, each when the sweep has
-done a random part of its steps: on a fast machine too, no kill comes after the end.
+Kill -9 of the driver (which is then resumed) and of the MLflow server (which is then started again); kill -9 or SIGSTOP
+of workers that train, of evaluation actors and their dispatcher, of Ray Train's controllers. In random order, each when
+the sweep has done a random part of its steps: on a fast machine too, no hit comes after the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SEEDS = {"tune": 2, "train": 2}  # of DM and DT; a trial of Ray Train takes ten 
 CHANGES = {
     "training": {"steps": 400, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
-    "faults": {"checkpoint_every_steps": 50, "worker_restarts": 9, "driver_restarts": 9},
+    "faults": {"checkpoint_every_steps": 50, "worker_restarts": 9, "driver_restarts": 9, "frozen_timeout_s": 1.0},
 }
 RESOURCES = {"cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5, "evaluation_actors": 2}
 
@@ -79,10 +79,11 @@ def test_random_kills_change_nothing_that_is_recorded(
 
 
 class Monkey:
-    """Runs a sweep's driver until it is done, and kills something now and then."""
+    """Runs a sweep's driver until it is done, and kills or freezes something now and then."""
 
     def __init__(self, file: Path, server: Server, rng: random.Random) -> None:
         self._file, self._server, self._rng = file, server, rng
+        self._signal = rng.choice([signal.SIGKILL, signal.SIGSTOP])
         self._driver = self._start()
         self.killed: list[str] = []
         self._kills: dict[str, Callable[[], bool]] = {
@@ -156,12 +157,21 @@ class Monkey:
         for ledger in folder_of(self._file).path.glob("trials/*/ledger.jsonl"):
             attempts = [record for record in read_ledger(ledger) if isinstance(record, AttemptStarted)]
             if attempts and not (ledger.parent / "DONE.json").exists() and attempts[-1].provenance["pid"] in ours:
-                return _kill(psutil.Process(attempts[-1].provenance["pid"]))
+                return self._hit(psutil.Process(attempts[-1].provenance["pid"]))
         return False
 
     def _kill_process(self, title: str) -> bool:
         victims = [process for process in self._processes() if _title(process).startswith(title)]
-        return bool(victims) and _kill(self._rng.choice(victims))
+        return bool(victims) and self._hit(self._rng.choice(victims))
+
+    def _hit(self, process: psutil.Process) -> bool:
+        """Kill the process, or freeze it, so that the driver has to kill it."""
+        self._signal = signal.SIGSTOP if self._signal == signal.SIGKILL else signal.SIGKILL
+        try:
+            process.send_signal(self._signal)
+        except psutil.NoSuchProcess:
+            return False
+        return True
 
     def _kill_server(self) -> bool:
         if not self._processes():
@@ -183,14 +193,6 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def _kill(process: psutil.Process) -> bool:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return False
-    return True
 
 
 def command(file: Path, *options: str) -> list[str]:

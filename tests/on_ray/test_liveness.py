@@ -280,6 +280,7 @@ def test_a_gcs_that_is_stopped_while_ray_ends_is_killed(
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_a_frozen_actor_worker_and_dispatcher_change_nothing_that_is_recorded(
     ray_session: None, tmp_path: Path, caplog: pytest.LogCaptureFixture

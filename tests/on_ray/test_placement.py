@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dmray.errors import ClusterError
-from dmray.on_ray.placement import Machines, machines_for_one_node, place_trials
+from dmray.on_ray.placement import Machines, machines_for_one_node, machines_like, overload, place_trials
 from dmray.specs import ResourcesSpec
 
 
@@ -110,6 +110,34 @@ def test_a_small_laptop_is_oversubscribed_rather_than_refused() -> None:
     machines = machines_for_one_node(resources, cpu_count=1, gpu_count=0)
     assert machines.cpus == 3
     assert place_trials(resources, machines, 4).concurrent_trials == 2
+
+
+@pytest.mark.parametrize(
+    ("resources", "trials", "cpus", "said"),
+    [
+        ({"evaluation_actors": 4}, 16, 20, None),
+        ({"evaluation_actors": 4}, 16, 2, "16 trials of 1 CPU and 4 evaluation actors of .* share 2 CPUs.* 10 times"),
+        ({"evaluation_actors": 1, "cpus_per_trial": 0.5}, 2, 2, None),
+        ({"evaluation_actors": 1, "cpus_per_trial": 2}, 1, 2, "1 trial of 2 CPUs and 1 evaluation actor .* 1.5 times"),
+    ],
+)
+def test_more_processes_than_real_cpus_are_said(
+    resources: dict[str, float], trials: int, cpus: int, said: str | None
+) -> None:
+    spec = ResourcesSpec.model_validate(resources)
+    machines = Machines(max(cpus, 20), 0, 1000, real_cpus=cpus)
+    found = overload(spec, trials, machines)
+    assert found is None if said is None else re.search(said, found or "")
+
+
+def test_other_machines_are_planned_as_if_they_were_there() -> None:
+    resources = ResourcesSpec(evaluation_actors=32, cpus_per_trial=2, gpus_per_trial=0.25)
+    with pytest.raises(ClusterError):
+        place_trials(resources, machines_like(resources, 1, cpus=8, gpus=0), 540)
+    eight = machines_like(resources, 16, cpus=8, gpus=1)
+    assert (eight.usable_cpus, eight.gpus, len(eight.each)) == (128, 16, 16)
+    assert place_trials(resources, eight, 540).concurrent_trials == 48
+    assert machines_like(ResourcesSpec(evaluation_actors=4), 1, cpus=2, gpus=0).usable_cpus == 2
 
 
 def test_a_rehearsal_needs_no_gpu() -> None:

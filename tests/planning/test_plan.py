@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from dmray.driver.plan_view import render_plan
 from dmray.errors import SpecError
 from dmray.methods import METHODS
+from dmray.models import BackboneConfig
 from dmray.planning.cost import trial_cost, trial_flops
 from dmray.planning.plan import load_plan, plan
 from dmray.progress.trial_status import TrialStatus
@@ -33,6 +36,20 @@ def test_the_full_benchmark_is_27_data_sets_of_seven_families_with_five_methods_
     assert len({task_of(trial.dataset).family for trial in trials}) == 7
     assert {trial.method for trial in trials} == {"dt", "dm", "dm+r", "hdt", "hdm"}
     assert {trial.seed for trial in trials} == {0, 1, 2, 3}
+
+
+def test_the_papers_sweep_has_the_trials_of_its_published_numbers_and_with_the_ablation_2808_trials() -> None:
+    main, ablation = (plan(load_sweep(SWEEPS / f"{name}.yaml")) for name in ("paper", "paper_ablation"))
+    published = csv.DictReader((files("dmray.reporting") / "paper_results.csv").read_text().splitlines())
+    assert {(trial.dataset.name, trial.method) for trial in main.trials} == {
+        (row["dataset"], row["method"]) for row in published
+    }
+    size = BackboneConfig()  # that the report looks for beside the paper's numbers (dmray.reporting.paper)
+    assert {(trial.model.d_model, trial.model.n_layer, trial.model.context_length) for trial in main.trials} == {
+        (size.d_model, size.n_layer, size.context_length)
+    }
+    assert main.sweep.evaluation.decode == "window"
+    assert len({*main.trial_ids, *ablation.trial_ids}) == 2808
 
 
 def test_a_trial_that_two_blocks_share_is_run_once(tmp_path: Path) -> None:

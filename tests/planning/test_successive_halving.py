@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from dmray.errors import SpecError
+from dmray.planning.plan import plan
 from dmray.planning.successive_halving import decide, decision_holds
 from dmray.specs import EarlyStoppingSpec, EvaluationSpec, SweepSpec, TrainingSpec
 from tests.mlflow_mirror.examples import example_sweep, trials_of
@@ -134,8 +136,8 @@ def test_scores_of_another_training_or_protocol_never_compete() -> None:
     ],
 )
 def test_a_rule_that_can_stop_no_trial_is_an_error(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        long_sweep(**changes)
+    with pytest.raises((ValueError, SpecError), match=message):
+        plan(long_sweep(**changes))
 
 
 def test_early_stopping_does_not_change_trial_ids() -> None:

@@ -7,19 +7,30 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dmray.errors import SpecError, StorageError
+from dmray.errors import BusyMachineError, SpecError, StorageError
+from dmray.on_ray import machines_like, place_trials
 from dmray.planning.calibration import (
     Calibration,
     Point,
+    busy_reason,
     calibration_file,
+    calibration_names,
+    calibration_of,
     hardware_name,
     load_calibration,
     save_calibration,
     seconds_of,
 )
-from dmray.planning.cost import Work, forward_work, num_parameters, training_work
-from dmray.planning.time_estimate import estimate_time
-from dmray.specs import ResourcesSpec
+from dmray.planning.cost import Work, forward_work, num_parameters, training_work, trial_cost
+from dmray.planning.time_estimate import (
+    Capacity,
+    Change,
+    TimeEstimate,
+    duration_text,
+    estimate_time,
+    shorter_evaluation,
+)
+from dmray.specs import ResourcesSpec, TrialSpec
 from dmray.tasks import task_of
 from tests.sweeps import tiny_plan
 
@@ -48,54 +59,238 @@ def test_times_of_other_sizes_follow_from_layers_and_flops(
 
 
 def calibration(**changes: object) -> Calibration:
-    """A millisecond a layer and nothing else; a simulator of a thousand steps a second."""
-    flat = (point(1, 1.0, 1e-3), point(2, 2.0, 2e-3))
+    """A millisecond a layer and nothing else; a decision costs nothing; a simulator of a thousand steps a second."""
+    flat = (point(1, 1.0, 1e-3), point(1, 1e30, 1e-3))
+    free = dict.fromkeys(("mamba", "transformer"), (point(1, 1e30, 1e-3),))
     content = {
         "hardware": "a test, 2 cores, no GPU",
         "made": "2020-01-01T00:00:00",
+        "cpus": 2,
+        "gpus": 0,
         "training": {"cpu": {"mamba": flat, "transformer": flat}},
-        "decisions": {"mamba": (point(1, 1e30, 1e-3),), "transformer": (point(1, 1e30, 1e-3),)},
+        "decisions": {"cpu": {"window": free}},
         "env_step_s": {"maze2d": 1e-3},
     }
     return Calibration.model_validate(content | changes)
 
 
+MANY_CPUS = 1e9
+
+
+def estimate(trials: tuple[TrialSpec, ...], concurrent: int, cpus: float = MANY_CPUS, **resources: Any) -> TimeEstimate:
+    return estimate_time(trials, ResourcesSpec(**resources), calibration(), Capacity(concurrent, cpus))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 seconds"),
+        (0.0024, "2.4 milliseconds"),
+        (0.5, "500 milliseconds"),
+        (0.999, "1 seconds"),
+        (2.4, "2.4 seconds"),
+        (63, "63 seconds"),
+        (118, "2 minutes"),
+        (1000, "17 minutes"),
+        (7100, "2 hours"),
+        (40 * 3600, "40 hours"),
+        (48 * 3600, "2 days"),
+        (1e7, "120 days"),
+        (1e8, "3.2 years"),
+        (1e12, "32,000 years"),
+    ],
+)
+def test_a_duration_has_two_digits_and_a_unit_that_people_use(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
 def test_the_estimate_is_the_cost_times_the_measured_rates(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials  # 40 steps, 2 evaluations of 4 episodes of 150 steps, DM and DT
-    training_s = sum(40 * seconds_of(calibration().training["cpu"]["mamba"], training_work(t)) for t in trials)
-    evaluation_s = 2 * 2 * 4 * 150 * 1e-3
-    alone = estimate_time(trials, ResourcesSpec(), calibration(), concurrent=0)
-    assert alone.trial_hours * 3600 == pytest.approx(training_s)
-    assert alone.evaluation_core_hours * 3600 == pytest.approx(evaluation_s, rel=1e-3)
-    assert alone.wall_hours == pytest.approx(alone.trial_hours + alone.evaluation_core_hours)
-    assert alone.gpu_hours == 0
+    alone = estimate(trials, 0)
+    assert alone.training_s == pytest.approx(2 * 40 * 1e-3)
+    assert alone.evaluation_s == pytest.approx(2 * 2 * 4 * 150 * 1e-3, rel=1e-3)
+    assert alone.wall_s == pytest.approx(alone.training_s + alone.evaluation_s)
+    assert alone.gpu_s == 0
+    assert alone.limit == "evaluation"
 
 
-def test_wall_time_is_the_longer_of_training_and_evaluation(tmp_path: Path) -> None:
-    trials, rates = tiny_plan(tmp_path, seeds=[0, 1]).trials, calibration()
-    by_actors = [estimate_time(trials, ResourcesSpec(evaluation_actors=n), rates, 2) for n in (1, 1000)]
-    assert by_actors[0].wall_hours == pytest.approx(
-        max(by_actors[0].evaluation_core_hours, by_actors[0].trial_hours / 2)
-    )
-    assert by_actors[1].wall_hours == pytest.approx(by_actors[1].trial_hours / 2)
-    one = estimate_time(trials, ResourcesSpec(evaluation_actors=1000), rates, 4)
-    more = estimate_time(trials, ResourcesSpec(evaluation_actors=1000), rates, 400)
-    assert more.wall_hours == pytest.approx(one.wall_hours), "no sweep is faster than its longest trial"
+@pytest.mark.parametrize(
+    ("actors", "concurrent", "cpus", "limit", "wall_s"),
+    [
+        (1, 2, MANY_CPUS, "evaluation", 4.8),
+        (1000, 2, MANY_CPUS, "training", 0.08),
+        (1000, 4, MANY_CPUS, "training", 0.04),
+        (1000, 400, MANY_CPUS, "the longest trial", 0.04),
+        (8, 4, 2, "the CPUs", 2.48),  # 0.16 s of training and 4.8 s of evaluation on two of them
+    ],
+)
+def test_the_wall_time_is_that_of_what_takes_longest(
+    actors: int, concurrent: int, cpus: float, limit: str, wall_s: float, tmp_path: Path
+) -> None:
+    made = estimate(tiny_plan(tmp_path, seeds=[0, 1]).trials, concurrent, cpus, evaluation_actors=actors)
+    assert made.wall_s == pytest.approx(wall_s, rel=1e-2)
+    if made.by_limit["training"] != pytest.approx(made.by_limit["the longest trial"]):
+        assert made.limit == limit
 
 
-def test_gpu_hours_are_the_trials_shares(tmp_path: Path) -> None:
+def test_gpu_time_is_the_trials_shares(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials
     rates = calibration(training={"cuda": calibration().training["cpu"]})
-    made = estimate_time(trials, ResourcesSpec(gpus_per_trial=0.25), rates, 4)
-    assert made.gpu_hours == pytest.approx(made.trial_hours / 4)
+    made = estimate_time(trials, ResourcesSpec(gpus_per_trial=0.25), rates, Capacity(4, 8))
+    assert made.gpu_s == pytest.approx(made.training_s / 4)
 
 
-def test_a_missing_measurement_is_an_error(tmp_path: Path) -> None:
-    trials = tiny_plan(tmp_path).trials
-    with pytest.raises(SpecError, match=r"has no measurement of training on cuda.*doctor --calibrate"):
-        estimate_time(trials, ResourcesSpec(gpus_per_trial=1), calibration(), 1)
-    with pytest.raises(SpecError, match="has no measurement of maze2d"):
-        estimate_time(trials, ResourcesSpec(), calibration(env_step_s={}), 1)
+def test_quick_evaluations_give_a_range(tmp_path: Path) -> None:
+    evaluation = {"episodes": 20, "quick_episodes": 2, "every_steps": 10, "target_returns": [50.0]}
+    (trial,) = tiny_plan(
+        tmp_path, grid=[{"methods": ["dm"], "models": [{"d_model": 16}]}], evaluation=evaluation
+    ).trials
+    cost = trial_cost(trial, 10)  # after 10, 20 and 30 steps quickly, after 40 with all episodes
+    assert cost.env_steps == 150 * (3 * (2 + 20) + 20)
+    assert cost.least_env_steps == 150 * (3 * 2 + 20 + 20)  # the first one is always repeated
+    made = estimate((trial,), 1)
+    assert made.least_evaluation_s == pytest.approx(made.evaluation_s * 46 / 86)
+    assert made.least_wall_s < made.wall_s
+
+
+@pytest.mark.parametrize(
+    ("changes", "resources", "lacking"),
+    [
+        ({}, {"gpus_per_trial": 1}, "training on cuda"),
+        ({"env_step_s": {}}, {}, "maze2d"),
+        ({"decisions": {"cpu": {}}}, {}, "decode mode window of backbone mamba on cpu"),
+        ({}, {"gpus_per_evaluation_actor": 0.5}, "decode mode window of backbone mamba on cuda"),
+    ],
+)
+def test_a_missing_measurement_is_an_error(
+    changes: dict[str, Any], resources: dict[str, Any], lacking: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=f"has no measurement of {lacking}.*doctor --calibrate"):
+        estimate_time(
+            tiny_plan(tmp_path).trials, ResourcesSpec(**resources), calibration(**changes), Capacity(1, MANY_CPUS)
+        )
+
+
+def every_mode(seconds: float) -> dict[str, dict[str, tuple[Point, ...]]]:
+    """Decisions that take these seconds for a whole window, whatever the size; other modes a tenth of that."""
+    modes = {"window": seconds, "stream": seconds / 10, "recurrent": seconds / 10}
+    return {
+        mode: dict.fromkeys(("mamba", "transformer"), (point(1, 1e30, each), point(1, 1.0, each)))
+        for mode, each in modes.items()
+    }
+
+
+def changes_of(tmp_path: Path, cpus: int, gpus: int = 0, steps: int = 1000, **evaluation: Any) -> dict[str, Change]:
+    """What would shorten a sweep of 8 trials on a machine of this size, by its text."""
+    rates = calibration(decisions={"cpu": every_mode(0.1), "cuda": every_mode(0.001)}, env_step_s={"maze2d": 1e-6})
+    planned = tiny_plan(
+        tmp_path, seeds=[0, 1, 2, 3], evaluation=EVALUATION | evaluation, training=TRAINING | {"steps": steps}
+    )
+
+    def place(changed: ResourcesSpec) -> Capacity:
+        machines = machines_like(changed, 1, cpus, gpus)
+        return Capacity(place_trials(changed, machines, 8).concurrent_trials, machines.usable_cpus)
+
+    found = shorter_evaluation(planned.trials, planned.sweep.resources, rates, place)
+    assert [each.estimate.least_wall_s for each in found] == sorted(each.estimate.least_wall_s for each in found)
+    return {each.what: each for each in found}
+
+
+EVALUATION = {"episodes": 40, "every_steps": 10, "cohort_size": 20, "target_returns": [50.0]}
+TRAINING = {"steps": 1000, "batch_size": 8, "warmup_steps": 5}
+
+
+def test_what_would_shorten_evaluation_is_computed_from_the_same_model(tmp_path: Path) -> None:
+    found = changes_of(tmp_path, cpus=4)
+    now = estimate_of_plan(tmp_path, cpus=4)
+    assert set(found) == {
+        "evaluation.every_steps=100",
+        "evaluation.quick_episodes=4",
+        "evaluation.decode=stream:2",
+        "evaluation.decode=recurrent",
+        "resources.evaluation_actors=24",
+    }
+    assert found["evaluation.every_steps=100"].estimate.evaluation_s == pytest.approx(now.evaluation_s / 10)
+    assert found["evaluation.decode=recurrent"].estimate.evaluation_s == pytest.approx(now.evaluation_s / 10, rel=0.01)
+    assert [what for what, each in found.items() if each.other_protocol] == [what for what in found if "decode" in what]
+    assert found["resources.evaluation_actors=24"].more_cpus == 23, "three trials take the other CPUs"
+    assert found["resources.evaluation_actors=24"].estimate.by_limit["evaluation"] == pytest.approx(
+        now.by_limit["evaluation"] / 24
+    )
+
+
+def estimate_of_plan(tmp_path: Path, cpus: int) -> TimeEstimate:
+    planned = tiny_plan(tmp_path, seeds=[0, 1, 2, 3], evaluation=EVALUATION, training=TRAINING)
+    rates = calibration(decisions={"cpu": every_mode(0.1)}, env_step_s={"maze2d": 1e-6})
+    return estimate_time(planned.trials, planned.sweep.resources, rates, Capacity(cpus - 1, cpus))
+
+
+def test_a_change_that_does_not_help_or_cannot_be_made_is_not_shown(tmp_path: Path) -> None:
+    assert changes_of(tmp_path, cpus=4, steps=100_000, every_steps=100_000) == {}
+    few = changes_of(tmp_path, cpus=4, decode="recurrent", quick_episodes=2)
+    assert not [what for what in few if "decode" in what or "quick" in what]
+
+
+def test_actors_on_gpus_are_shown_where_they_were_measured(tmp_path: Path) -> None:
+    assert not [what for what in changes_of(tmp_path, cpus=16) if "gpus" in what]
+    (found,) = [what for what in changes_of(tmp_path, cpus=16, gpus=4) if "gpus" in what]
+    assert found == "resources.gpus_per_evaluation_actor=1 -o resources.evaluation_actors=4"
+
+
+@pytest.mark.parametrize(
+    ("load", "cpus", "cpu_share", "reason"),
+    [
+        (0.2, 2, None, None),
+        (0.2, 2, 1.0, None),
+        (0.2, 2, 1.9, None),  # a simulator with threads of its own
+        (1.2, 2, None, "kept 1.2 of 2 CPUs busy"),
+        (1.2, 64, 0.99, None),
+        (40, 64, 0.99, "kept 40.0 of 64 CPUs busy"),
+        (0.2, 2, 0.6, "had a CPU for only 60% of the time"),
+    ],
+)
+def test_other_load_is_noticed_before_and_while_a_machine_is_measured(
+    load: float, cpus: int, cpu_share: float | None, reason: str | None
+) -> None:
+    found = busy_reason(load, cpus, cpu_share)
+    assert found is None if reason is None else reason in (found or "")
+
+
+def test_a_busy_machine_is_measured_only_with_force_and_the_calibration_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dmray.planning import measuring
+
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 1.0, 1.0))
+    with pytest.raises(BusyMachineError, match=r"busy before the measurement.*--force"):
+        measuring.calibrate(print)
+    monkeypatch.setattr(measuring, "METHODS", {})
+    monkeypatch.setattr(measuring, "FAMILIES", {})
+    monkeypatch.setattr(measuring, "_env_step_s", lambda task, budget_s: 1.0)
+    made = measuring.calibrate(print, force=True)
+    assert made.busy is not None
+    assert "1000000.0" in made.busy
+
+
+def test_shipped_calibrations_are_valid_and_found_by_their_short_names() -> None:
+    for name in calibration_names():
+        made = calibration_of(name)
+        assert made.training
+        assert {"window", "stream", "recurrent"} <= set(made.decisions["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cpu-3", r"--on cpu-3: unknown hardware 'cpu-3', did you mean 'cpu-2'.*--on list"),
+        ("nowhere/there.json", r"--on nowhere/there.json: No such file"),
+        ("bad.json", r"--on .*bad.json: not a calibration of this version: "),
+    ],
+)
+def test_hardware_that_is_not_known_is_an_error(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text('{"version": 1}')
+    with pytest.raises(SpecError, match=message):
+        calibration_of(str(tmp_path / name) if name == "bad.json" else name)
 
 
 def test_calibrations_are_stored_by_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +299,7 @@ def test_calibrations_are_stored_by_hardware(tmp_path: Path, monkeypatch: pytest
     assert load_calibration(made.hardware) is None
     save_calibration(made)
     assert load_calibration(made.hardware) == made
+    assert calibration_of(str(calibration_file(made.hardware))) == made
     assert load_calibration("another machine") is None
     calibration_file(made.hardware).write_text("{}")
     assert load_calibration(made.hardware) is None
@@ -143,8 +339,11 @@ def test_a_calibration_predicts_a_training_step_of_this_machine() -> None:
         b"null",
         b"[" * 100_000,
         b" " * (2**20 + 1),
-        b'{"version": 1, "hardware": "x", "made": "x", "training": {}, "decisions": {"mamba": []}, "env_step_s": {}}',
-        b'{"version": 1, "hardware": "x", "made": "x", "training": {}, "decisions": {}, "env_step_s": {"maze2d": 0}}',
+        b'{"version": 1, "hardware": "x", "made": "x", "training": {}, "decisions": {}, "env_step_s": {}}',
+        b'{"version": 2, "hardware": "x", "made": "x", "cpus": 1, "gpus": 0, "training": {"cpu": {"mamba": []}}, '
+        b'"decisions": {}, "env_step_s": {}}',
+        b'{"version": 2, "hardware": "x", "made": "x", "cpus": 0, "gpus": 0, "training": {}, "decisions": {}, '
+        b'"env_step_s": {}}',
     ],
 )
 def test_a_damaged_calibration_is_named_in_a_warning_and_not_used(
@@ -174,7 +373,7 @@ def test_measurements_that_nothing_can_be_computed_from_are_refused(change: dict
 
 def test_a_calibration_that_cannot_be_stored_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMRAY_CACHE", "/proc/nowhere")
-    made = Calibration(hardware="mine", made="today", training={}, decisions={}, env_step_s={})
+    made = Calibration(hardware="mine", made="today", cpus=1, gpus=0, training={}, decisions={}, env_step_s={})
     assert load_calibration("mine") is None
     with pytest.raises(StorageError, match=r"cannot be written .* set DMRAY_CACHE"):
         save_calibration(made)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dmray.errors import SpecError, StorageError
-from dmray.planning.plan import Plan, plan
-from dmray.planning.trial_filter import TrialFilter, select_trials, shard_of
-from dmray.progress.trial_status import TrialStatus, to_run
+from dmray.planning.cost import network_flops
+from dmray.planning.plan import plan
+from dmray.planning.trial_filter import TrialFilter, select_trials, shards_of
+from dmray.progress.trial_status import TrialStatus, in_other_shards, moved_text, to_run
 from dmray.specs import load_sweep
 from tests.sweeps import tiny_plan
 
@@ -61,13 +63,67 @@ def test_shards_are_disjoint_and_complete(count: int) -> None:
     assert set().union(*parts) == set(FULL.trial_ids)
 
 
-def test_shards_are_even_and_do_not_depend_on_the_other_trials() -> None:
-    sizes = [len(select_trials(FULL, TrialFilter(shard=f"{i}/4"))) for i in (1, 2, 3, 4)]
-    assert min(sizes) > 100
-    part = Plan(FULL.sweep, FULL.trials[:50])
-    assert set(select_trials(part, TrialFilter(shard="2/4"))) == {
-        t for t in part.trials if shard_of(t.trial_id, 4) == 2
-    }
+@pytest.mark.parametrize("count", [2, 3, 4, 7, 8, 16])
+def test_shards_have_equal_shares_of_training_and_of_evaluation(count: int) -> None:
+    shards = shards_of(FULL.trials, count)
+    flops = {trial.trial_id: network_flops(trial) for trial in FULL.trials}
+    for kind in ("training", "evaluation"):
+        loads = [
+            sum(getattr(flops[name], kind) for name, shard in shards.items() if shard == number)
+            for number in range(1, count + 1)
+        ]
+        assert max(loads) < 1.05 * sum(loads) / count, kind
+
+
+def test_a_trial_of_a_large_network_is_alone_in_its_shard(tmp_path: Path) -> None:
+    small = {"d_model": 16, "n_layer": 1, "context_length": 4}
+    grid = [{"methods": ["dm"], "models": [small, small | {"d_state": 8}, small | {"d_model": 128}]}]
+    trials = tiny_plan(tmp_path, grid=grid).trials
+    shards = shards_of(trials, 2)
+    assert [shards[trial.trial_id] for trial in trials] == [2, 2, 1]
+
+
+def test_shards_depend_on_the_trials_alone(tmp_path: Path) -> None:
+    shards = shards_of(FULL.trials, 4)
+    assert shards_of(tuple(reversed(FULL.trials)), 4) == shards
+    changed = load_sweep(
+        Path(__file__).parents[2] / "sweeps" / "full_benchmark.yaml",
+        ["order=cheap_first", "resources.evaluation_actors=3", "storage=elsewhere"],
+    )
+    assert shards_of(plan(changed).trials, 4) == shards
+
+
+def test_only_selects_within_a_shard_of_the_whole_plan() -> None:
+    shards = shards_of(FULL.trials, 4)
+    selected = select_trials(FULL, TrialFilter("dataset=hopper-*", "2/4"))
+    assert selected == tuple(t for t in FULL.trials if t.dataset.name.startswith("hopper") and shards[t.trial_id] == 2)
+    assert len(selected) in {19, 20, 21}  # of 80: equal trials are dealt out in turn
+
+
+@pytest.mark.parametrize(
+    ("trial_filter", "message"),
+    [
+        (TrialFilter(shard="1/541"), "the sweep has 540 trials, so some shards would be empty; use at most 540 shards"),
+        (TrialFilter("trial=hopper-medium-v2-dm-s0-*", "{other}/4"), "none of the 1 trials of --only .* in this shard"),
+    ],
+)
+def test_an_empty_shard_is_an_error(trial_filter: TrialFilter, message: str) -> None:
+    (one,) = select_trials(FULL, TrialFilter("trial=hopper-medium-v2-dm-s0-*"))
+    other = shards_of(FULL.trials, 4)[one.trial_id] % 4 + 1
+    with pytest.raises(SpecError, match=message):
+        select_trials(FULL, replace(trial_filter, shard=(trial_filter.shard or "").format(other=other)))
+
+
+def test_a_trial_that_was_begun_here_and_moved_to_another_shard_is_named(tmp_path: Path) -> None:
+    planned = tiny_plan(tmp_path, seeds=[0, 1, 2], grid=[{"methods": ["dm"]}])
+    states = dict(zip(planned.trial_ids, map(TrialStatus, ["started", "finished", "waiting"]), strict=True))
+    of_begun = shards_of(planned.trials, 3)[planned.trial_ids[0]]
+    own, another = TrialFilter(shard=f"{of_begun}/3"), TrialFilter(shard=f"{of_begun % 3 + 1}/3")
+    assert in_other_shards(planned, states, own) == ()
+    assert in_other_shards(planned, states, TrialFilter()) == ()
+    moved = in_other_shards(planned, states, another)
+    assert moved == planned.trials[:1]
+    assert f"(1: {planned.trial_ids[0]})" in moved_text(moved, another)
 
 
 @pytest.mark.parametrize(

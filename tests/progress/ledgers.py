@@ -13,12 +13,25 @@ from dmray.records import (
     EvaluationDone,
     Ledger,
     LedgerRecord,
+    RungDecision,
     SweepFolder,
     TrainProgress,
     TrialDone,
 )
 from tests.mlflow_mirror.examples import of_trial
 from tests.sweeps import tiny_plan
+
+OUT = RungDecision(
+    time_s=1.0,
+    step=20,
+    score=3.0,
+    num_peers=3,
+    num_better=2,
+    cutoff=5.0,
+    within="method",
+    reduction_factor=2,
+    action="stop",
+)
 
 
 def started(step: int = 0, time_s: float = 0.0) -> AttemptStarted:
@@ -35,6 +48,18 @@ def evaluated(step: int, time_s: float = 0.0) -> EvaluationDone:
     values = dict.fromkeys(("return_mean", "return_std", "normalized_mean", "normalized_std", "length_mean"), 1.0)
     target: dict[str, Any] = {"target_return": None, "returns": [1.0], "lengths": [1], **values}
     return EvaluationDone(time_s=time_s, step=step, decode="window", seed=0, targets=[target], wall_s=1.0)
+
+
+def scored(step: int, score: float, quick: bool = False) -> EvaluationDone:
+    """An evaluation with this normalized score."""
+    record = evaluated(step)
+    target = record.targets[0].model_copy(update={"normalized_mean": score})
+    return record.model_copy(update={"targets": [target], "quick": quick})
+
+
+def again(number: int, step: int) -> AttemptStarted:
+    """A further attempt, on a machine called far."""
+    return started(step).model_copy(update={"attempt": number, "provenance": {"hostname": "far", "device": "cuda"}})
 
 
 def failed(step: int) -> AttemptFailed:

@@ -14,7 +14,7 @@ from dmray.coordination.sweep_lock import folder_lock
 from dmray.files import write_json
 from dmray.progress.progress import RATE_WINDOW_S, Follower, SweepProgress
 from dmray.progress.summary import Summary, follower_of, summarize
-from dmray.progress.summary_view import ProgressView, line, text, with_driver
+from dmray.progress.summary_view import ProgressView, SweepView, line, text
 from dmray.records import (
     AttemptPaused,
     Ledger,
@@ -114,7 +114,7 @@ def test_a_long_ledger_is_read_from_its_end(tmp_path: Path) -> None:
 def test_the_terminal_view_names_running_and_failed_trials(tmp_path: Path) -> None:
     plan, folder = begun(tmp_path, [started(), trained(20)], [started(), failed(3)])
     console = Console(width=140, record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(with_driver(driven(folder)))
+    console.print(SweepView(driven(folder), with_driver=True))
     shown = console.export_text()
     assert all(trial_id in shown for trial_id in plan.trial_ids)
     assert "OSError: disk [full]" in shown
@@ -129,6 +129,6 @@ def test_a_summary_is_json(tmp_path: Path) -> None:
 def test_a_log_gets_plain_lines_from_the_ledgers(tmp_path: Path) -> None:
     plan, folder = begun(tmp_path, [started(), trained(20)])
     console = Console(record=True, width=200, force_terminal=False)
-    with ProgressView(Follower(folder, plan.trials), console, log_every_s=60):
+    with ProgressView(Follower(folder, plan.trials), console, summary_every_s=60):
         pass
     assert "20/80 steps" in console.export_text()

@@ -19,7 +19,6 @@ import dmray
 assert str(Path(dmray.__file__).parent.parent) == sys.argv[1], dmray.__file__
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.progress.summary import follower_of, summarize
-from dmray.progress.summary_view import _running
 from dmray.records import EvaluationDone, SweepFolder, TargetResult
 from dmray.records.metrics import shown_metrics
 from dmray.records.scores import Score

@@ -9,10 +9,11 @@ import pytest
 from dmray.errors import StorageError
 from dmray.methods import METHODS
 from dmray.planning import manifest
-from dmray.planning.plan import Plan
+from dmray.planning.plan import Plan, plan
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import LedgerRecord, SweepFolder
 from dmray.reporting import SweepResults, collect
+from dmray.reporting.columns import trial_columns
 from dmray.specs import IDENTITY_VERSION, SweepSpec
 from tests.mlflow_mirror.examples import (
     done,
@@ -105,6 +106,19 @@ def test_labels_of_several_models_have_the_fields_that_differ(folder: SweepFolde
     grid = [{"methods": ["dm"], "models": [{"d_model": 64}, {"d_model": 128}]}]
     (comparison,) = results_of(folder, example_sweep(grid=grid)).comparisons
     assert [seed_group.label for seed_group in comparison.seed_groups] == ["DM (d_model 64)", "DM (d_model 128)"]
+
+
+def test_labels_and_columns_tell_values_of_the_training_apart(folder: SweepFolder) -> None:
+    planned = plan(example_sweep(training={"steps": 40, "learning_rate": [1e-4, 3e-4]}, seeds=[0]))
+    manifest.write_manifest(planned, folder)
+    results = collect(folder)
+    labels = [seed_group.label for seed_group in results.comparisons[0].seed_groups]
+    assert labels[:2] == ["DM (learning_rate 1e-4)", "DT (learning_rate 1e-4)"]
+    assert len(set(labels)) == 4
+    rows = trial_columns(results).to_pylist()
+    assert [(row["method"], row["learning_rate"], row["training_steps"]) for row in rows] == [
+        (trial.method, trial.training.learning_rate, 40) for trial in planned.trials
+    ]
 
 
 def test_each_data_set_has_its_own_comparison(folder: SweepFolder) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from dmray.errors import SpecError
 from dmray.methods import METHODS
-from dmray.specs import load_sweep
+from dmray.planning.plan import plan
+from dmray.specs import TrainingSpec, load_sweep
 from dmray.specs.loading import sweep_of
 
 MINIMAL = """
@@ -30,9 +31,10 @@ def sweep_file(tmp_path: Path) -> Path:
 
 def test_a_minimal_file_gets_the_papers_settings(sweep_file: Path) -> None:
     sweep = load_sweep(sweep_file)
-    for _, model in sweep.grid[0].configurations:
+    for model in (trial.model for trial in plan(sweep).trials):
         assert (model.d_model, model.n_layer, model.context_length) == (128, 6, 20)
-    assert (sweep.training.steps, sweep.training.batch_size, sweep.training.learning_rate) == (1_000_000, 16, 1e-4)
+    training = TrainingSpec.model_validate(sweep.training.fields)
+    assert (training.steps, training.batch_size, training.learning_rate) == (1_000_000, 16, 1e-4)
     assert (sweep.evaluation.episodes, sweep.evaluation.every_steps, sweep.evaluation.decode) == (100, 1000, "window")
 
 
@@ -40,7 +42,7 @@ def test_overrides_reach_into_fields_and_list_items(sweep_file: Path) -> None:
     sweep = load_sweep(
         sweep_file, ["training.learning_rate=1e-3", "datasets.0=maze2d-open-v0", "tracking.mlflow_uri=off"]
     )
-    assert sweep.training.learning_rate == 1e-3
+    assert sweep.training.fields["learning_rate"] == 1e-3
     assert sweep.datasets[0].name == "maze2d-open-v0"
     assert sweep.tracking.mlflow_uri == "off"
 
@@ -205,8 +207,9 @@ def test_a_baseline_that_does_not_exist_is_an_error(sweep_file: Path, monkeypatc
 
 def test_whole_numbers_may_be_written_with_an_exponent_or_with_underscores(sweep_file: Path) -> None:
     sweep = load_sweep(sweep_file, ["training.steps=1e5", "training.warmup_steps=10_000", "seeds=[010]"])
-    assert (sweep.training.steps, sweep.training.warmup_steps, sweep.seeds) == (100_000, 10_000, (10,))
-    assert all(type(number) is int for number in (sweep.training.steps, *sweep.seeds))
+    training = sweep.training.fields
+    assert (training["steps"], training["warmup_steps"], sweep.seeds) == (100_000, 10_000, (10,))
+    assert all(type(number) is int for number in (training["steps"], *sweep.seeds))
 
 
 def test_an_anchor_and_a_merge_key_give_the_models_of_a_grid(sweep_file: Path) -> None:
@@ -215,7 +218,7 @@ def test_an_anchor_and_a_merge_key_give_the_models_of_a_grid(sweep_file: Path) -
         "  - &small {d_model: 32, n_layer: 1, context_length: 5}\n  - {<<: *small, context_length: 10}\n"
     )
     sweep = load_sweep(sweep_file, ["grid.0.models.0.n_layer=3"])
-    models = [(model.d_model, model.n_layer, model.context_length) for _, model in sweep.grid[0].configurations]
+    models = [(trial.model.d_model, trial.model.n_layer, trial.model.context_length) for trial in plan(sweep).trials]
     assert models == [(32, 3, 5), (32, 1, 10)], "an override changes one entry, not what shares its anchor"
 
 
@@ -262,7 +265,7 @@ def test_a_mapping_may_have_numpy_numbers_tuples_and_paths() -> None:
         "resources": {"deterministic": np.bool_(True)},
     }
     sweep = sweep_of(content, "sweep")
-    assert (sweep.seeds, sweep.training.steps, sweep.training.learning_rate) == ((0, 1), 10, 0.5)
+    assert (sweep.seeds, sweep.training.fields["steps"], sweep.training.fields["learning_rate"]) == ((0, 1), 10, 0.5)
     assert (sweep.datasets[0].path, sweep.resources.deterministic) == ("a.hdf5", True)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dmray.methods import METHODS
-from dmray.specs import SweepSpec
+from dmray.specs import SweepSpec, Varied
 
 PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
 
@@ -37,7 +37,7 @@ def in_the_spec(model: type[BaseModel], before: str = "") -> Iterator[tuple[str,
 def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if isinstance(field.default, BaseModel | tuple | dict):
+    if isinstance(field.default, BaseModel | tuple | dict | Varied):
         return ""
     return f"`{json.dumps(field.default).strip(chr(34))}`"
 

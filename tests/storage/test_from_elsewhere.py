@@ -94,6 +94,7 @@ def test_a_running_sweep_is_watched_paused_resumed_and_stopped(
     try:
         wait_until(lambda: Store(f"{s3_url}/tiny").version("sweep.json"))
         wait_until(lambda: look(s3_url)["steps"] > 0)
+        wait_until(lambda: [row["phase"] and row["phase"]["name"] for row in look(s3_url)["running"]] == ["training"])
         elsewhere = subprocess.run(
             [sys.executable, "-m", "dmray", "status", str(sweep_file(tmp_path)), "--storage", s3_url],
             env={**os.environ, "DMRAY_CACHE": str(tmp_path / "another")},
@@ -154,12 +155,12 @@ def test_status_fetches_new_records_only_and_no_weights(
         view = status._View(found)
         assert view.read().steps == 100 + 40
         told, names = dict(fetched), {name.rpartition("/")[2] for name, _ in fetched}
-        assert names == {".driver.json", "sweep.json", "DONE.json", "ledger.jsonl"}
+        assert names == {".driver.json", ".phase.json", "sweep.json", "DONE.json", "ledger.jsonl"}
         assert f"trials/{ended.path.name}/ledger.jsonl" not in told
         assert told[f"trials/{running.path.name}/ledger.jsonl"] == 65_536 < running.ledger.stat().st_size
         fetched.clear()
         view.read()
-        assert [name for name, _ in fetched] == [".driver.json"]
+        assert [name for name, _ in fetched] == [".driver.json", ".phase.json"]
         fetched.clear()
         Ledger(running.ledger).append(evaluated(100))
         grown = running.ledger.stat().st_size

@@ -22,7 +22,10 @@ from tests.policies.windows import tiny_policy
 
 METHODS: tuple[MethodName, ...] = ("dt", "dm", "dm+r", "hdt", "hdm")
 SPEC = TrainingSpec(steps=10, batch_size=3, learning_rate=1e-2, warmup_steps=4)
-on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def on_a_gpu(test: Any) -> Any:
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")(test))
 
 
 def trainer_of(

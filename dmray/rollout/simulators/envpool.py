@@ -31,16 +31,18 @@ class PoolStep(NamedTuple):
 class EpisodePool:
     """One envpool with an environment for each episode; made again at each reset, the only way to seed it.
 
-    Environment e depends on its seed and its own actions only, with any number of threads. An environment that has
+    Environment e depends on its seed and its own actions only, with any number of `threads`. An environment that has
     ended must not be stepped again: envpool would reset it.
 
     Raises:
         EngineError: envpool is not installed, or does not know `env_id`.
     """
 
-    def __init__(self, task: Task, env_id: str, num_episodes: int, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, task: Task, env_id: str, num_episodes: int, options: Mapping[str, Any] | None = None, threads: int = 1
+    ) -> None:
         self._task, self._env_id, self._options = task, env_id, dict(options or {})
-        self._count = num_episodes
+        self._count, self._threads = num_episodes, threads
         self._over = np.zeros(num_episodes, dtype=bool)
         self._pool: Any = None
         self._spec = self._checked_spec()
@@ -62,7 +64,7 @@ class EpisodePool:
             self._env_id,
             num_envs=self._count,
             batch_size=self._count,
-            num_threads=1,  # an evaluation actor has one CPU
+            num_threads=self._threads,
             env_seed=[int(seed) for seed in seeds],
             max_episode_steps=_NEVER,
             **self._options,

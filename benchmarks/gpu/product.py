@@ -1,0 +1,200 @@
+"""Section "product": a sweep on the card through Ray, as a user runs it.
+
+Eight short trials at an eighth of the GPU (DM and DT, four seeds) with GPU evaluation actors and MLflow on SQLite, with
+executor "tune" and "train"; a training worker is killed with SIGKILL, the driver too, and `--resume` ends the sweep.
+Checked: every trial finished, every record of a step is there once, GPU metrics were recorded, and a resumed trial's
+scores are those of an undisturbed one up to what a GPU promises.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from section import Section, section_from_options
+
+from dmray.planning.plan import Plan, load_plan
+from dmray.progress.trial_status import trial_statuses
+from dmray.records import AttemptStarted, EvaluationDone, SweepFolder, TrainProgress, counting, read_ledger
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def main() -> None:
+    section = section_from_options(__doc__)
+    executors = ["tune", "train"] if find_spec("ray") else []
+    if not executors:
+        section.add("sweeps on Ray", left_out="ray is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        whole = sweep_file(Path(folder), "whole", "tune", section)
+        section.measure("undisturbed, without Ray", lambda: undisturbed(section, whole), needs_s=10)
+        for executor in executors:
+            broken = sweep_file(Path(folder), f"broken-{executor}", executor, section)
+            section.measure(
+                f"worker and driver killed, executor {executor}",
+                lambda file=broken: disturbed(section, file, whole),
+                needs_s=20,
+            )
+
+
+def sweep_file(folder: Path, name: str, executor: str, section: Section) -> Path:
+    gpu = section.device == "cuda"
+    steps, seeds = (60, [0]) if section.toy else (2000, [0, 1, 2, 3])
+    size = {"d_model": 16, "n_layer": 1, "context_length": 4} if section.toy else {"context_length": 20}
+    content = {
+        "name": name,
+        "datasets": [
+            {"name": "open-expert", "task": "maze2d-open", "generate": {"behaviour": "expert", "transitions": 2000}}
+        ],
+        "grid": [{"methods": ["dm", "dt"], "models": [size]}],
+        "seeds": seeds,
+        "training": {"steps": steps, "learning_rate": 1e-3, "warmup_steps": 100},
+        "evaluation": {"episodes": 10, "every_steps": steps // 2, "cohort_size": 10, "target_returns": [50.0]},
+        "resources": {
+            "executor": executor,
+            "cpus_per_trial": 1 if gpu else 0.25,
+            "gpus_per_trial": 0.125 if gpu else 0,
+            "evaluation_actors": 1,
+            "cpus_per_evaluation_actor": 1 if gpu else 0.25,
+            "gpus_per_evaluation_actor": 0.05 if gpu and executor == "tune" else 0,
+        },
+        "faults": {"checkpoint_every_steps": max(steps // 10, 10)},
+        "tracking": {
+            "log_every_steps": max(steps // 20, 10),
+            **({} if find_spec("mlflow") else {"mlflow_uri": "off"}),
+        },
+        "storage": str(folder),
+    }
+    if gpu and executor == "train":  # room for the actor beside eight trials
+        content["resources"]["gpus_per_trial"] = 0.11  # type: ignore[index]
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def run(file: Path, *options: str) -> subprocess.Popen[bytes]:
+    log = file.with_suffix(".log").open("ab")
+    command = [sys.executable, "-m", "dmray.sweep", str(file), *options]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def ended(section: Section, driver: subprocess.Popen[bytes]) -> int:
+    try:
+        return driver.wait(max(section.left_s, 10))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+
+
+def undisturbed(section: Section, file: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    status = ended(section, run(file, "--local"))
+    return {"exit_status": status, "seconds": time.monotonic() - started, **_facts(file)}
+
+
+def disturbed(section: Section, file: Path, whole: Path) -> dict[str, Any]:
+    plan, folder = _opened(file)
+    started = time.monotonic()
+    driver = run(file)
+    wait_until(section, lambda: bool(_steps(plan, folder)) or driver.poll() is not None)
+    begun_s = time.monotonic() - started
+    os.kill(_worker(plan, folder), signal.SIGKILL)
+    wait_until(section, lambda: _attempts(plan, folder) > len(plan.trials) or driver.poll() is not None)
+    with suppress(ProcessLookupError):
+        os.kill(driver.pid, signal.SIGKILL)
+    driver.wait(10)
+    resumed = time.monotonic()
+    status = ended(section, run(file, "--resume"))
+    facts = _facts(file)
+    return {
+        "exit_status": status,
+        "seconds_to_first_record": begun_s,
+        "seconds_after_resume": time.monotonic() - resumed,
+        **facts,
+        "scores_off_from_undisturbed": _scores_off(file, whole),
+        "right": status == 0 and facts["complete"] and (facts["gpu_recorded"] or section.device == "cpu"),
+        "log_end": file.with_suffix(".log").read_text(errors="replace").splitlines()[-8:],
+    }
+
+
+def wait_until(section: Section, true: Callable[[], bool]) -> None:
+    while not true():
+        if section.left_s < 5:
+            raise TimeoutError("what was waited for did not come in time")
+        time.sleep(0.1)
+
+
+def _opened(file: Path) -> tuple[Plan, SweepFolder]:
+    plan = load_plan(file)
+    return plan, SweepFolder(Path(plan.sweep.storage), plan.sweep.name)
+
+
+def _records(plan: Plan, folder: SweepFolder) -> dict[str, list[Any]]:
+    ledgers = {trial_id: folder.trial(trial_id).ledger for trial_id in plan.trial_ids}
+    return {trial_id: list(read_ledger(ledger)) for trial_id, ledger in ledgers.items() if ledger.exists()}
+
+
+def _steps(plan: Plan, folder: SweepFolder) -> list[int]:
+    return [r.step for records in _records(plan, folder).values() for r in records if isinstance(r, TrainProgress)]
+
+
+def _attempts(plan: Plan, folder: SweepFolder) -> int:
+    return sum(isinstance(r, AttemptStarted) for records in _records(plan, folder).values() for r in records)
+
+
+def _worker(plan: Plan, folder: SweepFolder) -> int:
+    """The process of a trial that trains."""
+    for records in _records(plan, folder).values():
+        if any(isinstance(record, TrainProgress) for record in records):
+            attempt = next(record for record in reversed(records) if isinstance(record, AttemptStarted))
+            return int(attempt.provenance["pid"])
+    raise RuntimeError("no trial trains")
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    plan, folder = _opened(file)
+    statuses = [str(status) for status in trial_statuses(plan, folder).values()]
+    every, steps = plan.sweep.tracking.log_every_steps, plan.sweep.training.steps
+    once = all(
+        [r.step for r in counting(records) if isinstance(r, TrainProgress)] == list(range(every, steps + 1, every))
+        for records in _records(plan, folder).values()
+    )
+    records = [r for records in _records(plan, folder).values() for r in records]
+    gpu = [r for r in records if isinstance(r, TrainProgress) and "gpu" in str(r)]
+    return {
+        "complete": set(statuses) == {"finished"} and once,
+        "statuses": {status: statuses.count(status) for status in set(statuses)},
+        "each_step_once": once,
+        "gpu_recorded": bool(gpu),
+        "example": str(gpu[-1])[:300] if gpu else "",
+    }
+
+
+def _scores_off(file: Path, whole: Path) -> float | None:
+    """The largest difference of a normalized score at the same step of the same trial."""
+    found = []
+    for each in (file, whole):
+        plan, folder = _opened(each)
+        found.append({
+            (trial_id, r.step): r.first_target.normalized_mean
+            for trial_id, records in _records(plan, folder).items()
+            for r in counting(records)
+            if isinstance(r, EvaluationDone)
+        })  # fmt: skip
+    ours, theirs = found
+    return max((abs(score - theirs[place]) for place, score in ours.items() if place in theirs), default=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Which files a sweep needs: what is here, what is downloaded or recorded first, and how large it is. Fetches nothing.
+
+`published_sizes.csv` has the sizes of D4RL's files that TensorFlow Datasets records for the same addresses (its
+checksums.tsv, tensorflow/datasets). The sizes of other files are known once they were downloaded.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from dmray.files import download_folders, is_regular_file, user_path
+from dmray.specs import DatasetSpec
+from dmray.tasks import MINARI_SCHEME, entry_of, recording_path, task_of
+
+FileState = Literal["here", "download", "record", "missing"]
+
+
+@dataclass(frozen=True)
+class NeededFile:
+    """The file of a data set. `size_bytes` None: not known. `source`: its address, path, or how it is recorded.
+
+    `state` "download", "record": that is done when the sweep starts. "missing": a file of the user's that is not there.
+    """
+
+    dataset: str
+    state: FileState
+    size_bytes: int | None
+    source: str
+
+
+def needed_files(datasets: Sequence[DatasetSpec], recordings: Path) -> tuple[NeededFile, ...]:
+    """The file of each data set. A data set of Minari counts as a download: only Minari knows whether it is here.
+
+    Raises:
+        StorageError: a folder cannot be searched.
+    """
+    return tuple(_needed(dataset, recordings) for dataset in datasets)
+
+
+def _needed(dataset: DatasetSpec, recordings: Path) -> NeededFile:
+    name = dataset.name
+    if dataset.generate is not None:
+        made = dataset.generate
+        recording = recording_path(made, task_of(dataset), recordings)
+        how = f"{made.transitions:,} transitions of {task_of(dataset).name}, {made.behaviour}"
+        return _local(name, recording, "record", how)
+    if dataset.path is not None and not dataset.path.startswith(MINARI_SCHEME):
+        return _local(name, user_path(dataset.path), "missing", dataset.path)
+    url = dataset.path or entry_of(name).url
+    if url.startswith(MINARI_SCHEME):
+        return NeededFile(name, "download", None, url)
+    file_name = url.rpartition("/")[2]
+    for folder in download_folders():
+        if is_regular_file(folder / file_name):
+            return _local(name, folder / file_name, "download", url)
+    return NeededFile(name, "download", _published_sizes().get(name), url)
+
+
+def _local(name: str, path: Path, otherwise: FileState, source: str) -> NeededFile:
+    """The file at `path`, or, if it is not there, what happens `otherwise`."""
+    if not is_regular_file(path):
+        return NeededFile(name, otherwise, None, source)
+    return NeededFile(name, "here", path.stat().st_size, str(path))
+
+
+@cache
+def _published_sizes() -> dict[str, int]:
+    with (files("dmray.planning") / "published_sizes.csv").open(encoding="utf-8") as stream:
+        return {row["name"]: int(row["bytes"]) for row in csv.DictReader(stream)}

@@ -1,0 +1,240 @@
+"""What a sweep file says about each of its trials: its sections, with the overrides that are for the trial.
+
+A cell is one method with one entry of `models` on one data set. Its fields may have several values; a setting has one
+value for each. Without a search every combination of the values is a setting that is run (see `dmray.planning.search`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from dmray.errors import SpecError
+from dmray.methods import METHODS
+from dmray.models import BackboneConfig
+from dmray.specs import (
+    DatasetSpec,
+    Domain,
+    EvaluationSpec,
+    Interval,
+    Spec,
+    SweepSpec,
+    TrainingSpec,
+    TrialSpec,
+    domains_in,
+    matches,
+    parse_decode,
+    shown_value,
+    unmatched,
+)
+from dmray.specs.mistakes import Mistake, mistakes_of
+from dmray.tasks import Task
+
+S = TypeVar("S", bound=Spec)
+_SECTIONS = ("model", "training", "evaluation")
+Field = tuple[str, str]  # a section and a field of it: ("training", "learning_rate")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a trial is, without its seed."""
+
+    dataset: DatasetSpec
+    method: str
+    model: BackboneConfig
+    training: TrainingSpec
+    evaluation: EvaluationSpec
+
+    def trial(self, seed: int) -> TrialSpec:
+        return TrialSpec(
+            dataset=self.dataset,
+            method=self.method,
+            model=self.model,
+            seed=seed,
+            training=self.training,
+            evaluation=self.evaluation,
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method with one entry of `models` on one data set.
+
+    `fields`: the values that are given, without those of `domains`, the fields that have several. `places`: where each
+    field stands in the sweep file, for messages. `block`, `entry`: the positions of the block and of the entry.
+    """
+
+    dataset: DatasetSpec
+    task: Task
+    method: str
+    block: int
+    entry: int
+    fields: Mapping[Field, Any]
+    domains: Mapping[Field, Domain]
+    places: Mapping[Field, str]
+
+    @property
+    def size(self) -> int:
+        """The number of settings.
+
+        Raises:
+            SpecError: a field has an interval, in which there are any number.
+        """
+        for field, domain in self.domains.items():
+            if isinstance(domain, Interval):
+                raise SpecError(
+                    f"{self.places[field]}: an interval has no number of values; add points: n, or a 'search' section"
+                )
+        return prod(len(domain.values) for domain in self.domains.values())
+
+    def settings(self) -> Iterator[Setting]:
+        """All combinations of the values; the first field of the file varies slowest."""
+        for values in product(*(domain.values for domain in self.domains.values())):
+            yield self.setting(dict(zip(self.domains, values, strict=True)))
+
+    def probes(self) -> Iterator[Setting]:
+        """Settings in which every value, or the ends of an interval, occur; without those that do not fit."""
+        first = {field: domain.values[0] for field, domain in self.domains.items()}
+        others = [{**first, field: value} for field, domain in self.domains.items() for value in domain.values[1:]]
+        for values in (first, *others):
+            with contextlib.suppress(SpecError):
+                yield self.setting(values)
+
+    def setting(self, values: Mapping[Field, Any]) -> Setting:
+        """The setting with these values for the fields of `domains`.
+
+        Raises:
+            SpecError: values that do not fit each other. The message has the place in the file.
+        """
+        model = self._section("model", METHODS[self.method].config, values)
+        evaluation = self._section("evaluation", EvaluationSpec, values)
+        problem = parse_decode(evaluation.decode).problem(model.context_length)
+        if problem is not None:
+            place = self.places.get(("evaluation", "decode"), "evaluation.decode")
+            raise SpecError(f"{place} {evaluation.decode}: {problem}")
+        return Setting(
+            dataset=self.dataset,
+            method=self.method,
+            model=model,
+            training=self._section("training", TrainingSpec, values),
+            evaluation=evaluation.model_copy(
+                update={
+                    "target_returns": evaluation.target_returns or self.task.target_returns,
+                    "return_scale": evaluation.return_scale or self.task.return_scale,
+                }
+            ),
+        )
+
+    def _section(self, section: str, spec: type[S], values: Mapping[Field, Any]) -> S:
+        content = {field[1]: value for field, value in {**self.fields, **values}.items() if field[0] == section}
+        try:
+            return spec.model_validate(content)
+        except ValidationError as invalid:
+            raise SpecError(self._message(section, mistakes_of(invalid, spec)[0])) from None
+
+    def _message(self, section: str, mistake: Mistake) -> str:
+        name = mistake.place.partition(".")[0]
+        if mistake.unknown_field:
+            others = [method for method in METHODS if name in METHODS[method].config.model_fields]
+            mistake = mistake._replace(
+                problem=f"method '{self.method}' has no '{name}', which is a field of {', '.join(others)}; "
+                "name the methods that it is for"
+            )
+        whole = f"grid.{self.block}.models.{self.entry}" if section == "model" else section
+        place = self.places.get((section, name), whole)
+        return f"{place}: {mistake.problem}" + ("" if mistake.place else f" ({self.method} on {self.dataset.name})")
+
+
+def cells_of(sweep: SweepSpec, tasks: Sequence[Task]) -> list[Cell]:
+    """The cells of a sweep: data set by data set, block by block, model by model; `tasks` are those of the data sets.
+
+    Raises:
+        SpecError: an override is for no trial, or a field has several values that are not written as they should be.
+    """
+    used: set[int] = set()
+    cells = [
+        _cell(sweep, dataset, task, block, entry, method, used)
+        for dataset, task in zip(sweep.datasets, tasks, strict=True)
+        for block, methods in enumerate(sweep.grid)
+        for entry in range(len(methods.models))
+        for method in methods.methods
+    ]
+    for place, override in enumerate(sweep.overrides):
+        for number, family in enumerate(override.families):
+            if not any(matches(task.family, [family]) for task in tasks):
+                families = [task.family for task in tasks]
+                raise SpecError(f"overrides.{place}.families.{number}: {unmatched('family', family, families)}")
+        if place not in used:
+            raise SpecError(f"overrides.{place}: no trial has these methods on these data sets; remove the entry")
+    return cells
+
+
+def _cell(
+    sweep: SweepSpec, dataset: DatasetSpec, task: Task, block: int, entry: int, method: str, used: set[int]
+) -> Cell:
+    model = f"grid.{block}.models.{entry}"
+    sections: list[tuple[str, str, Mapping[str, Any]]] = [
+        ("model", model, sweep.grid[block].models[entry]),
+        ("training", "training", sweep.training.written),
+        ("evaluation", "evaluation", sweep.evaluation.model_dump()),
+    ]
+    for place, override in enumerate(sweep.overrides):
+        if override.is_for(method, dataset.name, task.family):
+            used.add(place)
+            sections += [(name, f"overrides.{place}.{name}", getattr(override, name)) for name in _SECTIONS]
+    fields: dict[Field, Any] = {}
+    domains: dict[Field, Domain] = {}
+    places: dict[Field, str] = {}
+    specs: dict[str, type[Spec]] = {
+        "model": METHODS[method].config,
+        "training": TrainingSpec,
+        "evaluation": EvaluationSpec,
+    }
+    for section, where, content in sections:
+        several = {path[0]: domain for path, domain in _domains(content, specs[section], where)}
+        for name, value in content.items():
+            field = (section, name)
+            places[field] = f"{where}.{name}"
+            fields.pop(field, None)
+            domains.pop(field, None)
+            if name in several:
+                domains[field] = several[name]
+            else:
+                fields[field] = value
+    return Cell(dataset, task, method, block, entry, fields, domains, places)
+
+
+def _domains(content: Mapping[str, Any], spec: type[Spec], where: str) -> list[tuple[tuple[str, ...], Domain]]:
+    try:
+        return list(domains_in(content, spec))
+    except PydanticCustomError as invalid:
+        mistake = (invalid.context or {})["mistakes"][0]
+        raise SpecError(f"{where}.{mistake.place}: {mistake.problem}") from None
+
+
+def details_of(trials: Sequence[TrialSpec]) -> dict[str, str]:
+    """What tells the seed groups of each method on one data set apart, by seed group: "learning_rate 3e-4, d_model 64".
+
+    Only fields in which groups of one method differ; methods are told apart by their names. `trials`: of one data set.
+    """
+    settings = {trial.seed_group_id: (trial.method, _flat(trial)) for trial in trials}
+    values: dict[tuple[str, str], set[Any]] = {}
+    for method, fields in settings.values():
+        for name, value in fields.items():
+            values.setdefault((method, name), set()).add(value)
+    differing = list(dict.fromkeys(name for (_, name), several in values.items() if len(several) > 1))
+    return {
+        group: ", ".join(f"{name} {shown_value(fields[name])}" for name in differing if name in fields)
+        for group, (_, fields) in settings.items()
+    }
+
+
+def _flat(trial: TrialSpec) -> dict[str, Any]:
+    return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}

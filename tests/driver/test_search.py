@@ -1,0 +1,168 @@
+"""A search as it runs: rounds from ledgers, through kills, stops and failures."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dmray.coordination.commands import send_command
+from dmray.driver.session import run_sweep
+from dmray.planning.manifest import read_manifest
+from dmray.planning.plan import Plan
+from dmray.planning.trial_filter import TrialFilter
+from dmray.progress.trial_status import TrialStatus, trial_statuses
+from dmray.records import SweepFolder
+from dmray.specs import TrialSpec
+from tests.mlflow_mirror.examples import failed, started, whole_trial, write_ledger
+from tests.sweeps import TINY_SEARCH, science_of, tiny_plan
+
+# Runs a sweep undisturbed, then in another folder by forked children, so that imports and compilations are made once.
+# Before its n-th record a child kills itself as by kill -9, for the n of each further argument (0: never).
+DRIVERS = """
+import os, signal, sys
+from pathlib import Path
+from dmray.driver.local_runner import LocalRunner
+from dmray.driver.session import run_sweep
+from dmray.records import Ledger, SweepFolder
+from tests.sweeps import TINY_SEARCH, tiny_plan
+
+append, left = Ledger.append, 0
+
+def counted(self, record):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return append(self, record)
+
+def drive(storage):
+    plan = tiny_plan(storage, early_stopping={"grace_steps": 5, "reduction_factor": 2}, **TINY_SEARCH)
+    run_sweep(plan, SweepFolder(storage, "tiny"), LocalRunner(), lambda sweep: sweep.report, resume=True)
+
+Ledger.append = counted
+undisturbed, killed, *numbers = sys.argv[1:]
+drive(Path(undisturbed))
+for number in numbers:
+    child = os.fork()
+    if child == 0:
+        left = int(number)
+        drive(Path(killed))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_search_that_is_killed_at_random_moments_ends_with_the_same_records_and_choice(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    kills = [draw.randint(2, 12), draw.randint(8, 24), draw.randint(8, 24)]
+    paths = [str(tmp_path / name) for name in ("undisturbed", "killed")]
+    command = [sys.executable, "-c", DRIVERS, *paths, *map(str, kills), "0"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False
+    )
+    assert ran.stdout.split() == ["-9", "-9", "-9", "0"], ran.stderr
+    undisturbed, killed = (SweepFolder(Path(path), "tiny") for path in paths)
+    expected = read_manifest(undisturbed)
+    assert read_manifest(killed).trials == expected.trials
+    assert len(expected.trials) == 6 + 1
+    assert science_of(killed, expected.trial_ids) == science_of(undisturbed, expected.trial_ids)
+    states = trial_statuses(expected, killed)
+    assert states == trial_statuses(expected, undisturbed)
+    assert TrialStatus.STOPPED_EARLY in states.values(), "early stopping takes part"
+    assert {trial.name for trial in (killed.path / "trials").iterdir()} == set(expected.trial_ids)
+
+
+class Fake:
+    """Runs no training: a trial ends with a score, or fails. `fails`: those that do."""
+
+    def __init__(self) -> None:
+        self.ran: list[list[str]] = []
+        self.fails: set[str] = set()
+
+    def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: object) -> list[TrialSpec]:
+        self.ran.append([trial.trial_id for trial in todo])
+        for trial in todo:
+            score = 50 - 1000 * trial.training.learning_rate
+            broken = trial.trial_id in self.fails
+            write_ledger(folder, trial, [started(), failed(3)] if broken else whole_trial(score))
+        return []
+
+
+def planned(storage: Path) -> tuple[Plan, SweepFolder]:
+    return tiny_plan(storage, **TINY_SEARCH), SweepFolder(storage, "tiny")
+
+
+def report(sweep: SweepFolder) -> Path:
+    return sweep.report
+
+
+def test_the_manifest_has_every_round_before_its_trials_run(tmp_path: Path) -> None:
+    (plan, folder), fake = planned(tmp_path), Fake()
+    states = run_sweep(plan, folder, fake, report, resume=False)
+    assert [len(ran) for ran in fake.ran] == [2, 2, 2, 1]
+    assert list(states) == [trial_id for ran in fake.ran for trial_id in ran]
+    assert read_manifest(folder).trial_ids == tuple(states)
+    again = Fake()
+    run_sweep(plan, folder, again, report, resume=True)
+    assert again.ran == []
+
+
+def test_a_search_that_is_stopped_between_rounds_continues_with_the_next_one(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+
+    class Stopping(Fake):
+        def run(self, plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, refresh: object) -> list[TrialSpec]:
+            super().run(plan, todo, folder, refresh)
+            send_command(folder, "stop")
+            return []
+
+    stopping, fake = Stopping(), Fake()
+    states = run_sweep(plan, folder, stopping, report, resume=False)
+    assert Counter(states.values()) == {TrialStatus.FINISHED: 2, TrialStatus.WAITING: 2}, "the next round is planned"
+    assert read_manifest(folder).trial_ids == tuple(states)
+    run_sweep(plan, folder, fake, report, resume=True)
+    assert [len(ran) for ran in (*stopping.ran, *fake.ran)] == [2, 2, 2, 1]
+
+
+def test_what_failed_in_a_round_counts_as_failed_until_it_is_retried(tmp_path: Path) -> None:
+    (plan, folder), fake = planned(tmp_path), Fake()
+    first = plan.trial_ids[0]
+    fake.fails = {first}
+    states = run_sweep(plan, folder, fake, report, resume=False)
+    assert states[first] is TrialStatus.FAILED
+    assert [len(ran) for ran in fake.ran] == [2, 2, 2, 1]
+    resumed = Fake()
+    assert run_sweep(plan, folder, resumed, report, resume=True) == states
+    assert resumed.ran == [], "later rounds were proposed by this failure"
+    retried = Fake()
+    states = run_sweep(plan, folder, retried, report, resume=True, trial_filter=TrialFilter(retry_failed=True))
+    assert retried.ran == [[first]]
+    assert states[first] is TrialStatus.FINISHED
+
+
+def test_a_search_of_which_nothing_finished_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (plan, folder), fake = planned(tmp_path), Fake()
+
+    class Broken(set[str]):
+        def __contains__(self, trial: object) -> bool:
+            return True
+
+    fake.fails = Broken()
+    run_sweep(plan, folder, fake, report, resume=False)
+    assert "search: no setting of dm on open-expert finished, so none is chosen" in caplog.text
+    assert [len(ran) for ran in fake.ran] == [2, 2, 2]
+
+
+def test_the_manifest_keeps_the_search(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    run_sweep(plan, folder, Fake(), report, resume=False)
+    content = json.loads(folder.manifest.read_text())["sweep"]
+    assert content["training"]["learning_rate"] == {"log_uniform": [1e-4, 1e-1]}
+    assert content["search"]["seeds"] == [100]
