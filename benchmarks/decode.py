@@ -31,7 +31,6 @@ MODES = ("window", "stream:2", "recurrent")
 EPISODES = (1, 16, 100)
 MOST_TIMESTEPS = 20_000  # episodes x context length: a window of more takes DT minutes
 OBSERVATIONS, ACTIONS = 11, 3
-COLOURS = {"dm": "#D55E00", "dt": "#0072B2"}
 LINES = {"window": "-", "stream:2": "--", "recurrent": ":"}
 
 
@@ -79,8 +78,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             for mode in MODES:
                 times = [row["ms"][f"{method} {mode}"] for row in rows]
                 axes.plot(
-                    [row["context"] for row in rows], times, marker="o", markersize=4,
-                    color=COLOURS[method], linestyle=LINES[mode], label=f"{method.upper()} {mode}",
+                    [row["context"] for row in rows], times, marker=METHODS_BY_NAME[method].marker, markersize=4,
+                    color=METHODS_BY_NAME[method].colour, linestyle=LINES[mode], label=f"{method.upper()} {mode}",
                 )  # fmt: skip
         axes.set_title(f"{episodes} episode{'s' if episodes > 1 else ''} at once", loc="left", fontsize=11)
         axes.set_xlabel("context length K")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dmray.methods import METHODS
-from dmray.reporting.differences import LEVEL, MOST_SEEDS, POWER, RESOLUTION, Difference, SeedScores, difference, holm
+from dmray.reporting.differences import LEVEL, POWER, RESOLUTION, Difference, SeedScores, difference, holm
 from dmray.reporting.document import Table, TableCell
 
 BOLD_RULE = (
@@ -105,8 +105,8 @@ class Compared:
         if self.difference.level:
             return sentence
         more = self.difference.more_seeds(level)
-        count = f"More than {MOST_SEEDS:,}" if more is None else f"{more:,}"
-        return f"{sentence} {count} more seeds of each would show the measured one, if it is true and the spread stays."
+        count = "1 more seed" if more == 1 else f"{'More than 1,000' if more is None else f'{more:,}'} more seeds"
+        return f"{sentence} {count} of each would show the measured one, if it is true and the spread stays."
 
 
 def compare(candidates: Sequence[Candidate], baseline: str | None = None) -> tuple[Compared, ...]:

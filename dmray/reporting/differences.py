@@ -24,7 +24,7 @@ from dmray.reporting.aggregates import percentiles, resampled
 RESOLUTION = 0.1  # normalized points, the last digit of the tables; methods that differ by less are level
 LEVEL = 0.05  # of the tests; intervals are of 95 %
 POWER = 0.8  # of a detectable difference
-MOST_SEEDS = 1000
+_MOST_SEEDS = 1000
 _ROUNDING = 1e-9  # a spread below this share of the scores is that of floating-point numbers
 
 SeedScores = Mapping[int, float]  # one data set's scores by seed
@@ -92,13 +92,13 @@ class Difference:
     def more_seeds(self, level: float = LEVEL) -> int | None:
         """How many more seeds of each method a test at `level` needs to find this difference with probability `POWER`.
 
-        Assumes that the true difference and the deviation over seeds are those measured. None: more than `MOST_SEEDS`,
+        Assumes that the true difference and the deviation over seeds are those measured. None: more than 1,000,
         or unknown.
         """
         if self.error is None or self.degrees is None:
             return None
         now = min(self.seeds)
-        few, enough = now - 1, MOST_SEEDS
+        few, enough = now - 1, _MOST_SEEDS
         if not self._found_with(enough, level):
             return None
         while enough - few > 1:

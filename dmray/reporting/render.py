@@ -162,10 +162,10 @@ def report_blocks(
         yield Heading(_title(results, position), 2)
         yield Paragraph(leader_text(comparison, baseline))
         yield score_table(comparison, baseline)
-        if id(comparison) in alone:
-            yield from _differences_and_cost(alone[id(comparison)], baseline)
         if position in figures.curves:
             yield Image(figures.curves[position], f"learning curves of {comparison.name}")
+        if id(comparison) in alone:
+            yield from _differences_and_cost(alone[id(comparison)], baseline)
         yield Bullets(tuple(_notes(comparison)))
     yield from reevaluation_blocks(results, baseline)
     if published := paper_table(results.comparisons):

@@ -42,8 +42,8 @@ class Acting:
 
     def caption(self, record: EpisodeRecord) -> str:
         """What stands above a picture or a film: who acts, and for which target return."""
-        target = "" if record.target_return is None else f", target return {record.target_return:g}"
-        return f"{self.method} trained on {self.dataset}, seed {self.seed}{target}"
+        target = "no target return" if record.target_return is None else f"target return {record.target_return:g}"
+        return f"{self.method} trained on {self.dataset}, seed {self.seed}, {target}"
 
 
 def write_pictures(task: Task, acting: Acting, episodes: Sequence[WatchedEpisode], stem: Path) -> list[Path]:

@@ -95,7 +95,7 @@ def test_a_robot_gives_moments_of_each_episode_side_by_side(tmp_path: Path) -> N
     assert np.abs(pixels[:, :side] - pixels[:, -side:]).max() > 0.1, "it moves"
 
 
-@pytest.mark.parametrize(("target", "caption"), [(150.0, ", target return 150"), (None, "")])
+@pytest.mark.parametrize(("target", "caption"), [(150.0, "target return 150"), (None, "no target return")])
 def test_what_stands_above_names_method_data_seed_target_and_score(
     target: float | None, caption: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +109,7 @@ def test_what_stands_above_names_method_data_seed_target_and_score(
     record = EpisodeRecord(2, 7, target, 161.86, 300)
     watched = WatchedEpisode(np.ones((20, 4), dtype=np.float32), None, record)
     write_pictures(TASKS["maze2d-umaze"], ACTING, [watched], tmp_path / "x")
-    who = f"DM+R trained on maze2d-umaze-expert, seed 3{caption}"
+    who = f"DM+R trained on maze2d-umaze-expert, seed 3, {caption}"
     assert said == [
         who,
         "1 episode: mean return 161.9, score 100.0",
