@@ -17,7 +17,7 @@ from dmray.files import read_small
 from dmray.registry import nearest, short, short_repr
 from dmray.shipped import shipped_sweep, shipped_sweeps
 from dmray.specs.merging import OVERRIDE, MergedValues, parse_yaml
-from dmray.specs.mistakes import Mistake, mistakes_of
+from dmray.specs.mistakes import Mistake, mistakes_of, written
 from dmray.specs.sweep import SweepSpec
 from dmray.specs.yaml_values import MAX_CHARACTERS
 
@@ -86,7 +86,7 @@ def _with_base(values: MergedValues, folder: Path, overrides: Iterable[str]) -> 
 def _base_of(values: MergedValues, folder: Path) -> MergedValues:
     given, place = values.content[EXTENDS], f"{values.source}: {EXTENDS}"
     if not isinstance(given, str) or not given:
-        raise SpecError(f"{place}: give the name of one sweep file, not {short_repr(given)}")
+        raise SpecError(f"{place}: give the name of one sweep file, not {written(given)}")
     try:
         file, source = _file_of(given, folder)
         base = _values_of(file, source)
