@@ -84,9 +84,8 @@ class PlanFor:
             raise SpecError(f"--on {short(self.on or '')}: write it as NAME or NAME:N, for example {_example()}")
         number = match[2] or "1"
         if not 1 <= int(number[:9]) <= _MOST_MACHINES:
-            raise SpecError(
-                f"--on {short(self.on or '')}: give from 1 to {_MOST_MACHINES} machines, not {short(number)}"
-            )
+            most = f"give from 1 to {_MOST_MACHINES} machines, not {short(number)}"
+            raise SpecError(f"--on {short(self.on or '')}: {most}")
         return match[1], int(number)
 
     @property
@@ -246,11 +245,8 @@ def _placement(
     """
     resources = planned.sweep.resources
     if where.local:
-        return (
-            lambda _: Capacity(0, 1),
-            [f"to run: {counted(num_trials, 'trial')}, one after the other in one process"],
-            1,
-        )
+        alone = f"to run: {counted(num_trials, 'trial')}, one after the other in one process"
+        return lambda _: Capacity(0, 1), [alone], 1
     from dmray import on_ray
 
     find = where.machines(planned, calibration)
