@@ -142,7 +142,8 @@ def render_changes(changes: Sequence[Change]) -> str:
 def render_needed_files(files: Sequence[NeededFile], folder: str) -> str:
     """Files that are not here, where they come from, and how much is downloaded."""
     here = [file for file in files if file.state == "here"]
-    lines = [f"data: {len(here)} of {len(files)} files {'is' if len(here) == 1 else 'are'} here"]
+    is_or_are = "is" if 1 in (len(here), len(files)) else "are"
+    lines = [f"data: {len(here)} of {counted(len(files), 'file')} {is_or_are} here"]
     downloads = [file for file in files if file.state == "download"]
     if downloads:
         width = max(len(file.dataset) for file in downloads)

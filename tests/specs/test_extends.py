@@ -125,6 +125,8 @@ def test_a_mapping_extends_a_file_too(write: Write) -> None:
             "mine.yaml, which extends base.yaml: evaluation: quick_episodes 10 is not less than episodes 5",
         ),
         ("extends: bsae.yaml", [], "mine.yaml: extends: bsae.yaml: no such sweep file, did you mean 'base.yaml'?"),
+        ("extends: quickstart.yaml", [], "mine.yaml: extends: quickstart.yaml: no such sweep file; dmray brings one"),
+        ("extends: sub/bse.yaml", [], "mine.yaml: extends: sub/bse.yaml: no such sweep file, did you mean 'sub/base.yaml'"),
         ("extends: quikstart", [], "mine.yaml: extends: quikstart: no such sweep file, did you mean 'quickstart'?"),
         ("extends:", [], "mine.yaml: extends: give the name of one sweep file, not null"),
         ("extends: base.yaml\ntraining:", [], "mine.yaml: training: Input should be a mapping of fields, not null"),
@@ -139,7 +141,7 @@ def test_a_mapping_extends_a_file_too(write: Write) -> None:
             "mine.yaml, with -o: training.weight_decay: give one of choices, range, uniform, log_uniform",
         ),
         ("extends: [base.yaml]", [], "mine.yaml: extends: give the name of one sweep file, not ['base.yaml']"),
-        ("extends: mine.yaml", [], "mine.yaml: extends: mine.yaml itself extends 'mine.yaml', and a file"),
+        ("extends: mine.yaml", [], "mine.yaml: extends: a file cannot extend itself; name another"),
         ("extends: second.yaml", [], "mine.yaml: extends: second.yaml itself extends 'base.yaml', and a file"),
         ("extends: list.yaml", [], "mine.yaml: extends: list.yaml: a sweep file is a mapping"),
         (f"extend: base.yaml\n{BASE}", [], "mine.yaml: extend: unknown field, did you mean 'extends'?"),
@@ -153,10 +155,24 @@ def test_a_mistake_is_told_with_the_file_or_the_option_in_which_it_is(
     write("wrong.yaml", BASE.replace("100", "-1"))
     write("twice.yaml", BASE.replace("[0, 1]", "[4, 4]"))
     write("list.yaml", "[1]")
+    write("sub/base.yaml", BASE)
     write("named.yaml", BASE.replace("maze2d-open-v0", "{name: maze2d-open-v0}"))
     with pytest.raises(SpecError) as error:
         load_sweep(write("mine.yaml", text), overrides)
     assert str(error.value).startswith(message), error.value
+
+
+def test_a_path_may_begin_with_the_home_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("more/mine.yaml", "extends: ~/base.yaml")
+    assert load_sweep("~/more/mine.yaml").name == "base"
+
+
+def test_the_file_that_is_proposed_can_be_written_into_extends(write: Write) -> None:
+    file = write("more/mine.yaml", "extends: bsae.yaml")
+    write("more/base.yaml", BASE)
+    with pytest.raises(SpecError, match=r"extends: more/bsae\.yaml: no such sweep file, did you mean 'base\.yaml'\?$"):
+        load_sweep(file)
 
 
 def test_a_mistake_that_planning_finds_is_told_with_its_file_too(write: Write) -> None:
