@@ -21,6 +21,7 @@ from dmray.specs import ResourcesSpec, SweepSpec, TrialSpec, shown_value
 from dmray.terminal import FittingTable
 
 _OF_THE_TASK = ("target_returns", "return_scale")  # which differ between tasks anyway
+_MOST_VALUES = 12  # of one field, by name
 _ORDERS = {
     "methods_together": "in this order; on each data set, seed by seed",
     "seeds_together": "in this order; on each data set, all seeds of a method together",
@@ -177,7 +178,13 @@ def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
         methods.setdefault(_size(trial.model), {})[trial.method] = None
     lines = [f"  {' '.join(names)}  ({size})" for size, names in methods.items()]
     seeds = dict.fromkeys(str(trial.seed) for trial in trials)
-    return [*lines, *_several_values(trials), f"  seeds {' '.join(seeds)}"]
+    return [*lines, *_several_values(trials), f"  seeds {_first(list(seeds), ' ')}"]
+
+
+def _first(values: Sequence[str], between: str) -> str:
+    """The first few of many values, and how many there are more."""
+    more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
+    return between.join(values[:_MOST_VALUES]) + more
 
 
 def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
@@ -194,7 +201,7 @@ def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
                 for method, of_method in values.items():
                     methods.setdefault(tuple(of_method), []).append(method)
                 parts = [
-                    (f"{' '.join(names)}: " if len(methods) > 1 else "") + ", ".join(several)
+                    (f"{' '.join(names)}: " if len(methods) > 1 else "") + _first(several, ", ")
                     for several, names in methods.items()
                 ]
                 lines.append(f"  {name}  {'; '.join(parts)}")

@@ -152,6 +152,15 @@ def test_the_plan_of_the_longest_names_is_a_table_in_80_columns() -> None:
     assert "in this order; on each data set, seed by seed:\n" in shown
 
 
+def test_of_many_values_the_plan_names_the_first_and_their_number(tmp_path: Path) -> None:
+    training = {"steps": 2, "learning_rate": {"range": [1, 40]}}
+    console = Console(width=80, record=True)
+    console.print(render_plan(tiny_plan(tmp_path, seeds=list(range(100, 130)), training=training)))
+    shown = console.export_text()
+    assert "  learning_rate  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 28 more\n" in shown
+    assert "  seeds 100 101 102 103 104 105 106 107 108 109 110 111 and 18 more\n" in shown
+
+
 def test_the_plan_tells_sizes_apart_that_differ_in_one_backbones_field_alone(tmp_path: Path) -> None:
     size = {"d_model": 16, "n_layer": 1, "context_length": 4}
     grid = [
