@@ -92,7 +92,7 @@ def _base_of(values: MergedValues, folder: Path) -> MergedValues:
         base = _values_of(file, source, given)
     except SpecError as problem:
         raise SpecError(f"{place}: {problem}") from problem
-    if source == values.source:
+    if source == values.source and EXTENDS in base.content:
         raise SpecError(f"{place}: a file cannot extend itself; name another file, or remove the field")
     if EXTENDS in base.content:
         raise SpecError(
