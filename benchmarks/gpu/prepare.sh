@@ -38,7 +38,9 @@ get "$folder/packages" pydantic pydantic-core annotated-types typing-extensions 
     gymnasium farama-notifications cloudpickle mujoco absl-py etils glfw pyopengl msgspec filelock nvidia-ml-py \
     dm-env dm-tree optree colorful opencensus opencensus-context google-api-core google-auth googleapis-common-protos \
     prometheus-client smart-open virtualenv distlib platformdirs aiohttp-cors tensorboardX msgpack jsonschema \
-    jsonschema-specifications referencing rpds-py proto-plus py-spy python-discovery optuna colorlog
+    jsonschema-specifications referencing rpds-py proto-plus py-spy python-discovery optuna colorlog \
+    opentelemetry-api opentelemetry-sdk opentelemetry-proto opentelemetry-semantic-conventions \
+    opentelemetry-exporter-prometheus importlib-metadata zipp
 if [ -n "${MLFLOW:-}" ]; then
     mkdir -p "$folder/mlflow"
     get "$folder/mlflow" mlflow mlflow-skinny mlflow-tracing alembic mako sqlalchemy greenlet graphene graphql-core \

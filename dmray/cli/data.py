@@ -5,6 +5,7 @@ What reads, downloads and records data is imported where it is used, so that `li
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -31,12 +32,13 @@ FileTask = Annotated[str | None, typer.Option(help="The task of a file; by defau
 
 @app.command("list")
 def list_datasets(
-    name: Annotated[
-        str,
+    names: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="A name, a pattern ('hopper-*'), a task or a family (hopper).", autocompletion=_complete_name
+            help="Names, patterns ('hopper-*'), tasks or families (hopper). Default: all.",
+            autocompletion=_complete_name,
         ),
-    ] = "*",
+    ] = None,
     protocol: Protocol = None,
 ) -> None:
     """List the published data sets, how they are evaluated and scored, and which are on this machine.
@@ -44,15 +46,16 @@ def list_datasets(
     Tasks without a published data set are listed by the name of the task; record their data with `make`.
     """
     with report_errors():
-        names, tasks = find_names(name, protocol)
+        found = [find_names(given, protocol) for given in names or ["*"]]
+    datasets, tasks = (dict.fromkeys(chain.from_iterable(part)) for part in zip(*found, strict=True))
     table = FittingTable(box=None, pad_edge=False)
     for heading in ("data set", "protocol", "environment", "observation", "horizon", "score 0", "score 100", "targets"):
         table.add_column(heading, no_wrap=True)
     table.add_column("here")
-    for found in names:
-        table.add_row(found, *_columns(TASKS[DATASETS[found].task]), "yes" if _here(found) else "")
-    for found in tasks:
-        table.add_row(found, *_columns(TASKS[found]), "make")
+    for name in datasets:
+        table.add_row(name, *_columns(TASKS[DATASETS[name].task]), "yes" if _here(name) else "")
+    for name in tasks:
+        table.add_row(name, *_columns(TASKS[name]), "make")
     out.print(table)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from dmray.errors import StorageError
 from dmray.files import user_path
 from dmray.progress.explanation import Explanation, NextStep, explain
 from dmray.progress.explanation_view import lines
-from dmray.progress.sweep_handle import find_sweep
+from dmray.progress.sweep_handle import find_sweep, listed
 from dmray.redaction import without_secrets
 
 app = new_app()
@@ -59,10 +60,19 @@ def split_trial(source: str) -> tuple[str, str]:
         return str(folder.parent.parent), folder.name
     if os.path.isfile("sweep.json") and not os.path.exists(folder):
         return ".", source
+    if os.path.isfile(folder / "sweep.json"):
+        which = "add the trial's id, or the beginning or end of it"
+        raise StorageError(f"{source}: a sweep, not a trial; {which}{_begun_in(folder)}")
     raise StorageError(
-        f"{source}: not the folder of a trial, and this folder has no sweep; name the sweep and the trial: "
-        "dmray explain runs/quickstart TRIAL"
+        f"{source}: not the folder of a trial, and the current folder is not that of a sweep; name the sweep and the "
+        "trial: dmray explain runs/quickstart TRIAL"
     )
+
+
+def _begun_in(sweep: Path) -> str:
+    """Some trials of a sweep, for a message."""
+    names = sorted(path.name for path in sweep.glob("trials/*"))
+    return f":{listed(names)}" if names else ""
 
 
 def _content(explanation: Explanation) -> dict[str, Any]:

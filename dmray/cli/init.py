@@ -22,7 +22,7 @@ def main(
 ) -> None:
     """Copy dmray's sweep files and examples into FOLDER/sweeps and FOLDER/examples.
 
-    A file that is there with another content is an error, unless --force is given; then nothing is written.
+    If one of the files is there with another content, nothing is written, unless --force is given.
     """
     with report_errors():
         target = folder_path("folder", folder)

@@ -21,7 +21,7 @@ _USAGE = "\n".join(
         "usage: dmray COMMAND [--help] ...\n",
         *(f"  {name:10}{command.help_text}" for name, command in COMMANDS.items()),
         "\n  --version               show the versions of dmray and its main packages",
-        "  --install-completion    complete commands, options and dmray's sweep files in this shell",
+        "  --install-completion    let this shell complete commands and options",
         "  --show-completion       print the script that does this",
     ]
 )

@@ -63,9 +63,7 @@ def main(
         typer.Option(parser=finite_number, metavar="<float>", help="With --plan: what one machine costs an hour."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a sweep; finished trials are kept.")] = False,
-    only: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Run some trials: 'method=dm|dt,dataset=hopper-*,seed=0'.")
-    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="EXPR", help="Run some trials: 'method=dm|dt,seed=0'.")] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run part I of N; give each part its own storage.")
     ] = None,
@@ -100,7 +98,7 @@ def main(
                 raise SpecError(f"--address {address}: --local does not use Ray; give only one of them")
             if show:
                 others = {"--plan": only_plan, "--resume": resume, "--retry-failed": retry_failed, "--local": local}
-                _check_alone(others | {"--only": only, "--shard": shard, "--address": address})
+                _check_alone(others | {"--only": only, "--shard": shard, "--address": address} | dict(where.options))
             planned = plan_sweep(file, overrides)
             if show:
                 shown = show_sweep(read_values(file, overrides))
@@ -134,10 +132,10 @@ def main(
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
 
 
-def _check_alone(others: Mapping[str, bool | str | None]) -> None:
+def _check_alone(others: Mapping[str, object]) -> None:
     """Raise a SpecError if an option is given that --show makes no use of."""
     for option, value in others.items():
-        if value:
+        if value is not None and value is not False:
             raise SpecError(f"{option}: --show only prints the sweep; leave out one of the two")
 
 

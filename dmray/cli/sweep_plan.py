@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from dmray.cli.shared import err, out
-from dmray.driver.plan_view import Price, render_changes, render_needed_files, render_plan, render_time
+from dmray.driver.plan_view import Price, counted, render_changes, render_needed_files, render_plan, render_time
 from dmray.errors import ClusterError, SpecError, StorageError
 from dmray.files import download_folders
 from dmray.planning.calibration import (
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from dmray.on_ray.placement import Machines
 
 _OTHER_MACHINES = "  plan for other machines: --on NAME:N (names: --on list), or --cpus and --gpus"
-_ON = re.compile(r"(.+?)(?::([1-9][0-9]{0,3}))?")
+_ON = re.compile(r"(.+?)(?::([0-9]+))?")
+_MOST_MACHINES = 9999
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ class PlanFor:
 
     def refuse_without_plan(self) -> None:
         """Raises: SpecError: an option is given that only --plan uses."""
-        for option, value in self._options:
+        for option, value in self.options:
             raise SpecError(f"{option} {value}: only --plan uses it; add --plan, or leave it out")
 
     def check(self) -> None:
         """Raises: SpecError: an option cannot take effect beside another one."""
         if self.price is not None and self.price <= 0:
             raise SpecError(f"--price {self.price:g}: give the price of a machine's hour, a number above 0")
-        for option, value in self._options:
+        for option, value in self.options:
             if self.address is not None and option != "--price":
                 raise SpecError(f"{option} {value}: --address {self.address} asks the cluster itself; give one of them")
             if self.local and option in ("--cpus", "--gpus"):
@@ -73,7 +74,8 @@ class PlanFor:
             raise SpecError(f"--on {self.on}: --local runs on one machine; leave out one of them")
 
     @property
-    def _options(self) -> list[tuple[str, object]]:
+    def options(self) -> list[tuple[str, object]]:
+        """The options that are given, of those that only --plan uses."""
         given = (("--on", self.on), ("--cpus", self.cpus), ("--gpus", self.gpus), ("--price", self.price))
         return [(option, value) for option, value in given if value is not None]
 
@@ -82,7 +84,11 @@ class PlanFor:
         match = _ON.fullmatch(self.on or "")
         if match is None:
             raise SpecError(f"--on {short(self.on or '')}: write it as NAME or NAME:N, for example {_example()}")
-        return match[1], int(match[2] or 1)
+        number = match[2] or "1"
+        if not 1 <= int(number[:9]) <= _MOST_MACHINES:
+            most = f"give from 1 to {_MOST_MACHINES} machines, not {short(number)}"
+            raise SpecError(f"--on {short(self.on or '')}: {most}")
+        return match[1], int(number)
 
     @property
     def num_machines(self) -> int:
@@ -219,7 +225,7 @@ def _time(planned: Plan, todo: Sequence[TrialSpec], where: PlanFor, calibration:
     except ClusterError as problem:
         if where.address or where.on or where.cpus or where.gpus is not None:
             raise
-        return [f"to run: {len(todo)} trials, but not on this machine: {problem}", _OTHER_MACHINES]
+        return [f"to run: {counted(len(todo), 'trial')}, but not on this machine: {problem}", _OTHER_MACHINES]
     if calibration is None:
         measure = "time: unknown; measure this hardware once: python -m dmray.doctor --calibrate"
         return [*placement, measure, _OTHER_MACHINES]
@@ -243,7 +249,8 @@ def _placement(
     """
     resources = planned.sweep.resources
     if where.local:
-        return lambda _: Capacity(0, 1), [f"to run: {num_trials} trials, one after the other in one process"], 1
+        alone = f"to run: {counted(num_trials, 'trial')}, one after the other in one process"
+        return lambda _: Capacity(0, 1), [alone], 1
     from dmray import on_ray
 
     find = where.machines(planned, calibration)
@@ -255,8 +262,7 @@ def _placement(
 
     concurrent, machines, actors = place(resources).trials, find(resources), resources.evaluation_actors
     lines = [
-        f"to run: {num_trials} trials, {concurrent} at a time, and {actors} evaluation actor"
-        f"{'' if actors == 1 else 's'},",
+        f"to run: {counted(num_trials, 'trial')}, {concurrent} at a time, and {counted(actors, 'evaluation actor')},",
         f"  on {where.named(machines)}",
     ]
     if too_much := on_ray.overload(resources, concurrent, machines):

@@ -21,9 +21,10 @@ from dmray.specs import ResourcesSpec, SweepSpec, TrialSpec, shown_value
 from dmray.terminal import FittingTable
 
 _OF_THE_TASK = ("target_returns", "return_scale")  # which differ between tasks anyway
+_MOST_VALUES = 12  # of one field, by name
 _ORDERS = {
     "methods_together": "in this order; on each data set, seed by seed",
-    "seeds_together": "in this order; on each data set, method by method with all seeds",
+    "seeds_together": "in this order; on each data set, all seeds of a method together",
     "cheap_first": "those with the least work first",
 }
 
@@ -31,9 +32,9 @@ _ORDERS = {
 def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> Group:
     """Trials by data set in the order of their start, what they cost at most, and, given `states`, what is done."""
     table = FittingTable(box=None, pad_edge=False)
-    table.add_column("data set", no_wrap=True)
-    for name in ("trials", "training steps", "env steps <=", "disk", *(["done"] if states else [])):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("data set", vertical="bottom", no_wrap=True)
+    for name in ("trials", "training\nsteps", "env steps\nat most", "disk", *(["done"] if states else [])):
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     every = (plan.sweep.tracking.log_every_steps, plan.sweep.faults.keep_every_steps)
     for dataset in dict.fromkeys(trial.dataset.name for trial in plan.trials):
         trials = [trial for trial in plan.trials if trial.dataset.name == dataset]
@@ -43,7 +44,8 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
     counts = Counter(states.values() if states else ())
     by_state = [f"{counts[state]} {state}" for state in TrialStatus if counts[state]]
     return Group(
-        f"sweep '{plan.sweep.name}': {len(plan.trials)} trials, {_ORDERS[plan.sweep.order]}:",
+        f"sweep '{plan.sweep.name}': {counted(len(plan.trials), 'trial')}",
+        f"{_ORDERS[plan.sweep.order]}:",
         *_comparison(plan.trials),
         *_search(plan),
         *_early_stopping(plan),
@@ -53,6 +55,11 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
         f"cost: {steps} training steps, at most {env_steps} env steps, about {disk} on disk",
         *([f"trials: {', '.join(by_state)}"] if states else []),
     )
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 trial", "2 trials"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ def render_time(
         lines.append("  without the time that early stopping saves")
     if price is not None:
         lines.append(_cost_of_machines(estimate, price))
+    start = "" if estimate.in_one_process else "starting Ray and the trials, "
+    lines.append(f"  not included: {start}downloading or recording data, the report")
     lines.append(f"  (to a factor of two, from measurements of {calibration.hardware}, {calibration.made[:10]})")
     if calibration.busy is not None:
         lines.append(f"  measured on a busy machine, so the time may be too long: {calibration.busy}")
@@ -101,13 +110,13 @@ def _at_once(estimate: TimeEstimate, capacity: Capacity) -> list[str]:
 def _by_actors(estimate: TimeEstimate, resources: ResourcesSpec) -> list[str]:
     if estimate.in_one_process:
         return []
-    actors = f"{resources.evaluation_actors} evaluation actor{'' if resources.evaluation_actors == 1 else 's'}"
+    actors = counted(resources.evaluation_actors, "evaluation actor")
     return [f"               {duration_text(estimate.by_limit['evaluation'])} with {actors}"]
 
 
 def _cost_of_machines(estimate: TimeEstimate, price: Price) -> str:
     hours = estimate.wall_s / 3600
-    machines = f"{price.machines} machine{'' if price.machines == 1 else 's'}"
+    machines = counted(price.machines, "machine")
     total = _money(hours * price.machines * price.per_hour)
     return f"  price        {total} for {machines} at {price.per_hour:g} an hour each"
 
@@ -135,16 +144,18 @@ def render_changes(changes: Sequence[Change]) -> str:
 def render_needed_files(files: Sequence[NeededFile], folder: str) -> str:
     """Files that are not here, where they come from, and how much is downloaded."""
     here = [file for file in files if file.state == "here"]
-    lines = [f"data: {len(here)} of {len(files)} files {'is' if len(here) == 1 else 'are'} here"]
+    is_or_are = "is" if 1 in (len(here), len(files)) else "are"
+    lines = [f"data: {len(here)} of {counted(len(files), 'file')} {is_or_are} here"]
     downloads = [file for file in files if file.state == "download"]
     if downloads:
+        width = max(len(file.dataset) for file in downloads)
         known = [file.size_bytes for file in downloads if file.size_bytes is not None]
         unknown = f" and {len(downloads) - len(known)} of unknown size" if len(known) < len(downloads) else ""
         size = f"{len(known)} with {size_text(sum(known))}{unknown}" if known else "sizes unknown"
         lines.append(f"  {len(downloads)} to download ({size}) to {folder}")
         for source in dict.fromkeys(_folder_of(file) for file in downloads):
             lines.append(f"  from {source}")
-            lines += [_line(file) for file in downloads if _folder_of(file) == source]
+            lines += [_line(file, width) for file in downloads if _folder_of(file) == source]
     for state, what in (("record", "to record"), ("missing", "MISSING: the sweep does not start")):
         if found := [file for file in files if file.state == state]:
             lines.append(f"  {len(found)} {what}")
@@ -156,9 +167,9 @@ def _folder_of(file: NeededFile) -> str:
     return file.source.rpartition("/")[0]
 
 
-def _line(file: NeededFile) -> str:
+def _line(file: NeededFile, width: int) -> str:
     size = "size unknown" if file.size_bytes is None else size_text(file.size_bytes)
-    return f"    {file.dataset:<32} {size:>12}"
+    return f"    {file.dataset:<{width}} {size:>12}"
 
 
 def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
@@ -168,7 +179,13 @@ def _comparison(trials: Sequence[TrialSpec]) -> list[str]:
         methods.setdefault(_size(trial.model), {})[trial.method] = None
     lines = [f"  {' '.join(names)}  ({size})" for size, names in methods.items()]
     seeds = dict.fromkeys(str(trial.seed) for trial in trials)
-    return [*lines, *_several_values(trials), f"  seeds {' '.join(seeds)}"]
+    return [*lines, *_several_values(trials), f"  seeds {_first(list(seeds), ' ')}"]
+
+
+def _first(values: Sequence[str], between: str) -> str:
+    """The first few of many values, and how many there are more."""
+    more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
+    return between.join(values[:_MOST_VALUES]) + more
 
 
 def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
@@ -185,7 +202,7 @@ def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
                 for method, of_method in values.items():
                     methods.setdefault(tuple(of_method), []).append(method)
                 parts = [
-                    (f"{' '.join(names)}: " if len(methods) > 1 else "") + ", ".join(several)
+                    (f"{' '.join(names)}: " if len(methods) > 1 else "") + _first(several, ", ")
                     for several, names in methods.items()
                 ]
                 lines.append(f"  {name}  {'; '.join(parts)}")
@@ -195,7 +212,7 @@ def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
 def _size(config: BackboneConfig) -> str:
     """Width, layers and context length, and whatever else differs from the defaults."""
     others = {name: value for name, value in config.identity().items() if name not in BackboneConfig.model_fields}
-    parts = [f"width {config.d_model}", f"{config.n_layer} layers", f"context {config.context_length}"]
+    parts = [f"width {config.d_model}", counted(config.n_layer, "layer"), f"context {config.context_length}"]
     return ", ".join([*parts, *(f"{name} {value}" for name, value in others.items())])
 
 

@@ -3,7 +3,8 @@
     EXPR     = term {"," term}                  all terms must match
     term     = key "=" pattern {"|" pattern}    one pattern must match; case matters; *, ? and [ab] as in a shell
     key      = dataset | task | method | seed | trial, or a field of the model or of the training
-               (d_model, context_length, learning_rate, ...); numbers are compared as numbers: 3e-4 is 0.0003
+               (d_model, context_length, learning_rate, ...); numbers are compared as numbers: 3e-4 is 0.0003;
+               patterns with *, ? or [ab] are compared with the text that --plan shows: 1e-4 matches 1e-*
 
 Shards divide the whole plan by the FLOPs of its trials, in training and in evaluation. They depend on the plan and on
 nothing else, so n machines can divide a sweep without communication. `--only` then selects within a shard. A change of
@@ -17,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dmray.errors import SpecError
 from dmray.planning.cost import network_flops
 from dmray.planning.plan import Plan
 from dmray.registry import nearest, short, unknown
-from dmray.specs import TrainingSpec, TrialSpec
+from dmray.specs import TrainingSpec, TrialSpec, shown_value
 from dmray.tasks import task_of
 
 _SHARD = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})")
@@ -117,34 +118,35 @@ def _terms(expression: str | None, keys: Sequence[str]) -> Mapping[str, Sequence
     return terms
 
 
-def _value(trial: TrialSpec, key: str) -> str:
+def _value(trial: TrialSpec, key: str) -> Any:
     if key not in _KEYS:
-        return str(getattr(trial.model, key, getattr(trial.training, key, "")))  # "" for methods without this field
+        return getattr(trial.model, key, getattr(trial.training, key, ""))  # "" for methods without this field
     values = {
         "dataset": trial.dataset.name,
         "task": task_of(trial.dataset).name,
         "method": trial.method,
-        "seed": str(trial.seed),
+        "seed": trial.seed,
         "trial": trial.trial_id,
     }
     return values[key]
 
 
-def _matches(value: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(value, pattern) or _same_number(value, pattern) for pattern in patterns)
+def _matches(value: Any, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(shown_value(value), pattern) or _same_number(value, pattern) for pattern in patterns)
 
 
-def _same_number(value: str, pattern: str) -> bool:
+def _same_number(value: Any, pattern: str) -> bool:
     try:
-        return float(value) == float(pattern)
+        return isinstance(value, int | float) and value == float(pattern)
     except ValueError:
         return False
 
 
 def _no_trial(plan: Plan, key: str, patterns: Sequence[str]) -> str:
     wanted = short("|".join(patterns))
-    values = list(dict.fromkeys(_value(trial, key) for trial in plan.trials))
-    if any(_matches(value, patterns) for value in values):
+    found = [_value(trial, key) for trial in plan.trials]
+    values = list(dict.fromkeys(map(shown_value, found)))
+    if any(_matches(value, patterns) for value in found):
         return f"no trial that matches the terms before it has {key}={wanted}"
     best = nearest(patterns[0], values)
     known = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")

@@ -164,17 +164,23 @@ def explain(found: SweepHandle, key: str) -> Explanation:
 
 def changed_fields(trial: TrialSpec) -> Iterator[str]:
     """The settings of a trial that are not the default, as `training.steps 40 (default 1000000)`."""
-    for name in ("model", "training", "evaluation"):
-        yield from _changed(name, getattr(trial, name))
+    task = task_of(trial.dataset)
+    for name in ("model", "training"):
+        yield from _changed(name, getattr(trial, name), {})
+    of_task = {"target_returns": task.target_returns, "return_scale": task.return_scale}
+    yield from _changed("evaluation", trial.evaluation, of_task)
 
 
-def _changed(path: str, spec: Spec) -> Iterator[str]:
+def _changed(path: str, spec: Spec, defaults: Mapping[str, Any]) -> Iterator[str]:
+    """`defaults`: of the fields whose default is not that of their class."""
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
         if isinstance(value, Spec):
-            yield from _changed(f"{path}.{name}", value)
-        elif not field.is_required() and value != (default := field.get_default(call_default_factory=True)):
-            yield f"{path}.{name} {shown(value)} (default {shown(default)})"
+            yield from _changed(f"{path}.{name}", value, {})
+        elif not field.is_required():
+            default = defaults.get(name, field.get_default(call_default_factory=True))
+            if value != default:
+                yield f"{path}.{name} {shown(value)} (default {shown(default)})"
 
 
 def shown(value: Any) -> str:

@@ -35,7 +35,7 @@ _ORDERS = {"pause": "paused", "stop": "stopping", "kill": "killed"}
 
 def line(summary: Summary) -> str:
     """The sweep in one line."""
-    return ", ".join([*_counts(summary), *_speed(summary), *_evaluations(summary), f"ETA {duration(summary.eta_s)}"])
+    return ", ".join([*_counts(summary), *_speed(summary), *_evaluations(summary), *_eta(summary)])
 
 
 def text(summary: Summary) -> str:
@@ -71,10 +71,18 @@ def _counts(summary: Summary) -> list[str]:
 
 
 def _speed(summary: Summary) -> list[str]:
-    return [f"{summary.steps:,}/{summary.total_steps:,} steps", f"{rate(summary.steps_per_s)} steps/s"]
+    """The steps; the speed only while a driver is alive, because it is that of the last ten minutes."""
+    speed = [f"{rate(summary.steps_per_s)} steps/s"] if summary.at_work else []
+    return [f"{summary.steps:,}/{summary.total_steps:,} steps", *speed]
+
+
+def _eta(summary: Summary) -> list[str]:
+    return [f"ETA {duration(summary.eta_s)}"] if summary.at_work else []
 
 
 def _evaluations(summary: Summary) -> list[str]:
+    if not summary.at_work:
+        return []
     return [f"{rate(summary.evaluations_per_h)} evaluations/h ({summary.pending_evaluations} pending)"]
 
 
@@ -134,7 +142,7 @@ class SweepView:
         yield Segment.line()
         yield from map(Text, folded([part for now in _now(summary.phase) for part in now.split(", ")], width))
         yield from map(Text, folded(_counts(summary), width))
-        yield from map(Text, folded([*_speed(summary), f"ETA {duration(summary.eta_s)}"], width))
+        yield from map(Text, folded([*_speed(summary), *_eta(summary)], width))
         yield from map(Text, folded(_evaluations(summary), width))
         if summary.running:
             yield from self._running(most, console, options)

@@ -173,13 +173,14 @@ def find_trial(sweep: SweepHandle, key: str, planned: Iterable[str] = ()) -> Tri
     if len(found) == 1:
         return sweep.folder.trial(found[0])
     if found:
-        raise StorageError(f"'{key}' is the beginning or the end of {len(found)} trials:{_listed(found)}")
+        raise StorageError(f"'{key}' is the beginning or the end of {len(found)} trials:{listed(found)}")
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.3)
-    cure = f"the nearest are:{_listed(near)}" if near else f"there are {len(names)}:{_listed(names)}"
+    cure = f"the nearest are:{listed(near)}" if near else f"there are {len(names)}:{listed(names)}"
     missing = f"there is no trial '{key}'" if planned else f"no trial '{key}' was begun"
     raise StorageError(f"{sweep.where}: {missing}; {cure}")
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few of these names, a line each, for a message."""
     more = f"\n  and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return "".join(f"\n  {name}" for name in names[:_MOST_NAMES]) + more

@@ -57,6 +57,11 @@ class Interval:
 Domain = Values | Interval
 
 
+def describes_domain(value: object) -> bool:
+    """Whether a mapping is written as several values for a field. No section of a sweep file has fields so named."""
+    return isinstance(value, Mapping) and any(word in value for word in _WORDS)
+
+
 def domain_of(value: Any, annotation: Any) -> Domain | None:
     """The domain that `value` describes, for a field of that type; None if `value` is a plain value of the field.
 

@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from dmray.errors import SpecError
-from dmray.files import read_small
+from dmray.files import read_small, user_path
 from dmray.registry import nearest, short, short_repr
 from dmray.shipped import shipped_sweep, shipped_sweeps
 from dmray.specs.merging import OVERRIDE, MergedValues, parse_yaml
-from dmray.specs.mistakes import Mistake, mistakes_of
+from dmray.specs.mistakes import Mistake, mistakes_of, written
 from dmray.specs.sweep import SweepSpec
 from dmray.specs.yaml_values import MAX_CHARACTERS
 
@@ -56,7 +56,7 @@ def read_values(path: str | Path, overrides: Iterable[str] = ()) -> MergedValues
         SpecError: a file cannot be read or is not a YAML mapping, or an override is invalid.
     """
     file, source = _file_of(path, Path())
-    return _with_base(_values_of(file, source), file.parent, overrides)
+    return _with_base(_values_of(file, source, path), file.parent, overrides)
 
 
 def validated(values: MergedValues) -> SweepSpec:
@@ -86,12 +86,14 @@ def _with_base(values: MergedValues, folder: Path, overrides: Iterable[str]) -> 
 def _base_of(values: MergedValues, folder: Path) -> MergedValues:
     given, place = values.content[EXTENDS], f"{values.source}: {EXTENDS}"
     if not isinstance(given, str) or not given:
-        raise SpecError(f"{place}: give the name of one sweep file, not {short_repr(given)}")
+        raise SpecError(f"{place}: give the name of one sweep file, not {written(given)}")
     try:
         file, source = _file_of(given, folder)
-        base = _values_of(file, source)
+        base = _values_of(file, source, given)
     except SpecError as problem:
         raise SpecError(f"{place}: {problem}") from problem
+    if source == values.source and EXTENDS in base.content:
+        raise SpecError(f"{place}: a file cannot extend itself; name another file, or remove the field")
     if EXTENDS in base.content:
         raise SpecError(
             f"{place}: {source} itself extends {short_repr(base.content[EXTENDS])}, and a file that is extended may "
@@ -107,24 +109,24 @@ def _without_extends(values: MergedValues) -> MergedValues:
 
 def _file_of(given: str | Path, folder: Path) -> tuple[Path, str]:
     """The file that a path (relative to `folder`) or the name of one of dmray's files means, and what messages say."""
-    file = shipped_sweep(given, folder) or folder / given
+    file = shipped_sweep(given, folder) or folder / user_path(given)
     is_shipped = shipped_sweeps().get(file.stem) == file
     return file, f"{file.stem} (of dmray)" if is_shipped else os.path.normpath(file)
 
 
-def _values_of(file: Path, source: str) -> MergedValues:
-    content = parse_yaml(_text_of(file), source)
+def _values_of(file: Path, source: str, given: str | Path) -> MergedValues:
+    content = parse_yaml(_text_of(file, given), source)
     if not isinstance(content, dict):
         raise SpecError(f"{source}: a sweep file is a mapping (name:, datasets:, grid:, seeds:, ...)")
     return MergedValues.of(content, source)
 
 
-def _text_of(path: Path) -> str:
-    """The text of a sweep file."""
+def _text_of(path: Path, given: str | Path) -> str:
+    """The text of a sweep file. `given`: how it was named, for a message that names another one."""
     try:
         return read_small(path, _MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError as cause:
-        raise SpecError(f"{path}: no such sweep file{_similar_file(path)}") from cause
+        raise SpecError(f"{path}: no such sweep file{_similar_file(path, Path(given))}") from cause
     except UnicodeDecodeError as cause:
         raise SpecError(f"{path}: not UTF-8 text (byte {cause.start}); save the sweep file as UTF-8") from cause
     except (OSError, ValueError) as cause:  # ValueError: a zero byte in the path
@@ -137,12 +139,12 @@ def _text_of(path: Path) -> str:
         raise SpecError(f"{short(str(path))}: cannot read the sweep file: {cause}") from cause
 
 
-def _similar_file(path: Path) -> str:
+def _similar_file(path: Path, given: Path) -> str:
+    if path.stem in shipped_sweeps():
+        return f"; dmray brings one: give '{path.stem}'"
     beside = [file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]
     best = nearest(path.name, beside)
-    if best:
-        return f", did you mean '{path.with_name(best)}'?"
-    return f"; dmray brings one: give '{path.stem}'" if path.stem in shipped_sweeps() else ""
+    return f", did you mean '{given.with_name(best)}'?" if best else ""
 
 
 def located(mistake: Mistake, values: MergedValues) -> str:

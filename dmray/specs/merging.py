@@ -9,6 +9,7 @@ from typing import Any
 
 from dmray.errors import SpecError
 from dmray.registry import short
+from dmray.specs.domains import describes_domain
 from dmray.specs.plain_values import plain_value
 from dmray.specs.yaml_values import MAX_DEPTH, YamlError, read_yaml
 
@@ -38,7 +39,7 @@ class MergedValues:
         return cls(values, source, dict.fromkeys(leaves(values), source))
 
     def extending(self, base: MergedValues) -> MergedValues:
-        """These values over those of `base`: mappings are merged key by key, other values replace."""
+        """These values over those of `base`: sections are merged key by key, other values replace."""
         content = _merged(base.content, self.content)
         origins = {place: self.origins.get(place, base.origins.get(place, "")) for place in leaves(content)}
         return MergedValues(content, self.source, origins, base.source)
@@ -59,13 +60,16 @@ class MergedValues:
 
     def origin_of(self, place: Place) -> str:
         """The file, or "-o", that the values at and below `place` come from; if there are several, they are named."""
+        found: set[str] = set()
         for length in range(len(place), -1, -1):
             found = {origin for at, origin in self.origins.items() if at[:length] == place[:length]}
-            if len(found) == 1:
-                return found.pop()
             if found:
                 break
-        return self.source if self.base is None else f"{self.source}, which extends {self.base}"
+        files = found - {OVERRIDE}
+        if not files and found:
+            return OVERRIDE
+        extends = f"{self.source}, which extends {self.base}" if self.base is not None else self.source
+        return (files.pop() if len(files) == 1 else extends) + (f", with {OVERRIDE}" if OVERRIDE in found else "")
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -90,7 +94,7 @@ def leaves(value: Any, place: Place = ()) -> Iterator[Place]:
 
 
 def _merged(below: Any, above: Any) -> Any:
-    if not (isinstance(below, dict) and isinstance(above, dict)):
+    if not (isinstance(below, dict) and isinstance(above, dict)) or describes_domain(below) or describes_domain(above):
         return above
     kept = {key: value for key, value in below.items() if key not in above}
     return {**kept, **{key: _merged(below.get(key), value) for key, value in above.items()}}

@@ -80,7 +80,14 @@ def _mistakes(error: ErrorDetails, root: type[BaseModel]) -> Iterator[Mistake]:
         yield Mistake(place, error["msg"].removeprefix("Value error, "))
     else:
         wanted = f"Input should be {_WANTED[kind]}" if kind in _WANTED else error["msg"]
-        yield Mistake(place, f"{wanted}, not {short_repr(list(value) if isinstance(value, tuple) else value)}")
+        yield Mistake(place, f"{wanted}, not {written(value)}")
+
+
+def written(value: object) -> str:
+    """A value as a sweep file has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return short_repr(list(value) if isinstance(value, tuple) else value)
 
 
 def _fields_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:

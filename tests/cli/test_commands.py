@@ -324,6 +324,10 @@ def test_what_names_no_trial_is_an_error_with_an_example(folder: SweepFolder, tm
     assert (nowhere.exit_code, "name the sweep and the trial: dmray explain" in nowhere.output) == (1, True)
     unknown = runner.invoke(explain.app, [str(folder.path), "nothing"])
     assert (unknown.exit_code, "there is no trial 'nothing'" in unknown.output) == (1, True)
+    alone = runner.invoke(explain.app, [str(folder.path)])
+    (trial,) = (path.name for path in (folder.path / "trials").iterdir())
+    assert "a sweep, not a trial; add the trial's id" in alone.output
+    assert alone.output.endswith(f":\n  {trial}\n")
 
 
 def test_a_log_that_is_no_terminal_has_a_line_a_message(capsys: pytest.CaptureFixture[str]) -> None:

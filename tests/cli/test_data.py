@@ -47,6 +47,12 @@ def test_list_can_be_narrowed() -> None:
     ]
 
 
+def test_list_takes_several_names_and_lists_each_once() -> None:
+    lines = run("list", "hopper-medium-v2", "hopper-m*-v2", "kitchen-mixed-v0").output.splitlines()[1:]
+    names = [line.split()[0] for line in lines]
+    assert (names[0], names[-1], len(set(names))) == ("hopper-medium-v2", "kitchen-mixed-v0", len(names))
+
+
 @pytest.mark.parametrize("command", ["fetch", "verify", "list"])
 def test_an_unknown_name_is_told_with_the_nearest(command: str) -> None:
     done = run(command, "hoper-medium-v2")

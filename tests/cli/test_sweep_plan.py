@@ -70,6 +70,7 @@ def test_a_laptop_plans_for_a_cluster(tmp_path: Path) -> None:
     assert "time: about 40 seconds, limited by training" in output
     assert "  training     4 minutes of one trial after the other\n               40 seconds with 6 at a time" in output
     assert "price        0.11 for 4 machines at 2.5 an hour each" in output
+    assert "not included: starting Ray and the trials, downloading or recording data, the report" in output
     assert "from measurements of a cluster's CPU" in output
 
 
@@ -122,6 +123,9 @@ def test_known_hardware_is_listed(tmp_path: Path) -> None:
         (["--plan", "--local", "--on", "cpu-2:4"], "--local runs on one machine"),
         (["--plan", "--price", "0"], "--price 0: give the price of a machine's hour"),
         (["--on", "cpu-2"], "--on cpu-2: only --plan uses it"),
+        (["--plan", "--on", "cpu-2:0"], "--on cpu-2:0: give from 1 to 9999 machines, not 0"),
+        (["--show", "--on", "cpu-2"], "--on: --show only prints the sweep"),
+        (["--show", "--gpus", "0"], "--gpus: --show only prints the sweep"),
         (["--gpus", "2"], "--gpus 2: only --plan uses it"),
         (["--plan", "--on", "cpu-2", "-o", "resources.gpus_per_trial=1"], "a trial needs 1 GPUs"),
     ],

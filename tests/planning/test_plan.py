@@ -143,6 +143,24 @@ def test_the_plan_shows_trials_cost_and_what_is_done(tmp_path: Path) -> None:
     assert "1 waiting, 1 finished" in text
 
 
+def test_the_plan_of_the_longest_names_is_a_table_in_80_columns() -> None:
+    console = Console(width=80, record=True)
+    planned = load_plan("paper", ["seeds=[0]"])
+    console.print(render_plan(planned, dict.fromkeys(planned.trial_ids, TrialStatus.WAITING)))
+    shown = console.export_text()
+    assert re.search(r"^bullet-halfcheetah-medium-expert-v0 +5 +5 M +700 M +\d+ MB +0/5 *$", shown, re.MULTILINE)
+    assert "in this order; on each data set, seed by seed:\n" in shown
+
+
+def test_of_many_values_the_plan_names_the_first_and_their_number(tmp_path: Path) -> None:
+    training = {"steps": 2, "learning_rate": {"range": [1, 40]}}
+    console = Console(width=80, record=True)
+    console.print(render_plan(tiny_plan(tmp_path, seeds=list(range(100, 130)), training=training)))
+    shown = console.export_text()
+    assert "  learning_rate  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 28 more\n" in shown
+    assert "  seeds 100 101 102 103 104 105 106 107 108 109 110 111 and 18 more\n" in shown
+
+
 def test_the_plan_tells_sizes_apart_that_differ_in_one_backbones_field_alone(tmp_path: Path) -> None:
     size = {"d_model": 16, "n_layer": 1, "context_length": 4}
     grid = [
@@ -152,8 +170,8 @@ def test_the_plan_tells_sizes_apart_that_differ_in_one_backbones_field_alone(tmp
     console = Console(width=100, record=True)
     console.print(render_plan(tiny_plan(tmp_path, grid=grid)))
     shown = console.export_text()
-    assert "dm dt  (width 16, 1 layers, context 4)" in shown
-    assert "dm  (width 16, 1 layers, context 4, d_state 8)" in shown
+    assert "dm dt  (width 16, 1 layer, context 4)" in shown
+    assert "dm  (width 16, 1 layer, context 4, d_state 8)" in shown
 
 
 @pytest.mark.parametrize(

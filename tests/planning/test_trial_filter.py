@@ -32,6 +32,24 @@ def test_an_expression_selects_trials(only: str, count: int) -> None:
     assert len(select_trials(FULL, TrialFilter(only))) == count
 
 
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ("learning_rate=1e-*", 4),
+        ("learning_rate=0.0001", 2),
+        ("learning_rate=1e-04", 2),
+        ("learning_rate=3.162e-5", 2),
+        ("learning_rate=3.16228e-5", 2),
+    ],
+)
+def test_a_pattern_is_compared_with_a_number_as_the_plan_shows_it(tmp_path: Path, only: str, count: int) -> None:
+    training = {"steps": 2, "learning_rate": {"log_uniform": [1e-5, 1e-4], "points": 3}}
+    planned = tiny_plan(tmp_path, seeds=[0], training=training)
+    assert len(select_trials(planned, TrialFilter(only))) == count
+    with pytest.raises(SpecError, match=r"there are 1e-5, 3\.162e-5, 1e-4$"):
+        select_trials(planned, TrialFilter("learning_rate=0.*"))
+
+
 def test_selected_trials_keep_the_plans_order() -> None:
     assert select_trials(FULL, TrialFilter("seed=0|2")) == tuple(trial for trial in FULL.trials if trial.seed in {0, 2})
 

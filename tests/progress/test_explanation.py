@@ -156,6 +156,17 @@ def test_only_settings_that_are_not_the_default_are_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("evaluation", "changed"),
+    [({}, []), ({"target_returns": [7.0]}, ["evaluation.target_returns [7.0] (default [280.0,140.0])"])],
+)
+def test_the_target_returns_of_the_task_are_the_default(
+    tmp_path: Path, evaluation: dict[str, object], changed: list[str]
+) -> None:
+    (trial, *_) = tiny_plan(tmp_path, datasets=["maze2d-umaze-v1"], evaluation=evaluation).trials
+    assert [each for each in changed_fields(trial) if "return" in each] == changed
+
+
+@pytest.mark.parametrize(
     ("status", "order", "alive", "command"),
     [
         ("waiting", "run", True, "dmray status runs/a"),

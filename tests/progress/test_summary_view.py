@@ -79,6 +79,15 @@ def test_plain_status_names_speed_and_eta_of_each_trial(summary: Summary) -> Non
     assert line.endswith(expected)
 
 
+def test_without_a_driver_there_is_no_speed(tmp_path: Path) -> None:
+    now = time.time()
+    _, folder = begun(tmp_path, [started(0, now - 60), trained(20, now - 20), evaluated(20, now - 10)])
+    summary = summarize(follower_of(folder))
+    assert text(summary).endswith("0/2 trials done, 0 running, 1 interrupted, 0 failed, 20/80 steps")
+    shown = "\n".join(printed(summary, 80))
+    assert ("20/80 steps" in shown, "steps/s" in shown, "ETA" in shown, "/h" in shown) == (True, False, False, False)
+
+
 def test_lines_break_between_parts_only() -> None:
     assert folded(["aaa", "bbb", "a part that is too long", "c"], 10, "  ") == [
         "  aaa,",

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 import dmray
 from dmray.errors import SpecError
 from dmray.shipped import shipped_sweeps
-from dmray.specs import load_sweep
+from dmray.specs import EarlyStoppingSpec, EvaluationSpec, ResourcesSpec, SweepSpec, TrainingSpec, load_sweep
+from dmray.specs.domains import describes_domain
 from dmray.specs.loading import read_values, sweep_of
 from dmray.specs.merging import MergedValues
 from dmray.specs.showing import as_yaml, show_sweep
+from dmray.specs.sweep import FaultSpec, TrackingSpec
 from dmray.specs.yaml_values import read_yaml
 
 BASE = """
@@ -74,6 +76,36 @@ def test_the_files_of_dmray_are_shown_by_their_names() -> None:
     assert re.search(r"seeds: \[0, 1, 2, 3\] +# paper \(of dmray\)\n", shown)
 
 
+LOG = "{log_uniform: [1.0e-5, 1.0e-3], points: 3}"
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "values"),
+    [
+        ("{choices: [0.1, 0.2]}", LOG, (1e-5, 1e-4, 1e-3)),
+        (LOG, "{choices: [0.1, 0.2]}", (0.1, 0.2)),
+        (LOG, "[0.1, 0.2]", (0.1, 0.2)),
+        ("[0.1, 0.2]", "0.3", (0.3,)),
+        ("0.3", LOG, (1e-5, 1e-4, 1e-3)),
+    ],
+)
+def test_several_values_of_a_field_replace_those_of_the_extended_file(
+    write: Write, below: str, above: str, values: tuple[float, ...]
+) -> None:
+    write("base.yaml", BASE.replace("steps: 100", f"steps: 100, learning_rate: {below}"))
+    file = write("mine.yaml", f"extends: base.yaml\nname: mine\ntraining: {{learning_rate: {above}}}")
+    plan = dmray.plan_sweep(file)
+    assert tuple(dict.fromkeys(trial.training.learning_rate for trial in plan.trials)) == values
+    assert plan.trials[0].training.steps == 100
+    shown = write("shown.yaml", show_sweep(read_values(file)))
+    assert dmray.plan_sweep(shown).trial_ids == plan.trial_ids
+
+
+def test_no_section_of_a_sweep_has_a_field_named_like_several_values() -> None:
+    for section in (SweepSpec, TrainingSpec, EvaluationSpec, EarlyStoppingSpec, ResourcesSpec, FaultSpec, TrackingSpec):
+        assert not describes_domain(section.model_fields), section
+
+
 def test_a_mapping_extends_a_file_too(write: Write) -> None:
     assert sweep_of({"extends": "base.yaml", "seeds": [3]}, "sweep").seeds == (3,)
 
@@ -93,9 +125,23 @@ def test_a_mapping_extends_a_file_too(write: Write) -> None:
             "mine.yaml, which extends base.yaml: evaluation: quick_episodes 10 is not less than episodes 5",
         ),
         ("extends: bsae.yaml", [], "mine.yaml: extends: bsae.yaml: no such sweep file, did you mean 'base.yaml'?"),
+        ("extends: quickstart.yaml", [], "mine.yaml: extends: quickstart.yaml: no such sweep file; dmray brings one"),
+        ("extends: sub/bse.yaml", [], "mine.yaml: extends: sub/bse.yaml: no such sweep file, did you mean 'sub/base"),
         ("extends: quikstart", [], "mine.yaml: extends: quikstart: no such sweep file, did you mean 'quickstart'?"),
+        ("extends:", [], "mine.yaml: extends: give the name of one sweep file, not null"),
+        ("extends: base.yaml\ntraining:", [], "mine.yaml: training: Input should be a mapping of fields, not null"),
+        (
+            "extends: base.yaml\ntraining: {weight_decay: [0.1, 0.2]}",
+            ["training.weight_decay={uniform: [0, 1]}", "training.weight_decay.choices=[0.3]"],
+            "mine.yaml: -o training.weight_decay: give one of choices, range, uniform, log_uniform",
+        ),
+        (
+            "extends: base.yaml\ntraining: {weight_decay: {choices: [0.1]}}",
+            ["training.weight_decay.uniform=[0, 1]"],
+            "mine.yaml, with -o: training.weight_decay: give one of choices, range, uniform, log_uniform",
+        ),
         ("extends: [base.yaml]", [], "mine.yaml: extends: give the name of one sweep file, not ['base.yaml']"),
-        ("extends: mine.yaml", [], "mine.yaml: extends: mine.yaml itself extends 'mine.yaml', and a file"),
+        ("extends: mine.yaml", [], "mine.yaml: extends: a file cannot extend itself; name another"),
         ("extends: second.yaml", [], "mine.yaml: extends: second.yaml itself extends 'base.yaml', and a file"),
         ("extends: list.yaml", [], "mine.yaml: extends: list.yaml: a sweep file is a mapping"),
         (f"extend: base.yaml\n{BASE}", [], "mine.yaml: extend: unknown field, did you mean 'extends'?"),
@@ -109,10 +155,24 @@ def test_a_mistake_is_told_with_the_file_or_the_option_in_which_it_is(
     write("wrong.yaml", BASE.replace("100", "-1"))
     write("twice.yaml", BASE.replace("[0, 1]", "[4, 4]"))
     write("list.yaml", "[1]")
+    write("sub/base.yaml", BASE)
     write("named.yaml", BASE.replace("maze2d-open-v0", "{name: maze2d-open-v0}"))
     with pytest.raises(SpecError) as error:
         load_sweep(write("mine.yaml", text), overrides)
     assert str(error.value).startswith(message), error.value
+
+
+def test_a_path_may_begin_with_the_home_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("more/mine.yaml", "extends: ~/base.yaml")
+    assert load_sweep("~/more/mine.yaml").name == "base"
+
+
+def test_the_file_that_is_proposed_can_be_written_into_extends(write: Write) -> None:
+    file = write("more/mine.yaml", "extends: bsae.yaml")
+    write("more/base.yaml", BASE)
+    with pytest.raises(SpecError, match=r"extends: more/bsae\.yaml: no such sweep file, did you mean 'base\.yaml'\?$"):
+        load_sweep(file)
 
 
 def test_a_mistake_that_planning_finds_is_told_with_its_file_too(write: Write) -> None:
@@ -183,4 +243,4 @@ def test_merging_keeps_neither_side_as_it_was_changed() -> None:
     top = MergedValues.of({"a": {"b": 2}}, "top").extending(base).overridden(["a.c.0=5", "a.d=1"])
     assert (top.content, base.content) == ({"a": {"b": 2, "c": [5], "d": 1}}, {"a": {"b": 1, "c": [1]}})
     assert [top.origin_of(("a", key)) for key in "bd"] == ["top", "-o"]
-    assert (top.origin_of(("a", "c", "0")), top.origin_of(("a", "c", "1"))) == ("-o", "top, which extends base")
+    assert (top.origin_of(("a", "c", "0")), top.origin_of(("a", "c", "1"))) == ("-o", "base, with -o")
