@@ -71,6 +71,8 @@ rm -rf "${unpacked:?}"/*
 get "$folder" ray
 python3 -m zipfile -e "$folder"/ray-*.whl "$unpacked"
 rm -rf "$folder"/ray-*.whl "$unpacked"/ray/rllib "$unpacked"/ray/jars "$unpacked"/ray/cpp "$unpacked"/ray/dashboard/client
+mkdir -p "$unpacked"/ray/dashboard/client/build/static  # the dashboard does not start without its pages
+touch "$unpacked"/ray/dashboard/client/build/index.html
 chmod -R u+x "$unpacked"/ray/core/src 2>/dev/null || true
 tar -C "$unpacked" -cJf "$folder/ray.tar.xz" .
 
