@@ -165,7 +165,7 @@ def _say_what_is_done(planned: ReevaluationPlan) -> None:
     for sentence in planned.left_out[:_MOST_LISTED]:
         _log.warning("left out: %s", sentence)
     if len(planned.left_out) > _MOST_LISTED:
-        _log.warning("left out: %d more trials", len(planned.left_out) - _MOST_LISTED)
+        _log.warning("left out: and %d more", len(planned.left_out) - _MOST_LISTED)
     if not planned.works:
         raise StorageError(
             "no finished trial has such a checkpoint, so there is nothing to evaluate: "

@@ -72,6 +72,8 @@ def plan_reevaluation(
 ) -> ReevaluationPlan:
     """The checkpoints of the trials that have finished, and which of them have their result under these settings.
 
+    Selection trials of a search are left out: they are in no comparison.
+
     `sweep`: the sweep of `trials`. `stored`: the names of a trial's checkpoints, for "all"; None: those in its folder.
 
     Raises:
@@ -83,8 +85,11 @@ def plan_reevaluation(
     _require_effect(trials, changes)
     todo: list[Work] = []
     kept: list[Work] = []
-    left_out: list[str] = []
+    selection = sum(map(sweep.is_selection, trials))
+    left_out = [f"{selection} selection trials of the search, which are in no comparison"] if selection else []
     for trial in trials:
+        if sweep.is_selection(trial):
+            continue
         status = trial_status(trial, folder.trial(trial.trial_id), sweep.early_stopping_of(trial))
         marker = read_done_marker(folder.trial(trial.trial_id))
         if status is not TrialStatus.FINISHED:

@@ -130,7 +130,7 @@ def marked(candidates: Sequence[Candidate], comparisons: Iterable[Compared]) -> 
     return {best, *tied} if tied or any(each.settled for each in with_best) else set()
 
 
-def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str) -> Table:
+def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str, score: str) -> Table:
     """Each comparison with its intervals, its corrected p-value and a conclusion."""
     rows = []
     for each in comparisons:
@@ -141,7 +141,7 @@ def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str
         rows.append((TableCell(f"{each.first} minus {each.second}"), *map(TableCell, texts)))
     tests = max((each.tests for each in comparisons), default=0)
     return Table(
-        f"Differences of the last normalized score ({data_sets})",
+        f"Differences of the {score} ({data_sets})",
         ("methods", "difference [95 %]", "bootstrap [95 %]", "seeds", "p (Holm)", "conclusion"),
         tuple(rows),
         name=f"differences-{name}",

@@ -210,7 +210,7 @@ def _all_data_sets(group: ProtocolResults, profiles: Path | None, baseline: str 
 
 def _differences_and_cost(group: ProtocolResults, baseline: str | None) -> Iterable[Block]:
     if comparisons := compare(candidates_over(group), baseline):
-        yield differences_table(comparisons, data_sets(group), group.slug)
+        yield differences_table(comparisons, data_sets(group), group.slug, group.score_name)
         if outlooks := tuple(outlook for each in comparisons if (outlook := each.outlook())):
             yield Bullets(outlooks)
         yield improvement_table(group, [(each.first, each.second) for each in comparisons])

@@ -231,3 +231,13 @@ def test_a_trial_that_was_stopped_early_is_left_out_and_called_so(tmp_path: Path
     _, folder = begun(tmp_path, [started(), scored(20, 3.0), decision, stopped])
     planned = plan_reevaluation(folder, plan.trials[:1], "final", EvaluationChanges(), plan.sweep)
     assert planned.left_out == (f"{plan.trial_ids[0]}: has not finished (stopped early)",)
+
+
+def test_selection_trials_of_a_search_are_left_out(tmp_path: Path) -> None:
+    plan = tiny_plan(
+        tmp_path,
+        training={"steps": 40, "learning_rate": [1e-3, 1e-2]},
+        search={"algorithm": "grid", "seeds": [100]},
+    )
+    planned = plan_reevaluation(SweepFolder(tmp_path, "tiny"), plan.trials, "final", EvaluationChanges(), plan.sweep)
+    assert planned.left_out == ("4 selection trials of the search, which are in no comparison",)

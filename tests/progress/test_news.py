@@ -61,7 +61,10 @@ RULE = EarlyStoppingSpec(grace_steps=20, reduction_factor=2)
         (
             [],
             [started(), scored(20, 5.0), EXTENDED, again(2, 20), scored(40, 6.0)],
-            ["attempt 2 started on far (cuda) at step 20 of 40", "evaluation at step 40: normalized score 6.0 (the best so far)"],
+            [
+                "attempt 2 started on far (cuda) at step 20 of 40",
+                "evaluation at step 40: normalized score 6.0 (the best so far)",
+            ],
         ),
         ([started()], [failed(5)], ["failed at step 5: OSError: disk [full]"]),
         (
