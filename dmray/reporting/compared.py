@@ -145,11 +145,22 @@ def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str
         ("methods", "difference [95 %]", "bootstrap [95 %]", "seeds", "p (Holm)", "conclusion"),
         tuple(rows),
         name=f"differences-{name}",
-        note=(
+        note=_note(tests),
+    )
+
+
+def _note(tests: int) -> str:
+    if not tests:
+        return "Nothing can be tested, because a method has one seed."
+    p_value = "p: t test over seeds."
+    if tests > 1:
+        p_value = (
             f"p: t tests over seeds, corrected by Holm for the {tests} comparisons of this table; the interval of each "
-            f"difference is not corrected. Level: less than {RESOLUTION:g} apart. Bootstrap intervals of few seeds are "
-            "too narrow, so they decide nothing here."
-        ),
+            "difference is not corrected."
+        )
+    return (
+        f"{p_value} Level: less than {RESOLUTION:g} apart. Bootstrap intervals of few seeds are too narrow, so they "
+        "decide nothing here."
     )
 
 
