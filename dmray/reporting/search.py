@@ -94,7 +94,7 @@ def _how(result: SearchResult) -> str:
     return (
         f"Sweep {result.sweep.name}: {tried} of {unit}, proposed by {search.algorithm}{rounds}{drawn}. "
         f"The setting with the highest {search.by} normalized score ({score}) was chosen; "
-        f"of equals the first. Everything below compares only trials with the {report}: selection trials are in "
+        f"of equals the first. Of its trials only those with {report} are compared below: selection trials are in "
         "no mean. search.csv has all settings."
     )
 

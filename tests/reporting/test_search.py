@@ -77,7 +77,7 @@ def test_the_report_says_what_was_tried_and_chosen_and_by_which_scores(folder: S
     text = write_report(folder).markdown.read_text()
     assert "all settings of each method on each data set, proposed by grid." in text
     assert "(with selection seed 100) was chosen" in text
-    assert "compares only trials with the seeds 0, 1" in text
+    assert "only those with seeds 0, 1 are compared below" in text
     assert r"| DM | 3 | 2 | 0 | 1 | 60.0 | learning_rate 3e-4 |" in text
     assert "search-example-1.png" in text
     with (folder.report / "search.csv").open() as file:
