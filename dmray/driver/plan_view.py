@@ -42,7 +42,7 @@ def render_plan(plan: Plan, states: Mapping[str, TrialStatus] | None = None) -> 
         table.add_row(dataset, str(len(trials)), *_cost(total_cost(trials, *every)), *done)
     steps, env_steps, disk = _cost(total_cost(plan.trials, *every))
     counts = Counter(states.values() if states else ())
-    by_state = [f"{counts[state]} {state}" for state in TrialStatus if counts[state]]
+    by_state = [f"{counts[state]} {state.label}" for state in TrialStatus if counts[state]]
     return Group(
         f"sweep '{plan.sweep.name}': {counted(len(plan.trials), 'trial')}",
         f"{_ORDERS[plan.sweep.order]}:",

@@ -169,7 +169,10 @@ def _goes_on(plan: Plan, following: Plan, folder: SweepFolder, trial_filter: Tri
     if not new or trial_filter.retry_failed or not wait_for_resume(folder):
         return False
     selecting = sum(map(plan.sweep.is_selection, new))
-    _log.info("search: %d more trials to choose settings, %d of the report", selecting, len(new) - selecting)
+    if selecting:
+        _log.info("search: the next round has %d trials", selecting)
+    if selecting < len(new):
+        _log.info("search: settings are chosen; %d trials with the seeds of the report follow", len(new) - selecting)
     return True
 
 

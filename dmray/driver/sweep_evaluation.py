@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+_MOST_LISTED = 10  # early stopping may leave hundreds
 ReportWriter = Callable[[SweepFolder], Path]
 
 
@@ -111,7 +112,6 @@ def evaluate_sweep(
     folder = copy.folder if copy else SweepFolder(Path(at), name)
     plan = _with_settings(read_manifest(folder), at, deterministic)
     trials = select_trials(plan, TrialFilter(only))
-    deterministic = plan.sweep.resources.deterministic
     names = copy.checkpoint_names() if copy else {}
 
     def save(record: Reevaluation) -> None:
@@ -124,7 +124,7 @@ def evaluate_sweep(
             retry_while_unavailable(lambda: copy.fetch_trial(folder.trial(trial.trial_id)))
 
     stored = (lambda trial: names.get(trial.trial_id, [])) if copy else None
-    planned = plan_reevaluation(folder, trials, checkpoint, changes, deterministic, stored)
+    planned = plan_reevaluation(folder, trials, checkpoint, changes, plan.sweep, stored)
     _say_what_is_done(planned)
     result = ReevaluationResult()
     if planned.todo:
@@ -162,8 +162,10 @@ def _with_settings(plan: Plan, storage: str, deterministic: bool | None) -> Plan
 
 
 def _say_what_is_done(planned: ReevaluationPlan) -> None:
-    for sentence in planned.left_out:
+    for sentence in planned.left_out[:_MOST_LISTED]:
         _log.warning("left out: %s", sentence)
+    if len(planned.left_out) > _MOST_LISTED:
+        _log.warning("left out: and %d more", len(planned.left_out) - _MOST_LISTED)
     if not planned.works:
         raise StorageError(
             "no finished trial has such a checkpoint, so there is nothing to evaluate: "

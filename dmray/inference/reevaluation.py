@@ -23,7 +23,7 @@ from dmray.progress.trial_status import TrialStatus, trial_status
 from dmray.records import Conditions, Reevaluation, SweepFolder, has_reevaluation, provenance, read_done_marker
 from dmray.records.identity import code_of
 from dmray.rollout import EvaluationRequest, make_engine
-from dmray.specs import TrialSpec
+from dmray.specs import SweepSpec, TrialSpec
 from dmray.specs.decode import parse_decode
 from dmray.tasks import task_of
 from dmray.trial.build import evaluation_provenance
@@ -67,12 +67,14 @@ def plan_reevaluation(
     trials: Sequence[TrialSpec],
     checkpoint: str,
     changes: EvaluationChanges,
-    deterministic: bool,
+    sweep: SweepSpec,
     stored: Callable[[TrialSpec], Sequence[str]] | None = None,
 ) -> ReevaluationPlan:
     """The checkpoints of the trials that have finished, and which of them have their result under these settings.
 
-    `stored`: the names of a trial's checkpoints, for "all"; None: those in its folder.
+    Selection trials of a search are left out: they are in no comparison.
+
+    `sweep`: the sweep of `trials`. `stored`: the names of a trial's checkpoints, for "all"; None: those in its folder.
 
     Raises:
         SpecError: the checkpoint or the decode mode is unknown, the decode mode does not fit a trial's context, or
@@ -83,9 +85,12 @@ def plan_reevaluation(
     _require_effect(trials, changes)
     todo: list[Work] = []
     kept: list[Work] = []
-    left_out: list[str] = []
+    selection = sum(map(sweep.is_selection, trials))
+    left_out = [f"{selection} selection trials of the search, which are in no comparison"] if selection else []
     for trial in trials:
-        status = trial_status(trial, folder.trial(trial.trial_id))
+        if sweep.is_selection(trial):
+            continue
+        status = trial_status(trial, folder.trial(trial.trial_id), sweep.early_stopping_of(trial))
         marker = read_done_marker(folder.trial(trial.trial_id))
         if status is not TrialStatus.FINISHED:
             left_out.append(f"{trial.trial_id}: has not finished ({status.label})")
@@ -98,7 +103,7 @@ def plan_reevaluation(
         if not names:
             left_out.append(f"{trial.trial_id}: no checkpoint {checkpoint}; it has {', '.join(there) or 'none'}")
         for name in names:
-            conditions = _conditions(trial, name, marker.ledger.digest, changes, deterministic)
+            conditions = _conditions(trial, name, marker.ledger.digest, changes, sweep.resources.deterministic)
             there_already = has_reevaluation(folder, trial.trial_id, conditions)
             (kept if there_already else todo).append(Work(trial, conditions))
     for task in {task_of(work.trial.dataset) for work in todo}:

@@ -52,7 +52,7 @@ TRIAL, SEED_GROUP, DRAWINGS = "dmray.trial_key", "dmray.seed_group", "dmray.draw
 ROLE, SELECTION = "dmray.role", "selection"
 PARENT, NOTE, COLOUR = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
 LEVELS = ("sweep", "seed group", "trial", "re-evaluation")
-CONTINUED = "continued trial"  # the level of a trial that a longer one has gone on from: in no view, mean or aggregate
+CONTINUED = "continued trial"  # a trial that a longer one has gone on from, and its seed group: in no view
 
 # Tags of experiments, models and versions.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may take it for a chat model

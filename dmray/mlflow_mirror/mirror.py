@@ -18,6 +18,7 @@ from typing import cast
 
 from dmray.errors import StorageError, TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror.layout import (
+    CONTINUED,
     GROUP_COMMITTED,
     LEVEL,
     MODEL,
@@ -319,11 +320,14 @@ class MlflowMirror:
             self._seed_groups[group].update(self._store)
 
     def _mark_continued(self, trial: TrialMirror) -> None:
-        """Take the runs of shorter trials that this one has gone on from out of all views: it has their records."""
+        """Take the runs of shorter trials that this one has gone on from, and their groups, out of all views."""
         for shorter in trial.extended_from:
             found = self._sweep_runs().find(shorter)
             if found is not None and shorter not in self._continued:
                 self._store.log(found.run_id, tags=continued_tags(trial.trial.trial_id))
+                key = found.tags.get(SEED_GROUP, "")
+                if key not in self._seed_groups and (group := self._sweep_runs().find(key)) is not None:
+                    self._store.log(group.run_id, tags={LEVEL: CONTINUED})
                 self._continued.add(shorter)
 
     def _sweep_runs(self) -> SweepRuns:
@@ -363,6 +367,8 @@ class MlflowMirror:
             tags = seed_group_tags(spec, identity, self._sweep, self._sweep_id, self._sweep_run)
             name = seed_group_name(spec, self._model_label(trial))
             run = self._sweep_runs().ensure(RunWanted(name, tags, seed_group_params(spec), start_s))
+            if run.tags.get(LEVEL) != tags[LEVEL]:  # longer trials may have been removed
+                self._store.log(run.run_id, tags={LEVEL: tags[LEVEL]})
             group.adopt(self._store, run)
         assert group.run_id is not None
         label = {MODEL: self._model_label(trial)}

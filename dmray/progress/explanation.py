@@ -61,10 +61,10 @@ class NextStep(NamedTuple):
 class Explanation:
     """One trial.
 
-    `settings` are all fields of its model, training and evaluation; `changed` those that are not the default, as
-    sentences. `parameters` is None before the first attempt. `eta_s`, `steps_per_s`: None where it does not run.
-    `decisions` are early stopping's, in words. `log` has the last lines of log.txt, `trace` those of the last failure.
-    `files` are sizes in bytes, by name.
+    `is_selection`: it served to choose a setting in a search. `settings` are all fields of its model, training and
+    evaluation; `changed` those that are not the default, as sentences. `parameters` is None before the first attempt.
+    `eta_s`, `steps_per_s`: None where it does not run. `decisions` are early stopping's, in words. `log` has the last
+    lines of log.txt, `trace` those of the last failure. `files` are sizes in bytes, by name.
     """
 
     trial: str
@@ -78,6 +78,7 @@ class Explanation:
     method: str
     method_label: str
     seed: int
+    is_selection: bool
     parameters: int | None
     settings: Mapping[str, Mapping[str, Any]]
     changed: tuple[str, ...]
@@ -138,6 +139,7 @@ def explain(found: SweepHandle, key: str) -> Explanation:
         method=trial.method,
         method_label=METHODS[trial.method].label,
         seed=trial.seed,
+        is_selection=plan.sweep.is_selection(trial),
         parameters=_of_kind(int, (_of_kind(dict, history.provenance.get("policy")) or {}).get("parameters")),
         settings={name: getattr(trial, name).model_dump(mode="json") for name in ("model", "training", "evaluation")},
         changed=tuple(changed_fields(trial)),
@@ -158,7 +160,7 @@ def explain(found: SweepHandle, key: str) -> Explanation:
         trace=tuple(_trace(failure.error, failure.traceback)) if failure is not None else (),
         log=_end_of_log(folder),
         files=files,
-        next_steps=tuple(next_steps(status, place, order, trial, rule)),
+        next_steps=tuple(next_steps(status, place, order, trial, rule, plan.sweep.is_selection(trial))),
     )
 
 
@@ -250,7 +252,12 @@ class _Place(NamedTuple):
 
 
 def next_steps(
-    status: str, place: _Place, order: CommandKind | None, trial: TrialSpec, rule: EarlyStoppingSpec | None
+    status: str,
+    place: _Place,
+    order: CommandKind | None,
+    trial: TrialSpec,
+    rule: EarlyStoppingSpec | None,
+    is_selection: bool = False,
 ) -> Iterator[NextStep]:
     """What a user can do about a trial of this status."""
     logs = ("logs", place.sweep, place.trial)
@@ -269,6 +276,8 @@ def next_steps(
             rate = shown(trial.training.learning_rate)
             yield NextStep(f"its loss was not finite: try a learning rate below {rate}, which makes a new trial")
             yield NextStep("read its log", place.command(*logs))
+        case "stopped_early" if is_selection:
+            yield NextStep("leave it as it is: its setting is not chosen, and later rounds of the search rely on that")
         case "stopped_early" if rule is not None:
             yield NextStep(
                 "leave it as it is, or continue all trials that early stopping ended",

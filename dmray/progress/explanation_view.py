@@ -51,13 +51,14 @@ def lines(explanation: Explanation, width: int) -> Iterator[str]:
 
 def _what(item: Explanation) -> dict[str, list[str]]:
     parameters = [f"{item.parameters:,} parameters"] if item.parameters is not None else []
+    seed = f"seed {item.seed}" + (" (a selection trial of the search: it is in no mean)" if item.is_selection else "")
     settings = {
         name: [f"{field} {shown(value)}" for field, value in fields.items() if value is not None]
         for name, fields in item.settings.items()
     }
     return {
         "data set": [item.dataset, f"task {item.task}"],
-        "method": [f"{item.method} ({item.method_label})", f"seed {item.seed}", *parameters],
+        "method": [f"{item.method} ({item.method_label})", seed, *parameters],
         **settings,
     }
 

@@ -29,16 +29,22 @@ class Seen(NamedTuple):
 
 
 def news_of(seen: Seen, history: TrialHistory) -> Iterator[str]:
-    """The changes of one trial, in the order of their records, without its name."""
+    """The changes of one trial, in the order of their records, without its name.
+
+    The records of a shorter trial that it continues are no news.
+    """
     failure = history.last_failure
-    failed_before = failure is not None and failure is not seen.failure and failure.attempt < history.attempts
-    if failure is not None and failed_before:
+    if (
+        failure is not None
+        and failure is not seen.failure
+        and history.inherited_attempts < failure.attempt < history.attempts
+    ):
         yield f"attempt {failure.attempt} failed at step {failure.step:,}: {failure.error}"
-    if history.attempts > seen.attempts:
+    if history.attempts > max(seen.attempts, history.inherited_attempts):
         yield _started(history)
     scores = list(history.scores.values())
     known = seen.num_scores if seen.num_scores <= len(scores) else 0  # fewer: it started over
-    for place in range(known, len(scores)):
+    for place in range(max(known, history.inherited_scores), len(scores)):
         yield _evaluated(scores[place], scores[:place])
     if history.status is not seen.status or (history.last is not seen.last and _has_ended(history)):
         yield from _end(history)
@@ -74,7 +80,7 @@ def _end(history: TrialHistory) -> Iterator[str]:
     match history.status:
         case TrialStatus.FINISHED | TrialStatus.DIVERGED:
             yield f"{history.status.label} at step {history.end_step:,}{_scores(history)}"
-        case TrialStatus.PAUSED:
+        case TrialStatus.PAUSED if history.last is None or history.last.kind != "extended":
             yield f"paused at step {history.step:,}"
         case TrialStatus.FAILED:
             yield f"failed at step {history.step:,}: {history.error}"

@@ -98,6 +98,7 @@ class TrialHistory:
         done: How it ended as a result; the first such record counts.
         last: The last record.
         extended_from: The ids of the shorter trials whose records it begins with.
+        inherited_scores, inherited_attempts: How many of `scores` and `attempts` are from these.
         identities: What its scores and weights depend on: of the attempts that left records of training or evaluation.
         damage: Why its records cannot be read to the end, in a sentence; it has failed then, whatever they say.
     """
@@ -115,6 +116,8 @@ class TrialHistory:
     done: TrialDone | None = None
     last: LightRecord | None = None
     extended_from: list[str] = field(default_factory=list)
+    inherited_scores: int = 0
+    inherited_attempts: int = 0
     identities: dict[ResultIdentity, None] = field(default_factory=dict)
     _begun: AttemptStarted | None = None  # an attempt that left no record of training or evaluation so far
     damage: str | None = None
@@ -143,6 +146,7 @@ class TrialHistory:
             return
         elif record.kind == "extended":
             self.extended_from.append(record.trial_id)
+            self.inherited_scores, self.inherited_attempts = len(self.scores), self.attempts
         elif record.kind == "failure":
             self.last_failure = record
         elif record.kind == "rung":
@@ -156,6 +160,7 @@ class TrialHistory:
 
     def _forget_results(self) -> None:
         self.step, self.evaluated_step, self.last_training, self.done = 0, 0, None, None
+        self.inherited_scores = 0
         self.scores.clear()
         self.decisions.clear()
         self.identities.clear()

@@ -46,6 +46,11 @@ class ProtocolResults:
     several: tuple[str, ...] = ()
 
     @property
+    def score_name(self) -> str:
+        """The score that is compared; of an evaluation after training its protocol names the checkpoint."""
+        return "normalized score" if self.protocol.reevaluated else "last normalized score"
+
+    @property
     def slug(self) -> str:
         """What the group's tables are called in LaTeX: its data set, or its protocol if there are several."""
         return self.comparisons[0].name if len(self.comparisons) == 1 else f"all-{self.protocol.simulation}"
@@ -149,7 +154,7 @@ def aggregate_table(group: ProtocolResults) -> Table:
         scores = group.scores(label)
         seed_groups = [TableCell(estimate_text(estimate(scores, statistic))) for _, statistic in _STATISTICS]
         rows.append((TableCell(label), TableCell(str(sum(map(len, scores)))), *seed_groups))
-    title = f"Last normalized score over {data_sets(group)}, [95 % bootstrap interval] ({group.name})"
+    title = f"{group.score_name.capitalize()} over {data_sets(group)}, [95 % bootstrap interval] ({group.name})"
     columns = ("method", "runs", *(name for name, _ in _STATISTICS))
     return Table(title, columns, tuple(rows), name=f"aggregates-{group.slug}")
 

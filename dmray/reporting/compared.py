@@ -130,7 +130,7 @@ def marked(candidates: Sequence[Candidate], comparisons: Iterable[Compared]) -> 
     return {best, *tied} if tied or any(each.settled for each in with_best) else set()
 
 
-def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str) -> Table:
+def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str, score: str) -> Table:
     """Each comparison with its intervals, its corrected p-value and a conclusion."""
     rows = []
     for each in comparisons:
@@ -141,15 +141,26 @@ def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str
         rows.append((TableCell(f"{each.first} minus {each.second}"), *map(TableCell, texts)))
     tests = max((each.tests for each in comparisons), default=0)
     return Table(
-        f"Differences of the last normalized score ({data_sets})",
+        f"Differences of the {score} ({data_sets})",
         ("methods", "difference [95 %]", "bootstrap [95 %]", "seeds", "p (Holm)", "conclusion"),
         tuple(rows),
         name=f"differences-{name}",
-        note=(
+        note=_note(tests),
+    )
+
+
+def _note(tests: int) -> str:
+    if not tests:
+        return "Nothing can be tested, because a method has one seed."
+    p_value = "p: t test over seeds."
+    if tests > 1:
+        p_value = (
             f"p: t tests over seeds, corrected by Holm for the {tests} comparisons of this table; the interval of each "
-            f"difference is not corrected. Level: less than {RESOLUTION:g} apart. Bootstrap intervals of few seeds are "
-            "too narrow, so they decide nothing here."
-        ),
+            "difference is not corrected."
+        )
+    return (
+        f"{p_value} Level: less than {RESOLUTION:g} apart. Bootstrap intervals of few seeds are too narrow, so they "
+        "decide nothing here."
     )
 
 

@@ -41,17 +41,20 @@ def _effect(results: SweepResults) -> Iterable[str]:
         f"{len(stopped)} of {len(results.trials)} trials were stopped. This saved {saved:,} of {total:,} optimizer "
         f"steps ({saved / max(total, 1):.0%})."
     )
-    if stopped:
+    if any(not trial.is_selection for trial in stopped):
         seed_groups = [each for comparison in results.comparisons for each in comparison.seed_groups]
         out = sum(each.stopped for each in seed_groups)
         yield (
             f"{out} of {len(seed_groups)} rows have seeds that were stopped. Such a row has no mean score, is not "
             "compared and is not in aggregates: its other seeds continued because they were better (survivorship bias)."
         )
-    yield (
-        "A later trial is compared with more scores, so with another order of trials other trials may be stopped. A "
-        "row whose seeds all continued was selected by its scores during training, which is slightly optimistic."
-    )
+    yield "A later trial is compared with more scores, so with another order of trials other trials may be stopped."
+    if results.early_stopping and results.early_stopping.keys() <= {each.sweep.name for each in results.searches}:
+        yield "Only selection trials of the search compete, so no score of a row below was selected by early stopping."
+    else:
+        yield (
+            "A row whose seeds all continued was selected by its scores during training, which is slightly optimistic."
+        )
 
 
 def _rungs(results: SweepResults) -> Table:

@@ -39,7 +39,7 @@ def reevaluation_blocks(results: SweepResults, baseline: str | None = None) -> I
             if len(group.comparisons) >= _SEVERAL:
                 yield aggregate_table(group)
             if compared := compare(candidates_over(group), baseline):
-                yield differences_table(compared, data_sets(group), group.slug)
+                yield differences_table(compared, data_sets(group), group.slug, group.score_name)
                 yield improvement_table(group, [(each.first, each.second) for each in compared])
 
 

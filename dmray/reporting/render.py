@@ -210,7 +210,7 @@ def _all_data_sets(group: ProtocolResults, profiles: Path | None, baseline: str 
 
 def _differences_and_cost(group: ProtocolResults, baseline: str | None) -> Iterable[Block]:
     if comparisons := compare(candidates_over(group), baseline):
-        yield differences_table(comparisons, data_sets(group), group.slug)
+        yield differences_table(comparisons, data_sets(group), group.slug, group.score_name)
         if outlooks := tuple(outlook for each in comparisons if (outlook := each.outlook())):
             yield Bullets(outlooks)
         yield improvement_table(group, [(each.first, each.second) for each in comparisons])
@@ -284,8 +284,12 @@ def _notes(comparison: Comparison) -> Iterable[str]:
         )
     elif dataset.path is not None:
         yield f"The data is from the user's file {Path(dataset.path).name}."
-    models = dict.fromkeys(_model(trial) for seed_group in comparison.seed_groups for trial in seed_group.trials)
-    yield f"Model: {'; '.join(models)}."
+    labels: dict[str, dict[str, None]] = {}
+    for seed_group in comparison.seed_groups:
+        for trial in seed_group.trials:
+            labels.setdefault(_model(trial), {})[seed_group.label] = None
+    for model, of_model in labels.items():
+        yield f"{model}." if len(labels) == 1 else f"{', '.join(of_model)}: {model}."
 
 
 def _target_note(comparison: Comparison) -> Iterable[str]:
@@ -307,8 +311,8 @@ def _target_note(comparison: Comparison) -> Iterable[str]:
 def _model(result: TrialResult) -> str:
     model, training = result.trial.model, result.trial.training
     return (
-        f"width {model.d_model}, {model.n_layer} layers, context {model.context_length}; {training.steps:,} steps of "
-        f"batch {training.batch_size}, learning rate {training.learning_rate:g}"
+        f"width {model.d_model}, {model.n_layer} layer{'s' * (model.n_layer > 1)}, context {model.context_length}; "
+        f"{training.steps:,} steps of batch {training.batch_size}, learning rate {training.learning_rate:g}"
     )
 
 

@@ -86,11 +86,15 @@ def _how(result: SearchResult) -> str:
     tried = "all settings" if search.settings is None else f"{search.settings} settings"
     unit = "each method on each data set" if search.choose == "per_dataset" else "each method, over all data sets"
     rounds = "" if search.settings is None else f" in {_count(len(search.round_sizes(search.settings)), 'round')}"
-    seeds, report = (", ".join(map(str, each)) for each in (search.seeds, result.sweep.seeds))
+    drawn = "" if search.algorithm == "grid" else f" (seed {search.seed})"
+    selection, report = (
+        f"seed{'s' * (len(each) > 1)} {', '.join(map(str, each))}" for each in (search.seeds, result.sweep.seeds)
+    )
+    score = f"{'mean over' if len(search.seeds) > 1 else 'with'} selection {selection}"
     return (
-        f"Sweep {result.sweep.name}: {tried} of {unit}, proposed by {search.algorithm}{rounds} (seed {search.seed}). "
-        f"The setting with the highest {search.by} normalized score (mean over selection seeds {seeds}) was chosen; "
-        f"of equals the first. Everything below compares only trials with the seeds {report}: selection trials are in "
+        f"Sweep {result.sweep.name}: {tried} of {unit}, proposed by {search.algorithm}{rounds}{drawn}. "
+        f"The setting with the highest {search.by} normalized score ({score}) was chosen; "
+        f"of equals the first. Of its trials only those with {report} are compared below: selection trials are in "
         "no mean. search.csv has all settings."
     )
 

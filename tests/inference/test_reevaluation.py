@@ -13,15 +13,18 @@ import pytest
 import dmray
 from dmray.errors import SpecError, StorageError
 from dmray.inference import evaluation_request
+from dmray.inference.evaluation import EvaluationChanges
+from dmray.inference.reevaluation import plan_reevaluation
 from dmray.inference.services import _InProcesses, _InThisProcess
 from dmray.planning.manifest import read_manifest
 from dmray.policies import PolicySnapshot
-from dmray.records import Ledger, SweepFolder, read_done_marker, read_reevaluations, write_done_marker
+from dmray.records import Ledger, SweepFolder, TrialStopped, read_done_marker, read_reevaluations, write_done_marker
 from dmray.reporting import collect
 from dmray.reporting.render import _Figures
 from dmray.rollout import EvaluationRequest
 from dmray.trial.evaluation import EvaluationFuture, InlineEvaluation
-from tests.sweeps import tiny_sweep
+from tests.progress.ledgers import OUT, begun, scored, started
+from tests.sweeps import tiny_plan, tiny_sweep
 from tests.trial.jobs import Killed
 
 SQLITE = {"log_every_steps": 10}
@@ -219,3 +222,22 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_the_others_go_on(tmp_path
     [why] = made.failed.values()
     assert "final.pt: not a dmray checkpoint as it was written" in why
     assert len(made.records) == 1
+
+
+def test_a_trial_that_was_stopped_early_is_left_out_and_called_so(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, early_stopping={"grace_steps": 20, "reduction_factor": 2, "within": "dataset"})
+    decision = OUT.model_copy(update={"within": "dataset"})
+    stopped = TrialStopped(time_s=2.0, attempt=1, step=20, decision=decision)
+    _, folder = begun(tmp_path, [started(), scored(20, 3.0), decision, stopped])
+    planned = plan_reevaluation(folder, plan.trials[:1], "final", EvaluationChanges(), plan.sweep)
+    assert planned.left_out == (f"{plan.trial_ids[0]}: has not finished (stopped early)",)
+
+
+def test_selection_trials_of_a_search_are_left_out(tmp_path: Path) -> None:
+    plan = tiny_plan(
+        tmp_path,
+        training={"steps": 40, "learning_rate": [1e-3, 1e-2]},
+        search={"algorithm": "grid", "seeds": [100]},
+    )
+    planned = plan_reevaluation(SweepFolder(tmp_path, "tiny"), plan.trials, "final", EvaluationChanges(), plan.sweep)
+    assert planned.left_out == ("4 selection trials of the search, which are in no comparison",)

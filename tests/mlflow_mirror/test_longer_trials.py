@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmray.mlflow_mirror.layout import CONTINUED
+from dmray.mlflow_mirror.layout import CONTINUED, KEY, SEED_GROUP
 from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.records import SweepFolder, TrainingExtended
 from tests.mlflow_mirror.examples import (
@@ -41,9 +41,12 @@ def test_the_longer_trial_has_all_records_and_the_shorter_one_leaves_the_views(t
     assert run.tags["dmray.trial_key"] == long.trial_id
     assert run.tags["dmray.continues"] == short.trial_id
     assert run.history("eval/normalized_score") == [(20, 50.0), (40, 60.0), (80, 70.0)]
-    [left] = store.level(CONTINUED)
+    [left, left_group] = sorted(store.level(CONTINUED), key=lambda each: "dmray.continued_as" not in each.tags)
+    [group] = store.level("seed group")
+    assert (left.tags[SEED_GROUP], run.tags[SEED_GROUP]) == (left_group.tags[KEY], group.tags[KEY])
     assert (left.tags["dmray.trial_key"], left.tags["dmray.continued_as"]) == (short.trial_id, long.trial_id)
 
     write_manifest(folder, SHORT)
     MlflowMirror(store, folder, SHORT, [short]).close()
     assert short.trial_id in {each.tags["dmray.trial_key"] for each in store.level("trial")}, "the file is as before"
+    assert {left_group.tags[KEY], group.tags[KEY]} == {each.tags[KEY] for each in store.level("seed group")}

@@ -18,6 +18,7 @@ from dmray.progress.explanation_view import lines
 from dmray.progress.sweep_handle import find_sweep
 from dmray.records import AttemptPaused, LedgerRecord, SweepFolder, TrialStopped
 from dmray.records.phase import PhaseWriter
+from tests.mlflow_mirror.examples import write_ledger
 from tests.progress.ledgers import OUT, again, begun, done, evaluated, failed, scored, started, trained
 from tests.sweeps import tiny_plan
 
@@ -100,6 +101,24 @@ def test_a_trial_that_was_stopped_early_names_the_rung_and_the_scores(tmp_path: 
         "stopped there: its score at step 20 was 3.0; it needed 5.0, and 2 of 3 other trials had a higher one",
     )
     assert commands(explanation) == [f"{RESUME} -o early_stopping=null"]
+
+
+def test_a_stopped_selection_trial_is_called_so_and_is_not_to_be_continued(tmp_path: Path) -> None:
+    plan = tiny_plan(
+        tmp_path,
+        early_stopping={"grace_steps": 20, "reduction_factor": 2, "within": "dataset"},
+        training={"steps": 40, "learning_rate": [1e-3, 1e-2]},
+        search={"algorithm": "grid", "seeds": [100]},
+    )
+    decision = OUT.model_copy(update={"within": "dataset"})
+    folder = SweepFolder(tmp_path, "tiny")
+    write_manifest(plan, folder)
+    records = [started(), scored(20, 3.0), decision, TrialStopped(time_s=2.0, attempt=1, step=20, decision=decision)]
+    write_ledger(folder, plan.trials[0], records)
+    explanation = look(folder, plan.trial_ids[0])
+    assert (explanation.status, explanation.is_selection) == ("stopped_early", True)
+    assert any("a selection trial of the search" in line for line in lines(explanation, 200))
+    assert commands(explanation) == [None], "later rounds were proposed by its end"
 
 
 def test_a_finished_trial_has_scores_and_files(tmp_path: Path) -> None:

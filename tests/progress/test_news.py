@@ -18,6 +18,7 @@ from dmray.records import (
     Ledger,
     LedgerRecord,
     StartedOver,
+    TrainingExtended,
     TrialStopped,
 )
 from dmray.specs import EarlyStoppingSpec
@@ -26,6 +27,7 @@ from tests.progress.ledgers import OUT, again, begun, done, evaluated, failed, s
 from tests.sweeps import tiny_plan
 from tests.waiting import wait_until
 
+EXTENDED = TrainingExtended(time_s=1.5, trial_id="hopper-medium-v2-dm-s0-0000000000", step=20)
 RULE = EarlyStoppingSpec(grace_steps=20, reduction_factor=2)
 
 
@@ -54,6 +56,16 @@ RULE = EarlyStoppingSpec(grace_steps=20, reduction_factor=2)
             ],
         ),
         ([started()], [AttemptPaused(time_s=1.0, attempt=1, step=17)], ["paused at step 17"]),
+        ([], [started(), scored(20, 5.0), EXTENDED], []),
+        ([], [started(), failed(5), EXTENDED, again(2, 5)], ["attempt 2 started on far (cuda) at step 5 of 40"]),
+        (
+            [],
+            [started(), scored(20, 5.0), EXTENDED, again(2, 20), scored(40, 6.0)],
+            [
+                "attempt 2 started on far (cuda) at step 20 of 40",
+                "evaluation at step 40: normalized score 6.0 (the best so far)",
+            ],
+        ),
         ([started()], [failed(5)], ["failed at step 5: OSError: disk [full]"]),
         (
             [started()],

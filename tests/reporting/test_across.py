@@ -62,7 +62,7 @@ def test_a_difference_over_data_sets_is_the_mean_of_its_paired_differences(folde
     write(folder, LEDGERS, datasets=TWO)
     (found,) = compare(candidates_over(group(folder)))
     assert found.difference.value == pytest.approx(13.75)  # 10 and 5; 20 and 20
-    row = seed_groups(differences_table([found], "2 data sets", "all"))["DM minus DT"]
+    row = seed_groups(differences_table([found], "2 data sets", "all", "score"))["DM minus DT"]
     assert row["seeds"] == "2 paired seeds"
     assert row["difference [95 %]"].startswith("+13.8 [")
 
@@ -70,7 +70,7 @@ def test_a_difference_over_data_sets_is_the_mean_of_its_paired_differences(folde
 def test_with_one_seed_there_is_no_conclusion(folder: SweepFolder) -> None:
     write(folder, {key: value for key, value in LEDGERS.items() if " 0 " in key}, datasets=TWO, seeds=[0])
     compared = compare(candidates_over(group(folder)))
-    found = seed_groups(differences_table(compared, "2 data sets", "all"))["DM minus DT"]
+    found = seed_groups(differences_table(compared, "2 data sets", "all", "score"))["DM minus DT"]
     assert (found["difference [95 %]"], found["p (Holm)"], found["conclusion"]) == (
         "+15.0 ",
         "-",

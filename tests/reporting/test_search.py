@@ -16,6 +16,8 @@ from dmray.planning.search_space import Outcome
 from dmray.records import SweepFolder
 from dmray.reporting import collect, write_report
 from dmray.reporting.columns import trial_columns
+from dmray.reporting.document import Bullets
+from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.search import best_so_far
 from dmray.specs import TrialSpec
 from tests.mlflow_mirror.examples import example_sweep, failed, started, whole_trial, write_ledger
@@ -73,9 +75,9 @@ def test_the_columns_tell_selection_and_report_apart(folder: SweepFolder) -> Non
 def test_the_report_says_what_was_tried_and_chosen_and_by_which_scores(folder: SweepFolder) -> None:
     searched(folder)
     text = write_report(folder).markdown.read_text()
-    assert "all settings of each method on each data set, proposed by grid (seed 0)" in text
-    assert "(mean over selection seeds 100) was chosen" in text
-    assert "compares only trials with the seeds 0, 1" in text
+    assert "all settings of each method on each data set, proposed by grid." in text
+    assert "(with selection seed 100) was chosen" in text
+    assert "only those with seeds 0, 1 are compared below" in text
     assert r"| DM | 3 | 2 | 0 | 1 | 60.0 | learning_rate 3e-4 |" in text
     assert "search-example-1.png" in text
     with (folder.report / "search.csv").open() as file:
@@ -120,3 +122,16 @@ def test_in_mlflow_selection_trials_have_a_role_groups_and_labels_of_their_own(f
     assert seeds == {"selection": 1, "report": 2}, "no aggregate mixes them"
     registered = mirror.register()
     assert {store.runs[policy.run_id].tags[ROLE] for policy in registered} == {"report"}, "though it scored less"
+
+
+@pytest.mark.parametrize(("rules", "optimistic"), [({}, True), ({"search": SEARCH["search"]}, False)])
+def test_early_stopping_selects_report_trials_only_without_a_search(
+    folder: SweepFolder, rules: dict[str, Any], optimistic: bool
+) -> None:
+    settings = {key: value for key, value in SEARCH.items() if key != "search"} | rules
+    early_stopping = {"grace_steps": 20, "reduction_factor": 2}
+    planned = plan(example_sweep(early_stopping=early_stopping, **settings), lambda trial: Outcome("open"))
+    write_manifest(planned, folder)
+    *_, effect = early_stopping_blocks(collect(folder))
+    assert isinstance(effect, Bullets)
+    assert any("slightly optimistic" in each for each in effect.items) is optimistic
