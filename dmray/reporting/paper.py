@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from dmray.methods import METHODS
 from dmray.models import BackboneConfig
 from dmray.records import Score
 from dmray.reporting.document import Table, TableCell
@@ -39,7 +38,7 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
                 rows.append(
                     (
                         TableCell(comparison.name),
-                        TableCell(METHODS[seed_group.method].label),
+                        TableCell(seed_group.label),
                         TableCell(f"{theirs[seed_group.method]:g}"),
                         TableCell(spread_text(last) if last else NOTHING),
                         TableCell(spread_text(best) if best else NOTHING),
