@@ -20,6 +20,7 @@ from dmray.reporting.tables import NOTHING, spread_text
 DIFFERENCES = (
     "The paper gives one number without a deviation. It does not say whether it is the last or the best score "
     "(probably the best), and over how many seeds.",
+    "The paper trains for 1,000,000 steps of batch 16, its code by default for 100,000. Our steps are listed above.",
     "The paper's code evaluates 10 episodes by default, without seeds; its text says 100.",
     "The target return of the paper's transformer methods is the highest return of the data, half of it, or 10,000. "
     "Our target returns are listed above.",

@@ -156,7 +156,7 @@ def test_the_papers_numbers_are_compared_only_for_the_same_protocol(folder: Swee
 
 
 def test_rows_beside_the_paper_name_the_settings_in_which_they_differ(folder: SweepFolder) -> None:
-    blocks = [{"methods": ["dm"], "models": [{"dropout": 0.1}, {"dropout": 0.2}]}]
+    blocks = [{"methods": ["dm"], "models": [{"d_state": 16}, {"d_state": 8}]}]
     write(folder, {"dm 0": [1, 60]}, seeds=[0], datasets=["maze2d-umaze-v1"], grid=blocks)
     table = paper_table(collect(folder).comparisons)
     assert table is not None
