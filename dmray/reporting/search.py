@@ -87,11 +87,12 @@ def _how(result: SearchResult) -> str:
     unit = "each method on each data set" if search.choose == "per_dataset" else "each method, over all data sets"
     rounds = "" if search.settings is None else f" in {_count(len(search.round_sizes(search.settings)), 'round')}"
     seeds, report = (", ".join(map(str, each)) for each in (search.seeds, result.sweep.seeds))
+    these, those = ("seed" if len(each) == 1 else "seeds" for each in (search.seeds, result.sweep.seeds))
     return (
         f"Sweep {result.sweep.name}: {tried} of {unit}, proposed by {search.algorithm}{rounds} (seed {search.seed}). "
-        f"The setting with the highest {search.by} normalized score (mean over selection seeds {seeds}) was chosen; "
-        f"of equals the first. Everything below compares only trials with the seeds {report}: selection trials are in "
-        "no mean. search.csv has all settings."
+        f"The setting with the highest {search.by} normalized score (mean over selection {these} {seeds}) was chosen; "
+        f"of equals the first. Everything below compares only trials with the {those} {report}: selection trials are "
+        "in no mean. search.csv has all settings."
     )
 
 

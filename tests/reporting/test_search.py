@@ -74,7 +74,7 @@ def test_the_report_says_what_was_tried_and_chosen_and_by_which_scores(folder: S
     searched(folder)
     text = write_report(folder).markdown.read_text()
     assert "all settings of each method on each data set, proposed by grid (seed 0)" in text
-    assert "(mean over selection seeds 100) was chosen" in text
+    assert "(mean over selection seed 100) was chosen" in text
     assert "compares only trials with the seeds 0, 1" in text
     assert r"| DM | 3 | 2 | 0 | 1 | 60.0 | learning_rate 3e-4 |" in text
     assert "search-example-1.png" in text
