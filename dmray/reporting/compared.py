@@ -82,7 +82,7 @@ class Compared:
         winner, loser = (self.first, self.second) if found.value > 0 else (self.second, self.first)
         sentence = f"{winner} is ahead of {loser} by {abs(found.value):.1f} normalized points ({what}"
         if found.interval is None or self.p_value is None:
-            why = "with one seed there is no interval" if min(found.seeds) < 2 else "no seed differs from another"
+            why = "with one seed there is no interval" if min(found.seeds) < 2 else "there is no spread over seeds"
             return f"{sentence}; {why}, so this is not settled)."
         low, high = found.interval if found.value > 0 else (-found.interval[1], -found.interval[0])
         sentence = f"{sentence}, 95 % interval {_from_to((low, high))}, {found.seeds_text})"

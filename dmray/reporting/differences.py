@@ -97,34 +97,28 @@ class Difference:
         """
         if self.error is None or self.degrees is None:
             return None
-        now = min(self.seeds)
-        few, enough = now - 1, _MOST_SEEDS
+        few, enough = -1, _MOST_SEEDS
         if not self._found_with(enough, level):
             return None
         while enough - few > 1:
             middle = (few + enough) // 2
             few, enough = (few, middle) if self._found_with(middle, level) else (middle, enough)
-        return enough - now
+        return enough
 
-    def _found_with(self, seeds: int, level: float) -> bool:
-        assert self.error is not None
-        assert self.degrees is not None
-        now = min(self.seeds)
-        error, degrees = self.error * (now / seeds) ** 0.5, self.degrees * (seeds - 1) / (now - 1)
-        return bool(abs(self.value) >= error * _detectable_errors(degrees, level))
+    def _found_with(self, more: int, level: float) -> bool:
+        error, degrees = _error_and_degrees(self.samples, more)
+        return abs(self.value) >= error * _detectable_errors(degrees, level)
 
 
 def difference(first: Sequence[SeedScores], second: Sequence[SeedScores]) -> Difference:
     """The difference between two methods on the same data sets, in the same order; each has at least one seed on each.
 
-    If they share two or more seeds on every data set, only these seeds count.
+    Its value is always that of the means over all seeds, which the tables show: seeds of one method alone, as there are
+    in a sweep that still runs, are not left out, but then nothing is paired.
     """
-    common = [sorted(ours.keys() & theirs.keys()) for ours, theirs in zip(first, second, strict=True)]
-    if all(len(seeds) > 1 for seeds in common):
-        pairs = [
-            np.array([ours[seed] - theirs[seed] for seed in seeds])
-            for ours, theirs, seeds in zip(first, second, common, strict=True)
-        ]
+    both = list(zip(first, second, strict=True))
+    if all(ours.keys() == theirs.keys() and len(ours) > 1 for ours, theirs in both):
+        pairs = [np.array([ours[seed] - theirs[seed] for seed in sorted(ours)]) for ours, theirs in both]
         return _estimated((pairs,), (min(map(len, pairs)),))
     mine, yours = ([np.array(list(each.values())) for each in scores] for scores in (first, second))
     return _estimated((mine, yours), (min(map(len, mine)), min(map(len, yours))))
@@ -144,13 +138,17 @@ def _estimated(samples: tuple[list[np.ndarray], ...], seeds: tuple[int, ...]) ->
     every = [each for scores in samples for each in scores]
     if min(map(len, every)) < 2:
         return Difference(value, paired, seeds)
-    sizes = np.array([len(each) for each in every])
-    variances = np.array([each.var(ddof=1) for each in every]) / sizes / len(samples[0]) ** 2
-    error = float(variances.sum() ** 0.5)
-    if error <= _ROUNDING * max(1.0, max(float(np.abs(each).max()) for each in every)):
+    if max(float(each.std()) for each in every) <= _ROUNDING * max(1.0, *(float(np.abs(each).max()) for each in every)):
         return Difference(value, paired, seeds)
-    degrees = float(variances.sum() ** 2 / (variances**2 / (sizes - 1)).sum())
-    return Difference(value, paired, seeds, error, degrees, samples)
+    return Difference(value, paired, seeds, *_error_and_degrees(samples), samples)
+
+
+def _error_and_degrees(samples: tuple[Sequence[np.ndarray], ...], more: int = 0) -> tuple[float, float]:
+    """The standard error and its degrees of freedom, also with so many `more` seeds of the same deviations."""
+    every = [each for scores in samples for each in scores]
+    sizes = np.array([len(each) + more for each in every])
+    variances = np.array([each.var(ddof=1) for each in every]) / sizes / len(samples[0]) ** 2
+    return float(variances.sum() ** 0.5), float(variances.sum() ** 2 / (variances**2 / (sizes - 1)).sum())
 
 
 def _means(samples: Sequence[np.ndarray], seed: int) -> np.ndarray:

@@ -182,7 +182,7 @@ def report_blocks(
 
 def _summary_blocks(results: SweepResults, groups: list[ProtocolResults], baseline: str | None) -> Iterable[Block]:
     """The tables that compare methods, without figures."""
-    yield from (overview_table(group) for group in groups if len(group.comparisons) > 1)
+    yield from (overview_table(group, baseline) for group in groups if len(group.comparisons) > 1)
     for comparison in results.comparisons:
         yield Paragraph(leader_text(comparison, baseline))
         yield score_table(comparison, baseline)
@@ -190,7 +190,7 @@ def _summary_blocks(results: SweepResults, groups: list[ProtocolResults], baseli
 
 def _all_data_sets(group: ProtocolResults, profiles: Path | None, baseline: str | None) -> Iterable[Block]:
     yield Heading(f"All {len(group.comparisons)} data sets, {group.name}", 2)
-    yield overview_table(group)
+    yield overview_table(group, baseline)
     if group.several:
         yield Paragraph(
             f"Not in these tables, because there are results of several contents of the data: "

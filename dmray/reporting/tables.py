@@ -110,13 +110,13 @@ def _seeds(seed_group: SeedGroup) -> str:
     return f"{seed_group.count(TrialStatus.FINISHED)} of {len(seed_group.trials)}"
 
 
-def overview_table(group: ProtocolResults) -> Table:
+def overview_table(group: ProtocolResults, baseline: str | None = None) -> Table:
     """The last normalized scores: a row per data set, a column per method; bold as `BOLD_RULE` says."""
     labels = group.labels
     rows = []
     for comparison in group.comparisons:
         candidates = candidates_of(comparison, last_normalized)
-        best = marked(candidates, compare(candidates))
+        best = marked(candidates, compare(candidates, baseline))
         cells = {
             seed_group.label: TableCell(
                 STOPPED if seed_group.stopped else spread_text(spread_over(seed_group, last_normalized)),
@@ -127,7 +127,7 @@ def overview_table(group: ProtocolResults) -> Table:
         rows.append((TableCell(comparison.name), *(cells.get(label, TableCell(NOTHING)) for label in labels)))
     if len(group.complete) > 1:
         over_all = candidates_over(group)
-        best = marked(over_all, compare(over_all))
+        best = marked(over_all, compare(over_all, baseline))
         means = {each.label: TableCell(f"{each.mean:.1f}", each.label in best) for each in over_all}
         name = f"mean of the {len(group.complete)} data sets that all methods have"
         rows.append((TableCell(name), *(means.get(label, TableCell(NOTHING)) for label in labels)))

@@ -155,6 +155,14 @@ def test_the_papers_numbers_are_compared_only_for_the_same_protocol(folder: Swee
         assert paper_table(collect(other).comparisons) is None, change
 
 
+def test_rows_beside_the_paper_name_the_settings_in_which_they_differ(folder: SweepFolder) -> None:
+    blocks = [{"methods": ["dm"], "models": [{"d_state": 16}, {"d_state": 8}]}]
+    write(folder, {"dm 0": [1, 60]}, seeds=[0], datasets=["maze2d-umaze-v1"], grid=blocks)
+    table = paper_table(collect(folder).comparisons)
+    assert table is not None
+    assert len({row[1].text for row in table.rows}) == 2
+
+
 def test_latex_escapes_what_it_must_and_marks_the_best() -> None:
     table = Table("100 % & more", ("method", "a_b"), ((TableCell("DM"), TableCell("1.0 ± 0.5", strong=True)),), "5 %")
     made = to_latex([table, table, replace(table, name="scores-hopper_v2 (data 1)")])

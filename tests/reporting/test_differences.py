@@ -45,9 +45,13 @@ def test_other_seeds_are_scipys_welch_test() -> None:
     assert found.interval == pytest.approx((limits.low, limits.high))
 
 
-def test_only_seeds_that_both_have_are_paired() -> None:
-    found = difference([{0: 10.0, 1: 12.0, 7: 99.0}], [{0: 8.0, 1: 9.0, 8: -99.0}])
-    assert (found.paired, found.seeds, found.value) == (True, (2,), 2.5)
+def test_seeds_are_paired_only_if_all_are_so_that_the_difference_is_that_of_the_tables_means() -> None:
+    """In a sweep that still runs the first method has 5 seeds, which are lower, and the second 2."""
+    first, second = {0: 50.0, 1: 60.0, 2: 10.0, 3: 10.0, 4: 12.0}, {0: 40.0, 1: 50.3}
+    found = difference([first], [second])
+    assert (found.paired, found.seeds, found.value) == (False, (5, 2), pytest.approx(28.4 - 45.15))
+    (compared,) = compare([Candidate("dm", "dm", {}, {}, (first,)), Candidate("dt", "dt", {}, {}, (second,))])
+    assert compared.lead().startswith("dt is ahead of dm by 16.8 ")
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -94,7 +98,8 @@ def test_a_detectable_difference_is_found_with_the_promised_probability(paired: 
 
 
 def test_as_many_more_seeds_as_said_find_the_difference() -> None:
-    measured = Difference(3.0, True, (3,), 3 * (2 / 3) ** 0.5, 2.0)
+    spread = 18**0.5  # of a difference of two scores with a deviation of 3
+    measured = difference([by_seed(np.array([3.0 - spread, 3.0, 3.0 + spread]))], [by_seed(np.zeros(3))])
     more = measured.more_seeds()
     assert more is not None
     rng = np.random.default_rng(4)
@@ -102,8 +107,22 @@ def test_as_many_more_seeds_as_said_find_the_difference() -> None:
     assert POWER - 0.03 < found / REPETITIONS < POWER + 0.06
 
 
+def with_deviation(mean: float, deviation: float, seeds: int, first_seed: int = 0) -> SeedScores:
+    line = np.linspace(-1.0, 1.0, seeds)
+    return by_seed(mean + deviation * line / line.std(ddof=1), first_seed)
+
+
+def test_more_seeds_are_as_many_of_each_method_also_if_one_has_more_already() -> None:
+    def measured(more: int) -> Difference:
+        return difference([with_deviation(50.0, 1.4, 2 + more)], [with_deviation(44.0, 6.3, 5 + more, 100)])
+
+    more = measured(0).more_seeds()
+    assert more is not None
+    assert (measured(more).detectable() or 0.0) <= 6.0 < (measured(more - 1).detectable() or 0.0)
+
+
 def test_more_seeds_than_anybody_has_are_no_number() -> None:
-    assert Difference(0.2, True, (3,), 5.0, 2.0).more_seeds() is None
+    assert difference([by_seed(np.array([-8.0, 0.2, 8.4]))], [by_seed(np.zeros(3))]).more_seeds() is None
     assert Difference(0.2, True, (1,)).more_seeds() is None
 
 

@@ -142,7 +142,7 @@ def test_the_title_names_the_protocol(folder: SweepFolder) -> None:
         ),
         (
             {"dm 0": [1, 60], "dm 1": [1, 60], "dt 0": [1, 50], "dt 1": [1, 50]},
-            "DM is ahead of DT by 10.0 normalized points (last score; no seed differs from another, so this is not "
+            "DM is ahead of DT by 10.0 normalized points (last score; there is no spread over seeds, so this is not "
             "settled).",
         ),
     ],
@@ -191,6 +191,20 @@ def test_the_overview_marks_the_best_of_each_row_by_its_own_test(folder: SweepFo
     mean = "mean of the 2 data sets that all methods have"
     assert strong(table) == {(names[0], "DM"), (names[1], "DM"), (names[1], "DT"), (mean, "DM")}
     assert "a row" in table.note
+
+
+def test_a_baseline_decides_the_bold_cells_of_all_tables_alike(folder: SweepFolder) -> None:
+    """With the baseline DM fewer comparisons are made, so the lead of DM is settled; in each table or in none."""
+    scores = {"dm": (60.0, 62, 61), "dm+r": (58.0, 59.6, 59.4), "hdm": (40.0, 55, 20), "dt": (30.0, 50, 10)}
+    ledgers = {f"{name} {seed}": [1, each] for name, three in scores.items() for seed, each in enumerate(three)}
+    names = ["hopper-medium-v2", "hopper-expert-v2"]
+    write(folder, ledgers, seeds=[0, 1, 2], datasets=names, grid=[{"methods": list(scores)}])
+    (group,) = results_by_protocol(collect(folder).comparisons)
+    for baseline in (None, "dm"):
+        overview, own = overview_table(group, baseline), score_table(group.comparisons[0], baseline)
+        row = {label for name, label in strong(overview) if name == names[0]}
+        assert row == {label for label, column in strong(own) if column == "last, normalized"}, baseline
+    assert strong(overview_table(group)) != strong(overview_table(group, "dm"))
 
 
 def test_trial_rows_are_flat_and_complete(folder: SweepFolder) -> None:
