@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -110,7 +110,7 @@ def evaluate_sweep(
     copy = SweepCopy.downloaded(at, name) if is_url(at) else None
     folder = copy.folder if copy else SweepFolder(Path(at), name)
     plan = _with_settings(read_manifest(folder), at, deterministic)
-    trials = select_trials(plan, TrialFilter(only))
+    trials = _compared(plan, select_trials(plan, TrialFilter(only)))
     deterministic = plan.sweep.resources.deterministic
     names = copy.checkpoint_names() if copy else {}
 
@@ -161,6 +161,21 @@ def _with_settings(plan: Plan, storage: str, deterministic: bool | None) -> Plan
     return Plan(plan.sweep.model_copy(update={"resources": resources, "storage": storage}), plan.trials)
 
 
+def _compared(plan: Plan, trials: Sequence[TrialSpec]) -> tuple[TrialSpec, ...]:
+    """`trials` without those that served to choose a setting in a search: no table would show their results."""
+    compared = tuple(trial for trial in trials if not plan.sweep.is_selection(trial))
+    if not compared:
+        raise StorageError(
+            f"all {len(trials)} selected trials are selection trials of a search, which are in no comparison; evaluate "
+            "one alone by the folder of the trial, or continue the search with --resume until its report trials finish"
+        )
+    if len(compared) < len(trials):
+        _log.info(
+            "left out: %d selection trials of the search, which are in no comparison", len(trials) - len(compared)
+        )
+    return compared
+
+
 def _say_what_is_done(planned: ReevaluationPlan) -> None:
     for sentence in planned.left_out:
         _log.warning("left out: %s", sentence)
@@ -184,7 +199,7 @@ def _mirrored(plan: Plan, folder: SweepFolder, mlflow_uri: str | None) -> str | 
     try:
         waiting = add_reevaluations(plan, folder, uri)
     except StorageError as busy:
-        return f"MLflow gets the results when the sweep's driver ends ({busy})"
+        return f"MLflow gets the results when the sweep's driver ends ({busy}); if it has none later: {replay}"
     except TrackingError as problem:
         return f"{problem}; to add the results later: {replay}"
     return f"MLflow has no runs of {waiting} of the results' trials; to add both: {replay}" if waiting else None

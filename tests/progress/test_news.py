@@ -18,6 +18,7 @@ from dmray.records import (
     Ledger,
     LedgerRecord,
     StartedOver,
+    TrainingExtended,
     TrialStopped,
 )
 from dmray.specs import EarlyStoppingSpec
@@ -54,6 +55,7 @@ RULE = EarlyStoppingSpec(grace_steps=20, reduction_factor=2)
             ],
         ),
         ([started()], [AttemptPaused(time_s=1.0, attempt=1, step=17)], ["paused at step 17"]),
+        ([], [TrainingExtended(time_s=1.0, trial_id="shorter", step=17)], []),
         ([started()], [failed(5)], ["failed at step 5: OSError: disk [full]"]),
         (
             [started()],
