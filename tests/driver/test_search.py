@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from dmray.cli import status
 from dmray.coordination.commands import send_command
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError
-from dmray.planning.manifest import read_manifest
+from dmray.planning.manifest import read_manifest, write_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter
 from dmray.progress.changes import changes
+from dmray.progress.summary_view import text
 from dmray.progress.sweep_handle import find_sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
@@ -217,3 +219,15 @@ def test_selection_trials_are_not_evaluated_again(tmp_path: Path) -> None:
     assert chosen.trial_id in str(nothing.value)
     with pytest.raises(StorageError, match="all 6 selected trials are selection trials of a search"):
         dmray.evaluate_sweep(folder.path, only="seed=100", local=True)
+
+
+def test_after_a_kill_between_two_rounds_status_says_that_the_search_is_not_over(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    run_sweep(plan, folder, Fake(), report, resume=False)
+    trials = read_manifest(folder).trials
+    for known, is_open in ((2, True), (6, True), (7, False)):
+        write_manifest(replace(plan, trials=trials[:known]), folder)
+        with find_sweep(str(folder.path), None) as found:
+            summary = status._View(found).read()
+        assert (summary.trials, summary.search_open, summary.done) == (known, is_open, not is_open)
+        assert ("the search is not over" in text(summary)) is is_open
