@@ -12,7 +12,9 @@ from rich.live import Live
 
 from dmray.cli.shared import SweepSource, SweepStorage, new_app, out, report_errors, tolerate_outages
 from dmray.escaping import one_line
+from dmray.planning.manifest import read_manifest
 from dmray.progress.progress import Follower
+from dmray.progress.search_progress import awaits_trials
 from dmray.progress.summary import Summary, follower_of, summarize
 from dmray.progress.summary_view import SweepView, text
 from dmray.progress.sweep_handle import SweepHandle, find_sweep
@@ -66,7 +68,12 @@ class _View:
         time_ns = manifest.stat().st_mtime_ns if manifest.exists() else 0
         if self._follower is None or time_ns != self._manifest_time_ns:  # a search adds trials
             self._follower, self._manifest_time_ns = follower_of(self._found.folder), time_ns
-        return replace(summarize(self._follower), folder=self._found.where)
+        summary = replace(summarize(self._follower), folder=self._found.where)
+        if summary.at_work or not summary.ended:
+            return summary
+        histories = self._follower.progress.trials
+        statuses = {trial_id: history.status for trial_id, history in histories.items()}
+        return replace(summary, search_open=awaits_trials(read_manifest(self._found.folder), statuses))
 
     def read_or(self, previous: Summary) -> Summary:
         """The current progress; `previous` if the object store does not answer."""

@@ -42,6 +42,7 @@ def sweep_lock(plan: Plan, folder: SweepFolder) -> Iterator[Refresh]:
 
         def refresh() -> None:
             commands.sync(folder)
+            copy.fetch_reevaluations()  # others may evaluate finished trials while the driver runs
             copy.pull()
             copy.push()
 

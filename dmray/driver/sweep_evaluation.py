@@ -186,7 +186,7 @@ def _mirrored(plan: Plan, folder: SweepFolder, mlflow_uri: str | None) -> str | 
     try:
         waiting = add_reevaluations(plan, folder, uri)
     except StorageError as busy:
-        return f"MLflow gets the results when the sweep's driver ends ({busy})"
+        return f"MLflow gets the results when the sweep's driver ends ({busy}); if it has none later: {replay}"
     except TrackingError as problem:
         return f"{problem}; to add the results later: {replay}"
     return f"MLflow has no runs of {waiting} of the results' trials; to add both: {replay}" if waiting else None

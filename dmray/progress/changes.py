@@ -22,7 +22,8 @@ _APART = "New results stay apart from theirs and share no mean; to compare all, 
 class Changes:
     """Trial counts, `done_kept` with those stopped early; `longer`: those that continue a trial with fewer steps.
 
-    `fields` are sentences `path old -> new` of new trials against gone ones of the same place.
+    `fields` are sentences `path old -> new` of new trials against gone ones of the same place. `searching`: a
+    round of a search is open, so later rounds may have trials that are counted as gone.
     """
 
     done_kept: int
@@ -31,6 +32,7 @@ class Changes:
     gone: int
     fields: tuple[str, ...] = ()
     longer: int = 0
+    searching: bool = False
 
     @property
     def any(self) -> bool:
@@ -42,7 +44,8 @@ class Changes:
         parts += [f"{self.open_kept} to be continued or run as before"] if self.open_kept else []
         parts += [f"{self.longer} continued with more training steps"] if self.longer else []
         parts += [f"{self.new} new{f' ({named})' if named else ''}"] if self.new else []
-        parts += [f"{self.gone} gone (their folders stay)"] if self.gone else []
+        gone = "gone or not proposed yet" if self.searching else "gone"
+        parts += [f"{self.gone} {gone} (their folders stay)"] if self.gone else []
         return ", ".join(parts)
 
 
@@ -67,7 +70,10 @@ def changes(
     longer = {trial_id: shorter for trial_id, shorter in (extended or {}).items() if trial_id not in known}
     gone = {trial_id: spec for trial_id, spec in before.items() if trial_id not in {*now, *longer.values()}}
     new = {trial_id: spec for trial_id, spec in now.items() if trial_id not in {*known, *longer}}
-    return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)), len(longer))
+    searching = plan.search is not None and not plan.search.over.issuperset(
+        trial.trial_id for trial in plan.trials if plan.sweep.is_selection(trial)
+    )
+    return Changes(done, len(kept) - done, len(new), len(gone), tuple(_differences(gone, new)), len(longer), searching)
 
 
 def changed_conditions(

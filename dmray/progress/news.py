@@ -80,7 +80,7 @@ def _end(history: TrialHistory) -> Iterator[str]:
     match history.status:
         case TrialStatus.FINISHED | TrialStatus.DIVERGED:
             yield f"{history.status.label} at step {history.end_step:,}{_scores(history)}"
-        case TrialStatus.PAUSED if history.last is None or history.last.kind != "extended":
+        case TrialStatus.PAUSED if history.last is None or history.last.kind != "extended":  # that is a beginning
             yield f"paused at step {history.step:,}"
         case TrialStatus.FAILED:
             yield f"failed at step {history.step:,}: {history.error}"

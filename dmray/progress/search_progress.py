@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -63,6 +63,27 @@ def results_of_search(planned: Plan, outcome_of: OutcomeOf) -> list[GroupResult]
     assert sweep.search is not None
     groups = groups_of(sweep.search, cells_of(sweep, [task_of(dataset) for dataset in sweep.datasets]))
     return group_results(sweep, sweep.search, groups, planned.trials, outcome_of)
+
+
+def awaits_trials(planned: Plan, statuses: Mapping[str, TrialStatus]) -> bool:
+    """Whether a driver ended between two rounds of a search: what follows from the trials so far is not planned yet.
+
+    By the statuses of the manifest's trials alone, so the ends of their ledgers suffice.
+    """
+    if planned.sweep.search is None:
+        return False
+    reported = {(trial.method, trial.dataset.name) for trial in planned.trials if not planned.sweep.is_selection(trial)}
+
+    def outcome_of(trial: TrialSpec) -> Outcome:
+        status = statuses[trial.trial_id]
+        return Outcome("finished", 0.0) if status is TrialStatus.FINISHED else outcome(status, (), "last")
+
+    def awaits(result: GroupResult) -> bool:
+        if not result.over:
+            return all(tried.outcome.state != "open" for tried in result.tried)
+        return result.chosen is not None and (result.group.method, result.group.datasets[0]) not in reported
+
+    return any(map(awaits, results_of_search(planned, outcome_of)))
 
 
 def check_filter(sweep: SweepSpec, trial_filter: TrialFilter) -> None:

@@ -71,6 +71,7 @@ class Summary:
     A trial whose attempt started, or whose worker is setting it up, is running while a driver is alive; without a
     driver it is interrupted. `phase` is what the driver does, where it does not only wait for trials.
     `pending_evaluations` are due and not recorded, whether they wait or run. `eta_s` is None while nothing moves.
+    `search_open`: no driver runs, and more trials of a search follow from those so far.
     """
 
     sweep: str
@@ -89,6 +90,7 @@ class Summary:
     eta_s: float | None
     running: tuple[TrialRow, ...]
     failures: tuple[TrialRow, ...]
+    search_open: bool = False
 
     @property
     def at_work(self) -> bool:
@@ -98,12 +100,12 @@ class Summary:
     @property
     def done(self) -> bool:
         """Whether every trial has ended as a result, or was stopped early."""
-        return sum(self.statuses[status] for status in ENDED) == self.trials
+        return not self.search_open and sum(self.statuses[status] for status in ENDED) == self.trials
 
     @property
     def ended(self) -> bool:
         """Whether no trial is open, though some may have failed."""
-        return not any(self.statuses[status] for status in _OPEN)
+        return not self.search_open and not any(self.statuses[status] for status in _OPEN)
 
 
 def follower_of(folder: SweepFolder) -> Follower:

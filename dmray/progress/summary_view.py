@@ -41,10 +41,15 @@ def line(summary: Summary) -> str:
 def text(summary: Summary) -> str:
     """The sweep in plain lines: the driver, the whole, the trials that run, those that failed."""
     lines = [f"{summary.sweep}: {_driver(summary)}", *_now(summary.phase), line(summary)]
+    lines += _search(summary)
     lines += [f"running: {row.trial}: {', '.join(_details(row))}" for row in summary.running[:_MOST_ROWS]]
     lines += _rest(len(summary.running) - _MOST_ROWS, "running")
     lines += [f"failed: {row.trial}: {row.error}" for row in summary.failures]
     return "\n".join(map(one_line, lines))
+
+
+def _search(summary: Summary) -> list[str]:
+    return ["the search is not over: more trials follow from these scores"] if summary.search_open else []
 
 
 def duration(seconds: float | None) -> str:
@@ -141,6 +146,7 @@ class SweepView:
         yield ProgressBar(total=max(summary.total_steps, 1), completed=summary.steps, width=bar_columns)
         yield Segment.line()
         yield from map(Text, folded([part for now in _now(summary.phase) for part in now.split(", ")], width))
+        yield from map(Text, _search(summary))
         yield from map(Text, folded(_counts(summary), width))
         yield from map(Text, folded([*_speed(summary), *_eta(summary)], width))
         yield from map(Text, folded(_evaluations(summary), width))

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from dmray.errors import StorageError
-from dmray.files import write_atomic
-from dmray.records.disk import read_file, writing
+from dmray.files import as_storage_error, write_atomic
+from dmray.records.disk import read_file
 from dmray.records.folders import SweepFolder
 from dmray.records.ledger import read_done_marker, warn_once
 from dmray.records.records import Count, EvaluationDone, Record, TargetResult
@@ -107,11 +107,11 @@ def write_reevaluation(folder: SweepFolder, record: Reevaluation) -> tuple[Path,
     """Write the file of a result, whole or not at all; its path and its content.
 
     Raises:
-        StorageError: the disk is full.
+        StorageError: the disk is full, or the folder cannot be written.
     """
     path = reevaluation_file(folder, record.trial_id, record.conditions)
     content = (record.model_dump_json() + "\n").encode()
-    with writing(path):
+    with as_storage_error(path, "repair the folder, then run dmray.evaluate again: finished evaluations are kept"):
         write_atomic(path, content)
     return path, content
 

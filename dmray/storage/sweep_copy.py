@@ -72,7 +72,7 @@ class SweepCopy:
         for path in (self._folder.manifest, self._folder.identity):
             if self._fetch_file(path):
                 self._sent[object_name(self._folder, path)] = _fingerprint(path)
-        self._fetch_reevaluations()
+        self.fetch_reevaluations()
         self.pull()
 
     def pull(self) -> None:
@@ -84,6 +84,20 @@ class SweepCopy:
         """
         with self._lock:
             self._pull()
+
+    def fetch_reevaluations(self) -> None:
+        """Copy the evaluations made after training. Their names tell their content: those that are here stay.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+            StorageError: the store refuses access.
+        """
+        root = self._folder.reevaluations.name
+        names = {name for name in self._store.list(root) if len(name.split("/")) == 3 and name.endswith(".json")}
+        for path in self._folder.reevaluations.glob("*/*.json"):
+            if object_name(self._folder, path) not in names:
+                path.unlink(missing_ok=True)
+        self._fetch(sorted(name for name in names if not self._has(name)))
 
     def fetch_report(self) -> None:
         """Copy the report; remove local files that are not in the store's report.
@@ -200,15 +214,6 @@ class SweepCopy:
             self._versions = records
             with as_storage_error(self._versions_file, _CURE):
                 write_json(self._versions_file, records)
-
-    def _fetch_reevaluations(self) -> None:
-        """Their names tell their content, so those that are here are not fetched again."""
-        root = self._folder.reevaluations.name
-        names = {name for name in self._store.list(root) if len(name.split("/")) == 3 and name.endswith(".json")}
-        for path in self._folder.reevaluations.glob("*/*.json"):
-            if object_name(self._folder, path) not in names:
-                path.unlink()
-        self._fetch(sorted(name for name in names if not self._has(name)))
 
     def _fetch_file(self, path: Path) -> bool:
         """Copy a file, or remove it here if the store does not have it. Returns whether the store has it."""

@@ -8,16 +8,21 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import dmray
 from dmray.cli import status
 from dmray.coordination.commands import send_command
 from dmray.driver.session import run_sweep
-from dmray.planning.manifest import read_manifest
+from dmray.errors import StorageError
+from dmray.planning.manifest import read_manifest, write_manifest
 from dmray.planning.plan import Plan
 from dmray.planning.trial_filter import TrialFilter
+from dmray.progress.changes import changes
+from dmray.progress.summary_view import text
 from dmray.progress.sweep_handle import find_sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
@@ -194,3 +199,35 @@ def test_the_manifest_keeps_the_search(tmp_path: Path) -> None:
     content = json.loads(folder.manifest.read_text())["sweep"]
     assert content["training"]["learning_rate"] == {"log_uniform": [1e-4, 1e-1]}
     assert content["search"]["seeds"] == [100]
+
+
+def test_trials_that_a_later_round_may_propose_are_not_called_gone(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    run_sweep(plan, folder, Fake(), report, resume=False)
+    longer = tiny_plan(tmp_path, **{**TINY_SEARCH, "training": {**TINY_SEARCH["training"], "steps": 20}})
+    said = str(changes(longer, folder, trial_statuses(longer, folder)))
+    assert said.endswith("2 new (training.steps 10 -> 20), 7 gone or not proposed yet (their folders stay)")
+
+
+def test_selection_trials_are_not_evaluated_again(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    run_sweep(plan, folder, Fake(), report, resume=False)
+    [chosen] = [trial for trial in read_manifest(folder).trials if trial.seed == 0]
+    with pytest.raises(StorageError, match="no finished trial has such a checkpoint") as nothing:
+        dmray.evaluate_sweep(folder.path, local=True)  # Fake leaves no weights
+    assert "s100" not in str(nothing.value)
+    assert chosen.trial_id in str(nothing.value)
+    with pytest.raises(StorageError, match="6 selection trials of the search, which are in no comparison"):
+        dmray.evaluate_sweep(folder.path, only="seed=100", local=True)
+
+
+def test_after_a_kill_between_two_rounds_status_says_that_the_search_is_not_over(tmp_path: Path) -> None:
+    plan, folder = planned(tmp_path)
+    run_sweep(plan, folder, Fake(), report, resume=False)
+    trials = read_manifest(folder).trials
+    for known, is_open in ((2, True), (6, True), (7, False)):
+        write_manifest(replace(plan, trials=trials[:known]), folder)
+        with find_sweep(str(folder.path), None) as found:
+            summary = status._View(found).read()
+        assert (summary.trials, summary.search_open, summary.done) == (known, is_open, not is_open)
+        assert ("the search is not over" in text(summary)) is is_open

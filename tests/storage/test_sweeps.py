@@ -19,7 +19,7 @@ from dmray.coordination.commands import TrialPaused, next_command, read_command,
 from dmray.coordination.store_commands import StoreCommands
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
-from dmray.driver.store_session import Refresh
+from dmray.driver.store_session import Refresh, sweep_lock
 from dmray.errors import CheckpointError, StorageError
 from dmray.planning.plan import Plan
 from dmray.progress.trial_status import TrialStatus, trial_statuses
@@ -284,3 +284,14 @@ def test_all_machines_use_the_first_recording_of_a_data_set(url: str, other_mach
     datasets.write(name, b"another machine's")
     share_recording(work)
     assert path.read_bytes() == b"another machine's"
+
+
+def test_the_driver_gets_the_evaluations_that_others_made_while_it_ran(tmp_path: Path) -> None:
+    plan = tiny_plan(f"file://{tmp_path}/store")
+    folder = sweep_folder(plan.sweep.storage, plan.sweep.name, "driver")
+    path = folder.reevaluations / plan.trial_ids[0] / "final-0a1b2c.json"
+    copy = SweepCopy.for_reading(plan.sweep.storage, plan.sweep.name)
+    with sweep_lock(plan, folder) as refresh:
+        copy.send(copy.folder.reevaluations / path.parent.name / path.name, b"{}")
+        refresh()
+        assert path.read_bytes() == b"{}", "the report and MLflow need it"
