@@ -27,6 +27,7 @@ from tests.progress.ledgers import OUT, begun, scored, started
 from tests.sweeps import tiny_plan, tiny_sweep
 from tests.trial.jobs import Killed
 
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
 SQLITE = {"log_every_steps": 10}
 TWO_SEEDS = {"seeds": [0, 1], "training": {"steps": 20, "batch_size": 4, "warmup_steps": 2}}
 
@@ -70,7 +71,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counting:
     return service
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's queries, not ours
 def test_two_more_decode_modes_are_in_the_report_and_in_mlflow_without_a_training_step(folder: SweepFolder) -> None:
     before, scores = ledgers(folder), dmray.load_results(folder.path).scores
     for decode in ("stream:2", "recurrent"):
