@@ -12,12 +12,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test fuzz chaos soak setup bullet mlflow lint format images-pin clean
+.PHONY: quickstart test suite fuzz chaos soak setup bullet mlflow lint format images-pin clean
 
 quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
 
-test: setup lint
+test: setup
+	$(MAKE) --jobs 2 lint suite
+
+suite: setup
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 fuzz: setup

@@ -26,17 +26,16 @@ def runner() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_two_sections_run_at_toy_size_without_a_gpu(tmp_path: Path) -> None:
+def test_a_section_runs_at_toy_size_without_a_gpu(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--toy", "--device", "cpu", "--seconds", "300", "--out", str(tmp_path)]
-    ended = subprocess.run([*command, "--only", "right,one_trial"], capture_output=True, text=True, timeout=500)
+    ended = subprocess.run([*command, "--only", "right"], capture_output=True, text=True, timeout=500)
     assert ended.returncode == 0, ended.stderr
     sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
-    assert {name: section["status"] for name, section in sections.items()} == {"right": "done", "one_trial": "done"}
+    assert {name: section["status"] for name, section in sections.items()} == {"right": "done"}
     checks = [result for result in sections["right"]["results"] if "right" in result]
     assert len(checks) >= 15
     assert [result for result in checks if not result["right"]] == []
-    failed = {result["what"] for section in sections.values() for result in section["results"] if "error" in result}
-    assert failed <= {"dm, toy, mamba-ssm's modules", "dt, toy, transformers"}, "packages that may be missing"
+    assert [result for result in sections["right"]["results"] if "error" in result] == []
 
 
 def test_a_section_that_fails_hangs_or_crashes_leaves_the_others_their_results(

@@ -336,11 +336,9 @@ def test_a_frozen_actor_worker_and_dispatcher_change_nothing_that_is_recorded(
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("core", "hit", "why"),
-    [("raylet", "SIGKILL", "ended"), pytest.param("gcs_server", "SIGSTOP", "silent", marks=pytest.mark.chaos)],
-)
+@pytest.mark.parametrize(("core", "hit", "why"), [("raylet", "SIGKILL", "ended"), ("gcs_server", "SIGSTOP", "silent")])
 def test_a_sweep_whose_ray_is_lost_ends_and_says_how_to_continue(tmp_path: Path, core: str, hit: str, why: str) -> None:
     file = sweep_file(
         tmp_path,

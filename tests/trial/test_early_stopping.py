@@ -269,6 +269,7 @@ def test_a_sweep_whose_trials_were_stopped_has_ended_and_is_not_run_again(
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_a_stopped_trial_has_ended_on_ray(ray_session: None, tmp_path: Path) -> None:
     resources = {"executor": "tune", "cpus_per_trial": 0.5, "cpus_per_evaluation_actor": 0.5}
     waits = {"max_pending_evaluations": 1}  # else the toy is at its end before its first decision
