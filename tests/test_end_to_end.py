@@ -46,7 +46,7 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     import mlflow
 
     whole, broken = (sweep_file(tmp_path / name, **CHANGES) for name in ("whole", "broken"))
-    undisturbed = run(whole, "--local")
+    undisturbed = run(whole, "--local", "--mlflow-uri", "off")
     assert undisturbed.returncode == 0, undisturbed.stderr
     (trial_id,) = tiny_plan(tmp_path, **CHANGES).trial_ids
     told = [line[20:] for line in undisturbed.stderr.splitlines() if line[20:].startswith(trial_id)]
