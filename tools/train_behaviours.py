@@ -1,4 +1,4 @@
-"""Train the small policies that `generate:` records on hopper, halfcheetah, walker2d and ant.
+"""Train small policies for hopper, halfcheetah, walker2d and ant, to record data with. Nothing uses them yet.
 
     python tools/train_behaviours.py hopper --steps 8e6 [--seed 0] [--out dmray/rollout/behaviours]
 

@@ -23,7 +23,8 @@ from typing import Any
 import yaml
 from section import Section, section_from_options
 
-from dmray.planning.plan import Plan, load_plan
+from dmray import plan_sweep
+from dmray.planning.plan import Plan
 from dmray.progress.trial_status import trial_statuses
 from dmray.records import AttemptStarted, EvaluationDone, SweepFolder, TrainProgress, counting, read_ledger
 
@@ -142,7 +143,7 @@ def wait_until(section: Section, true: Callable[[], bool]) -> None:
 
 
 def _opened(file: Path) -> tuple[Plan, SweepFolder]:
-    plan = load_plan(file)
+    plan = plan_sweep(file)
     return plan, SweepFolder(Path(plan.sweep.storage), plan.sweep.name)
 
 

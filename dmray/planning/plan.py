@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
-from pathlib import Path
 
 from dmray.errors import SpecError
 from dmray.methods import METHODS
@@ -15,7 +14,7 @@ from dmray.planning.search import num_trials, search_trials
 from dmray.planning.search_space import OPEN, OutcomeOf, groups_of, num_settings
 from dmray.planning.settings import Cell, Setting, cells_of
 from dmray.planning.successive_halving import rungs_of
-from dmray.specs import MAX_TRIALS, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, load_sweep
+from dmray.specs import MAX_TRIALS, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec
 from dmray.tasks import Task, task_of
 
 _MAX_PARAMETERS = 10**10  # 160 GiB with gradients and the optimizer's moments: more than any accelerator has
@@ -51,19 +50,6 @@ class Plan:
     @property
     def trial_ids(self) -> tuple[str, ...]:
         return tuple(trial.trial_id for trial in self.trials)
-
-
-def load_plan(path: str | Path, overrides: Iterable[str] = ()) -> Plan:
-    """Load the sweep file at `path`, apply `key.path=value` overrides, and expand it.
-
-    Raises:
-        SpecError: the file or an override is invalid. The message names the file, the field and a valid value.
-    """
-    sweep = load_sweep(path, overrides)
-    try:
-        return plan(sweep)
-    except SpecError as mistake:
-        raise SpecError(f"{path}: {mistake}") from mistake
 
 
 def plan(sweep: SweepSpec, outcome_of: OutcomeOf = lambda trial: OPEN) -> Plan:

@@ -48,6 +48,7 @@ def main() -> int:
         "MPLBACKEND": "agg",
         "TMPDIR": str(scratch / "tmp"),
     }
+    tempfile.tempdir = None  # mkdtemp has kept the folder that was TMPDIR before
     from tests.fuzz.harness import Budget, fuzz
 
     for made in ("templates", "tmp", "cache"):  # a folder that is given again keeps its findings only

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import dmray
 from dmray.driver.plan_view import render_plan
 from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.models import BackboneConfig
 from dmray.planning.cost import trial_cost, trial_flops
-from dmray.planning.plan import load_plan, plan
+from dmray.planning.plan import plan
 from dmray.progress.trial_status import TrialStatus
 from dmray.specs import load_sweep
 from dmray.tasks import task_of
@@ -110,7 +111,7 @@ def test_storage_resources_and_retries_do_not_change_the_trials(tmp_path: Path) 
 def test_an_unknown_data_set_is_an_error_with_file_field_and_the_most_similar_name(tmp_path: Path) -> None:
     file = sweep_file(tmp_path, datasets=["hopper-medium-v2", "hoper-medium-v2"])
     with pytest.raises(SpecError) as error:
-        load_plan(file)
+        dmray.plan_sweep(file)
     told = f"{file}: datasets.1: unknown data set 'hoper-medium-v2', did you mean 'hopper-medium-v2'?"
     assert str(error.value).startswith(told)
 
@@ -145,7 +146,7 @@ def test_the_plan_shows_trials_cost_and_what_is_done(tmp_path: Path) -> None:
 
 def test_the_plan_of_the_longest_names_is_a_table_in_80_columns() -> None:
     console = Console(width=80, record=True)
-    planned = load_plan("paper", ["seeds=[0]"])
+    planned = dmray.plan_sweep("paper", ["seeds=[0]"])
     console.print(render_plan(planned, dict.fromkeys(planned.trial_ids, TrialStatus.WAITING)))
     shown = console.export_text()
     assert re.search(r"^bullet-halfcheetah-medium-expert-v0 +5 +5 M +700 M +\d+ MB +0/5 *$", shown, re.MULTILINE)
