@@ -1,0 +1,26 @@
+"""Policies that dmray brings to record data with: `<task>.npz`, written by `tools/train_behaviours.py`.
+
+Each file has snapshots of one search for a linear policy (augmented random search V2-t, Mania et al. 2018, arXiv
+1803.07055), from its first policy to the one that is used as expert, and says how it was made: `snapshots.py` has the
+arrays, `recorders.py` what is recorded with them.
+"""
+
+from dmray.rollout.behaviours.recorders import ACTION_NOISE, RECORDERS, LinearPolicies
+from dmray.rollout.behaviours.snapshots import (
+    MEDIUM_PROGRESS,
+    Snapshots,
+    linear_policies,
+    load_snapshots,
+    snapshot_file,
+)
+
+__all__ = [
+    "ACTION_NOISE",
+    "MEDIUM_PROGRESS",
+    "RECORDERS",
+    "LinearPolicies",
+    "Snapshots",
+    "linear_policies",
+    "load_snapshots",
+    "snapshot_file",
+]
