@@ -208,18 +208,17 @@ def made_protocol(protocol: str) -> str:
 
 
 def behaviours_of(task: Task) -> tuple[str, ...]:
-    """What `generate:` can record in `task`."""
+    """What `generate:` can record in `task`; random actions first."""
     family = FAMILIES.get((task.protocol, task.family))
     return (RANDOM, *(family.behaviours if family else ()))
 
 
-def families_by_behaviours(families: Iterable[TaskFamily]) -> dict[tuple[str, ...], list[str]]:
-    """The names of the families that have behaviours beside random actions, by these behaviours."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for family in families:
-        if family.behaviours:
-            found.setdefault(family.behaviours, []).append(family.name)
-    return found
+def families_by_behaviours(tasks: Iterable[Task]) -> dict[tuple[str, ...], list[str]]:
+    """The families of `tasks` by what can be recorded in them beside random actions; without those that have nothing."""
+    found: dict[tuple[str, ...], dict[str, None]] = {}
+    for task in tasks:
+        found.setdefault(behaviours_of(task)[1:], {})[task.family] = None
+    return {behaviours: list(families) for behaviours, families in found.items() if behaviours}
 
 
 def check_behaviour(task: Task, behaviour: str, place: str) -> None:

@@ -79,10 +79,10 @@ def load_snapshots(task: Task, path: Path | None = None) -> Snapshots:
         brought = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.npz")))
         raise EngineError(f"{path}: no such file, so '{task.name}' has no policy to record; there are {brought}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("weights", "mean", "std", "returns", "env_steps")}
             about = json.loads(str(file["about"]))
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile, ZlibError) as cause:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, ZlibError) as cause:
         raise EngineError(f"{path}: cannot be read ({cause}); {_CURE}") from cause
     if problem := _problem(arrays, about, task):
         raise EngineError(f"{path}: {problem}; {_CURE}")
