@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
@@ -16,6 +17,7 @@ from setuptools.config.pyprojecttoml import apply_configuration
 
 from dmray.datasets import Episodes, FileRules, read_d4rl_hdf5, write_d4rl_hdf5
 from dmray.errors import EngineError, SpecError
+from dmray.planning.plan import plan
 from dmray.rollout import RecordedTransitions, record, replay_errors
 from dmray.rollout.behaviours import (
     ACTION_NOISE,
@@ -26,7 +28,7 @@ from dmray.rollout.behaviours import (
     recorders,
     snapshot_file,
 )
-from dmray.specs import DatasetSpec, Generation
+from dmray.specs import DatasetSpec, Generation, load_sweep
 from dmray.tasks import TASKS, Task, task_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -293,6 +295,20 @@ def test_tasks_of_the_same_simulator_without_policies_are_refused() -> None:
     spec = DatasetSpec(name="made", task="minari-hopper", generate=Generation(behaviour="medium"))
     with pytest.raises(SpecError, match="task 'minari-hopper' cannot record it: unknown behaviour 'medium', known"):
         task_of(spec)
+
+
+def test_the_table_in_the_documents_is_what_the_files_say() -> None:
+    table = runpy.run_path(str(ROOT / "tools" / "behaviour_table.py"))["table"]()
+    assert table in (ROOT / "docs" / "data.md").read_text(), "python tools/behaviour_table.py prints the table"
+
+
+@for_shipped
+def test_the_sweep_on_made_data_asks_for_about_the_experts_return(task: Task) -> None:
+    trials = plan(load_sweep(ROOT / "sweeps" / "offline_benchmark.yaml")).trials
+    asked = {trial.evaluation.target_returns for trial in trials if task_of(trial.dataset) == task}
+    ((first, second),) = (targets for targets in asked if targets)
+    assert 0.9 < first / load_snapshots(task).returns.max() < 1.3
+    assert second == first / 2
 
 
 def test_each_behaviour_of_the_family_has_a_recorder() -> None:
