@@ -29,10 +29,8 @@ def _complete_name(incomplete: str) -> list[str]:
 
 Protocol = Annotated[str | None, typer.Option(help="Only data sets of this protocol.")]
 _RECORDABLE = families_by_behaviours(task for family in BUILT_IN for task in family.tasks)
-_BEHAVIOUR_HELP = "; ".join(
-    [f"{RANDOM} (any task)"]
-    + [f"{', '.join(words)} ({', '.join(families)})" for words, families in _RECORDABLE.items()]
-)
+_OF_FAMILIES = (f"{', '.join(words)} ({', '.join(families)})" for words, families in _RECORDABLE.items())
+_BEHAVIOUR_HELP = "; ".join((f"{RANDOM} (any task)", *_OF_FAMILIES))
 FileTask = Annotated[str | None, typer.Option(help="The task of a file; by default the one that fits its sizes.")]
 
 

@@ -214,7 +214,7 @@ def behaviours_of(task: Task) -> tuple[str, ...]:
 
 
 def families_by_behaviours(tasks: Iterable[Task]) -> dict[tuple[str, ...], list[str]]:
-    """The families of `tasks` by what can be recorded in them beside random actions; without those that have nothing."""
+    """The families of `tasks` by what can be recorded in them beside random actions; not those without anything."""
     found: dict[tuple[str, ...], dict[str, None]] = {}
     for task in tasks:
         found.setdefault(behaviours_of(task)[1:], {})[task.family] = None

@@ -188,7 +188,7 @@ def test_the_plan_tells_sizes_apart_that_differ_in_one_backbones_field_alone(tmp
         ),
         (
             {"datasets": [{"name": "mine", "task": "antmaze-umaze", "generate": {"transitions": 10}}]},
-            "datasets.0: data set 'mine': task 'antmaze-umaze' cannot record it: unknown behaviour 'expert', known: random",
+            "data set 'mine': task 'antmaze-umaze' cannot record it: unknown behaviour 'expert', known: random",
         ),
         (
             {"datasets": [{"name": "mine", "task": "hopper", "generate": {"behaviour": "medium-reply"}}]},

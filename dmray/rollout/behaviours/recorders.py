@@ -44,7 +44,8 @@ class LinearPolicies:
         wanted = (self._gains * observations.astype(np.float64)[:, None]).sum(axis=-1) + self._biases
         noise = np.stack([rng.standard_normal(wanted.shape[1]) for rng in self._rngs])
         noisy = np.clip(wanted, -self._limit, self._limit) + self._limit * ACTION_NOISE * noise
-        return np.clip(noisy, -self._limit, self._limit).astype(np.float32)
+        actions: np.ndarray = np.clip(noisy, -self._limit, self._limit).astype(np.float32)
+        return actions
 
     def keep(self, rows: np.ndarray) -> None:
         """See `Decoder.keep`."""
