@@ -11,7 +11,7 @@ from dmray.tasks.task import Task
 if TYPE_CHECKING:
     from dmray.specs import Generation
 
-RECORDING_VERSION = 1  # raised when a recorder changes what it records
+RECORDING_VERSION = 1  # raised when a recorder or a policy in dmray/rollout/behaviours changes what is recorded
 
 
 def recording_path(generation: Generation, task: Task, folder: Path) -> Path:

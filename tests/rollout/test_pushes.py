@@ -11,8 +11,7 @@ import pytest
 
 from dmray.errors import EngineError
 from dmray.rollout import RecordedTransitions, record
-from dmray.rollout.behaviours import PUSH_NOISE, WAYS, Arm, record_pushes
-from dmray.rollout.behaviours.pushes import Pushes
+from dmray.rollout.behaviours.pushes import PUSH_NOISE, WAYS, Arm, Pushes, record_pushes
 from dmray.rollout.simulators import kitchen
 from dmray.specs import Generation
 from dmray.tasks import TASKS

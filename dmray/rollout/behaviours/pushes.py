@@ -1,4 +1,4 @@
-"""A scripted arm that pushes objects to their goals: the way of its hand for each, found once and by hand.
+"""A scripted arm that pushes objects to their goals: the way of its hand for each, found by trying.
 
 * `expert`: every element of the task that there is a script for, in an order that each episode draws.
 * `play`: some of all scripts, from one to all, in an order that each episode draws; not each is paid for.

@@ -21,7 +21,7 @@ import numpy as np
 
 from dmray.datasets import RecordedTransitions, Subtask
 from dmray.errors import EngineError
-from dmray.rollout.behaviours import Arm, record_pushes
+from dmray.rollout.behaviours.pushes import Arm, record_pushes
 from dmray.rollout.engine import Scene, Simulator, Step, check_sizes
 from dmray.rollout.mujoco_models import MujocoBatch, camera_at
 from dmray.specs import Generation
