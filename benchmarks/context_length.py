@@ -123,14 +123,14 @@ def acting(size: Size, context: int, mode: str, episodes: int, device: str) -> t
 
 
 def held_bytes(thing: Any) -> int:
-    """The bytes of all tensors in a decoder's states."""
+    """The bytes of all tensors in a decoder's states; `compiled` has a network's weights."""
     if isinstance(thing, Tensor):
         return thing.untyped_storage().nbytes()
     parts: Iterable[Any] = ()
     if isinstance(thing, list | tuple):
         parts = thing
     elif hasattr(thing, "__dict__"):
-        parts = vars(thing).values()
+        parts = [part for name, part in vars(thing).items() if name != "compiled"]
     return sum(map(held_bytes, parts))
 
 
@@ -161,10 +161,19 @@ def _status_kib(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def measure(sizing: str, context: int, rounds: int, device: str) -> list[dict[str, Any]]:
+def measure_memory(contexts: Sequence[int], device: str) -> dict[tuple[Size, int], float]:
+    """The peaks of training steps. Before all else: what this process has freed, its children would use again."""
+    compared = dict.fromkeys(size for sizing in SIZINGS for size in sizes(sizing))
+    return {
+        (size, context): peak_mib(partial(training_step, size, context, device), device)
+        for size in compared
+        for context in contexts
+    }
+
+
+def measure_times(sizing: str, context: int, rounds: int, device: str) -> list[dict[str, Any]]:
     """A row for each method."""
     compared = sizes(sizing)
-    memory = {size: peak_mib(partial(training_step, size, context, device), device) for size in compared}
     steps = {size.method: training_step(size, context, device) for size in compared}
     seconds = medians_ms(in_turns(steps, rounds, warm_up=1))
     del steps
@@ -173,7 +182,7 @@ def measure(sizing: str, context: int, rounds: int, device: str) -> list[dict[st
     rows = {
         size.method: {
             "sizing": sizing, "context": context, **size._asdict(),
-            "train_us": seconds[size.method] * per_timestep, "train_mib": memory[size],
+            "train_us": seconds[size.method] * per_timestep,
         }
         for size in compared
     }  # fmt: skip
@@ -210,6 +219,7 @@ def draw(results: Sequence[Mapping[str, Any]], sizing: str, device: str, path: P
     """A figure of one panel a quantity; rings mark where Mamba's curve falls below the transformer's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(11.0, 9.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -236,6 +246,9 @@ def draw(results: Sequence[Mapping[str, Any]], sizing: str, device: str, path: P
         contexts = sorted({row["context"] for row in rows})
         axes.set_xticks(contexts, [f"{context:,}" for context in contexts], fontsize=9)
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.tick_params(labelsize=9)
         axes.set_xlabel("context length K, timesteps", fontsize=10)
         axes.grid(color="#e6eaee", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -276,10 +289,14 @@ def main() -> None:
     rounds = 3 if options.quick else options.rounds
     settings = {"n_layer": LAYERS, "timesteps": TIMESTEPS, "rounds": rounds, "device": options.device}
     console, results = Console(), []
+    console.print("memory", markup=False)
+    memory = measure_memory(contexts, options.device)
     for context in contexts:
         for sizing in SIZINGS:
             console.print(f"context length {context}, {sizing}", markup=False)
-            results += measure(sizing, context, rounds, options.device)
+            for row in measure_times(sizing, context, rounds, options.device):
+                size = Size(row["method"], row["d_model"], row["parameters"])
+                results.append({**row, "train_mib": memory[size, context]})
             write_record(options.json, settings, results)
     print_tables(results, console)
     if not options.quick:
