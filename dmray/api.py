@@ -36,7 +36,7 @@ from dmray.specs.loading import located, read_values, validated, values_of
 from dmray.specs.merging import MergedValues
 from dmray.specs.mistakes import Mistake
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
-from dmray.tasks import PROTOCOLS, Task
+from dmray.tasks import PROTOCOLS, Task, made_protocol
 from dmray.terminal import safe_console
 
 if TYPE_CHECKING:
@@ -240,7 +240,8 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     if not sweeps:
         raise SpecError("sweeps: give at least one, for example runs/quickstart")
     if protocol is not None:
-        lookup("protocol", line("protocol", protocol), {name: name for name in PROTOCOLS}, SpecError)
+        known = {name: name for each in PROTOCOLS for name in (each, made_protocol(each))}
+        lookup("protocol", line("protocol", protocol), known, SpecError)
     places = [locate(place("sweep", sweep)) for sweep in sweeps]
     folders = [
         SweepCopy.downloaded(storage, name).folder if is_url(storage) else SweepFolder(Path(storage), name)

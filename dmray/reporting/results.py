@@ -38,7 +38,7 @@ from dmray.records import (
 from dmray.records.identity import differing_parts, group_id, simulator_releases
 from dmray.records.metrics import single_metrics
 from dmray.specs import DatasetSpec, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, content_hash
-from dmray.tasks import Task, task_of
+from dmray.tasks import Task, protocol_of, task_of
 
 UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
@@ -114,7 +114,7 @@ class TrialResult:
     def protocol(self) -> Protocol:
         """What its scores were measured under."""
         made = self.trial.evaluation
-        simulation = task_of(self.trial.dataset).protocol
+        simulation = protocol_of(self.trial.dataset)
         return Protocol(simulation, made.decode, made.episodes, made.seed, self.reevaluated)
 
     @property
@@ -297,7 +297,7 @@ def _searches(manifests: Sequence[Plan], results: Mapping[str, TrialResult]) -> 
 
 
 def _is_wanted(trial: TrialSpec, protocol: str | None) -> bool:
-    return protocol in (None, task_of(trial.dataset).protocol)
+    return protocol in (None, protocol_of(trial.dataset))
 
 
 def _evaluated_again(trials: Sequence[TrialResult], places: Mapping[str, SweepFolder]) -> tuple[TrialResult, ...]:
