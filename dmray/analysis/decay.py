@@ -11,7 +11,6 @@ anything older. What a token itself says of the timestep before it (an action th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dmray.analysis.stored import StoredPolicies, open_data
-from dmray.datasets import Episodes, WindowSampler, Windows
+from dmray.datasets import Episodes, Windows, WindowSampler
 from dmray.errors import SpecError
 from dmray.inference import Policy, evaluate, evaluation_request
 from dmray.models.mamba import Mamba
@@ -91,7 +90,7 @@ def analyze_decay(
     *,
     windows: int = 16,
     cut_off: CutOff | None = None,
-    on_policy: OnPolicy = lambda done, total: None,
+    on_policy: OnPolicy | None = None,
 ) -> DecayAnalysis:
     """Measure the memory lengths of stored policies in `windows` windows of their data sets; evaluate with `cut_off`.
 
@@ -104,7 +103,7 @@ def analyze_decay(
     read: dict[tuple[str, int], TrialSpec] = {}
     lengths: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
-    for number, each in enumerate(stored.policies):
+    for number, each in enumerate(stored.policies, start=1):
         policy = each.load()
         if not has_mamba(policy.network):
             left_out.append(f"{each.source}: {policy.method.upper()} has no Mamba, so nothing decays in it")
@@ -119,12 +118,14 @@ def analyze_decay(
         if cut_off is not None:
             scores += [about | row for row in scores_when_cut_off(policy, cut_off)]
         read[trial.trial_id, policy.step] = trial
-        on_policy(number + 1, len(stored.policies))
+        if on_policy is not None:
+            on_policy(number, len(stored.policies))
     if not read:
         raise SpecError(f"{left_out[0]}; give policies of a method with Mamba: dm, dm+r or hdm")
     settings = _settings_of(read)
-    rows = [[{**row, "setting": settings[row["trial_id"], row["step"]]} for row in table] for table in (lengths, scores)]
-    return DecayAnalysis(*map(pd.DataFrame, rows), tuple(left_out))
+    for row in (*lengths, *scores):
+        row["setting"] = settings[row["trial_id"], row["step"]]
+    return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), tuple(left_out))
 
 
 def has_mamba(policy: SequencePolicy) -> bool:
@@ -137,9 +138,7 @@ def draw_windows(episodes: Episodes, policy: Policy, count: int) -> Windows:
 
     A trial trains on its whole data set, so it may have seen them.
     """
-    sampler = WindowSampler(
-        episodes, policy.network.tokens, context_length=policy.context_length, batch_size=count
-    )
+    sampler = WindowSampler(episodes, policy.network.tokens, context_length=policy.context_length, batch_size=count)
     return sampler.sample(torch.Generator().manual_seed(_SEED_OF_WINDOWS))
 
 
@@ -221,16 +220,15 @@ def _lengths(mixer: MambaMixer, steps: Tensor) -> np.ndarray:
 
 
 def _settings_of(read: Mapping[tuple[str, int], TrialSpec]) -> dict[tuple[str, int], str]:
-    """What tells the settings of a method on a data set apart; the step too, where a trial is there with several."""
-    found: dict[tuple[str, int], str] = {}
-    steps = Counter(trial_id for trial_id, _ in read)
+    """What tells settings of a method on a data set apart, by trial id and step; with steps if a trial has several."""
     details: dict[str, str] = {}
     for name in dict.fromkeys(trial.dataset.name for trial in read.values()):
         details |= details_of([trial for trial in read.values() if trial.dataset.name == name])
-    for (trial_id, step), trial in read.items():
-        parts = [details[trial.seed_group_id], f"step {step:,}" if steps[trial_id] > 1 else ""]
-        found[trial_id, step] = ", ".join(filter(None, parts))
-    return found
+    several = len({trial_id for trial_id, _ in read}) < len(read)
+    return {
+        (trial_id, step): ", ".join(filter(None, (details[trial.seed_group_id], f"step {step:,}" if several else "")))
+        for (trial_id, step), trial in read.items()
+    }
 
 
 def _geometric_mean(lengths: pd.Series[float]) -> float:

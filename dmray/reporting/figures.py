@@ -17,7 +17,7 @@ from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
 from dmray.reporting.results import Comparison, SeedGroup, TrialResult
 
-LINES = ("-", "--", ":", "-.")  # for several models of one method
+_LINES = ("-", "--", ":", "-.")  # for several models of one method
 _MOST_MARKERS, _MOST_POINTS = 12, 200
 _MARGIN = 0.08  # above and below the data, as a share of their range
 _TEXT_HEIGHT = 0.12  # of a label, as a share of the axes
@@ -72,8 +72,8 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     ]
     if not curves:
         return False
-    figure, axes = new_figure(len(curves))
-    lines = {seed_group.method: cycle(LINES) for seed_group, _ in curves}
+    figure, axes = _new_figure(len(curves))
+    lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
     for seed_group, curve in curves:
         _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
     low, high = _zoomed(
@@ -82,7 +82,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     )
     axes.set_ylim(low, high)
     _draw_references(axes, comparison, low, high)
-    format_axes(axes, comparison.name, "training steps", "normalized score")
+    _format_axes(axes, comparison.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
     save_figure(figure, path)
     return True
@@ -95,9 +95,9 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     """
     if not group.complete:
         return False
-    figure, axes = new_figure(len(group.ranked))
+    figure, axes = _new_figure(len(group.ranked))
     methods = {label: group.seed_groups(label)[0].method for label in group.ranked}
-    lines = {method: cycle(LINES) for method in methods.values()}
+    lines = {method: cycle(_LINES) for method in methods.values()}
     runs = np.concatenate([each for label in methods for each in group.scores(label)])
     low, high = _zoomed(float(runs.min()), float(runs.max()))
     thresholds = np.linspace(low, high, 200)
@@ -120,7 +120,7 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
         if low <= height <= high:
             axes.axvline(height, **_REFERENCE_LINE)
             axes.annotate(f"{name} = {height:g}", (height, 1.0), (0, 2), ("data", "axes fraction"), **_REFERENCE_TEXT)
-    format_axes(axes, "", "normalized score", "share of runs above")
+    _format_axes(axes, "", "normalized score", "share of runs above")
     figure.suptitle(f"Performance profiles over {len(group.complete)} data sets", x=0.01, ha="left", **_TITLE)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.02, 1.03)
@@ -135,7 +135,7 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
     """
     if not any(best is not None for curve in curves.values() for best in curve):
         return False
-    figure, axes = new_figure(len(curves))
+    figure, axes = _new_figure(len(curves))
     for name, curve in curves.items():
         method = METHODS[name]
         known = [(number, best) for number, best in enumerate(curve, start=1) if best is not None]
@@ -143,14 +143,14 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
         label = f"{method.label} ({len(curve)} setting{'' if len(curve) == 1 else 's'})"
         style = {"color": method.colour, "marker": method.marker, "markersize": 5, "linewidth": 2.0, "label": label}
         axes.plot(numbers, best, drawstyle="steps-post", **style)
-    format_axes(axes, title, "settings tried", score)
+    _format_axes(axes, title, "settings tried", score)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(left=0)
     save_figure(figure, path)
     return True
 
 
-def new_figure(curves: int) -> tuple[Any, Any]:
+def _new_figure(curves: int) -> tuple[Any, Any]:
     """A figure that is high enough for a legend of this many lines, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
     from matplotlib.figure import Figure
@@ -224,8 +224,7 @@ def _draw_references(axes: Any, comparison: Comparison, low: float, high: float)
         )
 
 
-def format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
-    """Give the axes the report's look, with a legend beside them."""
+def _format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.set_title(title, loc="left", **_TITLE)
     axes.set_xlabel(x_label, fontsize=11)
     axes.set_ylabel(y_label, fontsize=11)
