@@ -11,7 +11,7 @@ anything older. What a token itself says of the timestep before it (an action th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -76,6 +76,14 @@ class DecayAnalysis:
         return table.rename(columns={"count": "seeds"})
 
 
+class Measured(NamedTuple):
+    """What was measured: the trial, the step of its checkpoint, and the content of its data set."""
+
+    trial: TrialSpec
+    step: int
+    data: str | None
+
+
 class LayerLengths(NamedTuple):
     """Memory lengths of one layer, from 1, in timesteps: `quantiles`, and the share of lengths above the context."""
 
@@ -100,29 +108,26 @@ def analyze_decay(
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
     left_out, drawn = list(stored.left_out), dict[object, Windows]()
-    read: dict[tuple[str, int], TrialSpec] = {}
+    measured: list[Measured] = []
     lengths: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for number, each in enumerate(stored.policies, start=1):
         policy = each.load()
-        if not has_mamba(policy.network):
+        if has_mamba(policy.network):
+            kind = (policy.dataset_fingerprint, policy.network.tokens, policy.context_length)
+            if kind not in drawn:
+                drawn[kind] = draw_windows(open_data(policy).episodes, policy, windows)
+            lengths += [_about(policy) | row for row in _rows_of(policy, drawn[kind])]
+            if cut_off is not None:
+                scores += [_about(policy) | row for row in scores_when_cut_off(policy, cut_off)]
+            measured.append(Measured(policy.trial, policy.step, policy.dataset_fingerprint))
+        else:
             left_out.append(f"{each.source}: {policy.method.upper()} has no Mamba, so nothing decays in it")
-            continue
-        trial = policy.trial
-        about = {"trial_id": trial.trial_id, "dataset": trial.dataset.name, "method": trial.method, "seed": trial.seed}
-        about |= {"step": policy.step, "context_length": policy.context_length}
-        kind = (trial.dataset, policy.network.tokens, policy.context_length)
-        if kind not in drawn:
-            drawn[kind] = draw_windows(open_data(policy).episodes, policy, windows)
-        lengths += [about | row for row in _rows_of(policy, drawn[kind])]
-        if cut_off is not None:
-            scores += [about | row for row in scores_when_cut_off(policy, cut_off)]
-        read[trial.trial_id, policy.step] = trial
         if on_policy is not None:
             on_policy(number, len(stored.policies))
-    if not read:
+    if not measured:
         raise SpecError(f"{left_out[0]}; give policies of a method with Mamba: dm, dm+r or hdm")
-    settings = _settings_of(read)
+    settings = settings_of(measured)
     for row in (*lengths, *scores):
         row["setting"] = settings[row["trial_id"], row["step"]]
     return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), tuple(left_out))
@@ -145,16 +150,16 @@ def draw_windows(episodes: Episodes, policy: Policy, count: int) -> Windows:
 def memory_lengths(policy: SequencePolicy, windows: Windows) -> list[LayerLengths]:
     """The distribution of memory lengths in each layer of each stage, over the valid timesteps of `windows`."""
     found = []
-    context = windows.valid.shape[1]
+    context, step_sizes = windows.valid.shape[1], _step_sizes(policy, windows)
     for name, stage in zip(policy.stage_names, policy.stages, strict=True):
         model = cast(SequenceModel, stage)
         per_timestep = len(model.layout.tokens)
         valid = windows.valid.repeat_interleave(per_timestep, dim=1)
-        for number, (mixer, steps) in enumerate(_step_sizes(policy, model, windows), start=1):
-            lengths = _lengths(mixer, steps[valid]) / per_timestep
+        for number, mixer in enumerate(_mixers(model), start=1):
+            lengths = _lengths(mixer, step_sizes[mixer][valid]) / per_timestep
             quantiles = np.quantile(lengths, [*QUANTILES.values()], method="inverted_cdf")
-            rows = dict(zip(QUANTILES, quantiles.tolist(), strict=True))
-            found.append(LayerLengths(name, number, rows, float((lengths > context).mean())))
+            by_name = dict(zip(QUANTILES, quantiles.tolist(), strict=True))
+            found.append(LayerLengths(name, number, by_name, float((lengths > context).mean())))
     return found
 
 
@@ -184,6 +189,29 @@ def with_context(policy: Policy, timesteps: int) -> Policy:
     return replace(policy, snapshot=replace(policy.snapshot, recipe=replace(recipe, model=model)))
 
 
+def settings_of(measured: Sequence[Measured]) -> dict[tuple[str, int], str]:
+    """What tells the settings of a method on a data set apart, by trial id and step.
+
+    The step is named if a trial was measured at several, and the data if two data sets have one name.
+    """
+    details: dict[str, str] = {}
+    data: dict[str, set[str | None]] = {}
+    for each in measured:
+        data.setdefault(each.trial.dataset.name, set()).add(each.data)
+    for name in data:
+        details |= details_of([each.trial for each in measured if each.trial.dataset.name == name])
+    several_steps = len({each.trial.trial_id for each in measured}) < len(measured)
+    settings = {}
+    for trial, step, content in measured:
+        parts = [
+            details[trial.seed_group_id],
+            f"step {step:,}" if several_steps else "",
+            f"data {content or ''}"[:13] if len(data[trial.dataset.name]) > 1 else "",
+        ]
+        settings[trial.trial_id, step] = ", ".join(filter(None, parts))
+    return settings
+
+
 def _rows_of(policy: Policy, windows: Windows) -> Iterator[dict[str, Any]]:
     network = policy.network
     start = initial_policy(policy.snapshot.recipe, policy.trial.seed).eval()
@@ -193,16 +221,20 @@ def _rows_of(policy: Policy, windows: Windows) -> Iterator[dict[str, Any]]:
             yield {"stage": stage, "layer": layer, "weights": weights, **quantiles, "beyond_context": beyond}
 
 
+def _mixers(stage: SequenceModel) -> list[MambaMixer]:
+    return [cast(Block, layer).mixer for layer in cast(Mamba, stage.backbone).layers]
+
+
 @torch.inference_mode()
-def _step_sizes(policy: SequencePolicy, stage: SequenceModel, windows: Windows) -> list[tuple[MambaMixer, Tensor]]:
-    """Each mixer of the stage, and its step sizes (B, L, I)."""
-    taken: list[tuple[MambaMixer, Tensor]] = []
-    layers = [cast(Block, layer).mixer for layer in cast(Mamba, stage.backbone).layers]
+def _step_sizes(policy: SequencePolicy, windows: Windows) -> dict[MambaMixer, Tensor]:
+    """The step sizes (B, L, I) of each mixer."""
+    taken: dict[MambaMixer, Tensor] = {}
 
     def take(mixer: MambaMixer, inputs: tuple[Tensor]) -> None:
-        taken.append((mixer, mixer.step_sizes(inputs[0])))
+        taken[mixer] = mixer.step_sizes(inputs[0])
 
-    hooks = [mixer.register_forward_pre_hook(cast(Any, take)) for mixer in layers]
+    mixers = [mixer for stage in policy.stages for mixer in _mixers(cast(SequenceModel, stage))]
+    hooks = [mixer.register_forward_pre_hook(cast(Any, take)) for mixer in mixers]
     try:
         policy.predict(windows)
     finally:
@@ -219,15 +251,15 @@ def _lengths(mixer: MambaMixer, steps: Tensor) -> np.ndarray:
     return lengths
 
 
-def _settings_of(read: Mapping[tuple[str, int], TrialSpec]) -> dict[tuple[str, int], str]:
-    """What tells settings of a method on a data set apart, by trial id and step; with steps if a trial has several."""
-    details: dict[str, str] = {}
-    for name in dict.fromkeys(trial.dataset.name for trial in read.values()):
-        details |= details_of([trial for trial in read.values() if trial.dataset.name == name])
-    several = len({trial_id for trial_id, _ in read}) < len(read)
+def _about(policy: Policy) -> dict[str, Any]:
+    trial = policy.trial
     return {
-        (trial_id, step): ", ".join(filter(None, (details[trial.seed_group_id], f"step {step:,}" if several else "")))
-        for (trial_id, step), trial in read.items()
+        "trial_id": trial.trial_id,
+        "dataset": trial.dataset.name,
+        "method": trial.method,
+        "seed": trial.seed,
+        "step": policy.step,
+        "context_length": policy.context_length,
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import dmray
-from dmray.analysis.decay import memory_lengths, with_context
+from dmray.analysis.decay import Measured, memory_lengths, settings_of, with_context
 from dmray.analysis.stored import find_policies, open_data
 from dmray.cli.analyze import app
 from dmray.errors import SpecError
@@ -200,3 +200,9 @@ def test_seeds_of_a_setting_share_a_mean_and_settings_and_steps_are_told_apart(
     assert mean == pytest.approx(math.sqrt(started.prod()))
     steps = dmray.analyze_decay(files[2:], windows=2).lengths["setting"]
     assert list(dict.fromkeys(steps)) == ["step 40", "step 20"]
+
+
+def test_other_data_of_the_same_name_are_another_setting(dm: Policy) -> None:
+    other = dm.trial.model_copy(update={"seed": 1})
+    settings = settings_of([Measured(dm.trial, 40, "0123456789"), Measured(other, 40, "abcdefghij")])
+    assert settings == {(dm.trial.trial_id, 40): "data 01234567", (other.trial_id, 40): "data abcdefgh"}

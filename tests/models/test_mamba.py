@@ -221,8 +221,9 @@ def test_an_output_depends_on_all_earlier_tokens_and_on_no_later_one(length: int
     assert float(difference[place:].min()) > 0.0
 
 
-def test_under_autocast_the_residual_path_stays_float32() -> None:
-    model, seen = Mamba(TINY), []
+@pytest.mark.parametrize("evolution", EVOLUTIONS)
+def test_under_autocast_the_residual_path_stays_float32(evolution: Evolution) -> None:
+    model, seen = Mamba(TINY.model_copy(update={"evolution": evolution})), []
     for module in (*model.layers, model.norm_f):
         module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
