@@ -83,17 +83,20 @@ def _build_mamba(config: MambaConfig) -> nn.Module:
 def _mamba_parameters(config: MambaConfig) -> int:
     width, inner, rank = config.d_model, config.expand * config.d_model, ceil(config.d_model / 16)
     hidden = ceil(width / MAMBA_MLP_MULTIPLE) * MAMBA_MLP_MULTIPLE
+    rank = 0 if config.evolution == "constant-step" else rank
+    rates = {"learned": config.d_state, "shared": 1, "constant-step": config.d_state}.get(config.evolution, 0)
     mixer = (
         linear_parameters(width, 2 * inner, bias=False) + inner * (config.d_conv + 1)
         + linear_parameters(inner, rank + 2 * config.d_state, bias=False) + linear_parameters(rank, inner)
-        + inner * (config.d_state + 1) + linear_parameters(inner, width, bias=False)
+        + inner * (rates + 1) + linear_parameters(inner, width, bias=False)
     )  # fmt: skip
     mlp = linear_parameters(width, 2 * hidden, bias=False) + linear_parameters(hidden, width, bias=False)
     return config.n_layer * (mixer + mlp + 2 * width) + width
 
 
 def _mamba_flops(config: MambaConfig, tokens: int) -> float:
-    scan = _SCAN_FLOPS * config.n_layer * config.expand * config.d_model * config.d_state
+    per_state = _SCAN_FLOPS if config.evolution != "memoryless" else 0
+    scan = per_state * config.n_layer * config.expand * config.d_model * config.d_state
     return float(tokens * (2 * _mamba_parameters(config) + scan))
 
 

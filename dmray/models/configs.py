@@ -5,12 +5,13 @@ The defaults are the paper's main setting (arXiv 2405.07943, section 5: width 12
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from dmray.frozen import Spec
 
+Evolution = Literal["learned", "frozen", "shared", "no-decay", "memoryless", "constant-step"]
 MAMBA_MLP_MULTIPLE = 128  # Mamba's gated MLP is as wide as d_model rounded up to a multiple of this
 
 
@@ -39,11 +40,21 @@ class TransformerConfig(BackboneConfig):
 
 
 class MambaConfig(BackboneConfig):
-    """`d_state`: state size per channel; `d_conv`: taps of the convolution; `expand` * `d_model`: channels."""
+    """`d_state`: state size per channel; `d_conv`: taps of the convolution; `expand` * `d_model`: channels.
+
+    `evolution`: how a mixer's state evolves from token to token (`dmray.models.mamba_block`):
+        learned        the decay rates A are trained, one for each channel and state (Mamba)
+        frozen         A stays as initialised
+        shared         A is trained, one rate for each channel: its states share it
+        no-decay       A = 0: the state is a sum over all tokens
+        memoryless     no state is carried from one token to the next; the convolution over d_conv tokens stays
+        constant-step  the step size is trained but does not depend on the token
+    """
 
     d_state: Annotated[int, Field(gt=0, le=10_000)] = 16
     d_conv: Annotated[int, Field(gt=0, le=1000)] = 4
     expand: Annotated[int, Field(gt=0, le=1000)] = 2
+    evolution: Evolution = "learned"
 
 
 class LSTMConfig(BackboneConfig):

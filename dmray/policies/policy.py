@@ -50,6 +50,16 @@ def policy_recipe(trial: TrialSpec, shape: PolicyShape) -> PolicyRecipe:
     return PolicyRecipe(trial.method, trial.model, trial.training.action_input, shape, trial.evaluation.return_scale)
 
 
+def initial_policy(recipe: PolicyRecipe, seed: int) -> SequencePolicy:
+    """The policy with the weights before the first step of a trial with this seed. Does not change torch's global RNG.
+
+    The data set's statistics are not set.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SequencePolicy(recipe)
+
+
 class SequencePolicy(nn.Module):
     """The networks of a method's stages, and the data set's statistics. Initial weights depend on torch's global RNG.
 

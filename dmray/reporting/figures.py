@@ -84,7 +84,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     _draw_references(axes, comparison, low, high)
     _format_axes(axes, comparison.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -124,7 +124,7 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     figure.suptitle(f"Performance profiles over {len(group.complete)} data sets", x=0.01, ha="left", **_TITLE)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.02, 1.03)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -146,7 +146,7 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
     _format_axes(axes, title, "settings tried", score)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(left=0)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -160,7 +160,8 @@ def _new_figure(curves: int) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write the figure to `path` (PNG) and as SVG next to it."""
     for file, options in ((path, {"Software": None}), (path.with_suffix(".svg"), {"Date": None})):
         drawn = io.BytesIO()
         figure.savefig(drawn, format=file.suffix[1:], metadata=options)
