@@ -10,8 +10,9 @@ those of the paper's table 9; the survival bonus is left out of the return that 
 OUT/<task>.npz has the arrays that `dmray/rollout/behaviours/snapshots.py` describes, of the snapshots that recordings
 use. There are `SNAPSHOTS` moments, closer to each other at the start, where returns change most; each snapshot's return
 is the mean of `EPISODES` episodes with the noise of recordings. The result depends on the seed and the simulator only.
-A search that was stopped continues where it saved last. If
-you replace a file, raise `RECORDING_VERSION` in `dmray/tasks/recordings.py`: recordings of the old one are kept by name.
+A search that was stopped continues where it saved last.
+
+If you replace a file, raise `RECORDING_VERSION` in `dmray/tasks/recordings.py`: recordings of the old one keep their name.
 """
 
 from __future__ import annotations
