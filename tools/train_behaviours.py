@@ -12,7 +12,7 @@ use. There are `SNAPSHOTS` moments, closer to each other at the start, where ret
 is the mean of `EPISODES` episodes with the noise of recordings. The result depends on the seed and the simulator only.
 A search that was stopped continues where it saved last.
 
-If you replace a file, raise `RECORDING_VERSION` in `dmray/tasks/recordings.py`: recordings of the old one keep their name.
+If you replace a file, raise `RECORDING_VERSION` in `dmray/tasks/recordings.py`: recordings of the old one are kept.
 """
 
 from __future__ import annotations
