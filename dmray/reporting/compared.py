@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dmray.methods import METHODS
+from dmray.planning.settings import preset_fields
 from dmray.reporting.differences import LEVEL, POWER, RESOLUTION, Difference, SeedScores, difference, holm
 from dmray.reporting.document import Table, TableCell
 
@@ -24,13 +25,17 @@ BOLD_RULE = (
 
 
 class Candidate(NamedTuple):
-    """A row of a table: its label, its method, its settings, and its scores by seed, one mapping per data set."""
+    """A row of a table: its label, its method, its settings, and its scores by seed, one mapping per data set.
+
+    `preset`: the preset of the method whose fields it has.
+    """
 
     label: str
     method: str
     model: Mapping[str, Any]
     settings: Mapping[str, Any]
     scores: tuple[SeedScores, ...]
+    preset: str | None = None
 
     @property
     def mean(self) -> float:
@@ -179,16 +184,22 @@ def _pairs(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[
 
 
 def _counterparts(ours: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
-    """Of another method: the rows of the same size; of these the ones with the same training, if there are any."""
+    """Of another method: the rows of the same size; of these the ones with the same training, if there are any.
+
+    If there are several presets of the other method, each of them counts: what it gives need not be the same.
+    """
     if not others or ours.method == others[0].method:
         return []
     same_size = [each for each in others if _agree(ours.model, each.model)]
-    return [each for each in same_size if _agree(ours.settings, each.settings)] or same_size
+    presets = {each.preset for each in same_size} - {None}
+    free = preset_fields(others[0].method) if len(presets) > 1 else frozenset()
+    same = [each for each in same_size if _agree(ours.settings, each.settings, free if each.preset else frozenset())]
+    return same or same_size
 
 
-def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two settings are equal in all fields that both have."""
-    return all(one[field] == other[field] for field in one.keys() & other.keys())
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any], free: frozenset[str] = frozenset()) -> bool:
+    """Whether two settings are equal in all fields that both have, without those that are `free`."""
+    return all(one[field] == other[field] for field in (one.keys() & other.keys()) - free)
 
 
 def _from_to(limits: tuple[float, float]) -> str:
