@@ -1,7 +1,8 @@
 """Which methods are compared in a table, with Holm's correction over these comparisons, and sentences about them.
 
-Compared are each method with its baselines of the same size, and the method with the highest mean with every other. One
-family of comparisons decides what a table prints in bold, what its sentences say, and what `differences_table` lists.
+Compared are each method with its baselines of the same size, and the method with the highest mean with every other; if
+rows differ in the number of training steps, only those of the same number. One family of comparisons decides what a
+table prints in bold, what its sentences say, and what `differences_table` lists.
 """
 
 from __future__ import annotations
@@ -169,7 +170,25 @@ def _note(tests: int) -> str:
     )
 
 
+def of_one_budget(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+    """The rows by their number of training steps: rows of different numbers are not compared."""
+    budgets: dict[Any, list[Candidate]] = {}
+    for each in candidates:
+        budgets.setdefault(each.settings.get("steps"), []).append(each)
+    return list(budgets.values())
+
+
+def bold_rule(candidates: Sequence[Candidate], line: str) -> str:
+    """What bold means in the lines of a table of these rows."""
+    only = " Only rows of the same number of training steps are compared." if len(of_one_budget(candidates)) > 1 else ""
+    return BOLD_RULE.format(line=line) + only
+
+
 def _pairs(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[Candidate, Candidate]]:
+    return [pair for alike in of_one_budget(candidates) for pair in _pairs_of(alike, baseline)]
+
+
+def _pairs_of(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[Candidate, Candidate]]:
     found: dict[frozenset[str], tuple[Candidate, Candidate]] = {}
     for ours in candidates:
         for wanted in [baseline] if baseline else METHODS[ours.method].baselines:

@@ -13,7 +13,7 @@ from dmray.progress.trial_status import TrialStatus
 from dmray.records import Spread
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
-from dmray.reporting.compared import BOLD_RULE, Candidate, Compared, compare, marked
+from dmray.reporting.compared import Candidate, Compared, bold_rule, compare, marked, of_one_budget
 from dmray.reporting.document import Table, TableCell
 from dmray.reporting.results import UNSCORED, Comparison, SeedGroup, TrialResult
 
@@ -50,7 +50,7 @@ def score_table(comparison: Comparison, baseline: str | None = None) -> Table:
         f"{comparison.name} ({comparison.protocol}): mean ± std over seeds",
         tuple(columns),
         tuple(map(tuple, rows)),
-        note=BOLD_RULE.format(line="column") if len(rows) > 1 else "",
+        note=bold_rule(candidates_of(comparison, last_normalized), "column") if len(rows) > 1 else "",
         name=f"scores-{comparison.name}",
     )
 
@@ -136,7 +136,7 @@ def overview_table(group: ProtocolResults, baseline: str | None = None) -> Table
         f"Last normalized score, mean ± std over seeds ({group.name})",
         ("data set", *labels),
         tuple(rows),
-        note=BOLD_RULE.format(line="row") if len(labels) > 1 else "",
+        note=bold_rule(candidates_over(group), "row") if len(labels) > 1 else "",
         name=f"overview-{group.slug}",
     )
 
@@ -179,13 +179,14 @@ def _difference_row(group: ProtocolResults, data_set: str, each: Compared) -> di
 def leads(comparison: Comparison, baseline: str | None = None) -> list[Compared]:
     """The method with the highest last score and the next one, and a method and its baseline that have one row each.
 
-    Of the latter the first in the registry's order.
+    Of the former two with the same number of training steps, of the latter the first in the registry's order.
     """
     candidates = sorted(candidates_of(comparison, last_normalized), key=lambda each: -each.mean)
     if len(candidates) < 2:
         return []
     found = {frozenset((each.first, each.second)): each for each in compare(candidates, baseline)}
-    wanted = [frozenset(each.label for each in candidates[:2])]
+    rivals = of_one_budget(candidates)[0]  # of the highest mean
+    wanted = [frozenset(each.label for each in rivals[:2])]
     if pair := _first_method_and_baseline(candidates):
         wanted.append(frozenset(pair))
     return [found[pair] for pair in dict.fromkeys(wanted) if pair in found]

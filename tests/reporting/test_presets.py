@@ -48,10 +48,13 @@ def test_rows_are_named_after_presets_and_every_preset_is_compared_with_dm_of_it
             row = found[f"DM (steps {steps})", f"DT ({preset}, steps {steps})"]
             assert float(row["difference"]) == SCORES[None][place] - SCORES[preset][place]
             assert row["seeds"] == "3 paired seeds"
-    assert not any(first.startswith("DM (steps 10)") and "steps 40" in second for first, second in found)
+    assert all(first.split("steps ")[1] == second.split("steps ")[1] for first, second in found)
+    assert len(rows) == 5, "DM and both presets, and after 10 steps the two presets, of which one is the best"
     trials = list(csv.DictReader(paths.trials.read_text().splitlines()))
     assert {(row["method"], row["preset"]) for row in trials} == {("dm", ""), ("dt", "paper"), ("dt", "corl")}
     text = paths.markdown.read_text()
+    assert "DM (steps 40) is ahead of DT (corl, steps 40) by 2.0 normalized points" in text
+    assert "Only rows of the same number of training steps are compared." in text
     assert "DT (corl, steps 40): preset corl, width 16" in text
     assert "![last score by training budget on hopper-medium-v2](figures/budgets-hopper-medium-v2.png)" in text
 
