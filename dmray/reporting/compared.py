@@ -205,15 +205,20 @@ def _pairs_of(candidates: Sequence[Candidate], baseline: str | None) -> list[tup
 def _counterparts(ours: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
     """Of another method: the rows of the same size; of these the ones with the same training, if there are any.
 
-    If there are several presets of the other method, each of them counts: what it gives need not be the same.
+    A size is what no preset gives. If there are several presets of the other method, and none of `ours`, each of them
+    counts: what a preset gives need not be the same.
     """
     if not others or ours.method == others[0].method:
         return []
-    same_size = [each for each in others if _agree(ours.model, each.model)]
-    presets = {each.preset for each in same_size} - {None}
-    free = preset_fields(others[0].method) if len(presets) > 1 else frozenset()
-    same = [each for each in same_size if _agree(ours.settings, each.settings, free if each.preset else frozenset())]
-    return same or same_size
+    of_presets = preset_fields(others[0].method)
+    same_size = [each for each in others if _agree(ours.model, each.model, of_presets)]
+    several = ours.preset is None and len({each.preset for each in same_size} - {None}) > 1
+
+    def is_alike(other: Candidate) -> bool:
+        free = of_presets if several and other.preset is not None else frozenset()
+        return _agree(ours.model, other.model, free) and _agree(ours.settings, other.settings, free)
+
+    return [each for each in same_size if is_alike(each)] or same_size
 
 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any], free: frozenset[str] = frozenset()) -> bool:

@@ -14,8 +14,10 @@ from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import plan
 from dmray.records import SweepFolder
 from dmray.reporting import collect, figures
+from dmray.reporting.compared import compare
 from dmray.reporting.figures import budget_curves
 from dmray.reporting.render import write_results
+from dmray.reporting.tables import candidates_of, last_normalized
 from tests.mlflow_mirror.examples import example_sweep, whole_trial, write_ledger
 
 FAIRNESS = Path(__file__).parents[2] / "sweeps" / "fairness.yaml"
@@ -57,6 +59,22 @@ def test_rows_are_named_after_presets_and_every_preset_is_compared_with_dm_of_it
     assert "Only rows of the same number of training steps are compared." in text
     assert "DT (corl, steps 40): preset corl, width 16" in text
     assert "![last score by training budget on hopper-medium-v2](figures/budgets-hopper-medium-v2.png)" in text
+
+
+def test_a_control_of_dt_is_compared_with_the_dt_of_its_preset(tmp_path: Path) -> None:
+    model = [{"d_model": 16, "n_layer": 1}]
+    training = {"training": {"steps": 40}}
+    grid = [
+        {"methods": ["dm"], "models": model},
+        {"methods": ["dt-r", "dt"], "models": model, "preset": ["paper", "corl"]},
+    ]
+    (comparison,) = collect(planted(tmp_path / "several", grid=grid, **training)).comparisons
+    compared = {(each.first, each.second) for each in compare(candidates_of(comparison, last_normalized))}
+    assert compared >= {("DT-R (paper)", "DT (paper)"), ("DT-R (corl)", "DT (corl)")}
+    assert not compared & {("DT-R (paper)", "DT (corl)"), ("DT-R (corl)", "DT (paper)")}
+    alone = [{"methods": ["dm", "dt-r"], "models": model}, {"methods": ["dt"], "models": model, "preset": "corl"}]
+    (comparison,) = collect(planted(tmp_path / "alone", grid=alone, **training)).comparisons
+    assert ("DT-R", "DT") in {(each.first, each.second) for each in compare(candidates_of(comparison, last_normalized))}
 
 
 def test_the_figure_of_budgets_has_a_line_for_each_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
