@@ -86,6 +86,7 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         "dataset": trial.dataset.name,
         "protocol": protocol_of(trial.dataset),
         "method": trial.method,
+        "preset": trial.preset,
         "seed": trial.seed,
         "status": result.status.value,
         "role": "selection" if result.is_selection else "report",

@@ -470,11 +470,12 @@ def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
         several = sum(other == group for other, _ in by_group) > 1
         differs = [details[group], (package or "of dmray") if several else ""]
         first = members[0].trial
-        groups.append(SeedGroup(_label(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
+        groups.append(SeedGroup(label_of(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
     return tuple(groups)
 
 
-def _label(trial: TrialSpec, details: str) -> str:
+def label_of(trial: TrialSpec, details: str) -> str:
+    """The method's label with `details` (`dmray.planning.settings.details_of`)."""
     label = METHODS[trial.method].label
     if sum(method.label == label for method in METHODS.values()) > 1:  # a package may choose a label that dmray has
         label = f"{label} [{trial.method}]"

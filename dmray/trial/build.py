@@ -42,6 +42,7 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
         context_length=trial.model.context_length,
         batch_size=trial.training.batch_size,
         episode_weighting=trial.training.episode_weighting,
+        anchor=trial.training.window_anchor,
         device=device,
     )
     policy = policy.to(device)
