@@ -35,6 +35,7 @@ from dmray.reporting.document import (
     to_markdown,
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
+from dmray.reporting.factorial import FactorialResults, factorial_blocks, factorial_columns, factorials
 from dmray.reporting.figures import draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
@@ -104,7 +105,8 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
 def _write_files(results: SweepResults, target: Path, baseline: str | None) -> ReportPaths:
     groups = results_by_protocol(results.comparisons)
     figures = _draw(results, groups, target / "figures")
-    blocks = list(report_blocks(results, groups, figures, baseline))
+    squares = factorials(groups)
+    blocks = list(report_blocks(results, groups, squares, figures, baseline))
     paths = ReportPaths(
         folder=target,
         markdown=target / "report.md",
@@ -124,6 +126,8 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
     write_csv(paths.curves, curve_columns(results))
     if results.searches:
         write_csv(target / "search.csv", search_columns(results))
+    if squares:
+        write_csv(target / "factorial.csv", factorial_columns(squares))
     write_csv(paths.reevaluations, reevaluation_columns(results))
     return paths
 
@@ -144,7 +148,11 @@ def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) ->
 
 
 def report_blocks(
-    results: SweepResults, groups: list[ProtocolResults], figures: _Figures, baseline: str | None
+    results: SweepResults,
+    groups: list[ProtocolResults],
+    squares: list[FactorialResults],
+    figures: _Figures,
+    baseline: str | None,
 ) -> Iterable[Block]:
     """The report's content: results over all data sets, each data set, then explanations and versions."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
@@ -167,6 +175,7 @@ def report_blocks(
         if id(comparison) in alone:
             yield from _differences_and_cost(alone[id(comparison)], baseline)
         yield Bullets(tuple(_notes(comparison)))
+    yield from factorial_blocks(squares)
     yield from reevaluation_blocks(results, baseline)
     if published := paper_table(results.comparisons):
         yield Heading("Comparison with the paper", 2)
