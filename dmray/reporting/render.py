@@ -43,6 +43,7 @@ from dmray.reporting.reevaluations import reevaluation_blocks, reevaluation_colu
 from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
 from dmray.reporting.search import search_blocks, search_columns, search_figures
 from dmray.reporting.tables import candidates_over, leader_text, overview_table, score_table
+from dmray.specs import noise_text
 
 _MOST_LISTED = 50
 
@@ -281,7 +282,8 @@ def _notes(comparison: Comparison) -> Iterable[str]:
     protocol, task = comparison.protocol, comparison.task
     yield (
         f"Protocol {protocol.simulation}: {task.env_id}, {protocol.episodes} episodes of at most {task.horizon} steps, "
-        f"evaluation seed {protocol.seed}, decode mode {protocol.decode}."
+        f"evaluation seed {protocol.seed}, decode mode {protocol.decode}"
+        f"{noise_text(protocol)}."
     )
     yield from _target_note(comparison)
     dataset = comparison.dataset

@@ -24,8 +24,10 @@ from dmray.specs.trial import (
     EvaluationSpec,
     Generation,
     MethodName,
+    Noise,
     TrainingSpec,
     TrialSpec,
+    noise_text,
 )
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "GridBlock",
     "Interval",
     "MethodName",
+    "Noise",
     "OverrideSpec",
     "ResourcesSpec",
     "SearchSpec",
@@ -60,6 +63,7 @@ __all__ = [
     "domains_in",
     "load_sweep",
     "matches",
+    "noise_text",
     "parse_decode",
     "positive_number",
     "shown_value",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dmray.datasets import Episodes, Statistics, WindowSampler
+from dmray.datasets import Episodes, Statistics, WindowSampler, action_deviations
 from dmray.methods import METHODS
 from dmray.models.backbones import BACKBONES
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
@@ -49,7 +49,7 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
     )
     policy = policy.to(device)
     trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture)
-    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
+    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference, action_deviations(episodes))
 
 
 def attempt_started(
