@@ -35,6 +35,7 @@ class Policy:
 
     `trial`: the spec of its trial. `task`: the task, with the reference returns and the observation size of the trial's
     data set. `step`: the number of optimizer steps. `folder`: the trial's folder; None for a policy from MLflow.
+    `dataset_fingerprint`: of the content that it was trained on; None for published weights.
     `action_std`: the deviation of each action dimension in its data; None: not known.
     """
 
@@ -43,6 +44,7 @@ class Policy:
     task: Task = field(repr=False)
     step: int
     folder: Path | None = None
+    dataset_fingerprint: str | None = None
     action_std: tuple[float, ...] | None = field(default=None, repr=False)
 
     @cached_property
@@ -192,6 +194,7 @@ def load_policy(source: str | Path, checkpoint: str | None = None) -> Policy:
         task=_task_in(file, trial, snapshot, content),
         step=_step_in(file, content),
         folder=path if path.is_dir() else path.parent.parent,
+        dataset_fingerprint=content["origin"]["dataset_fingerprint"],
         action_std=_action_std_in(content),
     )
     try:

@@ -239,7 +239,7 @@ def _policy(network: SequencePolicy, task: Task, settings: PublishedSettings, pl
         training=TrainingSpec(action_input=recipe.action_input),
         evaluation=EvaluationSpec(return_scale=recipe.return_scale, target_returns=task.target_returns),
     )
-    return PublishedPolicy(trial, snapshot(network), fitted, 0, None, action_std, str(place))
+    return PublishedPolicy(trial, snapshot(network), fitted, 0, action_std=action_std, source=str(place))
 
 
 def _fitted(task: Task, network: SequencePolicy, place: Path) -> Task:
