@@ -163,7 +163,7 @@ def checked_changes(
     )
 
 
-def require_deviations(policy: Policy, action_noise: float) -> None:
+def _require_deviations(policy: Policy, action_noise: float) -> None:
     """Whether the deviation of the actions in the policy's data is known, which is the unit of action noise.
 
     Raises:
@@ -195,7 +195,7 @@ def _noise(policy: Policy | PolicyFunction, request: EvaluationRequest, changes:
         return None
     made = policy.trial.evaluation
     wanted = {name: levels.get(name, getattr(made, name)) for name in NOISES}
-    require_deviations(policy, wanted["action_noise"])
+    _require_deviations(policy, wanted["action_noise"])
     return Noise.of(**wanted, deviations=policy.deviations, zero_dims=request.task.zero_dims)
 
 

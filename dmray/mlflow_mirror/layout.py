@@ -275,6 +275,7 @@ def seed_group_params(trial: TrialSpec) -> dict[str, str]:
         "method": trial.method,
         "dataset": trial.dataset.name,
         "dataset_generate": content["dataset"]["generate"] or "no",
+        "dataset_fraction": content["dataset"]["fraction"],
         "task": task.name,
         "family": task.family,
         "protocol": task.protocol,

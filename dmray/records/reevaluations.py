@@ -20,7 +20,7 @@ from dmray.records.disk import read_file
 from dmray.records.folders import SweepFolder
 from dmray.records.ledger import read_done_marker, warn_once
 from dmray.records.records import Count, EvaluationDone, Record, TargetResult
-from dmray.specs import Noise, Spec, TrialSpec, content_hash, noise_text
+from dmray.specs import NoiseLevel, Spec, TrialSpec, content_hash, noise_text
 
 _LARGEST = 2**27  # a million episodes under two target returns
 _DIGITS = 12
@@ -44,8 +44,8 @@ class Conditions(Spec):
     deterministic: bool
     simulator: dict[str, str]
     code: str
-    action_noise: Noise = 0.0
-    observation_noise: Noise = 0.0
+    action_noise: NoiseLevel = 0.0
+    observation_noise: NoiseLevel = 0.0
 
     @property
     def digest(self) -> str:

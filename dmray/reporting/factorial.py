@@ -20,9 +20,11 @@ of a cell has no final score has no effects; it is named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +35,7 @@ from dmray.methods import METHODS, Method
 from dmray.models.backbones import BACKBONES
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import FEWEST_SEEDS, Estimate, contrast
-from dmray.reporting.document import Block, Bullets, Heading, Paragraph, Table, TableCell
+from dmray.reporting.document import Block, Bullets, Heading, Image, Paragraph, Table, TableCell
 from dmray.reporting.results import UNSCORED, Comparison, SeedGroup
 
 TITLE = "Rewards x backbone"
@@ -43,7 +45,7 @@ _WEIGHTS = {  # of the cells in the order of `Square.methods`
     "returns": (0.5, -0.5, 0.5, -0.5),
     "interaction": (-1.0, 1.0, 1.0, -1.0),
 }
-_ALL = "mean"
+_MEAN = "mean"
 
 
 class Square(NamedTuple):
@@ -71,6 +73,14 @@ class Cells:
         return tuple(group.label for group in self.groups)
 
 
+class EffectsRow(NamedTuple):
+    """The effects by name on a data set, or the mean over several, and the fewest seeds of a cell."""
+
+    name: str
+    effects: Mapping[str, Estimate]
+    seeds: int
+
+
 @dataclass(frozen=True)
 class Factorial:
     """One square with one setting. `cells`: of the data sets where every cell is complete. `missing`: of the others."""
@@ -81,11 +91,16 @@ class Factorial:
     cells: tuple[Cells, ...]
     missing: tuple[str, ...]
 
-    def effect(self, name: str, cells: Sequence[Cells] | None = None) -> Estimate:
-        """One of `EFFECTS`, over all complete data sets or over these."""
-        chosen = self.cells if cells is None else cells
-        strata = [_scores(group) for each in chosen for group in each.groups]
-        return contrast(strata, np.tile(_WEIGHTS[name], len(chosen)) / len(chosen))
+    @cached_property
+    def rows(self) -> tuple[EffectsRow, ...]:
+        """The effects on each complete data set, then their mean if there are several."""
+        each = tuple(_effects(cells.comparison.name, [cells]) for cells in self.cells)
+        return (*each, _effects(f"{_MEAN} of {len(each)} data sets", self.cells)) if len(each) > 1 else each
+
+    @property
+    def overall(self) -> Mapping[str, Estimate]:
+        """The effects over all complete data sets, of which there is at least one."""
+        return self.rows[-1].effects
 
     @property
     def controls(self) -> dict[tuple[str, str], list[tuple[Cells, SeedGroup, SeedGroup]]]:
@@ -145,17 +160,24 @@ def factorials(groups: Iterable[ProtocolResults]) -> list[FactorialResults]:
     return found
 
 
-def factorial_blocks(results: Sequence[FactorialResults], level: int = 2) -> Iterable[Block]:
-    """The section of a report; empty if no protocol has three cells of a 2 x 2."""
+def factorial_blocks(results: Sequence[FactorialResults], figures: Mapping[int, Path]) -> Iterable[Block]:
+    """The section of a report; empty if no protocol has three cells of a 2 x 2.
+
+    `figures`: of the effects, by the position of their table among all of `results`.
+    """
     if not results:
         return
-    yield Heading(TITLE, level)
+    yield Heading(TITLE, 2)
+    place = -1
     for each in results:
         yield from (Paragraph(text) for text in each.missing)
-        for place, table in enumerate(each.factorials):
+        for table in each.factorials:
+            place += 1
             if table.cells:
                 yield _cells_table(table, place)
                 yield effects_table(table, place)
+                if place in figures:
+                    yield Image(figures[place], f"effects of {', '.join(table.labels)}, {table.name}")
                 yield Bullets(sentences(table))
                 if table.controls:
                     yield _controls_table(table, place)
@@ -165,9 +187,14 @@ def factorial_blocks(results: Sequence[FactorialResults], level: int = 2) -> Ite
 
 def effects_table(table: Factorial, place: int = 0) -> Table:
     """The three effects on each complete data set, and their mean."""
-    rows = [_effects_row(table, each.comparison.name, [each]) for each in table.cells]
-    if len(table.cells) > 1:
-        rows.append(_effects_row(table, f"{_ALL} of {len(table.cells)} data sets", table.cells))
+    rows = [
+        (
+            TableCell(row.name),
+            *(TableCell(_effect_text(row.effects[name])) for name in EFFECTS),
+            TableCell(str(row.seeds)),
+        )
+        for row in table.rows
+    ]
     first, second = table.square.backbones
     return Table(
         f"Effects on the last normalized score, [95 % interval]: {', '.join(table.labels)} ({table.name})",
@@ -184,14 +211,10 @@ def effects_table(table: Factorial, place: int = 0) -> Table:
 
 def effects_list(table: Factorial) -> Table:
     """`effects_table` with a row for each effect, for terminals of 80 columns."""
-    parts = [(each.comparison.name, [each]) for each in table.cells]
-    if len(table.cells) > 1:
-        parts.append((f"{_ALL} of {len(table.cells)} data sets", list(table.cells)))
     rows = [
-        (TableCell(name if effect == EFFECTS[0] else ""), TableCell(effect), TableCell(_effect_text(found)))
-        for name, cells in parts
-        for effect in EFFECTS
-        for found in [table.effect(effect, cells)]
+        (TableCell(row.name if name == EFFECTS[0] else ""), TableCell(name), TableCell(_effect_text(row.effects[name])))
+        for row in table.rows
+        for name in EFFECTS
     ]
     return Table(f"{TITLE}: {', '.join(table.labels)} ({table.name})", ("data set", "effect", "[95 %]"), tuple(rows))
 
@@ -208,11 +231,12 @@ def sentences(table: Factorial) -> tuple[str, ...]:
             f"smaller than with {first}",
         ),
     }
-    effects = {name: table.effect(name) for name in EFFECTS}
+    effects = table.overall
     said = [f"{name.capitalize()}: {_sentence(effects[name], *whats[name])}" for name in EFFECTS]
     if _excludes_zero(effects["interaction"]):
         said.append(
-            "The interaction is not 0, so neither main effect holds for both levels of the other: read the cells."
+            "The interval of the interaction excludes 0: a main effect is the mean of two unequal effects; read the "
+            "cells."
         )
     names = ", ".join(each.comparison.name for each in table.cells)
     return (*said, f"These sentences are about the mean over {names}, with these settings and this number of steps.")
@@ -223,12 +247,11 @@ def factorial_columns(results: Sequence[FactorialResults]) -> pa.Table:
     rows: list[dict[str, object]] = []
     for each in results:
         for table in each.factorials:
-            parts = [(cells.comparison.name, [cells]) for cells in table.cells]
-            parts += [(_ALL, list(table.cells))] if len(table.cells) > 1 else []
-            for name, cells in parts:
-                rows += [_row(table, name, effect, table.effect(effect, cells)) for effect in EFFECTS]
+            names = [*(cells.comparison.name for cells in table.cells), _MEAN]
+            for name, row in zip(names, table.rows, strict=False):
+                rows += [_row(table, name, effect, row.effects[effect]) for effect in EFFECTS]
             for (control, cell), found in table.controls.items():
-                of_all = [(_ALL, found)] if len(found) > 1 else []
+                of_all = [(_MEAN, found)] if len(found) > 1 else []
                 for name, chosen in [*((one[0].comparison.name, [one]) for one in found), *of_all]:
                     rows.append(_row(table, name, f"{control} minus {cell}", _difference(chosen)))
     return pa.Table.from_pylist(rows) if rows else pa.table({"protocol": pa.array([], pa.string())})
@@ -367,7 +390,7 @@ def _controls_table(table: Factorial, place: int) -> Table:
         rows.append((TableCell(each.comparison.name), *map(TableCell, texts)))
     if len(table.cells) > 1:
         texts = [_effect_text(_difference(chosen)) for chosen in table.controls.values()]
-        rows.append((TableCell(f"{_ALL} of the data sets that have both"), *map(TableCell, texts)))
+        rows.append((TableCell(f"{_MEAN} of the data sets that have both"), *map(TableCell, texts)))
     return Table(
         f"Controls: difference to the nearest cells, [95 % interval] ({table.name})",
         ("data set", *(f"{control} minus {cell}" for control, cell in pairs)),
@@ -376,10 +399,13 @@ def _controls_table(table: Factorial, place: int) -> Table:
     )
 
 
-def _effects_row(table: Factorial, name: str, cells: Sequence[Cells]) -> tuple[TableCell, ...]:
-    texts = [_effect_text(table.effect(effect, cells)) for effect in EFFECTS]
-    seeds = str(min(len(group.scored) for each in cells for group in each.groups))
-    return TableCell(name), *map(TableCell, texts), TableCell(seeds)
+def _effects(name: str, cells: Sequence[Cells]) -> EffectsRow:
+    """Over these data sets."""
+    strata = [_scores(group) for each in cells for group in each.groups]
+    effects = {
+        effect: contrast(strata, np.tile(weights, len(cells)) / len(cells)) for effect, weights in _WEIGHTS.items()
+    }
+    return EffectsRow(name, effects, min(map(len, strata)))
 
 
 def _effect_text(found: Estimate) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmray.errors import StorageError
@@ -36,7 +36,7 @@ from dmray.reporting.document import (
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.factorial import FactorialResults, factorial_blocks, factorial_columns, factorials
-from dmray.reporting.figures import draw_learning_curves, draw_profiles
+from dmray.reporting.figures import draw_effects, draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.reevaluations import reevaluation_blocks, reevaluation_columns
@@ -71,10 +71,11 @@ class _Figures:
     curves: dict[int, Path]  # by the position of the comparison
     profiles: dict[int, Path]  # by the position of the group of comparisons
     searches: dict[tuple[str, str], Path]  # by sweep and data sets
+    effects: dict[int, Path] = field(default_factory=dict)  # by the position of the 2 x 2
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return *self.profiles.values(), *self.curves.values(), *self.searches.values()
+        return *self.profiles.values(), *self.curves.values(), *self.searches.values(), *self.effects.values()
 
 
 def write_report(folder: SweepFolder) -> ReportPaths:
@@ -105,8 +106,8 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
 
 def _write_files(results: SweepResults, target: Path, baseline: str | None) -> ReportPaths:
     groups = results_by_protocol(results.comparisons)
-    figures = _draw(results, groups, target / "figures")
     squares = factorials(groups)
+    figures = _draw(results, groups, squares, target / "figures")
     blocks = list(report_blocks(results, groups, squares, figures, baseline))
     paths = ReportPaths(
         folder=target,
@@ -133,7 +134,9 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
     return paths
 
 
-def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) -> _Figures:
+def _draw(
+    results: SweepResults, groups: list[ProtocolResults], squares: list[FactorialResults], folder: Path
+) -> _Figures:
     curves = {
         position: path
         for position, comparison in enumerate(results.comparisons)
@@ -145,7 +148,12 @@ def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) ->
         if len(group.comparisons) > 1
         and draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place + 1}'}.png")
     }
-    return _Figures(curves, profiles, search_figures(results, folder))
+    effects = {
+        place: path
+        for place, table in enumerate(table for each in squares for table in each.factorials)
+        if draw_effects(table, path := folder / f"effects{f'-{place + 1}' if place else ''}.png")
+    }
+    return _Figures(curves, profiles, search_figures(results, folder), effects)
 
 
 def report_blocks(
@@ -176,7 +184,7 @@ def report_blocks(
         if id(comparison) in alone:
             yield from _differences_and_cost(alone[id(comparison)], baseline)
         yield Bullets(tuple(_notes(comparison)))
-    yield from factorial_blocks(squares)
+    yield from factorial_blocks(squares, figures.effects)
     yield from reevaluation_blocks(results, baseline)
     if published := paper_table(results.comparisons):
         yield Heading("Comparison with the paper", 2)

@@ -37,7 +37,7 @@ def _known_method(name: str) -> str:
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-Noise = Annotated[float, Field(ge=0.0, le=1000.0)]
+NoiseLevel = Annotated[float, Field(ge=0.0, le=1000.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -118,8 +118,8 @@ class EvaluationSpec(Spec):
     return_scale: PositiveFloat | None = None
     cohort_size: Annotated[int, Field(gt=0, le=10**5)] = 50
     quick_episodes: Annotated[int, Field(gt=0, le=10**6)] | None = None
-    action_noise: Noise = 0.0
-    observation_noise: Noise = 0.0
+    action_noise: NoiseLevel = 0.0
+    observation_noise: NoiseLevel = 0.0
 
     @field_validator("decode")
     @classmethod
