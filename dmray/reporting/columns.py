@@ -95,6 +95,8 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         "decode": trial.evaluation.decode,
         "episodes": trial.evaluation.episodes,
         "evaluation_seed": trial.evaluation.seed,
+        "action_noise": trial.evaluation.action_noise,
+        "observation_noise": trial.evaluation.observation_noise,
         "steps": result.steps,
         **{f"train_{metric.name}": result.training.get(metric.name) for metric in single_metrics("train")},
         **_score_columns("last", result.last),

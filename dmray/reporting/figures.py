@@ -1,4 +1,4 @@
-"""The report's figures as PNG and SVG: learning curves of a data set, performance profiles of a protocol."""
+"""The report's figures as PNG and SVG: learning curves, performance profiles, effects of a 2 x 2, searches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dmray.methods import METHODS
 from dmray.planning.settings import details_of
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
+from dmray.reporting.factorial import EFFECTS, Factorial
 from dmray.reporting.results import Comparison, SeedGroup, TrialResult, label_of
 
 _LINES = ("-", "--", ":", "-.")  # for several models of one method
@@ -184,6 +185,39 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     return True
 
 
+def draw_effects(table: Factorial, path: Path) -> bool:
+    """Draw the effects of a 2 x 2 with their intervals: a panel for each effect, a row for each data set and the mean.
+
+    Returns False and writes nothing if no data set is complete.
+    """
+    if not table.rows:
+        return False
+    figure = _empty_figure(1.6 + 0.36 * len(table.rows))
+    panels = figure.subplots(1, len(EFFECTS), sharey=True)
+    first, second = table.square.backbones
+    heads = (f"backbone: {second} - {first}", "returns: with - without", "interaction")
+    for axes, effect, head in zip(panels, EFFECTS, heads, strict=True):
+        axes.axvline(0.0, **_REFERENCE_LINE)
+        for height, row in enumerate(table.rows):
+            found, mean = row.effects[effect], height == len(table.cells)
+            colour, marker = ("#1c2430", "D") if mean else ("#0072B2", "o")
+            if found.interval is not None:
+                axes.plot(found.interval, (height, height), color=colour, linewidth=2.0, zorder=2)
+            axes.plot([found.value], [height], color=colour, marker=marker, markersize=6, zorder=3)
+        axes.set_xlabel(head, fontsize=10)
+        axes.grid(axis="x", color="#e6eaee", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_yticks(range(len(table.rows)), [row.name for row in table.rows])
+    panels[0].set_ylim(len(table.rows) - 0.5, -0.5)
+    figure.suptitle("Effects in normalized points, 95 % intervals", x=0.01, ha="left", **_TITLE)
+    figure.supxlabel(", ".join(table.labels), fontsize=9, color="#5b6675")
+    save_figure(figure, path)
+    return True
+
+
 def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | None]], path: Path) -> bool:
     """Draw the best score so far against the number of settings tried, by method: an unequal search shows.
 
@@ -208,12 +242,17 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
 
 def _new_figure(curves: int) -> tuple[Any, Any]:
     """A figure that is high enough for a legend of this many lines, and its axes."""
+    figure = _empty_figure(max(4.2, 1.0 + 0.22 * curves))
+    return figure, figure.add_subplot()
+
+
+def _empty_figure(height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, max(4.2, 1.0 + 0.22 * curves)), dpi=160, layout="constrained")
+    figure = Figure(figsize=(9.0, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure
 
 
 def save_figure(figure: Any, path: Path) -> None:

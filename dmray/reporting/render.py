@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmray.errors import StorageError
@@ -36,7 +36,8 @@ from dmray.reporting.document import (
     to_markdown,
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
-from dmray.reporting.figures import draw_budgets, draw_learning_curves, draw_profiles
+from dmray.reporting.factorial import FactorialResults, factorial_blocks, factorial_columns, factorials
+from dmray.reporting.figures import draw_budgets, draw_effects, draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.reevaluations import reevaluation_blocks, reevaluation_columns
@@ -49,7 +50,7 @@ from dmray.reporting.tables import (
     overview_table,
     score_table,
 )
-from dmray.specs import TrialSpec, shown_value
+from dmray.specs import TrialSpec, noise_text, shown_value
 
 _MOST_LISTED = 50
 
@@ -79,6 +80,7 @@ class _Figures:
     budgets: dict[int, Path]  # the same
     profiles: dict[int, Path]  # by the position of the group of comparisons
     searches: dict[tuple[str, str], Path]  # by sweep and data sets
+    effects: dict[int, Path] = field(default_factory=dict)  # by the position of the 2 x 2
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -87,6 +89,7 @@ class _Figures:
             *self.budgets.values(),
             *self.curves.values(),
             *self.searches.values(),
+            *self.effects.values(),
         )
 
 
@@ -118,8 +121,9 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
 
 def _write_files(results: SweepResults, target: Path, baseline: str | None) -> ReportPaths:
     groups = results_by_protocol(results.comparisons)
-    figures = _draw(results, groups, target / "figures")
-    blocks = list(report_blocks(results, groups, figures, baseline))
+    squares = factorials(groups)
+    figures = _draw(results, groups, squares, target / "figures")
+    blocks = list(report_blocks(results, groups, squares, figures, baseline))
     paths = ReportPaths(
         folder=target,
         markdown=target / "report.md",
@@ -141,11 +145,15 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
     write_csv(paths.differences, difference_columns(groups, baseline))
     if results.searches:
         write_csv(target / "search.csv", search_columns(results))
+    if squares:
+        write_csv(target / "factorial.csv", factorial_columns(squares))
     write_csv(paths.reevaluations, reevaluation_columns(results))
     return paths
 
 
-def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) -> _Figures:
+def _draw(
+    results: SweepResults, groups: list[ProtocolResults], squares: list[FactorialResults], folder: Path
+) -> _Figures:
     budgets = {
         position: path
         for position, comparison in enumerate(results.comparisons)
@@ -163,11 +171,20 @@ def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) ->
         if len(group.comparisons) > 1
         and draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place + 1}'}.png")
     }
-    return _Figures(curves, budgets, profiles, search_figures(results, folder))
+    effects = {
+        place: path
+        for place, table in enumerate(table for each in squares for table in each.factorials)
+        if draw_effects(table, path := folder / f"effects{f'-{place + 1}' if place else ''}.png")
+    }
+    return _Figures(curves, budgets, profiles, search_figures(results, folder), effects)
 
 
 def report_blocks(
-    results: SweepResults, groups: list[ProtocolResults], figures: _Figures, baseline: str | None
+    results: SweepResults,
+    groups: list[ProtocolResults],
+    squares: list[FactorialResults],
+    figures: _Figures,
+    baseline: str | None,
 ) -> Iterable[Block]:
     """The report's content: results over all data sets, each data set, then explanations and versions."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
@@ -192,6 +209,7 @@ def report_blocks(
         if id(comparison) in alone:
             yield from _differences_and_cost(alone[id(comparison)], baseline)
         yield Bullets(tuple(_notes(comparison)))
+    yield from factorial_blocks(squares, figures.effects)
     yield from reevaluation_blocks(results, baseline)
     if published := paper_table(results.comparisons):
         yield Heading("Comparison with the paper", 2)
@@ -297,7 +315,8 @@ def _notes(comparison: Comparison) -> Iterable[str]:
     protocol, task = comparison.protocol, comparison.task
     yield (
         f"Protocol {protocol.simulation}: {task.env_id}, {protocol.episodes} episodes of at most {task.horizon} steps, "
-        f"evaluation seed {protocol.seed}, decode mode {protocol.decode}."
+        f"evaluation seed {protocol.seed}, decode mode {protocol.decode}"
+        f"{noise_text(protocol)}."
     )
     yield from _target_note(comparison)
     dataset = comparison.dataset

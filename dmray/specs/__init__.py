@@ -25,8 +25,10 @@ from dmray.specs.trial import (
     Generation,
     LossMean,
     MethodName,
+    NoiseLevel,
     TrainingSpec,
     TrialSpec,
+    noise_text,
 )
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Interval",
     "LossMean",
     "MethodName",
+    "NoiseLevel",
     "OverrideSpec",
     "ResourcesSpec",
     "SearchSpec",
@@ -62,6 +65,7 @@ __all__ = [
     "domains_in",
     "load_sweep",
     "matches",
+    "noise_text",
     "parse_decode",
     "positive_number",
     "shown_value",
