@@ -172,21 +172,22 @@ def task_of(dataset: DatasetSpec) -> Task:
     Raises:
         SpecError: no such data set, task or behaviour (with the nearest name), or a task that is not the data set's.
     """
-    entry = DATASETS.get(dataset.name)
+    name = dataset.catalog_name
+    entry = DATASETS.get(name)
     if dataset.task is None:
-        if entry is None and dataset.name not in RETIRED:
+        if entry is None and name not in RETIRED:
             if dataset.path is not None:
-                raise SpecError(f"data set '{dataset.name}' is not in the catalog: name its 'task' beside its 'path'")
+                raise SpecError(f"data set '{name}' is not in the catalog: name its 'task' beside its 'path'")
             cure = " (all: python -m dmray.data list); a data set of your own needs 'task' and 'path' (or 'generate')"
-            raise SpecError(unknown("data set", dataset.name, DATASETS) + cure)
-        return TASKS[entry_of(dataset.name).task]
+            raise SpecError(unknown("data set", name, DATASETS) + cure)
+        return TASKS[entry_of(name).task]
     task = lookup("task", dataset.task, TASKS, SpecError)
     if entry is not None and entry.task != task.name:
-        raise SpecError(f"data set '{dataset.name}' belongs to task '{entry.task}', not '{task.name}'")
+        raise SpecError(f"data set '{name}' belongs to task '{entry.task}', not '{task.name}'")
     if entry is None and dataset.path is None and dataset.generate is None:
-        raise SpecError(f"data set '{dataset.name}' is not in the catalog: name its file with 'path', or 'generate' it")
+        raise SpecError(f"data set '{name}' is not in the catalog: name its file with 'path', or 'generate' it")
     if dataset.generate is not None:
-        check_behaviour(task, dataset.generate.behaviour, f"data set '{dataset.name}'")
+        check_behaviour(task, dataset.generate.behaviour, f"data set '{name}'")
     return task
 
 
