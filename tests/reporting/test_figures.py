@@ -25,7 +25,7 @@ def drawn(
     folder, found = SweepFolder(tmp_path, "example"), []
     write(folder, ledgers, datasets=[NAME, "hopper-expert-v2"] if profiles else [NAME])
     results = collect(folder)
-    monkeypatch.setattr(figures, "_save", lambda figure, path: found.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: found.append(figure))
     if profiles:
         (group,) = results_by_protocol(results.comparisons)
         assert figures.draw_profiles(group, tmp_path / "x.png")

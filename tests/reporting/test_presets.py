@@ -87,7 +87,7 @@ def test_the_figure_of_budgets_has_a_line_for_each_setting(tmp_path: Path, monke
         for label, preset in (("DM", None), ("DT (paper)", "paper"), ("DT (corl)", "corl"))
     }
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     assert figures.draw_budgets(comparison, tmp_path / "x.png")
     axes = drawn[0].axes[0]
     drawn[0].canvas.draw()
