@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dmray.analysis.decay import DecayAnalysis
     from dmray.api import (
         SweepPlan,
+        analyze_decay,
         draw_episodes,
         evaluate_policy,
         evaluate_sweep,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DecayAnalysis",
     "DmrayError",
     "Evaluation",
     "Policy",
@@ -50,6 +53,7 @@ __all__ = [
     "SweepSpec",
     "TrialSpec",
     "__version__",
+    "analyze_decay",
     "draw_episodes",
     "evaluate_policy",
     "evaluate_sweep",
@@ -63,6 +67,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DecayAnalysis": "dmray.analysis.decay",
     "DmrayError": "dmray.errors",
     "Evaluation": "dmray.inference",
     "Policy": "dmray.inference",

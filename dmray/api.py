@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 
-from dmray.arguments import MAX_WORKERS, finite_number, flag, folder_path, line, place, whole_number
+from dmray.arguments import (
+    MAX_EPISODES,
+    MAX_WINDOWS,
+    MAX_WORKERS,
+    finite_number,
+    flag,
+    folder_path,
+    line,
+    place,
+    whole_number,
+)
 from dmray.coordination.commands import read_command
 from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
@@ -36,12 +46,13 @@ from dmray.specs.loading import located, read_values, validated, values_of
 from dmray.specs.merging import MergedValues
 from dmray.specs.mistakes import Mistake
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
-from dmray.tasks import PROTOCOLS, Task
+from dmray.tasks import PROTOCOLS, Task, made_protocol
 from dmray.terminal import safe_console
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dmray.analysis.decay import DecayAnalysis
     from dmray.driver.session import Runner
     from dmray.driver.sweep_evaluation import MakeService, SweepEvaluation
     from dmray.inference import Evaluation, Policy, PolicyFunction
@@ -240,7 +251,8 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     if not sweeps:
         raise SpecError("sweeps: give at least one, for example runs/quickstart")
     if protocol is not None:
-        lookup("protocol", line("protocol", protocol), {name: name for name in PROTOCOLS}, SpecError)
+        known = {name: name for each in PROTOCOLS for name in (each, made_protocol(each))}
+        lookup("protocol", line("protocol", protocol), known, SpecError)
     places = [locate(place("sweep", sweep)) for sweep in sweeps]
     folders = [
         SweepCopy.downloaded(storage, name).folder if is_url(storage) else SweepFolder(Path(storage), name)
@@ -495,6 +507,62 @@ def evaluate_sweep(
             mlflow_uri=None if mlflow_uri is None else line("mlflow_uri", mlflow_uri),
             on_progress=on_progress or (lambda done, total: None),
         )
+
+
+def analyze_decay(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    checkpoint: str = "final",
+    windows: int = 16,
+    cut: Sequence[int] = (),
+    episodes: int | None = None,
+    workers: int | None = None,
+    into: str | Path | None = None,
+    mlflow_uri: str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> DecayAnalysis:
+    """Measure how long the states of stored policies with Mamba last, in timesteps (docs/questions/evolution.md).
+
+    `runs`: checkpoint files, trials' folders, ids of MLflow runs, or sweeps; those of other backbones are left out.
+    `checkpoint`: "final", "best" or for example "step:10000". `windows`: how many windows of each data set to measure
+    in. `cut`: also evaluate each policy with states that are cut off after so many timesteps, in `episodes` episodes
+    (None: 20) and so many processes (`workers`). `into`: a folder for tables (CSV) and figures. `progress`: if True,
+    show a bar; a function is called with the numbers of finished and of all policies.
+
+        analysis = dmray.analyze_decay("runs/quickstart", cut=[1, 2], episodes=2, into="analysis/decay")
+        analysis.lengths_by_setting
+
+    Raises:
+        SpecError: no policy has Mamba, a cut is as long as an episode, or an argument is wrong.
+        StorageError: a run does not exist, or none has such a checkpoint.
+        CheckpointError, DatasetError: a policy or its data set cannot be read.
+        EngineError: a cut is to be evaluated, and the task has no simulator here.
+    """
+    named = [runs] if isinstance(runs, str | PathLike) else runs
+    if not isinstance(named, Sequence) or not named:
+        raise SpecError(f"runs {short_repr(runs)}: give a path, a run's id, or a list of them")
+    sources = [place("runs", source) for source in named]
+    if isinstance(cut, str) or not isinstance(cut, Sequence):
+        raise SpecError(f"cut {short_repr(cut)}: give a list of whole numbers, for example [1, 5]")
+    cuts = tuple(whole_number("cut", each, 1) for each in cut)
+    if not cuts and (episodes is not None or workers is not None):
+        raise SpecError("episodes, workers: only with cut, for example cut=[1, 5]")
+    _check_progress(progress)
+    measured = whole_number("windows", windows, 1, MAX_WINDOWS)
+    into = None if into is None else folder_path("into", into)
+    from dmray.analysis import decay, decay_files, stored  # loads torch
+
+    cut_off = decay.CutOff(
+        cuts,
+        whole_number("episodes", 20 if episodes is None else episodes, 1, MAX_EPISODES),
+        whole_number("workers", 1 if workers is None else workers, 1, MAX_WORKERS),
+    )
+    found = stored.find_policies(sources, line("checkpoint", checkpoint), mlflow_uri)
+    with _episode_bar(progress, "the runs", "policies") as on_policy:
+        made = decay.analyze_decay(found, windows=measured, cut_off=cut_off if cuts else None, on_policy=on_policy)
+    if into is not None:
+        decay_files.write_decay(made, into)
+    return made
 
 
 def draw_episodes(

@@ -43,7 +43,7 @@ from dmray.records import (
 )
 from dmray.records.identity import group_id, section
 from dmray.specs import DatasetSpec, SweepSpec, TrialSpec, canonical_json, noise_text
-from dmray.tasks import DATASETS, task_of
+from dmray.tasks import DATASETS, protocol_of, task_of
 
 # Tags. A run is found by SWEEP_ID and KEY.
 LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep", "dmray.sweep_id", "dmray.status"
@@ -278,7 +278,7 @@ def seed_group_params(trial: TrialSpec) -> dict[str, str]:
         "dataset_fraction": content["dataset"]["fraction"],
         "task": task.name,
         "family": task.family,
-        "protocol": task.protocol,
+        "protocol": protocol_of(trial.dataset),
         **content["model"],
         **content["training"],
         **evaluation,
@@ -318,7 +318,7 @@ def _setting_tags(trial: TrialSpec) -> dict[str, str]:
         "dataset": trial.dataset.name,
         "task": task.name,
         "family": task.family,
-        "protocol": task.protocol,
+        "protocol": protocol_of(trial.dataset),
         "protocol.decode": trial.evaluation.decode,
         "protocol.noise": noise_text(trial.evaluation)[2:] or "none",
         "protocol.env_id": task.env_id,
@@ -457,7 +457,7 @@ def registry_tags(
         **identity_tags(identity),
         TRIAL: trial.trial_id,
         "dmray.seeds": str(seeds),
-        "dmray.protocol": f"{task_of(trial.dataset).protocol}, decode {trial.evaluation.decode}"
+        "dmray.protocol": f"{protocol_of(trial.dataset)}, decode {trial.evaluation.decode}"
         f"{noise_text(trial.evaluation)}",
         GROUP_SCORE: repr(seed_group_score),
         "dmray.score": repr(score),

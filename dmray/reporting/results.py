@@ -38,7 +38,7 @@ from dmray.records import (
 from dmray.records.identity import differing_parts, group_id, simulator_releases
 from dmray.records.metrics import single_metrics
 from dmray.specs import DatasetSpec, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, content_hash, noise_text
-from dmray.tasks import Task, task_of
+from dmray.tasks import Task, protocol_of, task_of
 
 UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
@@ -120,7 +120,7 @@ class TrialResult:
     def protocol(self) -> Protocol:
         """What its scores were measured under."""
         made = self.trial.evaluation
-        simulation = task_of(self.trial.dataset).protocol
+        simulation = protocol_of(self.trial.dataset)
         noise = made.action_noise, made.observation_noise
         return Protocol(simulation, made.decode, made.episodes, made.seed, self.reevaluated, *noise)
 
@@ -304,7 +304,7 @@ def _searches(manifests: Sequence[Plan], results: Mapping[str, TrialResult]) -> 
 
 
 def _is_wanted(trial: TrialSpec, protocol: str | None) -> bool:
-    return protocol in (None, task_of(trial.dataset).protocol)
+    return protocol in (None, protocol_of(trial.dataset))
 
 
 def _evaluated_again(trials: Sequence[TrialResult], places: Mapping[str, SweepFolder]) -> tuple[TrialResult, ...]:
@@ -477,11 +477,12 @@ def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
         several = sum(other == group for other, _ in by_group) > 1
         differs = [details[group], (package or "of dmray") if several else ""]
         first = members[0].trial
-        groups.append(SeedGroup(_label(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
+        groups.append(SeedGroup(label_of(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
     return tuple(groups)
 
 
-def _label(trial: TrialSpec, details: str) -> str:
+def label_of(trial: TrialSpec, details: str) -> str:
+    """The method's label with `details` (`dmray.planning.settings.details_of`)."""
     label = METHODS[trial.method].label
     if sum(method.label == label for method in METHODS.values()) > 1:  # a package may choose a label that dmray has
         label = f"{label} [{trial.method}]"

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from dmray.frozen import Count, Line, Spec, content_hash
-from dmray.methods import METHODS, ActionInput, Method
+from dmray.methods import METHODS, ActionInput, Method, Preset
 from dmray.models import BackboneConfig
 from dmray.registry import unknown
 from dmray.specs.decode import parse_decode
@@ -39,6 +39,10 @@ MethodName = Annotated[str, AfterValidator(_known_method)]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 NoiseLevel = Annotated[float, Field(ge=0.0, le=1000.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+WindowAnchor = Literal["last", "first"]
+LossMean = Literal["valid", "all"]
 
 
 class Generation(Spec):
@@ -83,6 +87,9 @@ class TrainingSpec(Spec):
     """Behaviour cloning: AdamW, linear warm-up, gradient clipping per stage.
 
     The defaults are the paper's, or those of its code where the paper does not give them.
+
+    `window_anchor`: the step of an episode that is drawn uniformly, the last or the first of a window.
+    `loss_mean`: the loss is the mean over valid timesteps, or over all, where padding counts as an error of zero.
     """
 
     steps: Count = 1_000_000
@@ -92,7 +99,9 @@ class TrainingSpec(Spec):
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 10_000
     grad_clip: PositiveFloat = 0.25
     episode_weighting: Literal["uniform", "length"] = "uniform"
+    window_anchor: WindowAnchor = "last"
     action_input: ActionInput = "paper"
+    loss_mean: LossMean = "valid"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -205,6 +214,15 @@ class TrialSpec(Spec):
         for name in ("trial_id", "seed_group_id"):
             copied.__dict__.pop(name, None)
         return copied
+
+    @property
+    def preset(self) -> str | None:
+        """The preset of the method whose fields the trial has; None if there is none."""
+        return next((each.name for each in METHODS[self.method].presets if self._has_fields_of(each)), None)
+
+    def _has_fields_of(self, preset: Preset) -> bool:
+        model = all(getattr(self.model, name) == value for name, value in preset.model.items())
+        return model and all(getattr(self.training, name) == value for name, value in preset.training.items())
 
     @cached_property
     def trial_id(self) -> str:
