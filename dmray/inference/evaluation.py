@@ -209,7 +209,7 @@ def _targets(given: Sequence[float]) -> tuple[float, ...]:
 
 
 def _policy_request(policy: Policy, task: Task | None) -> EvaluationRequest:
-    request = request_for(policy.trial, policy.task, policy.takes_target, None)  # `_noise` adds the noise
+    request = request_for(policy.trial, policy.task, policy.takes_target)  # `_noise` adds the noise
     if task is None or task.name == policy.task.name:
         return request
     targets: tuple[float | None, ...] = task.target_returns if policy.takes_target else (None,)

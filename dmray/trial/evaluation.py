@@ -35,7 +35,9 @@ class InlineEvaluation:
         return done
 
 
-def request_for(trial: TrialSpec, task: Task, takes_target: bool, deviations: Deviations | None) -> EvaluationRequest:
+def request_for(
+    trial: TrialSpec, task: Task, takes_target: bool, deviations: Deviations | None = None
+) -> EvaluationRequest:
     """The evaluation that a trial's spec describes; `deviations`: of its data, or None to leave its noise out."""
     evaluation = trial.evaluation
     levels = (evaluation.action_noise, evaluation.observation_noise)
