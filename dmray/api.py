@@ -46,7 +46,7 @@ from dmray.specs.loading import located, read_values, validated, values_of
 from dmray.specs.merging import MergedValues
 from dmray.specs.mistakes import Mistake
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
-from dmray.tasks import PROTOCOLS, Task
+from dmray.tasks import PROTOCOLS, Task, made_protocol
 from dmray.terminal import safe_console
 
 if TYPE_CHECKING:
@@ -251,7 +251,8 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     if not sweeps:
         raise SpecError("sweeps: give at least one, for example runs/quickstart")
     if protocol is not None:
-        lookup("protocol", line("protocol", protocol), {name: name for name in PROTOCOLS}, SpecError)
+        known = {name: name for each in PROTOCOLS for name in (each, made_protocol(each))}
+        lookup("protocol", line("protocol", protocol), known, SpecError)
     places = [locate(place("sweep", sweep)) for sweep in sweeps]
     folders = [
         SweepCopy.downloaded(storage, name).folder if is_url(storage) else SweepFolder(Path(storage), name)
@@ -392,6 +393,8 @@ def evaluate_policy(
     target_returns: Sequence[float] | None = None,
     seed: int | None = None,
     cohort_size: int | None = None,
+    action_noise: float | None = None,
+    observation_noise: float | None = None,
     workers: int = 1,
     deterministic: bool = False,
     progress: bool | Callable[[int, int], None] = False,
@@ -405,9 +408,10 @@ def evaluate_policy(
     of 50.
 
     `decode`: the decode mode. `target_returns`: raw; all episodes are run for each of them. `seed`: the seed from which
-    the seeds of episodes follow. `cohort_size`: the number of episodes in lockstep. `workers`: the number of processes;
-    it does not change the result. `deterministic`: as `resources.deterministic` of a sweep. `progress`: if True, show a
-    bar; a function is called with the number of finished episodes and the number of all episodes.
+    the seeds of episodes follow. `cohort_size`: the number of episodes in lockstep. `action_noise`,
+    `observation_noise`: Gaussian noise, in deviations of the policy's data (docs/evaluation.md). `workers`: the number
+    of processes; it does not change the result. `deterministic`: as `resources.deterministic` of a sweep. `progress`:
+    if True, show a bar; a function is called with the number of finished episodes and the number of all episodes.
 
         evaluation = dmray.evaluate_policy(policy, episodes=20)
         evaluation = dmray.evaluate_policy(lambda observations: -observations[:, :2], "maze2d-umaze", episodes=20)
@@ -431,6 +435,8 @@ def evaluate_policy(
         target_returns=target_returns,
         seed=seed,
         cohort_size=cohort_size,
+        action_noise=action_noise,
+        observation_noise=observation_noise,
     )
     with _episode_bar(progress, request.task.name) as on_cohort:
         return inference.evaluate(acting, request, workers=workers, deterministic=deterministic, on_cohort=on_cohort)
@@ -447,6 +453,8 @@ def evaluate_sweep(
     target_returns: Sequence[float] | None = None,
     seed: int | None = None,
     cohort_size: int | None = None,
+    action_noise: float | None = None,
+    observation_noise: float | None = None,
     local: bool = False,
     workers: int | None = None,
     address: str | None = None,
@@ -485,7 +493,7 @@ def evaluate_sweep(
     from dmray.inference.evaluation import checked_changes
     from dmray.reporting import write_report as write_sweep_report
 
-    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size)
+    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size, action_noise, observation_noise)
     with _episode_bar(progress, "the sweep", "checkpoints") as on_progress:
         return sweep_evaluation.evaluate_sweep(
             place("sweep", sweep),
@@ -571,8 +579,8 @@ def draw_episodes(
     For mazes, pictures show the plan of the maze: all paths, and each episode with the subgoals of HDM and HDT. For
     other tasks they show several timesteps side by side. The files are in the folders `pictures` and `videos` of
     `into`; None: of the trial's folder, or of the working directory if the checkpoint is not in a trial's folder.
-    `evaluation`: `task`, `episodes`, `decode`, `target_returns`, `seed`, `cohort_size` as in `evaluate_policy`. The
-    episodes of the first target return are drawn.
+    `evaluation`: `task`, `episodes`, `decode`, `target_returns`, `seed`, `cohort_size`, `action_noise`,
+    `observation_noise` as in `evaluate_policy`. The episodes of the first target return are drawn.
 
         pictures = dmray.draw_episodes(policy, 1, into="drawn", episodes=5)
 

@@ -1,4 +1,4 @@
-"""Mean and standard deviation, by which states are normalized."""
+"""Mean and standard deviation, by which states are normalized, and the deviation of actions."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ class Statistics:
         mean = _mean_of(episodes.observations, lambda block: block)
         variance = _mean_of(episodes.observations, lambda block: np.square(block - mean))
         return cls(mean.astype(np.float32), (np.sqrt(variance) + _LEAST_STD).astype(np.float32))
+
+
+def action_deviations(episodes: Episodes) -> tuple[float, ...]:
+    """The standard deviation of each action dimension over all transitions, 0 where it is constant."""
+    mean = _mean_of(episodes.actions, lambda block: block)
+    variance = _mean_of(episodes.actions, lambda block: np.square(block - mean))
+    return tuple(np.sqrt(variance).tolist())
 
 
 def _mean_of(rows: np.ndarray, value: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

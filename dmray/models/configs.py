@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from dmray.frozen import Spec
 
 Evolution = Literal["learned", "frozen", "shared", "no-decay", "memoryless", "constant-step"]
+INIT_STD = 0.02  # GPT-2's deviation of initial weights
 MAMBA_MLP_MULTIPLE = 128  # Mamba's gated MLP is as wide as d_model rounded up to a multiple of this
 
 
@@ -26,11 +27,27 @@ class BackboneConfig(Spec):
     context_length: Annotated[int, Field(gt=0, le=100_000)] = 20
 
 
+Activation = Literal["relu", "gelu"]
+
+
 class TransformerConfig(BackboneConfig):
-    """`dropout` is the probability for embeddings, attention weights and residual branches."""
+    """`dropout` is the probability for embeddings, attention weights and residual branches.
+
+    `activation`: of the MLPs; "gelu" is the exact one. The other fields say how weights start (docs/methods.md):
+    `timestep_init`: the deviation of the timestep table. `embedding_init`: of the linear embeddings and the head,
+    PyTorch's uniform distribution ("pytorch"), or N(0, 0.02) with zero biases ("normal"). `attention_init`: of the
+    projection into query, key and value, N(0, 0.02) ("normal") or Glorot's uniform distribution ("xavier").
+    `residual_init`: of the projections back onto the residual path, N(0, 0.02) ("plain"), or with its deviation
+    divided by sqrt(2 n_layer) ("scaled").
+    """
 
     n_head: Annotated[int, Field(gt=0, le=100_000)] = 1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    activation: Activation = "relu"
+    timestep_init: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
+    embedding_init: Literal["pytorch", "normal"] = "pytorch"
+    attention_init: Literal["normal", "xavier"] = "normal"
+    residual_init: Literal["scaled", "plain"] = "scaled"
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> TransformerConfig:

@@ -23,7 +23,7 @@ from dmray.models import BackboneConfig
 from dmray.models.selective_scan import scan_backend
 from dmray.policies.sequence_model import SequenceModel
 from dmray.registry import short_repr
-from dmray.specs import TrialSpec
+from dmray.specs import LossMean, TrialSpec
 
 if TYPE_CHECKING:
     from dmray.datasets import Windows
@@ -124,15 +124,19 @@ class SequencePolicy(nn.Module):
         """The encoded predictions (B, T, target dim) of each stage; inputs are the data's fields (teacher forcing)."""
         return self._predict(self._encoded(windows), windows.timesteps)
 
-    def stage_losses(self, windows: Windows) -> Tensor:
-        """The mean squared error of each stage over valid timesteps and dimensions, encoded; (stages,) float32."""
+    def stage_losses(self, windows: Windows, mean: LossMean = "valid") -> Tensor:
+        """The mean squared error of each stage over timesteps and dimensions, encoded; (stages,) float32.
+
+        `mean`: over valid timesteps, or over all, where padding counts as an error of zero.
+        """
         values = self._encoded(windows)
         predictions = self._predict(values, windows.timesteps)
         valid = windows.valid[:, :, None].float()
         losses = []
         for layout, prediction in zip(self.method.stages, predictions, strict=True):
             errors = (prediction.float() - values[Token(layout.target)]).square() * valid
-            losses.append(errors.sum() / (valid.sum() * prediction.shape[-1]))
+            timesteps = valid.sum() if mean == "valid" else valid.numel()
+            losses.append(errors.sum() / (timesteps * prediction.shape[-1]))
         return torch.stack(losses)
 
     def _encoded(self, windows: Windows) -> dict[Token, Tensor]:

@@ -23,9 +23,12 @@ from dmray.specs.trial import (
     DatasetSpec,
     EvaluationSpec,
     Generation,
+    LossMean,
     MethodName,
+    NoiseLevel,
     TrainingSpec,
     TrialSpec,
+    noise_text,
 )
 
 __all__ = [
@@ -43,7 +46,9 @@ __all__ = [
     "Generation",
     "GridBlock",
     "Interval",
+    "LossMean",
     "MethodName",
+    "NoiseLevel",
     "OverrideSpec",
     "ResourcesSpec",
     "SearchSpec",
@@ -60,6 +65,7 @@ __all__ = [
     "domains_in",
     "load_sweep",
     "matches",
+    "noise_text",
     "parse_decode",
     "positive_number",
     "shown_value",

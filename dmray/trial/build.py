@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from dmray.datasets import Episodes, Statistics, WindowSampler
+from dmray.datasets import Episodes, Statistics, WindowSampler, action_deviations
 from dmray.methods import METHODS
 from dmray.models.backbones import BACKBONES
 from dmray.policies import PolicyShape, SequencePolicy, initial_policy, policy_recipe
@@ -42,11 +42,12 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
         context_length=trial.model.context_length,
         batch_size=trial.training.batch_size,
         episode_weighting=trial.training.episode_weighting,
+        anchor=trial.training.window_anchor,
         device=device,
     )
     policy = policy.to(device)
     trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture)
-    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
+    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference, action_deviations(episodes))
 
 
 def attempt_started(
