@@ -69,7 +69,14 @@ def draw_scores(rows: pd.DataFrame, title: str, path: Path) -> None:
     ticks = sorted(set(rows["timesteps"]))
     for axes, look, of_setting in panels:
         at = of_setting["timesteps"]
-        axes.plot(at, of_setting["mean"], color=look.colour, marker=look.marker, markersize=5, label="mean over seeds")
+        axes.plot(
+            at,
+            of_setting["mean"],
+            color=look.colour,
+            marker=look.marker,
+            markersize=5,
+            label="mean over seeds (band: lowest to highest)",
+        )
         axes.fill_between(at, of_setting["min"], of_setting["max"], color=look.colour, alpha=0.15, linewidth=0)
         axes.axvline(of_setting["context_length"].iloc[0], **_CONTEXT_LINE)
         axes.set_xscale("log")
