@@ -4,7 +4,7 @@ from dmray.methods import Layout, PolicyShape
 from dmray.policies.authors import from_authors
 from dmray.policies.decoding import Decoder, check_decoder, make_decoder
 from dmray.policies.policy import PolicyRecipe, PolicySnapshot, SequencePolicy, policy_recipe, snapshot
-from dmray.policies.rollout_fields import RolloutFields
+from dmray.policies.rollout_fields import RolloutFields, SubgoalSource
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder
 from dmray.policies.window_decoder import WindowDecoder
@@ -19,6 +19,7 @@ __all__ = [
     "SequenceModel",
     "SequencePolicy",
     "StateDecoder",
+    "SubgoalSource",
     "WindowDecoder",
     "check_decoder",
     "from_authors",

@@ -26,6 +26,7 @@ from dmray.specs.trial import (
     MethodName,
     TrainingSpec,
     TrialSpec,
+    unused_in_training,
 )
 
 __all__ = [
@@ -64,5 +65,6 @@ __all__ = [
     "positive_number",
     "shown_value",
     "unmatched",
+    "unused_in_training",
     "with_values",
 ]

@@ -39,6 +39,9 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
     policy = SequencePolicy(recipe)
     statistics = Statistics.of(episodes)
     policy.set_statistics(statistics.mean, statistics.std)
+    if recipe.predicts_differences:
+        differences = Statistics.of_differences(episodes)
+        policy.set_difference_statistics(differences.mean, differences.std)
     sampler = WindowSampler(
         episodes,
         policy.tokens,

@@ -55,7 +55,7 @@ def act_by_training_forward(policy: SequencePolicy, given: Fields, steps: int, d
             windows = windows_of(fields, policy.tokens, first, max(CONTEXT, t - first + 1), t - first + 1)
             decided = policy.predict(windows)[stage][:, t - first]
             if layout.target is Field.SUBGOAL:
-                decided = decided * policy.state_std + policy.state_mean
+                decided = policy.subgoal_states(decided, fields[Field.STATE][:, t])
             fields[layout.target][:, t] = decided
     return fields[Field.ACTION][:, :steps].numpy()
 
