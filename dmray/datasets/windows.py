@@ -62,6 +62,13 @@ class WindowSampler:
         chance = torch.rand(self._batch_size, generator=generator, device=self._device, dtype=torch.float64)
         end = (chance * length).long() + 1  # the step after the last one, uniform in 1 ... length
         first = (end - len(self._steps)).clamp(min=0)
+        return self.between(episode, first, end)
+
+    def between(self, episode: Tensor, first: Tensor, end: Tensor) -> Windows:
+        """The windows of these episodes from step `first` to the one before `end`, counted from the start; (B,) each.
+
+        A window has at least one step and at most `context_length`.
+        """
         timesteps = first[:, None] + self._steps
         valid = timesteps < end[:, None]
         timesteps = timesteps * valid

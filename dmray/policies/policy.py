@@ -159,6 +159,12 @@ class SequencePolicy(nn.Module):
         """The encoded predictions (B, T, target dim) of each stage; inputs are the data's fields (teacher forcing)."""
         return self._predict(self._encoded(windows), windows.timesteps)
 
+    def predict_subgoals(self, windows: Windows) -> Tensor:
+        """The raw states (B, T, S) that are predicted as subgoals; inputs are the data's fields (teacher forcing)."""
+        stage = self.stages[self.stage_names.index(Field.SUBGOAL)]
+        encoded: Tensor = stage(self._encoded(windows), windows.timesteps)
+        return self.subgoal_states(encoded, windows.tokens[Token(Field.STATE)])
+
     def stage_losses(self, windows: Windows) -> Tensor:
         """The mean squared error of each stage over valid timesteps and dimensions, encoded; (stages,) float32."""
         values = self._encoded(windows)

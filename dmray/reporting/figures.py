@@ -72,7 +72,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     ]
     if not curves:
         return False
-    figure, axes = _new_figure(len(curves))
+    figure, axes = new_figure(len(curves))
     lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
     for seed_group, curve in curves:
         _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
@@ -82,9 +82,9 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     )
     axes.set_ylim(low, high)
     _draw_references(axes, comparison, low, high)
-    _format_axes(axes, comparison.name, "training steps", "normalized score")
+    format_axes(axes, comparison.name, "training steps", "normalized score")
     axes.xaxis.set_major_formatter(_thousands)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -95,7 +95,7 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     """
     if not group.complete:
         return False
-    figure, axes = _new_figure(len(group.ranked))
+    figure, axes = new_figure(len(group.ranked))
     methods = {label: group.seed_groups(label)[0].method for label in group.ranked}
     lines = {method: cycle(_LINES) for method in methods.values()}
     runs = np.concatenate([each for label in methods for each in group.scores(label)])
@@ -120,11 +120,11 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
         if low <= height <= high:
             axes.axvline(height, **_REFERENCE_LINE)
             axes.annotate(f"{name} = {height:g}", (height, 1.0), (0, 2), ("data", "axes fraction"), **_REFERENCE_TEXT)
-    _format_axes(axes, "", "normalized score", "share of runs above")
+    format_axes(axes, "", "normalized score", "share of runs above")
     figure.suptitle(f"Performance profiles over {len(group.complete)} data sets", x=0.01, ha="left", **_TITLE)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.02, 1.03)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -135,7 +135,7 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
     """
     if not any(best is not None for curve in curves.values() for best in curve):
         return False
-    figure, axes = _new_figure(len(curves))
+    figure, axes = new_figure(len(curves))
     for name, curve in curves.items():
         method = METHODS[name]
         known = [(number, best) for number, best in enumerate(curve, start=1) if best is not None]
@@ -143,14 +143,14 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
         label = f"{method.label} ({len(curve)} setting{'' if len(curve) == 1 else 's'})"
         style = {"color": method.colour, "marker": method.marker, "markersize": 5, "linewidth": 2.0, "label": label}
         axes.plot(numbers, best, drawstyle="steps-post", **style)
-    _format_axes(axes, title, "settings tried", score)
+    format_axes(axes, title, "settings tried", score)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(left=0)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
-def _new_figure(curves: int) -> tuple[Any, Any]:
+def new_figure(curves: int) -> tuple[Any, Any]:
     """A figure that is high enough for a legend of this many lines, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
     from matplotlib.figure import Figure
@@ -160,7 +160,8 @@ def _new_figure(curves: int) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure to `path` (PNG) and as SVG next to it."""
     for file, options in ((path, {"Software": None}), (path.with_suffix(".svg"), {"Date": None})):
         drawn = io.BytesIO()
         figure.savefig(drawn, format=file.suffix[1:], metadata=options)
@@ -223,7 +224,8 @@ def _draw_references(axes: Any, comparison: Comparison, low: float, high: float)
         )
 
 
-def _format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
+def format_axes(axes: Any, title: str, x_label: str, y_label: str, legend: bool = True) -> None:
+    """Give the axes the report's look, and with `legend` their figure its legend, of all that has been drawn."""
     axes.set_title(title, loc="left", **_TITLE)
     axes.set_xlabel(x_label, fontsize=11)
     axes.set_ylabel(y_label, fontsize=11)
@@ -232,7 +234,8 @@ def _format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.figure.legend(loc="outside right upper", frameon=False, fontsize=10)
+    if legend:
+        axes.figure.legend(loc="outside right upper", frameon=False, fontsize=10)
 
 
 def _thousands(value: float, _: int) -> str:

@@ -1,0 +1,251 @@
+"""Do the subgoals of HDT and HDM mean something? Measured on stored policies; tables, figures and a summary.
+
+On windows of the data set: `dmray.analysis.subgoal_measures`. In the simulator, with subgoals from other sources:
+`dmray.analysis.subgoal_sources`. The windows are of the data that the policy was trained on: there is no held-out part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from dmray.analysis.stored import StoredPolicies, open_data
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from dmray.analysis.subgoal_figures import Picture, draw_picture, draw_reach, draw_scores, draw_sources
+from dmray.analysis.subgoal_measures import (
+    BASELINES,
+    LABEL,
+    PREDICTED,
+    SOURCES,
+    Measured,
+    Points,
+    ScaledStates,
+    default_radius,
+    draw_points,
+    measure,
+    nearest_visited,
+    predicted_states,
+    subgoals_of_all_sources,
+)
+from dmray.analysis.subgoal_results import RunSubgoals, Setting, settings_of, write_tables
+from dmray.analysis.subgoal_sources import FED, Remembered, remember, scores_by_source
+from dmray.datasets import Episodes, subgoal_rows
+from dmray.errors import SpecError
+from dmray.inference import Policy
+from dmray.methods import METHODS
+from dmray.records import Spread
+from dmray.terminal import FittingTable
+
+OnPolicy = Callable[[int, int], None]  # called with the numbers of analysed and of all policies
+_HEADS = {
+    "to_label": "to\nlabel",
+    "to_visited": "to\nvisited",
+    "reached": "share\nreached",
+    "different": "different",
+    "held": "held",
+}
+_DIGITS = {"to_label": 2, "to_visited": 2, "reached": 2, "different": 0, "held": 1}
+
+
+@dataclass(frozen=True)
+class SubgoalOptions:
+    """`within`: n, the timesteps in which a subgoal may be reached. `radius`: at which distance it is; None: half of
+    the median distance of two states of an episode that are `within` timesteps apart. `stretches`: how many stretches
+    of the data set, of up to `length` consecutive timesteps each. `episodes`: in the simulator, for each source of
+    subgoals; 0: none. `seed`: of what is drawn.
+    """
+
+    within: int = 20
+    radius: float | None = None
+    stretches: int = 20
+    length: int = 100
+    episodes: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SubgoalAnalysis:
+    """The result. `left_out`: sentences about policies that were not analysed. `files`: what was written.
+
+    Printed with `rich` it is a summary.
+    """
+
+    options: SubgoalOptions
+    settings: tuple[Setting, ...]
+    left_out: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for dataset, settings in _by_dataset(self.settings).items():
+            yield _measured_table(dataset, settings)
+            if self.options.episodes:
+                yield _score_table(dataset, settings)
+            yield from (Text(nearer_sentence(setting), style="bold") for setting in settings)
+            yield Text(
+                f"distances: z-scored, root mean square over dimensions; visited: within {self.options.within} "
+                f"timesteps; reached: nearer than {settings[0].runs[0].radius:.3g}; held: in timesteps\n",
+                style="dim",
+            )
+        yield from (Text(sentence, style="yellow") for sentence in self.left_out)
+
+
+def analyze_subgoals(
+    stored: StoredPolicies, options: SubgoalOptions, into: Path, on_policy: OnPolicy = lambda done, total: None
+) -> SubgoalAnalysis:
+    """Analyse the stored policies whose method predicts subgoals; write CSV files and figures to the folder `into`.
+
+    Raises:
+        SpecError: no policy predicts subgoals.
+        CheckpointError, DatasetError, EngineError: a policy, its data or its simulator is missing or damaged.
+    """
+    runs: list[RunSubgoals] = []
+    left_out = list(stored.left_out)
+    data: dict[tuple[str, str | None], _Data] = {}
+    pictures: dict[tuple[str, int], Picture] = {}
+    for number, each in enumerate(stored.policies, start=1):
+        policy = each.load()
+        if policy.predicts_subgoals:
+            key = (policy.trial.dataset.name, policy.dataset_fingerprint)
+            if key not in data:
+                data[key] = _Data.of(policy, options)
+            run, picture = _analyse(policy, data[key], options)
+            runs.append(run)
+            pictures[run.trial.trial_id, run.step] = picture
+        else:
+            left_out.append(f"{policy}: left out, because {METHODS[policy.method].label} predicts no subgoals")
+        on_policy(number, len(stored.policies))
+    if not runs:
+        known = ", ".join(name for name in METHODS if METHODS[name].predicts_subgoals)
+        raise SpecError(f"{left_out[-1]}; give runs of a method that does: {known}")
+    settings = settings_of(runs)
+    files = [*write_tables(into, settings), *_draw(into, settings, pictures)]
+    return SubgoalAnalysis(options, tuple(settings), tuple(left_out), tuple(files))
+
+
+def nearer_sentence(setting: Setting) -> str:
+    """Says in how many runs the predicted subgoals are nearer to their labels than each baseline."""
+    predicted = setting.values(PREDICTED, "to_label")
+    counts = [(source, int((predicted < setting.values(source, "to_label")).sum())) for source in BASELINES]
+    runs = len(setting.runs)
+    of_runs = f"{runs} run{'' if runs == 1 else 's'}"
+    if all(count == runs for _, count in counts):
+        return f"{setting.label}: its subgoals are nearer to their labels than every baseline in all of {of_runs}."
+    parts = ", ".join(f"the {source} in {count}" for source, count in counts)
+    return f"{setting.label}: of {of_runs}, its subgoals are nearer to their labels than {parts}."
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the runs on one data set share."""
+
+    episodes: Episodes
+    states: ScaledStates
+    label_rows: np.ndarray
+    points: Points
+    radius: float
+    remembered: Remembered
+    present: np.ndarray  # raw, at the points
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, policy: Policy, options: SubgoalOptions) -> _Data:
+        episodes = open_data(policy).episodes
+        mean, std = policy.network.state_mean.numpy(), policy.network.state_std.numpy()
+        states, label_rows = ScaledStates(episodes.observations, mean, std), subgoal_rows(episodes)
+        points = draw_points(episodes, options.stretches, options.length, options.seed)
+        radius = options.radius or default_radius(states, points, options.within)
+        remembered = remember(episodes, label_rows, std, options.seed)
+        present, labels = episodes.observations[points.rows], episodes.observations[label_rows[points.rows]]
+        return cls(episodes, states, label_rows, points, radius, remembered, present, labels)
+
+
+def _analyse(policy: Policy, data: _Data, options: SubgoalOptions) -> tuple[RunSubgoals, Picture]:
+    points, states = data.points, data.states
+    raw = predicted_states(policy.network, data.episodes, points)
+    subgoals = subgoals_of_all_sources(states, data.label_rows, points, states.scaled(raw), options.seed)
+    visited = {name: nearest_visited(each, states, points, options.within) for name, each in subgoals.items()}
+    measured = {
+        name: measure(each, subgoals[LABEL], visited[name], points, data.radius) for name, each in subgoals.items()
+    }
+    scores: Mapping[str, np.ndarray] = {}
+    if options.episodes:
+        held = max(1, round(measured[LABEL].held))
+        scores = scores_by_source(policy, data.remembered, options.episodes, held, options.seed)
+    run = RunSubgoals(
+        policy.trial,
+        policy.step,
+        data.episodes.fingerprint,
+        options.within,
+        data.radius,
+        measured,
+        visited,
+        scores,
+    )
+    return run, Picture(policy.task, data.remembered.states, data.present, data.labels, raw, states)
+
+
+def _by_dataset(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+    found: dict[str, list[Setting]] = {}
+    for setting in settings:
+        found.setdefault(setting.dataset, []).append(setting)
+    return found
+
+
+def _draw(into: Path, settings: Sequence[Setting], pictures: Mapping[tuple[str, int], Picture]) -> list[Path]:
+    """The figures of each data set, and a picture of each setting's first run."""
+    paths: list[Path] = []
+    for number, (dataset, of_data) in enumerate(_by_dataset(settings).items()):
+        name = of_data[0].runs[0].trial.dataset.name + (f"-{number}" if " (data " in dataset else "")
+        figures = {"distances": draw_sources, "reach": draw_reach}
+        if of_data[0].runs[0].scores:
+            figures["scores"] = draw_scores
+        for what, draw in figures.items():
+            paths.append(into / f"{what}-{name}.png")
+            draw(dataset, of_data, paths[-1])
+    for setting in settings:
+        run = setting.runs[0]
+        paths.append(into / f"picture-{run.trial.trial_id}-step{run.step}.png")
+        title = f"{setting.label}, on {setting.dataset}, seed {run.trial.seed}"
+        draw_picture(pictures[run.trial.trial_id, run.step], METHODS[setting.method], title, paths[-1])
+    return paths
+
+
+def _measured_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
+    """A row for the predictions of each setting, then the label and the baselines, which all settings share."""
+    rows = [(setting.label, setting, PREDICTED) for setting in settings]
+    rows += [(source, settings[0], source) for source in SOURCES if source != PREDICTED]
+    table = _new_table(f"Subgoals of {dataset}", list(_HEADS.values()))
+    for label, setting, source in rows:
+        cells = [_spread(setting.values(source, name), _DIGITS[name]) for name in Measured._fields]
+        table.add_row(label, *cells, style="" if source == PREDICTED else "dim")
+    return table
+
+
+def _score_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
+    table = _new_table(f"Normalized score on {dataset} when the low network is fed", list(FED))
+    for setting in settings:
+        cells = []
+        for fed in FED:
+            value, interval = setting.score(fed)
+            cells.append(f"{value:.1f}" + (f"\n[{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""))
+        table.add_row(setting.label, *cells)
+    return table
+
+
+def _new_table(title: str, heads: Sequence[str]) -> FittingTable:
+    table = FittingTable(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for head in heads:
+        table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
+    return table
+
+
+def _spread(values: np.ndarray, digits: int) -> str:
+    spread = Spread.of(values.tolist())
+    assert spread is not None, "a setting has runs"
+    return f"{spread.mean:.{digits}f}" + ("" if spread.std is None else f" ± {spread.std:.{digits}f}")
