@@ -5,8 +5,6 @@ The command lines call these functions. torch, Ray, MLflow and pandas are import
 
 from __future__ import annotations
 
-import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +22,7 @@ from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
 from dmray.errors import SpecError
 from dmray.methods import METHODS
+from dmray.mlflow_mirror.policies import load_policy_of_run, mlflow_run_of
 from dmray.planning.manifest import read_manifest
 from dmray.planning.plan import Plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
@@ -31,7 +30,7 @@ from dmray.progress.summary import Summary
 from dmray.progress.sweep_handle import locate
 from dmray.progress.trial_status import ENDED, failures
 from dmray.records import SweepFolder, TrialFolder
-from dmray.registry import lookup, short_repr, unknown
+from dmray.registry import lookup, short_repr
 from dmray.specs import SweepSpec
 from dmray.specs.loading import located, read_values, validated, values_of
 from dmray.specs.merging import MergedValues
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from dmray.reporting.frames import Results, SweepRun
 
 SweepSource = str | Path | Mapping[str, Any] | SweepSpec | Plan
-_RUN_ID = re.compile(r"^(?:runs:/)?([0-9a-f]{32})(?:/(final|best))?$")
 _PLAN_COLUMNS = 120
 
 
@@ -311,18 +309,12 @@ def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri
         SpecError: `checkpoint` is unknown, or is given for a file.
         StorageError: the store has no such trial. TrackingError: MLflow does not answer, or has no such model.
     """
+    given = place("source", source)
+    if mlflow_run_of(given) is not None:
+        return load_policy_of_run(given, checkpoint, mlflow_uri)
     from dmray import inference  # loads torch
 
-    run = _RUN_ID.match(place("source", source))
-    if run is None:
-        return inference.load_policy(source, checkpoint)
-    if checkpoint not in (None, "final", "best"):
-        raise SpecError(f"of an MLflow run, {unknown('checkpoint', str(checkpoint), ('final', 'best'))}")
-    from dmray.mlflow_mirror.models import download_checkpoint
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = download_checkpoint(run.group(1), checkpoint or run.group(2) or "final", Path(folder), mlflow_uri)
-        return replace(inference.load_policy(file), folder=None)
+    return inference.load_policy(source, checkpoint)
 
 
 def load_published_policy(
@@ -378,12 +370,6 @@ def load_published_policy(
     files = weights if isinstance(weights, Mapping) else {"": weights}
     named = {line("stage", name) if name else "": place("weights", file) for name, file in files.items()}
     return published.load_authors(named, line("method", method), settings)
-
-
-def mlflow_run_of(source: str | Path) -> str | None:
-    """The id of the MLflow run that `source` names; None if it is not an MLflow run."""
-    run = _RUN_ID.match(str(source))
-    return run.group(1) if run else None
 
 
 def evaluate_policy(

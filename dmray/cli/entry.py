@@ -31,6 +31,7 @@ COMMANDS = {
     "submit": Command("dmray.cli.submit", "app", "start a sweep as a job on a remote Ray cluster"),
     "report": Command("dmray.cli.report", "app", "make tables and figures from a sweep's records"),
     "evaluate": Command("dmray.cli.evaluate", "app", "evaluate a checkpoint again"),
+    "analyze": Command("dmray.cli.analyze", "app", "show what stored policies have learned"),
     "track": Command("dmray.cli.track", "app", "copy a sweep's records to MLflow, register the best models"),
     "data": Command("dmray.cli.data", "app", "list, fetch, verify, summarize or record data sets"),
     "doctor": Command("dmray.cli.doctor", "app", "check this machine, measure its speed"),

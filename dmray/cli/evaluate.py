@@ -15,7 +15,6 @@ from dmray.api import (
     evaluate_sweep,
     load_policy,
     load_published_policy,
-    mlflow_run_of,
 )
 from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS
 from dmray.cli.shared import (
@@ -31,6 +30,7 @@ from dmray.cli.shared import (
 from dmray.errors import SpecError
 from dmray.files import is_regular_file, user_path
 from dmray.mlflow_mirror.models import upload_drawings
+from dmray.mlflow_mirror.policies import mlflow_run_of
 from dmray.records import SweepFolder, write_episode_table
 from dmray.storage import is_url
 from dmray.terminal import FittingTable

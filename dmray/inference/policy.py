@@ -33,6 +33,7 @@ class Policy:
 
     `trial`: the spec of its trial. `task`: the task, with the reference returns and the observation size of the trial's
     data set. `step`: the number of optimizer steps. `folder`: the trial's folder; None for a policy from MLflow.
+    `dataset_fingerprint`: of the content that it was trained on; None for published weights.
     """
 
     trial: TrialSpec
@@ -40,6 +41,7 @@ class Policy:
     task: Task = field(repr=False)
     step: int
     folder: Path | None = None
+    dataset_fingerprint: str | None = None
 
     @cached_property
     def network(self) -> SequencePolicy:
@@ -183,6 +185,7 @@ def load_policy(source: str | Path, checkpoint: str | None = None) -> Policy:
         task=_task_in(file, trial, snapshot, content),
         step=_step_in(file, content),
         folder=path if path.is_dir() else path.parent.parent,
+        dataset_fingerprint=content["origin"]["dataset_fingerprint"],
     )
     try:
         _ = policy.network  # raises if the weights are those of another network

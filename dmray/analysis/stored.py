@@ -1,0 +1,135 @@
+"""Finds the stored policies that an analysis is asked for, and the data that each was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmray.errors import DatasetError, StorageError
+from dmray.files import cache_folder, user_path
+from dmray.inference.policy import Policy, load_policy, require_checkpoint_name, stored_checkpoints
+from dmray.mlflow_mirror.policies import load_policy_of_run, mlflow_run_of
+from dmray.planning.manifest import read_manifest
+from dmray.progress.sweep_handle import locate
+from dmray.records import SweepFolder
+from dmray.sources import OpenedDataset
+from dmray.sources.opening import open_dataset
+from dmray.storage import SweepCopy, is_url
+from dmray.storage.outages import retry_while_unavailable
+from dmray.tasks import task_of
+
+CHECKPOINTS = ("final", "best")
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """A stored policy that is not loaded yet, so that a list of a hundred takes no memory.
+
+    `source`: a checkpoint file, a trial's folder or the id of an MLflow run. `checkpoint`: its name; None for a file.
+    """
+
+    source: str
+    checkpoint: str | None
+    mlflow_uri: str | None = None
+
+    def load(self) -> Policy:
+        """The policy.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            TrackingError: MLflow does not answer, or has no such model.
+        """
+        if mlflow_run_of(self.source) is not None:
+            return load_policy_of_run(self.source, self.checkpoint, self.mlflow_uri)
+        return load_policy(self.source, self.checkpoint)
+
+
+@dataclass(frozen=True)
+class StoredPolicies:
+    """`left_out`: sentences about trials of a sweep that have no such checkpoint."""
+
+    policies: tuple[StoredPolicy, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def find_policies(sources: Sequence[str], checkpoint: str = "final", mlflow_uri: str | None = None) -> StoredPolicies:
+    """The policies that `sources` name, each once.
+
+    A source is a checkpoint file, a trial's folder, the id of a trial's MLflow run, or a sweep (its folder, file or
+    URL), which stands for all its trials but the selection trials of a search. `checkpoint`: final, best or step:<N>;
+    not used for a file.
+
+    Raises:
+        SpecError: `checkpoint` is no such name.
+        StorageError: a source does not exist, or no trial has such a checkpoint.
+        StoreUnavailableError: the object store does not answer.
+    """
+    require_checkpoint_name(checkpoint, CHECKPOINTS)
+    found: dict[StoredPolicy, None] = {}
+    left_out: list[str] = []
+    for source in sources:
+        if mlflow_run_of(source) is not None:
+            found[StoredPolicy(source, checkpoint, mlflow_uri)] = None
+        elif not is_url(source) and user_path(source).is_file() and user_path(source).suffix == ".pt":
+            found[StoredPolicy(source, None)] = None
+        elif _is_trial(source):
+            found[StoredPolicy(source, checkpoint)] = None
+        else:
+            of_sweep = _policies_of_sweep(source, checkpoint)
+            found |= dict.fromkeys(of_sweep.policies)
+            left_out += of_sweep.left_out
+    if not found:
+        raise StorageError(f"no trial has a checkpoint '{checkpoint}': {'; '.join(left_out[:3])}")
+    return StoredPolicies(tuple(found), tuple(left_out))
+
+
+def open_data(policy: Policy) -> OpenedDataset:
+    """The data set that the policy was trained on.
+
+    Raises:
+        DatasetError: it is missing, or its content is not that on which the policy was trained.
+        StorageError: the disk or the memory has no room for its arrays.
+    """
+    dataset = policy.trial.dataset
+    opened = open_dataset(dataset, task_of(dataset), _recordings_of(policy))
+    if policy.dataset_fingerprint not in (None, opened.episodes.fingerprint):
+        raise DatasetError(
+            f"data set {dataset.name}: its content is not that on which {policy} was trained; put that file back"
+        )
+    return opened
+
+
+def _is_trial(source: str) -> bool:
+    parts = source.rstrip("/").split("/")
+    return (len(parts) > 2 and parts[-2] == "trials") or (
+        not is_url(source) and (user_path(source) / "checkpoints").is_dir()
+    )
+
+
+def _policies_of_sweep(source: str, checkpoint: str) -> StoredPolicies:
+    at, name = locate(source)
+    copy = SweepCopy.downloaded(at, name) if is_url(at) else None
+    folder = copy.folder if copy else SweepFolder(Path(at), name)
+    plan = read_manifest(folder)
+    found: list[StoredPolicy] = []
+    left_out: list[str] = []
+    for trial in plan.trials:
+        if plan.sweep.is_selection(trial):
+            continue
+        place = folder.trial(trial.trial_id)
+        if copy is not None:
+            retry_while_unavailable(lambda place=place: copy.fetch_trial(place))  # type: ignore[misc]
+        there = stored_checkpoints(place)
+        if checkpoint in there:
+            found.append(StoredPolicy(str(place.path), checkpoint))
+        else:
+            left_out.append(f"{trial.trial_id}: no checkpoint '{checkpoint}'; it has {', '.join(there) or 'none'}")
+    return StoredPolicies(tuple(found), tuple(left_out))
+
+
+def _recordings_of(policy: Policy) -> Path:
+    """The folder with the data sets that its sweep recorded; for a policy from elsewhere, that of the cache."""
+    if policy.folder is None or policy.folder.parent.name != "trials":
+        return cache_folder() / "recordings"
+    return SweepFolder(policy.folder.parent.parent.parent, policy.folder.parent.parent.name).datasets
