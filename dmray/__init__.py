@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.api import (
         SweepPlan,
+        analyze_subgoals,
         draw_episodes,
         evaluate_policy,
         evaluate_sweep,
@@ -43,6 +45,7 @@ __all__ = [
     "Policy",
     "Results",
     "Rollout",
+    "SubgoalAnalysis",
     "Summary",
     "SweepEvaluation",
     "SweepPlan",
@@ -50,6 +53,7 @@ __all__ = [
     "SweepSpec",
     "TrialSpec",
     "__version__",
+    "analyze_subgoals",
     "draw_episodes",
     "evaluate_policy",
     "evaluate_sweep",
@@ -68,6 +72,7 @@ _MODULES = {
     "Policy": "dmray.inference",
     "Results": "dmray.reporting.frames",
     "Rollout": "dmray.inference",
+    "SubgoalAnalysis": "dmray.analysis.subgoals",
     "Summary": "dmray.progress.summary",
     "SweepEvaluation": "dmray.driver.sweep_evaluation",
     "SweepRun": "dmray.reporting.frames",

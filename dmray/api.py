@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 
-from dmray.arguments import MAX_WORKERS, finite_number, flag, folder_path, line, place, whole_number
+from dmray.arguments import (
+    MAX_EPISODES,
+    MAX_SEED,
+    MAX_WORKERS,
+    finite_number,
+    flag,
+    folder_path,
+    line,
+    place,
+    whole_number,
+)
 from dmray.coordination.commands import read_command
 from dmray.driver.plan_view import render_plan
 from dmray.driver.progress_bar import NotebookBar, in_notebook
@@ -42,6 +52,7 @@ from dmray.terminal import safe_console
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.driver.session import Runner
     from dmray.driver.sweep_evaluation import MakeService, SweepEvaluation
     from dmray.inference import Evaluation, Policy, PolicyFunction
@@ -50,6 +61,7 @@ if TYPE_CHECKING:
 
 SweepSource = str | Path | Mapping[str, Any] | SweepSpec | Plan
 _PLAN_COLUMNS = 120
+_MOST_STEPS = 10_000  # of an analysis
 
 
 class SweepPlan(Plan):
@@ -488,6 +500,62 @@ def evaluate_sweep(
             mlflow_uri=None if mlflow_uri is None else line("mlflow_uri", mlflow_uri),
             on_progress=on_progress or (lambda done, total: None),
         )
+
+
+def analyze_subgoals(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    checkpoint: str = "final",
+    within: int = 20,
+    radius: float | None = None,
+    stretches: int = 20,
+    length: int = 100,
+    episodes: int = 0,
+    seed: int = 0,
+    into: str | Path | None = None,
+    mlflow_uri: str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> SubgoalAnalysis:
+    """Measure what the subgoals of stored policies of HDM and HDT are (docs/questions/subgoals.md).
+
+    `runs`: checkpoint files, trials' folders, ids of MLflow runs, or sweeps; methods without subgoals are left out.
+    `checkpoint`: "final", "best" or for example "step:10000". Subgoals are predicted in `stretches` stretches of up to
+    `length` timesteps of the data set, and are compared with the states of the next `within` timesteps. `radius`: the
+    z-scored distance at which one is reached; None: half of the median distance of two states of an episode that are
+    `within` timesteps apart. `episodes`: also evaluate each policy in so many episodes for each source of subgoals.
+    `seed`: of what is drawn. `into`: a folder for tables (CSV) and figures. `progress`: if True, show a bar; a function
+    is called with the numbers of finished and of all policies.
+
+        analysis = dmray.analyze_subgoals("runs/subgoals", episodes=20, into="analysis/subgoals")
+        analysis.tables["settings"]
+
+    Raises:
+        SpecError: no policy predicts subgoals, or an argument is wrong.
+        StorageError: a run does not exist, or none has such a checkpoint.
+        CheckpointError, DatasetError: a policy or its data set cannot be read.
+        EngineError: there are to be episodes, and the task has no simulator here.
+    """
+    named = [runs] if isinstance(runs, str | PathLike) else runs
+    if not isinstance(named, Sequence) or not named:
+        raise SpecError(f"runs {short_repr(runs)}: give a path, a run's id, or a list of them")
+    sources = [place("runs", source) for source in named]
+    _check_progress(progress)
+    if radius is not None and finite_number("radius", radius) <= 0:
+        raise SpecError(f"radius {short_repr(radius)}: must be above 0")
+    counts = {"within": within, "stretches": stretches, "length": length}
+    whole = {name: whole_number(name, value, 1, _MOST_STEPS) for name, value in counts.items()}
+    whole |= {"episodes": whole_number("episodes", episodes, 0, MAX_EPISODES)}
+    whole |= {"seed": whole_number("seed", seed, 0, MAX_SEED)}
+    folder = None if into is None else folder_path("into", into)
+    from dmray.analysis import stored, subgoals  # loads torch
+
+    found = stored.find_policies(sources, line("checkpoint", checkpoint), mlflow_uri)
+    options = subgoals.SubgoalOptions(radius=radius, **whole)
+    with _episode_bar(progress, "the runs", "policies") as on_policy:
+        made = subgoals.analyze_subgoals(found, options, on_policy or (lambda done, total: None))
+    if folder is not None:
+        subgoals.write_subgoals(made, folder)
+    return made
 
 
 def draw_episodes(

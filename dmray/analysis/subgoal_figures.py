@@ -28,8 +28,8 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {  # of all sources but the prediction
     PRESENT: {"color": _GREY, "marker": "^", "linestyle": "-."},
 }
 _PANELS = {
-    "to_label": "distance to the label",
-    "to_visited": "distance to the nearest state visited",
+    "to_label": "distance to label",
+    "to_visited": "to nearest visited",
     "reached": "share reached",
 }
 _LINES = ("-", "--", ":", "-.")
@@ -56,7 +56,7 @@ def draw_sources(dataset: str, settings: Sequence[Setting], path: Path) -> None:
                 found = estimate([setting.values(source, name)], mean)
                 _draw_mark(panel, setting, source, row + _offset(place, len(SOURCES)), found.value, found.interval)
         format_axes(panel, dataset if panel is axes[0] else "", title, "", legend=panel is axes[-1])
-        panel.set_xlim(left=0)
+        panel.set_xlim(left=0)  # marks at 0 are not cut in half
     _name_rows(axes[0], settings)
     save_figure(figure, path)
 
@@ -115,14 +115,8 @@ def draw_picture(picture: Picture, method: Method, title: str, path: Path) -> No
         end, look = project(subgoals[shown]), looks[name]
         panel.plot(*np.stack([start, end]).transpose(2, 0, 1), color=look["color"], linewidth=0.4, alpha=0.4, zorder=2)
         panel.scatter(*end.T, s=20, color=look["color"], marker=look["marker"], zorder=3, label=name, linewidth=0.5)
-        heading = title if panel is panels[0] else ""
-        format_axes(
-            panel,
-            heading,
-            axis_labels[0],
-            axis_labels[1] if not panel.get_ylabel() else panel.get_ylabel(),
-            legend=panel is panels[-1],
-        )
+        heading, (x_label, y_label) = (title, axis_labels) if panel is panels[0] else ("", (axis_labels[0], ""))
+        format_axes(panel, heading, x_label, y_label, legend=panel is panels[-1])
     save_figure(figure, path)
 
 
@@ -130,7 +124,7 @@ Project = Callable[[np.ndarray], np.ndarray]  # raw states (n, S) to places (n, 
 
 
 def _on_plan(plan: FloorPlan) -> tuple[Project, tuple[str, str]]:
-    return plan.at, ("", "")
+    return plan.at, ("y \u2192", "\u2190 x") if plan.x_is_row else ("x \u2192", "y \u2192")
 
 
 def _on_components(picture: Picture) -> tuple[Project, tuple[str, str]]:
@@ -177,4 +171,4 @@ def _draw_mark(
     named = {} if label in known else {"label": label}
     if interval is not None:
         axes.plot(interval, (height, height), color=look["color"], linewidth=1.4, zorder=2)
-    axes.plot([value], [height], linestyle="none", markersize=6, zorder=3, **look, **named)
+    axes.plot([value], [height], linestyle="none", markersize=6, zorder=3, clip_on=False, **look, **named)

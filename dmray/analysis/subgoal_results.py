@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from dmray.analysis.subgoal_measures import SOURCES, Measured, reach_curve
 from dmray.analysis.subgoal_sources import FED, bootstrap_interval
 from dmray.methods import METHODS
 from dmray.planning.settings import details_of
 from dmray.reporting.aggregates import estimate, mean
-from dmray.reporting.columns import write_csv
 from dmray.specs import TrialSpec
 
 _RADII = 40  # of the curve
@@ -89,18 +86,18 @@ def settings_of(runs: Sequence[RunSubgoals]) -> list[Setting]:
     return found
 
 
-def write_tables(into: Path, settings: Sequence[Setting]) -> list[Path]:
-    """Write runs.csv, settings.csv, reach.csv, and scores.csv if there were episodes. Returns the paths."""
-    tables = {
+def tables_of(settings: Sequence[Setting]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each table.
+
+    `runs`: each run and source; `settings`: means over seeds with bootstrap intervals; `reach`: the share reached by
+    radius; `scores`: by what the low network is fed, of each run and of all runs of a setting.
+    """
+    return {
         "runs": [row for setting in settings for row in _run_rows(setting)],
         "settings": [row for setting in settings for row in _setting_rows(setting)],
         "reach": [row for setting in settings for row in _reach_rows(setting)],
         "scores": [row for setting in settings for row in _score_rows(setting)],
     }
-    paths = {into / f"{name}.csv": rows for name, rows in tables.items() if rows}
-    for path, rows in paths.items():
-        write_csv(path, pa.Table.from_pylist(rows))
-    return list(paths)
 
 
 def _same_name(first: RunSubgoals, second: RunSubgoals) -> bool:

@@ -6,16 +6,18 @@ On windows of the data set: `dmray.analysis.subgoal_measures`. In the simulator,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from dmray.analysis.stored import StoredPolicies, open_data
-from rich import box
+import pandas as pd
+import pyarrow as pa
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from dmray.analysis.stored import StoredPolicies, open_data
 from dmray.analysis.subgoal_figures import Picture, draw_picture, draw_reach, draw_scores, draw_sources
 from dmray.analysis.subgoal_measures import (
     BASELINES,
@@ -32,13 +34,14 @@ from dmray.analysis.subgoal_measures import (
     predicted_states,
     subgoals_of_all_sources,
 )
-from dmray.analysis.subgoal_results import RunSubgoals, Setting, settings_of, write_tables
+from dmray.analysis.subgoal_results import RunSubgoals, Setting, settings_of, tables_of
 from dmray.analysis.subgoal_sources import FED, Remembered, remember, scores_by_source
 from dmray.datasets import Episodes, subgoal_rows
 from dmray.errors import SpecError
 from dmray.inference import Policy
 from dmray.methods import METHODS
 from dmray.records import Spread
+from dmray.reporting.columns import write_csv
 from dmray.terminal import FittingTable
 
 OnPolicy = Callable[[int, int], None]  # called with the numbers of analysed and of all policies
@@ -70,15 +73,20 @@ class SubgoalOptions:
 
 @dataclass(frozen=True)
 class SubgoalAnalysis:
-    """The result. `left_out`: sentences about policies that were not analysed. `files`: what was written.
+    """The result; printed with `rich` it is a summary. `left_out`: sentences about policies that were not analysed.
 
-    Printed with `rich` it is a summary.
+    `pictures`: what is drawn of each policy, by trial id and step.
     """
 
     options: SubgoalOptions
     settings: tuple[Setting, ...]
     left_out: tuple[str, ...]
-    files: tuple[Path, ...]
+    pictures: Mapping[tuple[str, int], Picture] = field(repr=False)
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """`runs`, `settings`, `reach` and, with episodes, `scores`, as `dmray.analysis.subgoal_results.tables_of`."""
+        return {name: pd.DataFrame(rows) for name, rows in tables_of(self.settings).items() if rows}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for dataset, settings in _by_dataset(self.settings).items():
@@ -91,13 +99,12 @@ class SubgoalAnalysis:
                 f"timesteps; reached: nearer than {settings[0].runs[0].radius:.3g}; held: in timesteps\n",
                 style="dim",
             )
-        yield from (Text(sentence, style="yellow") for sentence in self.left_out)
 
 
 def analyze_subgoals(
-    stored: StoredPolicies, options: SubgoalOptions, into: Path, on_policy: OnPolicy = lambda done, total: None
+    stored: StoredPolicies, options: SubgoalOptions, on_policy: OnPolicy = lambda done, total: None
 ) -> SubgoalAnalysis:
-    """Analyse the stored policies whose method predicts subgoals; write CSV files and figures to the folder `into`.
+    """Analyse the stored policies whose method predicts subgoals.
 
     Raises:
         SpecError: no policy predicts subgoals.
@@ -117,14 +124,37 @@ def analyze_subgoals(
             runs.append(run)
             pictures[run.trial.trial_id, run.step] = picture
         else:
-            left_out.append(f"{policy}: left out, because {METHODS[policy.method].label} predicts no subgoals")
+            left_out.append(f"{policy}: {METHODS[policy.method].label} predicts no subgoals")
         on_policy(number, len(stored.policies))
     if not runs:
         known = ", ".join(name for name in METHODS if METHODS[name].predicts_subgoals)
         raise SpecError(f"{left_out[-1]}; give runs of a method that does: {known}")
-    settings = settings_of(runs)
-    files = [*write_tables(into, settings), *_draw(into, settings, pictures)]
-    return SubgoalAnalysis(options, tuple(settings), tuple(left_out), tuple(files))
+    return SubgoalAnalysis(options, tuple(settings_of(runs)), tuple(left_out), pictures)
+
+
+def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:
+    """Write the tables (CSV), the figures of each data set, and a picture of each setting's first run.
+
+    Returns the files, of figures the PNG; each has an SVG beside it.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for name, table in analysis.tables.items():
+        paths.append(into / f"{name}.csv")
+        write_csv(paths[-1], pa.Table.from_pandas(table, preserve_index=False))
+    for dataset, settings in _by_dataset(analysis.settings).items():
+        figures = {"distances": draw_sources, "reach": draw_reach}
+        if analysis.options.episodes:
+            figures["scores"] = draw_scores
+        for what, draw in figures.items():
+            paths.append(into / f"{what}-{_file_part(dataset)}.png")
+            draw(dataset, settings, paths[-1])
+    for setting in analysis.settings:
+        run = setting.runs[0]
+        paths.append(into / f"picture-{run.trial.trial_id}-step{run.step}.png")
+        title = f"{setting.label}, on {setting.dataset}, seed {run.trial.seed}"
+        draw_picture(analysis.pictures[run.trial.trial_id, run.step], METHODS[setting.method], title, paths[-1])
+    return paths
 
 
 def nearer_sentence(setting: Setting) -> str:
@@ -189,30 +219,15 @@ def _analyse(policy: Policy, data: _Data, options: SubgoalOptions) -> tuple[RunS
     return run, Picture(policy.task, data.remembered.states, data.present, data.labels, raw, states)
 
 
+def _file_part(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
 def _by_dataset(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     found: dict[str, list[Setting]] = {}
     for setting in settings:
         found.setdefault(setting.dataset, []).append(setting)
     return found
-
-
-def _draw(into: Path, settings: Sequence[Setting], pictures: Mapping[tuple[str, int], Picture]) -> list[Path]:
-    """The figures of each data set, and a picture of each setting's first run."""
-    paths: list[Path] = []
-    for number, (dataset, of_data) in enumerate(_by_dataset(settings).items()):
-        name = of_data[0].runs[0].trial.dataset.name + (f"-{number}" if " (data " in dataset else "")
-        figures = {"distances": draw_sources, "reach": draw_reach}
-        if of_data[0].runs[0].scores:
-            figures["scores"] = draw_scores
-        for what, draw in figures.items():
-            paths.append(into / f"{what}-{name}.png")
-            draw(dataset, of_data, paths[-1])
-    for setting in settings:
-        run = setting.runs[0]
-        paths.append(into / f"picture-{run.trial.trial_id}-step{run.step}.png")
-        title = f"{setting.label}, on {setting.dataset}, seed {run.trial.seed}"
-        draw_picture(pictures[run.trial.trial_id, run.step], METHODS[setting.method], title, paths[-1])
-    return paths
 
 
 def _measured_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
@@ -221,7 +236,8 @@ def _measured_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
     rows += [(source, settings[0], source) for source in SOURCES if source != PREDICTED]
     table = _new_table(f"Subgoals of {dataset}", list(_HEADS.values()))
     for label, setting, source in rows:
-        cells = [_spread(setting.values(source, name), _DIGITS[name]) for name in Measured._fields]
+        values = {name: setting.values(source, name) for name in Measured._fields}
+        cells = [_spread(values[name] if source == PREDICTED else values[name][:1], _DIGITS[name]) for name in values]
         table.add_row(label, *cells, style="" if source == PREDICTED else "dim")
     return table
 
@@ -238,7 +254,7 @@ def _score_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
 
 
 def _new_table(title: str, heads: Sequence[str]) -> FittingTable:
-    table = FittingTable(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = FittingTable(title=title, title_justify="left", title_style="", box=None, pad_edge=False)
     table.add_column("")
     for head in heads:
         table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
