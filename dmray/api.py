@@ -524,10 +524,7 @@ def analyze_subgoals(
     z-scored distance at which one is reached; None: half of the median distance of two states of an episode that are
     `within` timesteps apart. `episodes`: also evaluate each policy in so many episodes for each source of subgoals.
     `seed`: of what is drawn. `into`: a folder for tables (CSV) and figures. `progress`: if True, show a bar; a function
-    is called with the numbers of finished and of all policies.
-
-        analysis = dmray.analyze_subgoals("runs/subgoals", episodes=20, into="analysis/subgoals")
-        analysis.tables["settings"]
+    is called with the numbers of finished and of all policies. The result's `tables` are pandas tables.
 
     Raises:
         SpecError: no policy predicts subgoals, or an argument is wrong.

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmray.analysis.subgoal_measures import LABEL, LATER, MEAN, PREDICTED, PRESENT, SOURCES, ScaledStates
+from dmray.analysis.subgoal_measures import (
+    FED_BACK,
+    LABEL,
+    LATER,
+    MEAN,
+    PREDICTED,
+    PRESENT,
+    PREVIOUS,
+    REFERENCES,
+    SOURCES,
+    ScaledStates,
+)
 from dmray.analysis.subgoal_results import Setting
 from dmray.analysis.subgoal_sources import FED, RANDOM
 from dmray.methods import METHODS, Method
@@ -22,6 +33,7 @@ from dmray.tasks import Task
 _GREY = "#5b6675"
 _LOOKS: Mapping[str, Mapping[str, Any]] = {  # of all sources but the prediction, which has its method's
     LABEL: {"color": "#111111", "marker": "*", "linestyle": "-"},
+    PREVIOUS: {"color": _GREY, "marker": "x", "linestyle": (0, (1, 3))},
     LATER: {"color": _GREY, "marker": "o", "linestyle": "--"},
     RANDOM: {"color": _GREY, "marker": "o", "linestyle": "--"},
     MEAN: {"color": _GREY, "marker": "s", "linestyle": ":"},
@@ -37,7 +49,10 @@ _SHOWN, _BACKGROUND = 150, 5000  # subgoals and states of a picture
 
 
 class Picture(NamedTuple):
-    """What a picture shows. Raw states: `background` (M, S); `states`, `labels`, `predicted` (P, S) at the points."""
+    """What a picture shows. Raw states: `background` (M, S); `states`, `labels`, `predicted` (P, S) at the points.
+
+    `predicted`: when the policy gets its own subgoals back, as in an evaluation.
+    """
 
     task: Task
     background: np.ndarray
@@ -69,7 +84,7 @@ def draw_reach(dataset: str, settings: Sequence[Setting], path: Path) -> None:
         style = {"color": METHODS[setting.method].colour, "linestyle": next(lines[setting.method])}
         axes.plot(setting.radii, setting.reach(PREDICTED), **style, linewidth=2.0, label=setting.label)
     first = settings[0]
-    for source in SOURCES[1:]:
+    for source in REFERENCES:
         look = {name: value for name, value in _LOOKS[source].items() if name != "marker"}
         axes.plot(first.radii, first.reach(source), **look, linewidth=1.2, label=source)
     axes.axvline(first.runs[0].radius, color="#8a94a0", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
@@ -92,7 +107,7 @@ def draw_scores(dataset: str, settings: Sequence[Setting], path: Path) -> None:
 
 
 def draw_picture(picture: Picture, method: Method, title: str, path: Path) -> None:
-    """Draw the states of the data set, and on them the labels (left) and the predictions (right).
+    """Draw the states of the data set, and on them the labels (left) and the predictions that are fed back (right).
 
     A thin line leads from a state to its subgoal. Mazes are drawn from above; of other tasks the two leading principal
     components of the z-scored states are shown.
@@ -165,8 +180,12 @@ def _draw_mark(
 ) -> None:
     """A mark at the value, and its interval as a line. Each look gets one entry in the figure's legend."""
     method = METHODS[setting.method]
-    look = _look(method) if source == PREDICTED else {k: v for k, v in _LOOKS[source].items() if k != "linestyle"}
-    label = f"{source} ({method.label})" if source == PREDICTED else source
+    if source in (PREDICTED, FED_BACK):
+        look, label = dict(_look(method)), f"{source} ({method.label})"
+        if source == FED_BACK:
+            look["markerfacecolor"] = "white"
+    else:
+        look, label = {name: value for name, value in _LOOKS[source].items() if name != "linestyle"}, source
     known = {text for panel in axes.figure.axes for text in panel.get_legend_handles_labels()[1]}
     named = {} if label in known else {"label": label}
     if interval is not None:

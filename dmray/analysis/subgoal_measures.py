@@ -5,9 +5,12 @@ distance of two states is the root of the mean, over their dimensions, of the sq
 
 A subgoal is measured on windows of the data set, where its label is known: the high network gets the states and the
 labels of the last context_length timesteps (teacher forcing, as in training) and predicts the subgoal of the last one.
-A small distance by itself says little: the state where the episode is now is always near the next one. So everything
-is measured for the labels and for three baselines, too: the present state, a random later state of the same episode,
-and the data set's mean state.
+As the label before is one of its inputs, it is also measured what is predicted when the network gets its own
+subgoals back, as in an evaluation, while the states and actions are those of the data.
+
+A small distance by itself says little: a label stays for many timesteps, and the state where the episode is now is
+always near the next one. So everything is measured for the labels and for four baselines, too: the label of the
+timestep before, a random later state of the same episode, the data set's mean state, and the present state.
 
 `States` is anything that gives z-scored states for rows, an array or `ScaledStates`.
 
@@ -24,11 +27,13 @@ import torch
 
 from dmray.datasets import Episodes, WindowSampler
 from dmray.errors import DatasetError
-from dmray.policies import SequencePolicy
+from dmray.policies import SequencePolicy, make_decoder
 
-PREDICTED, LABEL, LATER, MEAN, PRESENT = "prediction", "label", "random later state", "mean state", "present state"
-SOURCES = (PREDICTED, LABEL, LATER, MEAN, PRESENT)
-BASELINES = (LATER, MEAN, PRESENT)
+PREDICTED, FED_BACK, LABEL = "prediction", "prediction, fed back", "label"
+PREVIOUS, LATER, MEAN, PRESENT = "previous label", "random later state", "mean state", "present state"
+BASELINES = (PREVIOUS, LATER, MEAN, PRESENT)
+REFERENCES = (LABEL, *BASELINES)
+SOURCES = (PREDICTED, FED_BACK, *REFERENCES)
 _BATCH = 256
 
 
@@ -39,6 +44,7 @@ class Points:
     rows: np.ndarray  # (P,) int64, in the data set
     stretch: np.ndarray  # (P,) int64, the number of the stretch
     episode: np.ndarray  # (P,) int64
+    starts: np.ndarray  # (P,) int64, the first row of the episode
     ends: np.ndarray  # (P,) int64, the row after the last one of the episode
 
     def __len__(self) -> int:
@@ -104,7 +110,7 @@ def draw_points(episodes: Episodes, stretches: int, length: int, seed: int) -> P
         rows = episodes.starts[episode] + np.arange(first, min(first + length, steps))
         parts.append((rows, np.full(len(rows), number), np.full(len(rows), episode)))
     rows, stretch, episode = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return Points(rows, stretch, episode, episodes.starts[episode + 1])
+    return Points(rows, stretch, episode, episodes.starts[episode], episodes.starts[episode + 1])
 
 
 def predicted_states(policy: SequencePolicy, episodes: Episodes, points: Points) -> np.ndarray:
@@ -112,7 +118,7 @@ def predicted_states(policy: SequencePolicy, episodes: Episodes, points: Points)
     sampler = WindowSampler(
         episodes, policy.tokens, context_length=policy.recipe.model.context_length, batch_size=_BATCH
     )
-    ends = torch.from_numpy(points.rows - episodes.starts[points.episode] + 1)
+    ends = torch.from_numpy(points.rows - points.starts + 1)
     firsts = (ends - policy.recipe.model.context_length).clamp(min=0)
     numbers = torch.from_numpy(points.episode)
     found = []
@@ -126,19 +132,49 @@ def predicted_states(policy: SequencePolicy, episodes: Episodes, points: Points)
     return states
 
 
-def subgoals_of_all_sources(
-    states: States, label_rows: np.ndarray, points: Points, predicted: np.ndarray, seed: int
-) -> dict[str, np.ndarray]:
-    """The z-scored subgoals (P, S) of each of `SOURCES`.
+def fed_back_states(policy: SequencePolicy, decode: str, episodes: Episodes, points: Points) -> np.ndarray:
+    """As `predicted_states`, but the policy gets its own subgoals back. It sees the data's states and actions.
 
-    `label_rows` (N,): the row of each timestep's label (`subgoal_rows`). `predicted` (P, S): z-scored, too.
+    It begins context_length timesteps before each stretch, or at the start of the episode if that is later.
     """
+    begins = np.flatnonzero(np.diff(points.stretch, prepend=-1))
+    lengths = np.diff(begins, append=len(points))
+    before = np.minimum(points.rows[begins] - points.starts[begins], policy.recipe.model.context_length)
+    first_rows = points.rows[begins] - before
+    returns = episodes.returns_to_go() if policy.takes_target else np.zeros(episodes.num_transitions, np.float32)
+    decoder = make_decoder(policy, decode, len(begins), first_rows - points.starts[begins])
+    found = np.empty((len(points), policy.recipe.shape.observation_dim), np.float32)
+    live = np.arange(len(begins))
+    for step in range(int((before + lengths).max())):
+        running = np.flatnonzero(step < (before + lengths)[live])
+        if running.size < live.size:
+            decoder.keep(running)
+            live = live[running]
+        rows = first_rows[live] + step
+        decoder.decide(episodes.observations[rows], returns[rows], episodes.actions[rows])
+        subgoals = decoder.subgoals()
+        assert subgoals is not None, "the policy predicts subgoals"
+        measured = step >= before[live]
+        found[(begins + step - before)[live[measured]]] = subgoals[measured]
+    return found
+
+
+def reference_subgoals(
+    states: ScaledStates, label_rows: np.ndarray, points: Points, seed: int
+) -> dict[str, np.ndarray]:
+    """The z-scored subgoals (P, S) of each of `REFERENCES`.
+
+    `label_rows` (N,): the row of each timestep's label (`subgoal_rows`). Before the first label of an episode there is
+    the zero state, as in training.
+    """
+    before = states[label_rows[np.maximum(points.rows - 1, points.starts)]]
+    before[points.rows == points.starts] = states.scaled(np.zeros(before.shape[1]))
     later = np.random.default_rng(seed).integers(points.rows + 1, points.ends)
     return {
-        PREDICTED: predicted,
         LABEL: states[label_rows[points.rows]],
+        PREVIOUS: before,
         LATER: states[later],
-        MEAN: np.zeros_like(predicted),
+        MEAN: np.zeros_like(before),
         PRESENT: states[points.rows],
     }
 

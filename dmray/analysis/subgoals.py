@@ -21,18 +21,20 @@ from dmray.analysis.stored import StoredPolicies, open_data
 from dmray.analysis.subgoal_figures import Picture, draw_picture, draw_reach, draw_scores, draw_sources
 from dmray.analysis.subgoal_measures import (
     BASELINES,
+    FED_BACK,
     LABEL,
     PREDICTED,
-    SOURCES,
+    REFERENCES,
     Measured,
     Points,
     ScaledStates,
     default_radius,
     draw_points,
+    fed_back_states,
     measure,
     nearest_visited,
     predicted_states,
-    subgoals_of_all_sources,
+    reference_subgoals,
 )
 from dmray.analysis.subgoal_results import RunSubgoals, Setting, settings_of, tables_of
 from dmray.analysis.subgoal_sources import FED, Remembered, remember, scores_by_source
@@ -158,15 +160,15 @@ def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:
 
 
 def nearer_sentence(setting: Setting) -> str:
-    """Says in how many runs the predicted subgoals are nearer to their labels than each baseline."""
-    predicted = setting.values(PREDICTED, "to_label")
-    counts = [(source, int((predicted < setting.values(source, "to_label")).sum())) for source in BASELINES]
+    """Says in how many runs the subgoals, fed back as in an evaluation, are nearer to their labels than each baseline."""
+    fed_back = setting.values(FED_BACK, "to_label")
+    counts = [(source, int((fed_back < setting.values(source, "to_label")).sum())) for source in BASELINES]
     runs = len(setting.runs)
     of_runs = f"{runs} run{'' if runs == 1 else 's'}"
     if all(count == runs for _, count in counts):
-        return f"{setting.label}: its subgoals are nearer to their labels than every baseline in all of {of_runs}."
+        return f"{setting.label}: its subgoals, fed back, are nearer to their labels than every baseline in all of {of_runs}."
     parts = ", ".join(f"the {source} in {count}" for source, count in counts)
-    return f"{setting.label}: of {of_runs}, its subgoals are nearer to their labels than {parts}."
+    return f"{setting.label}: of {of_runs}, its subgoals, fed back, are nearer to their labels than {parts}."
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,12 @@ class _Data:
 def _analyse(policy: Policy, data: _Data, options: SubgoalOptions) -> tuple[RunSubgoals, Picture]:
     points, states = data.points, data.states
     raw = predicted_states(policy.network, data.episodes, points)
-    subgoals = subgoals_of_all_sources(states, data.label_rows, points, states.scaled(raw), options.seed)
+    fed_back = fed_back_states(policy.network, policy.decode, data.episodes, points)
+    subgoals = {
+        PREDICTED: states.scaled(raw),
+        FED_BACK: states.scaled(fed_back),
+        **reference_subgoals(states, data.label_rows, points, options.seed),
+    }
     visited = {name: nearest_visited(each, states, points, options.within) for name, each in subgoals.items()}
     measured = {
         name: measure(each, subgoals[LABEL], visited[name], points, data.radius) for name, each in subgoals.items()
@@ -216,7 +223,7 @@ def _analyse(policy: Policy, data: _Data, options: SubgoalOptions) -> tuple[RunS
         visited,
         scores,
     )
-    return run, Picture(policy.task, data.remembered.states, data.present, data.labels, raw, states)
+    return run, Picture(policy.task, data.remembered.states, data.present, data.labels, fed_back, states)
 
 
 def _file_part(name: str) -> str:
@@ -233,12 +240,14 @@ def _by_dataset(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
 def _measured_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
     """A row for the predictions of each setting, then the label and the baselines, which all settings share."""
     rows = [(setting.label, setting, PREDICTED) for setting in settings]
-    rows += [(source, settings[0], source) for source in SOURCES if source != PREDICTED]
+    rows += [(f"{setting.label}, fed back", setting, FED_BACK) for setting in settings]
+    rows += [(source, settings[0], source) for source in REFERENCES]
     table = _new_table(f"Subgoals of {dataset}", list(_HEADS.values()))
     for label, setting, source in rows:
         values = {name: setting.values(source, name) for name in Measured._fields}
-        cells = [_spread(values[name] if source == PREDICTED else values[name][:1], _DIGITS[name]) for name in values]
-        table.add_row(label, *cells, style="" if source == PREDICTED else "dim")
+        shared = source in REFERENCES
+        cells = [_spread(each[:1] if shared else each, _DIGITS[name]) for name, each in values.items()]
+        table.add_row(label, *cells, style="dim" if shared else "")
     return table
 
 

@@ -43,13 +43,13 @@ def make_decoder(
     policy: SequencePolicy,
     decode: str,
     num_rows: int,
-    first_timestep: int = 0,
+    first_timestep: int | np.ndarray = 0,
     source: SubgoalSource | None = None,
 ) -> Decoder:
     """Make a decoder for `num_rows` episodes. `policy` must be in evaluation mode and is not changed.
 
-    `first_timestep`: the timestep of the first observation, if the episodes are not known from their start.
-    `source`: gives the subgoals in place of the policy's own predictions.
+    `first_timestep`: the timestep of the first observation, if the episodes are not known from their start; one for all
+    or (E,) int64. `source`: gives the subgoals in place of the policy's own predictions.
 
     Raises:
         SpecError: there is no such decode mode, its argument is invalid or does not fit the policy's context length, or

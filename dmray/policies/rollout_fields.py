@@ -31,12 +31,16 @@ class SubgoalSource(Protocol):
 class RolloutFields:
     """The fields of the current timestep (`now`) and of the previous ones that tokens refer to.
 
-    `steps`: the number of timesteps since the first observation. `timestep`: the current timestep of the episodes.
-    `source`: gives the subgoals; None: the policy predicts them.
+    `steps`: the number of timesteps since the first observation. `timestep`: the current timestep of the episodes, one
+    for all or (E,), as `first_timestep`. `source`: gives the subgoals; None: the policy predicts them.
     """
 
     def __init__(
-        self, policy: SequencePolicy, num_rows: int, first_timestep: int = 0, source: SubgoalSource | None = None
+        self,
+        policy: SequencePolicy,
+        num_rows: int,
+        first_timestep: int | np.ndarray = 0,
+        source: SubgoalSource | None = None,
     ) -> None:
         assert not policy.training, "a policy must be in evaluation mode to act"
         self.policy, self.device = policy, policy.state_mean.device
@@ -49,14 +53,16 @@ class RolloutFields:
         self._past = [self._before_the_start(num_rows) for _ in range(reach)]  # the latest first
 
     @property
-    def timestep(self) -> int:
+    def timestep(self) -> int | np.ndarray:
         return self._first_timestep + self.steps
 
     def observe(
         self, observations: np.ndarray, returns_to_go: np.ndarray, known_actions: np.ndarray | None = None
     ) -> None:
         """Begin a timestep with raw observations (E, S), raw returns-to-go (E,) and, if known, actions (E, A)."""
-        assert self.timestep < self.policy.recipe.shape.max_timesteps, "the episode is longer than max_timesteps"
+        assert np.all(self.timestep < self.policy.recipe.shape.max_timesteps), (
+            "the episode is longer than max_timesteps"
+        )
         self._observations = observations
         raw = {Field.STATE: observations, Field.RETURN_TO_GO: returns_to_go[:, None]}
         if known_actions is not None:
@@ -79,7 +85,7 @@ class RolloutFields:
         """The embedded tokens (E, K, W) of this timestep. Fields that are not known yet are zeros, never read."""
         values = {token: self._value(token)[:, None] for token in stage.layout.tokens}
         rows = len(self.now[Field.STATE])
-        timesteps = torch.full((rows, 1), self.timestep, dtype=torch.int64, device=self.device)
+        timesteps = torch.as_tensor(self.timestep, dtype=torch.int64, device=self.device).expand(rows)[:, None]
         return stage.embed(values, timesteps)[:, 0]
 
     def end(self) -> np.ndarray:
@@ -95,6 +101,8 @@ class RolloutFields:
         self._past = [{field: values[index] for field, values in fields.items()} for fields in self._past]
         self.now = {field: values[index] for field, values in self.now.items()}
         self._observations = self._observations[rows]
+        if isinstance(self._first_timestep, np.ndarray):
+            self._first_timestep = self._first_timestep[rows]
         if self._source is not None:
             self._source.keep(rows)
         self.num_rows = len(rows)

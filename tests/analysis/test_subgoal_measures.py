@@ -10,26 +10,27 @@ from dmray.analysis.subgoal_figures import principal_components
 from dmray.analysis.subgoal_measures import (
     LABEL,
     LATER,
-    MEAN,
     PREDICTED,
-    PRESENT,
+    PREVIOUS,
+    REFERENCES,
     Points,
     ScaledStates,
     count_different,
     default_radius,
     distance,
     draw_points,
+    fed_back_states,
     holding_times,
     measure,
     nearest_visited,
     predicted_states,
     reach_curve,
-    subgoals_of_all_sources,
+    reference_subgoals,
 )
 from dmray.datasets import Episodes, Windows, subgoal_rows
 from dmray.errors import DatasetError
 from dmray.fields import Field, Token
-from dmray.policies import SequencePolicy
+from dmray.policies import SequencePolicy, make_decoder
 from tests.policies.test_subgoal_options import policy_with
 
 
@@ -70,7 +71,7 @@ def test_the_distance_is_the_root_mean_square_over_dimensions() -> None:
 def test_a_subgoal_ahead_is_reached_in_time_and_one_behind_never() -> None:
     """On the line 0, 1, ..., 9: distances to the nearest of the next three states, worked out by hand."""
     episodes, at = walk(10), np.array([2, 2, 2, 2, 8])
-    points = Points(at, np.zeros(5, np.int64), np.zeros(5, np.int64), np.full(5, 10))
+    points = Points(at, np.zeros(5, np.int64), np.zeros(5, np.int64), np.zeros(5, np.int64), np.full(5, 10))
     subgoals = np.repeat(np.array([[5.0], [7.0], [2.0], [0.0], [9.0]]), 3, axis=1)
     visited = nearest_visited(subgoals, episodes.observations, points, within=3)
     assert visited.tolist() == [0.0, 2.0, 1.0, 3.0, 0.0]
@@ -105,19 +106,20 @@ def test_a_planted_prediction_has_the_numbers_of_what_it_is() -> None:
     mean, std = noisy.observations.mean(axis=0), noisy.observations.std(axis=0)
     states, labels, points = ScaledStates(noisy.observations, mean, std), subgoal_rows(noisy), points_of(noisy)
 
+    references = reference_subgoals(states, labels, points, seed=0)
+
     def measured(predicted: np.ndarray) -> dict[str, tuple[float, ...]]:
-        subgoals = subgoals_of_all_sources(states, labels, points, predicted, seed=0)
+        subgoals = {PREDICTED: predicted, **references}
         visited = {name: nearest_visited(each, states, points, 5) for name, each in subgoals.items()}
         return {name: measure(each, subgoals[LABEL], visited[name], points, 0.4) for name, each in subgoals.items()}
 
     nothing = measured(np.full((len(points), 3), 99.0))
     assert nothing[PREDICTED][2] == 0.0, "a state that is never visited is never reached"
-    planted = subgoals_of_all_sources(states, labels, points, np.zeros((len(points), 3)), seed=0)
-    for source in (LABEL, LATER, MEAN, PRESENT):
-        found = measured(planted[source])
+    for source in REFERENCES:
+        found = measured(references[source])
         assert found[PREDICTED] == found[source] == nothing[source]
         assert (found[PREDICTED][0] == 0.0) == (source == LABEL)
-    later = planted[LATER]
+    later = references[LATER]
     assert all(
         (np.abs(states[np.arange(row + 1, end)] - later[place]).max(axis=1) == 0).any()
         for place, (row, end) in enumerate(zip(points.rows, points.ends, strict=True))
@@ -173,6 +175,37 @@ def test_a_policy_whose_network_gives_a_constant_predicts_that_state() -> None:
         if target == "difference":
             expected = episodes.observations[points.rows] + policy.difference_mean.numpy()
         np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-5)
+
+
+def test_the_previous_label_is_what_the_network_sees_of_the_labels() -> None:
+    """A label that stays is copied with distance 0, so only the timesteps at which labels change tell."""
+    episodes = walk(6)
+    mean, std = episodes.observations.mean(axis=0), episodes.observations.std(axis=0)
+    states, labels = ScaledStates(episodes.observations, mean, std), subgoal_rows(episodes)
+    assert labels.tolist() == [5, 5, 5, 5, 5, 0]
+    found = reference_subgoals(states, labels, points_of(episodes), seed=0)
+    np.testing.assert_allclose(found[PREVIOUS][1:], found[LABEL][1:])
+    np.testing.assert_allclose(found[PREVIOUS][0] * std + mean, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["hdt", "hdm"])
+@pytest.mark.parametrize("decode", ["window", "recurrent"])
+def test_fed_back_predictions_are_those_of_acting_alone_in_each_stretch(method: str, decode: str) -> None:
+    """Stretches of several lengths and starts, against a decoder for each stretch."""
+    policy, episodes = policy_with(method, "linear", "difference"), walk(15, 7, 12)
+    points = draw_points(episodes, stretches=4, length=5, seed=2)
+    assert len(set(np.bincount(points.stretch).tolist()) | set((points.rows - points.starts).tolist())) > 3
+    found = fed_back_states(policy, decode, episodes, points)
+    for number in range(4):
+        places = np.flatnonzero(points.stretch == number)
+        start = points.starts[places[0]]
+        first = max(start, points.rows[places[0]] - policy.recipe.model.context_length)
+        decoder = make_decoder(policy, decode, 1, int(first - start))
+        for row in range(first, points.rows[places[-1]] + 1):
+            decoder.decide(episodes.observations[[row]], np.zeros(1), episodes.actions[[row]])
+            if row >= points.rows[places[0]]:
+                place = places[row - points.rows[places[0]]]
+                np.testing.assert_allclose(found[place], np.asarray(decoder.subgoals())[0], atol=1e-5)
 
 
 def test_the_leading_components_are_the_directions_in_which_states_differ_most() -> None:

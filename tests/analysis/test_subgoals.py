@@ -11,7 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 import dmray
-from dmray.analysis.subgoal_measures import LABEL, LATER, MEAN, PREDICTED, PRESENT, SOURCES, Measured
+from dmray.analysis.subgoal_measures import (
+    BASELINES,
+    FED_BACK,
+    LABEL,
+    MEAN,
+    PREDICTED,
+    SOURCES,
+    Measured,
+)
 from dmray.analysis.subgoal_results import RunSubgoals, settings_of
 from dmray.analysis.subgoal_sources import (
     FED,
@@ -58,7 +66,9 @@ def test_every_run_with_subgoals_is_measured_beside_the_baselines(analysis: dmra
     labels = runs[runs["source"] == LABEL]
     assert (labels["to_label"] == 0).all()
     assert (runs[runs["source"] == MEAN]["different"] == 1).all()
-    assert (runs.groupby("source")["to_visited"].nunique().drop(PREDICTED) == 1).all(), "the same for all runs"
+    assert (runs.groupby("source")["to_visited"].nunique().drop([PREDICTED, FED_BACK]) == 1).all(), (
+        "the same for all runs"
+    )
     assert (settings["seeds"] == 2).all()
     predicted = settings[settings["source"] == PREDICTED]
     assert (predicted["to_label_low"] <= predicted["to_label"]).all()
@@ -127,7 +137,7 @@ def test_a_wrong_argument_is_named(changes: dict[str, object], message: str) -> 
 
 
 def run_of(seed: int, to_label: float, step: int = 10, fingerprint: str = "a1b2c3d4") -> RunSubgoals:
-    """A run whose baselines are at 2 (later), 3 (mean) and 4 (present)."""
+    """A run whose baselines are at 2 (previous label), 3 (later), 4 (mean) and 5 (present)."""
     trial = TrialSpec(
         dataset=DatasetSpec(name="maze2d-umaze-v1"),
         method="hdm",
@@ -136,7 +146,8 @@ def run_of(seed: int, to_label: float, step: int = 10, fingerprint: str = "a1b2c
         training=TrainingSpec(),
         evaluation=EvaluationSpec(),
     )
-    distances = {PREDICTED: to_label, LABEL: 0.0, LATER: 2.0, MEAN: 3.0, PRESENT: 4.0}
+    distances = {PREDICTED: to_label, FED_BACK: to_label, LABEL: 0.0}
+    distances |= {source: 2.0 + place for place, source in enumerate(BASELINES)}
     measured = {source: Measured(value, 1.0, 0.5, 3, 2.0) for source, value in distances.items()}
     visited = {source: np.array([0.5, 1.5]) for source in SOURCES}
     return RunSubgoals(trial, step, fingerprint, 20, 1.0, measured, visited, {})
@@ -146,12 +157,12 @@ def test_the_sentence_follows_from_the_numbers() -> None:
     (all_nearer,) = settings_of([run_of(0, 1.0), run_of(1, 1.5)])
     assert (
         nearer_sentence(all_nearer)
-        == "HDM: its subgoals are nearer to their labels than every baseline in all of 2 runs."
+        == "HDM: its subgoals, fed back, are nearer to their labels than every baseline in all of 2 runs."
     )
     (some,) = settings_of([run_of(0, 2.5), run_of(1, 1.5)])
     assert nearer_sentence(some) == (
-        "HDM: of 2 runs, its subgoals are nearer to their labels than the random later state in 1, "
-        "the mean state in 2, the present state in 2."
+        "HDM: of 2 runs, its subgoals, fed back, are nearer to their labels than the previous label in 1, "
+        "the random later state in 2, the mean state in 2, the present state in 2."
     )
 
 
