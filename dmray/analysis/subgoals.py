@@ -160,15 +160,17 @@ def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:
 
 
 def nearer_sentence(setting: Setting) -> str:
-    """Says in how many runs the subgoals, fed back as in an evaluation, are nearer to their labels than each baseline."""
+    """Says in how many runs the subgoals that are fed back are nearer to their labels than each baseline."""
     fed_back = setting.values(FED_BACK, "to_label")
     counts = [(source, int((fed_back < setting.values(source, "to_label")).sum())) for source in BASELINES]
     runs = len(setting.runs)
     of_runs = f"{runs} run{'' if runs == 1 else 's'}"
+    nearer = "its subgoals, fed back, are nearer to their labels than"
     if all(count == runs for _, count in counts):
-        return f"{setting.label}: its subgoals, fed back, are nearer to their labels than every baseline in all of {of_runs}."
-    parts = ", ".join(f"the {source} in {count}" for source, count in counts)
-    return f"{setting.label}: of {of_runs}, its subgoals, fed back, are nearer to their labels than {parts}."
+        return f"{setting.label}: {nearer} every baseline in all of {of_runs}."
+    return (
+        f"{setting.label}: of {of_runs}, {nearer} {', '.join(f'the {source} in {count}' for source, count in counts)}."
+    )
 
 
 @dataclass(frozen=True)
