@@ -24,9 +24,12 @@ class Dashboard:
 
     def __init__(self, node: Any) -> None:
         self._node = node
+        self._not_before = 0.0
+        self._remember_command()
+
+    def _remember_command(self) -> None:
         process = psutil.Process(self._info.process.pid)
         self._command, self._environment = process.cmdline(), process.environ()
-        self._not_before = 0.0
 
     @classmethod
     def of(cls, node: Any) -> Dashboard | None:
@@ -43,7 +46,11 @@ class Dashboard:
 
     def keep(self) -> None:
         """Start it again if it ended, but not again and again."""
-        if self._info.process.poll() is None or time.monotonic() < self._not_before:
+        if self._info.process.poll() is None:
+            if not self._command:  # for a moment after its start a process has none
+                self._remember_command()
+            return
+        if not self._command or time.monotonic() < self._not_before:
             return
         self._not_before = time.monotonic() + _NOT_AGAIN_FOR_S
         _log.warning("Ray's dashboard (process %d) ended; it is started again", self._info.process.pid)

@@ -115,7 +115,7 @@ def test_progress_is_a_function_of_frozen_summaries_and_a_run_needs_no_main_thre
     sweep = tiny_sweep("not used", resources={"torch_threads": 2, "deterministic": True})
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(
-            dmray.run_sweep, sweep, storage=tmp_path, local=True, only="method=dm", progress=seen.append
+            dmray.run_sweep, sweep, storage=tmp_path, local=True, only="method=dt", progress=seen.append
         ).result(timeout=120)
     assert list(run.statuses.values()) == ["finished"]
     assert run.folders[0].storage == tmp_path

@@ -61,7 +61,7 @@ class TestTriton(ScanContract):
     """On a CPU in Triton's interpreter: TRITON_INTERPRET=1."""
 
     backend = "triton"
-    sizes = ((2, 12, 40, 16), (1, 1, 1, 1), (3, 7, 5, 3))
+    sizes = ((1, 6, 40, 16), (1, 1, 1, 1), (2, 5, 5, 3))  # small: the interpreter is slow
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
 

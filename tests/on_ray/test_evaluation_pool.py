@@ -30,6 +30,7 @@ def test_idle_actors_are_let_go_and_come_back_for_work(ray_session: None, tmp_pa
     assert future.result(timeout=120) == InlineEvaluation().submit(weights, request).result()
 
 
+@pytest.mark.chaos
 def test_an_error_in_a_rollout_reaches_the_trial_that_asked_and_the_actor_goes_on(
     ray_session: None, tmp_path: Path
 ) -> None:

@@ -234,6 +234,7 @@ def test_a_dashboard_that_ended_is_started_again_but_not_again_and_again() -> No
         return started.process.pid
 
     first = subprocess.Popen([shutil.which("sleep") or "", "60"], env={"TOKEN": "7"})
+    wait_until(lambda: psutil.Process(first.pid).cmdline()[1:] == ["60"])
     node = SimpleNamespace(all_processes={"dashboard": [Started(first)]}, kernel_fate_share=sys.platform == "linux")
     dashboard = Dashboard(node)
     dashboard.keep()
