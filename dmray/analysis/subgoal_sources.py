@@ -14,7 +14,6 @@ import numpy as np
 from dmray.analysis.subgoal_measures import LABEL, PREDICTED, PRESENT
 from dmray.datasets import Episodes
 from dmray.inference import Policy, evaluation_request
-from dmray.inference.evaluation import computing_as_an_actor
 from dmray.policies import SubgoalSource, make_decoder
 from dmray.reporting.aggregates import percentiles
 from dmray.rollout import cohorts, make_engine, roll_out
@@ -122,12 +121,11 @@ def _scores(policy: Policy, episodes: int, source_for: Callable[[int], SubgoalSo
     targets = policy.target_returns[:1] or None
     request = evaluation_request(policy, episodes=episodes, target_returns=targets)
     returns = []
-    with computing_as_an_actor(deterministic=False):
-        for cohort in cohorts(request):
-            rows = len(cohort.rows)
-            decoder = make_decoder(policy.network, request.decode, rows, source=source_for(rows))
-            with closing(make_engine(request.task, rows)) as engine:
-                returns += [each.episode_return for each in roll_out(decoder, engine, request, cohort)]
+    for cohort in cohorts(request):
+        rows = len(cohort.rows)
+        decoder = make_decoder(policy.network, request.decode, rows, source=source_for(rows))
+        with closing(make_engine(request.task, rows)) as engine:
+            returns += [each.episode_return for each in roll_out(decoder, engine, request, cohort)]
     return np.array([request.task.reference.normalize(each) for each in returns])
 
 

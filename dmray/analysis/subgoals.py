@@ -41,6 +41,7 @@ from dmray.analysis.subgoal_sources import FED, Remembered, remember, scores_by_
 from dmray.datasets import Episodes, subgoal_rows
 from dmray.errors import SpecError
 from dmray.inference import Policy
+from dmray.inference.evaluation import computing_as_an_actor
 from dmray.methods import METHODS
 from dmray.records import Spread
 from dmray.reporting.columns import write_csv
@@ -122,7 +123,8 @@ def analyze_subgoals(
             key = (policy.trial.dataset.name, policy.dataset_fingerprint)
             if key not in data:
                 data[key] = _Data.of(policy, options)
-            run, picture = _analyse(policy, data[key], options)
+            with computing_as_an_actor(deterministic=False):  # one thread: the batches are too small for more
+                run, picture = _analyse(policy, data[key], options)
             runs.append(run)
             pictures[run.trial.trial_id, run.step] = picture
         else:

@@ -31,15 +31,8 @@ from dmray.datasets import Episodes, Windows, subgoal_rows
 from dmray.errors import DatasetError
 from dmray.fields import Field, Token
 from dmray.policies import SequencePolicy, make_decoder
-from tests.policies.test_subgoal_options import policy_with
-
-
-def walk(*lengths: int, step: float = 1.0) -> Episodes:
-    """Episodes whose state is the number of the timestep in each of three dimensions; the reward is at the end."""
-    numbers = np.concatenate([np.arange(length) for length in lengths]).astype(np.float32) * step
-    rewards = np.concatenate([np.eye(1, length, length - 2)[0] for length in lengths]).astype(np.float32)
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Episodes(np.repeat(numbers[:, None], 3, axis=1), np.zeros((sum(lengths), 2), np.float32), rewards, starts)
+from tests.analysis.examples import walk
+from tests.policies.windows import policy_with
 
 
 def points_of(episodes: Episodes) -> Points:

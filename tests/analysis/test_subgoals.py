@@ -36,7 +36,7 @@ from dmray.datasets import subgoal_rows
 from dmray.errors import SpecError
 from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
 from dmray.terminal import SafeConsole
-from tests.analysis.test_subgoal_measures import walk
+from tests.analysis.examples import walk
 from tests.policies.windows import config_of
 from tests.sweeps import tiny_sweep
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,21 +10,12 @@ from dmray.datasets import Statistics, subgoal_rows
 from dmray.errors import CheckpointError, SpecError
 from dmray.fields import Field, Token
 from dmray.methods import METHODS, SubgoalHead, SubgoalTarget
-from dmray.policies import SequencePolicy, make_decoder, snapshot
+from dmray.policies import make_decoder, snapshot
 from tests.datasets.examples import episodes_of
-from tests.policies.test_decoding import STEPS, act, act_by_training_forward, every_mode, observed
-from tests.policies.windows import random_fields, tiny_policy, windows_of
+from tests.policies.acting import STEPS, act, act_by_training_forward, every_mode, observed
+from tests.policies.windows import policy_with, random_fields, tiny_policy, windows_of
 
 both_methods = pytest.mark.parametrize("method", ["hdt", "hdm"])
-
-
-def policy_with(method: str, head: SubgoalHead = "published", target: SubgoalTarget = "state") -> SequencePolicy:
-    plain = tiny_policy(method)
-    policy = SequencePolicy(replace(plain.recipe, subgoal_head=head, subgoal_target=target))
-    policy.load_state_dict(plain.state_dict(), strict=False)
-    if target == "difference":
-        policy.set_difference_statistics(torch.tensor([0.1, 0.2, -0.3]), torch.tensor([2.0, 0.5, 1.0]))
-    return policy.eval()
 
 
 class Given:
