@@ -15,9 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dmray.analysis.decay import DecayAnalysis
     from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.api import (
         SweepPlan,
+        analyze_decay,
         analyze_subgoals,
         draw_episodes,
         evaluate_policy,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DecayAnalysis",
     "DmrayError",
     "Evaluation",
     "Policy",
@@ -53,6 +56,7 @@ __all__ = [
     "SweepSpec",
     "TrialSpec",
     "__version__",
+    "analyze_decay",
     "analyze_subgoals",
     "draw_episodes",
     "evaluate_policy",
@@ -67,6 +71,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DecayAnalysis": "dmray.analysis.decay",
     "DmrayError": "dmray.errors",
     "Evaluation": "dmray.inference",
     "Policy": "dmray.inference",

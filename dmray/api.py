@@ -19,6 +19,7 @@ from rich.console import Console, Group
 from dmray.arguments import (
     MAX_EPISODES,
     MAX_SEED,
+    MAX_WINDOWS,
     MAX_WORKERS,
     finite_number,
     flag,
@@ -46,12 +47,13 @@ from dmray.specs.loading import located, read_values, validated, values_of
 from dmray.specs.merging import MergedValues
 from dmray.specs.mistakes import Mistake
 from dmray.storage import SweepCopy, is_url, open_store, sweep_folder
-from dmray.tasks import PROTOCOLS, Task
+from dmray.tasks import PROTOCOLS, Task, made_protocol
 from dmray.terminal import safe_console
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dmray.analysis.decay import DecayAnalysis
     from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.driver.session import Runner
     from dmray.driver.sweep_evaluation import MakeService, SweepEvaluation
@@ -252,7 +254,8 @@ def load_results(*sweeps: str | Path, protocol: str | None = None) -> Results:
     if not sweeps:
         raise SpecError("sweeps: give at least one, for example runs/quickstart")
     if protocol is not None:
-        lookup("protocol", line("protocol", protocol), {name: name for name in PROTOCOLS}, SpecError)
+        known = {name: name for each in PROTOCOLS for name in (each, made_protocol(each))}
+        lookup("protocol", line("protocol", protocol), known, SpecError)
     places = [locate(place("sweep", sweep)) for sweep in sweeps]
     folders = [
         SweepCopy.downloaded(storage, name).folder if is_url(storage) else SweepFolder(Path(storage), name)
@@ -393,6 +396,8 @@ def evaluate_policy(
     target_returns: Sequence[float] | None = None,
     seed: int | None = None,
     cohort_size: int | None = None,
+    action_noise: float | None = None,
+    observation_noise: float | None = None,
     workers: int = 1,
     deterministic: bool = False,
     progress: bool | Callable[[int, int], None] = False,
@@ -406,9 +411,10 @@ def evaluate_policy(
     of 50.
 
     `decode`: the decode mode. `target_returns`: raw; all episodes are run for each of them. `seed`: the seed from which
-    the seeds of episodes follow. `cohort_size`: the number of episodes in lockstep. `workers`: the number of processes;
-    it does not change the result. `deterministic`: as `resources.deterministic` of a sweep. `progress`: if True, show a
-    bar; a function is called with the number of finished episodes and the number of all episodes.
+    the seeds of episodes follow. `cohort_size`: the number of episodes in lockstep. `action_noise`,
+    `observation_noise`: Gaussian noise, in deviations of the policy's data (docs/evaluation.md). `workers`: the number
+    of processes; it does not change the result. `deterministic`: as `resources.deterministic` of a sweep. `progress`:
+    if True, show a bar; a function is called with the number of finished episodes and the number of all episodes.
 
         evaluation = dmray.evaluate_policy(policy, episodes=20)
         evaluation = dmray.evaluate_policy(lambda observations: -observations[:, :2], "maze2d-umaze", episodes=20)
@@ -432,6 +438,8 @@ def evaluate_policy(
         target_returns=target_returns,
         seed=seed,
         cohort_size=cohort_size,
+        action_noise=action_noise,
+        observation_noise=observation_noise,
     )
     with _episode_bar(progress, request.task.name) as on_cohort:
         return inference.evaluate(acting, request, workers=workers, deterministic=deterministic, on_cohort=on_cohort)
@@ -448,6 +456,8 @@ def evaluate_sweep(
     target_returns: Sequence[float] | None = None,
     seed: int | None = None,
     cohort_size: int | None = None,
+    action_noise: float | None = None,
+    observation_noise: float | None = None,
     local: bool = False,
     workers: int | None = None,
     address: str | None = None,
@@ -486,7 +496,7 @@ def evaluate_sweep(
     from dmray.inference.evaluation import checked_changes
     from dmray.reporting import write_report as write_sweep_report
 
-    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size)
+    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size, action_noise, observation_noise)
     with _episode_bar(progress, "the sweep", "checkpoints") as on_progress:
         return sweep_evaluation.evaluate_sweep(
             place("sweep", sweep),
@@ -500,6 +510,59 @@ def evaluate_sweep(
             mlflow_uri=None if mlflow_uri is None else line("mlflow_uri", mlflow_uri),
             on_progress=on_progress or (lambda done, total: None),
         )
+
+
+def analyze_decay(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    checkpoint: str = "final",
+    windows: int = 16,
+    cut: Sequence[int] = (),
+    episodes: int | None = None,
+    workers: int | None = None,
+    into: str | Path | None = None,
+    mlflow_uri: str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> DecayAnalysis:
+    """Measure how long the states of stored policies with Mamba last, in timesteps (docs/questions/evolution.md).
+
+    `runs`: checkpoint files, trials' folders, ids of MLflow runs, or sweeps; those of other backbones are left out.
+    `checkpoint`: "final", "best" or for example "step:10000". `windows`: how many windows of each data set to measure
+    in. `cut`: also evaluate each policy with states that are cut off after so many timesteps, in `episodes` episodes
+    (None: 20) and so many processes (`workers`). `into`: a folder for tables (CSV) and figures. `progress`: if True,
+    show a bar; a function is called with the numbers of finished and of all policies.
+
+        analysis = dmray.analyze_decay("runs/quickstart", cut=[1, 2], episodes=2, into="analysis/decay")
+        analysis.lengths_by_setting
+
+    Raises:
+        SpecError: no policy has Mamba, a cut is as long as an episode, or an argument is wrong.
+        StorageError: a run does not exist, or none has such a checkpoint.
+        CheckpointError, DatasetError: a policy or its data set cannot be read.
+        EngineError: a cut is to be evaluated, and the task has no simulator here.
+    """
+    sources = _sources(runs)
+    if isinstance(cut, str) or not isinstance(cut, Sequence):
+        raise SpecError(f"cut {short_repr(cut)}: give a list of whole numbers, for example [1, 5]")
+    cuts = tuple(whole_number("cut", each, 1) for each in cut)
+    if not cuts and (episodes is not None or workers is not None):
+        raise SpecError("episodes, workers: only with cut, for example cut=[1, 5]")
+    _check_progress(progress)
+    measured = whole_number("windows", windows, 1, MAX_WINDOWS)
+    into = None if into is None else folder_path("into", into)
+    from dmray.analysis import decay, decay_files, stored  # loads torch
+
+    cut_off = decay.CutOff(
+        cuts,
+        whole_number("episodes", 20 if episodes is None else episodes, 1, MAX_EPISODES),
+        whole_number("workers", 1 if workers is None else workers, 1, MAX_WORKERS),
+    )
+    found = stored.find_policies(sources, line("checkpoint", checkpoint), mlflow_uri)
+    with _episode_bar(progress, "the runs", "policies") as on_policy:
+        made = decay.analyze_decay(found, windows=measured, cut_off=cut_off if cuts else None, on_policy=on_policy)
+    if into is not None:
+        decay_files.write_decay(made, into)
+    return made
 
 
 def analyze_subgoals(
@@ -532,10 +595,7 @@ def analyze_subgoals(
         CheckpointError, DatasetError: a policy or its data set cannot be read.
         EngineError: there are to be episodes, and the task has no simulator here.
     """
-    named = [runs] if isinstance(runs, str | PathLike) else runs
-    if not isinstance(named, Sequence) or not named:
-        raise SpecError(f"runs {short_repr(runs)}: give a path, a run's id, or a list of them")
-    sources = [place("runs", source) for source in named]
+    sources = _sources(runs)
     _check_progress(progress)
     if radius is not None and finite_number("radius", radius) <= 0:
         raise SpecError(f"radius {short_repr(radius)}: must be above 0")
@@ -569,8 +629,8 @@ def draw_episodes(
     For mazes, pictures show the plan of the maze: all paths, and each episode with the subgoals of HDM and HDT. For
     other tasks they show several timesteps side by side. The files are in the folders `pictures` and `videos` of
     `into`; None: of the trial's folder, or of the working directory if the checkpoint is not in a trial's folder.
-    `evaluation`: `task`, `episodes`, `decode`, `target_returns`, `seed`, `cohort_size` as in `evaluate_policy`. The
-    episodes of the first target return are drawn.
+    `evaluation`: `task`, `episodes`, `decode`, `target_returns`, `seed`, `cohort_size`, `action_noise`,
+    `observation_noise` as in `evaluate_policy`. The episodes of the first target return are drawn.
 
         pictures = dmray.draw_episodes(policy, 1, into="drawn", episodes=5)
 
@@ -663,6 +723,14 @@ def _episode_bar(
         with Progress(console=safe_console(stderr=True), transient=True) as shown:
             row = shown.add_task(f"{what} of {task}", total=None)
             yield lambda done, total: shown.update(row, completed=done, total=total)
+
+
+def _sources(runs: str | Path | Sequence[str | Path]) -> list[str]:
+    """The runs of an analysis as texts."""
+    named = [runs] if isinstance(runs, str | PathLike) else runs
+    if not isinstance(named, Sequence) or not named:
+        raise SpecError(f"runs {short_repr(runs)}: give a path, a run's id, or a list of them")
+    return [place("runs", source) for source in named]
 
 
 def _check_progress(progress: object) -> None:

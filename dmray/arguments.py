@@ -19,8 +19,10 @@ from dmray.registry import short_repr
 MAX_COUNT = 10**9
 MAX_SEED = 2**31 - 1
 MAX_EPISODES = 10**6
+MAX_WINDOWS = 10**4
 MAX_COHORT = 10**5
 MAX_WORKERS = 10**4
+MAX_NOISE = 1000.0  # deviations of the data
 
 
 def whole_number(name: str, value: Any, least: int, most: int = MAX_COUNT) -> int:

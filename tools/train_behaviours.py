@@ -1,15 +1,16 @@
-"""Train small policies for hopper, halfcheetah, walker2d and ant, to record data with. Nothing uses them yet.
+"""Train the small policies of hopper, halfcheetah, walker2d and ant that `dmray data make --behaviour` records.
 
     python tools/train_behaviours.py hopper --steps 8e6 [--seed 0] [--out dmray/rollout/behaviours]
+    python tools/train_behaviours.py hopper --from PATH     # no search: the file from an earlier one's file or state
 
 Augmented random search, version V2-t (Mania et al. 2018, arXiv 1803.07055): a linear policy on standardised
 observations, improved by the best of N random directions. Step sizes, noise, N and the number of directions used are
 those of the paper's table 9; the survival bonus is left out of the return that directions are ranked by, as there.
 
-OUT/<task>.npz has the policy at about `SNAPSHOTS` moments of the search, from the first on: `weights` (S, A, O), `mean`
-and `std` (S, O) of the observations, `returns` (S,), the mean return of 20 episodes of the policy without noise,
-`env_steps` (S,) and `about` (JSON: settings, seed, versions). The result depends on the seed and the simulator only. A
-search that was stopped continues where it saved last.
+OUT/<task>.npz has the arrays that `dmray/rollout/behaviours/snapshots.py` describes, of the snapshots that recordings
+use. There are `SNAPSHOTS` moments, closer to each other at the start, where returns change most; each snapshot's return
+is the mean of `EPISODES` episodes with the noise of recordings. The result depends on the seed and the simulator only.
+A search that was stopped continues where it saved last.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from dmray.rollout import make_engine
+from dmray.rollout import EvaluationRequest, cohorts, make_engine, roll_out
+from dmray.rollout.behaviours import ACTION_NOISE, LinearPolicies, Snapshots, linear_policies, load_snapshots
 from dmray.tasks import TASKS, Task
 
 SNAPSHOTS, EPISODES = 24, 20
+ARRAYS = ("weights", "mean", "std", "returns", "env_steps")
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,52 @@ def main() -> None:
     parser.add_argument("--steps", type=float, default=8e6, help="environment steps of the search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("dmray/rollout/behaviours"))
+    parser.add_argument("--from", dest="source", type=Path, help="the file or the state of an earlier search")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    search = Search(TASKS[options.task], SETTINGS[options.task], options.seed, int(options.steps), options.out)
-    search.run()
+    task, settings = TASKS[options.task], SETTINGS[options.task]
+    if options.source is None:
+        Search(task, settings, options.seed, int(options.steps), options.out).run()
+    else:
+        write(options.out / f"{task.name}.npz", task, searched(options.source), settings, options.seed)
+
+
+def searched(path: Path) -> dict[str, np.ndarray]:
+    """The snapshots in a file, or in the state, of a search."""
+    with np.load(path) as file:
+        prefix = "snapshots/" if f"snapshots/{ARRAYS[0]}" in file else ""
+        return {name: file[f"{prefix}{name}"] for name in ARRAYS}
+
+
+def write(path: Path, task: Task, arrays: dict[str, np.ndarray], settings: Settings, seed: int) -> None:
+    """Measure the returns of all snapshots as they are recorded, and write those that recordings use."""
+    kept = {name: values if name == "env_steps" else values.astype(np.float32) for name, values in arrays.items()}
+    gains, biases = linear_policies(kept["weights"], kept["mean"], kept["std"])
+    returns = [mean_return(task, gains[i], biases[i]) for i in range(len(gains))]
+    kept["returns"] = np.array(returns, dtype=np.float32)
+    about = {
+        "task": task.name, "method": "augmented random search V2-t (arXiv 1803.07055)", "seed": seed,
+        "settings": asdict(settings), "noise": ACTION_NOISE, "episodes": EPISODES,
+        "versions": {name: version(name) for name in ("mujoco", "envpool", "numpy")},
+    }  # fmt: skip
+    used = Snapshots(gains, biases, kept["returns"], kept["env_steps"], about).used
+    np.savez_compressed(path, about=json.dumps(about), **{name: values[used] for name, values in kept.items()})
+    written = load_snapshots(task, path)
+    for index in range(len(written.returns)):
+        name = {written.medium: "medium", written.expert: "expert"}.get(index, "")
+        print(f"{written.env_steps[index]:>12,} steps: return {written.returns[index]:7.0f}  {name}")
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def mean_return(task: Task, gains: np.ndarray, biases: np.ndarray) -> float:
+    """The mean return of `EPISODES` episodes of a policy (A, O), (A,) with the noise of recordings."""
+    request = EvaluationRequest(task, EPISODES, 0, "", (None,), EPISODES)
+    (cohort,) = cohorts(request)
+    rngs = [np.random.default_rng(index) for index in range(EPISODES)]
+    many = np.repeat(gains[None], EPISODES, axis=0), np.repeat(biases[None], EPISODES, axis=0)
+    with closing(make_engine(task, EPISODES)) as engine:
+        records = roll_out(LinearPolicies(*many, task.action_limit, rngs), engine, request, cohort)
+    return float(np.mean([record.episode_return for record in records]))
 
 
 class Search:
@@ -100,7 +145,7 @@ class Search:
         self._continue()
         due, saved, started, before = 0.0, time.monotonic(), time.monotonic(), self.env_steps
         while self.env_steps < self.steps:
-            due = self.steps * len(self.snapshots) / SNAPSHOTS
+            due = self.steps * (len(self.snapshots) / SNAPSHOTS) ** 2
             if self.env_steps >= due:
                 self._snapshot()
                 rate = (self.env_steps - before) / (time.monotonic() - started)
@@ -113,14 +158,15 @@ class Search:
                 saved = time.monotonic()
         self._snapshot()
         self._save_state()
-        self._write()
+        arrays = {name: np.array([snapshot[name] for snapshot in self.snapshots]) for name in ARRAYS}
+        write(self.file, self.task, arrays, self.settings, self.seed)
 
     def _update(self) -> None:
         settings, rng = self.settings, np.random.default_rng([self.seed, self.updates])
         deltas = rng.standard_normal((settings.directions, *self.weights.shape))
         tried = np.concatenate([self.weights + settings.noise * deltas, self.weights - settings.noise * deltas])
         seeds = rng.integers(2**31, size=len(tried)).tolist()
-        returns, lengths, seen = roll_out(self.task, tried, self.statistics.mean, self.statistics.std, seeds)
+        returns, lengths, seen = try_all(self.task, tried, self.statistics.mean, self.statistics.std, seeds)
         scores = (returns - settings.survival_bonus * lengths).reshape(2, -1)
         best = np.argsort(-scores.max(0))[: settings.best]
         deviation = scores[:, best].std()
@@ -132,33 +178,16 @@ class Search:
         self.env_steps += int(lengths.sum())
 
     def _snapshot(self) -> None:
-        tried = np.repeat(self.weights[None], EPISODES, axis=0)
-        std = self.statistics.std
-        returns, _, _ = roll_out(self.task, tried, self.statistics.mean, std, list(range(EPISODES)))
-        self.snapshots.append({
-            "weights": self.weights.copy(), "mean": self.statistics.mean.copy(), "std": std,
-            "returns": returns.mean(), "env_steps": self.env_steps,
-        })  # fmt: skip
-
-    def _write(self) -> None:
-        names = ("weights", "mean", "std", "returns", "env_steps")
-        arrays = {name: np.array([snapshot[name] for snapshot in self.snapshots]) for name in names}
-        kept = {
-            name: values.astype(np.float32) if values.dtype == np.float64 else values for name, values in arrays.items()
-        }
-        about = {
-            "task": self.task.name, "method": "augmented random search V2-t (arXiv 1803.07055)", "seed": self.seed,
-            "settings": asdict(self.settings),
-            "versions": {name: version(name) for name in ("mujoco", "envpool", "numpy")},
-        }  # fmt: skip
-        np.savez_compressed(self.file, about=json.dumps(about), **kept)
-        print(f"{self.file}: {self.file.stat().st_size:,} bytes, best return {arrays['returns'].max():.0f}")
+        policy = self.weights.copy(), self.statistics.mean.copy(), self.statistics.std
+        gains, biases = linear_policies(*(part[None] for part in policy))
+        measured = (mean_return(self.task, gains[0], biases[0]), self.env_steps)
+        self.snapshots.append(dict(zip(ARRAYS, (*policy, *measured), strict=True)))
 
     def _save_state(self) -> None:
         part = self.state_file.with_suffix(".part.npz")
         state = {"weights": self.weights, "count": self.statistics.count, "mean": self.statistics.mean}
         state |= {"squares": self.statistics.squares, "updates": self.updates, "env_steps": self.env_steps}
-        for name in ("weights", "mean", "std", "returns", "env_steps"):
+        for name in ARRAYS:
             state[f"snapshots/{name}"] = np.array([snapshot[name] for snapshot in self.snapshots])
         np.savez(part, **state)
         part.replace(self.state_file)
@@ -174,12 +203,11 @@ class Search:
             )
             self.statistics.count, self.statistics.mean = int(state["count"]), state["mean"]
             self.statistics.squares = state["squares"]
-            names = ("weights", "mean", "std", "returns", "env_steps")
-            parts = [state[f"snapshots/{name}"] for name in names]
-        self.snapshots = [dict(zip(names, values, strict=True)) for values in zip(*parts, strict=True)]
+            parts = [state[f"snapshots/{name}"] for name in ARRAYS]
+        self.snapshots = [dict(zip(ARRAYS, values, strict=True)) for values in zip(*parts, strict=True)]
 
 
-def roll_out(
+def try_all(
     task: Task, weights: np.ndarray, mean: np.ndarray, std: np.ndarray, seeds: list[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One episode of each policy (P, A, O). Returns (P,) returns and lengths, and all observations (steps, O)."""

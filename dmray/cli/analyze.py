@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 
-from dmray.api import analyze_subgoals
-from dmray.arguments import MAX_EPISODES, MAX_SEED
+from dmray.api import analyze_decay, analyze_subgoals
+from dmray.arguments import MAX_EPISODES, MAX_SEED, MAX_WINDOWS, MAX_WORKERS
 from dmray.cli.shared import err, finite_number, new_app, out, report_errors
+from dmray.errors import SpecError
+from dmray.methods import METHODS
+from dmray.registry import short
+from dmray.terminal import FittingTable
+
+if TYPE_CHECKING:
+    from dmray.analysis.decay import DecayAnalysis
 
 app = new_app()
 Runs = Annotated[
@@ -25,6 +31,89 @@ CheckpointName = Annotated[str, typer.Option("--checkpoint", help="Of trials: fi
 @app.callback()
 def main() -> None:
     """Analyse what stored policies have learned. Each question has its own command."""
+
+
+@app.command()
+def decay(
+    runs: Runs,
+    checkpoint: CheckpointName = "final",
+    windows: Annotated[int, typer.Option(min=1, max=MAX_WINDOWS, help="Windows of the data set to measure in.")] = 16,
+    cut: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Also evaluate with states cut off after N timesteps, for each N."),
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, max=MAX_EPISODES, help="Episodes for each cut. Default: 20.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=MAX_WORKERS, help="Processes for the episodes.")] = None,
+    into: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("analysis/decay"),
+) -> None:
+    """Measure how long Mamba's states last, before and after training, and what a score needs of them."""
+    with report_errors():
+        if cut is None and (episodes is not None or workers is not None):
+            raise SpecError("--episodes, --workers: only with --cut, for example --cut 1,2,5,10")
+        made = analyze_decay(
+            runs,
+            checkpoint=checkpoint,
+            windows=windows,
+            cut=[] if cut is None else _numbers("--cut", cut),
+            episodes=episodes,
+            workers=workers,
+            into=into,
+            progress=True,
+        )
+        for sentence in made.left_out:
+            err.print(f"left out: {sentence}", markup=False, highlight=False)
+        out.print("median memory lengths of layers 1, 2, ... in timesteps", style="bold")
+        out.print(_lengths_table(made))
+        if not made.scores.empty:
+            out.print("\nnormalized score with states cut off after so many timesteps", style="bold")
+            out.print(_scores_table(made))
+        out.print(f"\ntables and figures: {into}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _lengths_table(made: DecayAnalysis) -> FittingTable:
+    """A row for each setting and stage."""
+    table = FittingTable(box=None, pad_edge=False)
+    for heading in ("data set", "setting", "at the start", "after training", "above context"):
+        table.add_column(heading, justify="right" if heading == "above context" else "left")
+    rows = made.lengths_by_setting
+    for (dataset, method, setting), of_setting in rows.groupby(["dataset", "method", "setting"], sort=False):
+        stages = list(of_setting.groupby("stage", sort=False))
+        for stage, group in stages:
+            medians = {
+                weights: " ".join(f"{value:.3g}" for value in each["p50"]) for weights, each in group.groupby("weights")
+            }
+            beyond = group.loc[group["weights"] == "trained", "beyond_context"].mean()
+            named = (METHODS[method].label, stage if len(stages) > 1 else "", setting)
+            table.add_row(
+                dataset, ", ".join(filter(None, named)), medians["start"], medians["trained"], f"{beyond:.0%}"
+            )
+    return table
+
+
+def _scores_table(made: DecayAnalysis) -> FittingTable:
+    """A row for each setting, a column for each cut."""
+    rows = made.scores_by_setting
+    cuts = sorted(set(rows["timesteps"]))
+    table = FittingTable(box=None, pad_edge=False)
+    table.add_column("data set")
+    table.add_column("setting")
+    for each in cuts:
+        table.add_column(str(each), justify="right")
+    for (dataset, method, setting), group in rows.groupby(["dataset", "method", "setting"], sort=False):
+        means = dict(zip(group["timesteps"], group["mean"], strict=True))
+        named = ", ".join(filter(None, (METHODS[method].label, setting)))
+        table.add_row(dataset, named, *(f"{means[each]:.1f}" if each in means else "" for each in cuts))
+    return table
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Whole numbers between commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise SpecError(f"{option} '{short(text)}': give whole numbers between commas, for example 1,2,5,10")
+    return [int(part) for part in parts]
 
 
 @app.command()
@@ -51,20 +140,18 @@ def subgoals(
 ) -> None:
     """Measure how near the subgoals of HDM and HDT are to labels and visited states, and what scores need of them."""
     with report_errors():
-        with Progress(console=err, transient=True) as progress:
-            bar = progress.add_task("policies", total=None)
-            made = analyze_subgoals(
-                runs,
-                checkpoint=checkpoint,
-                within=within,
-                radius=radius,
-                stretches=stretches,
-                length=length,
-                episodes=episodes,
-                seed=seed,
-                into=into,
-                progress=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
+        made = analyze_subgoals(
+            runs,
+            checkpoint=checkpoint,
+            within=within,
+            radius=radius,
+            stretches=stretches,
+            length=length,
+            episodes=episodes,
+            seed=seed,
+            into=into,
+            progress=True,
+        )
         for sentence in made.left_out:
             err.print(f"left out: {sentence}", markup=False, highlight=False)
         out.print(made)

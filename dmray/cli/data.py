@@ -16,7 +16,8 @@ from dmray.cli.shared import check_writable, err, finite_number, new_app, out, p
 from dmray.errors import DmrayError, SpecError, StorageError
 from dmray.files import download_folders, is_regular_file
 from dmray.registry import lookup
-from dmray.tasks import DATASETS, RANDOM, TASKS, Task, check_behaviour, find_names
+from dmray.tasks import DATASETS, RANDOM, TASKS, Task, check_behaviour, families_by_behaviours, find_names
+from dmray.tasks.registry import BUILT_IN
 from dmray.terminal import FittingTable
 
 app = new_app()
@@ -27,6 +28,9 @@ def _complete_name(incomplete: str) -> list[str]:
 
 
 Protocol = Annotated[str | None, typer.Option(help="Only data sets of this protocol.")]
+_RECORDABLE = families_by_behaviours(task for family in BUILT_IN for task in family.tasks)
+_OF_FAMILIES = (f"{', '.join(words)} ({', '.join(families)})" for words, families in _RECORDABLE.items())
+_BEHAVIOUR_HELP = "; ".join((f"{RANDOM} (any task)", *_OF_FAMILIES))
 FileTask = Annotated[str | None, typer.Option(help="The task of a file; by default the one that fits its sizes.")]
 
 
@@ -57,6 +61,10 @@ def list_datasets(
     for name in tasks:
         table.add_row(name, *_columns(TASKS[name]), "make")
     out.print(table)
+    shown = [TASKS[name] for name in (*(DATASETS[dataset].task for dataset in datasets), *tasks)]
+    for words, families in families_by_behaviours(shown).items():
+        can = f"{', '.join(families)}: data make --behaviour {' | '.join((RANDOM, *words))}"
+        out.print(can, highlight=False, markup=False)
 
 
 @app.command()
@@ -148,7 +156,7 @@ def stats(
 def make(
     task: Annotated[str, typer.Option(help="The task, for example hopper or maze2d-umaze.")],
     out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    behaviour: Annotated[str, typer.Option(help="'random', or a behaviour of the task's family.")] = RANDOM,
+    behaviour: Annotated[str, typer.Option(help=f"What acts: {_BEHAVIOUR_HELP}.")] = RANDOM,
     transitions: Annotated[
         int, typer.Option(min=1, max=MAX_COUNT, help="Record whole episodes until there are so many.")
     ] = 10_000,

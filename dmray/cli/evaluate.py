@@ -16,7 +16,7 @@ from dmray.api import (
     load_policy,
     load_published_policy,
 )
-from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS
+from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_NOISE, MAX_SEED, MAX_WORKERS
 from dmray.cli.shared import (
     SweepStorage,
     check_writable,
@@ -32,6 +32,7 @@ from dmray.files import is_regular_file, user_path
 from dmray.mlflow_mirror.models import upload_drawings
 from dmray.mlflow_mirror.policies import mlflow_run_of
 from dmray.records import SweepFolder, write_episode_table
+from dmray.specs import noise_text
 from dmray.storage import is_url
 from dmray.terminal import FittingTable
 
@@ -64,6 +65,13 @@ def main(
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of the episodes.")] = None,
     cohort_size: Annotated[
         int | None, typer.Option(min=1, max=MAX_COHORT, help="Number of episodes in lockstep.")
+    ] = None,
+    action_noise: Annotated[
+        float | None,
+        typer.Option(min=0, max=MAX_NOISE, help="Noise on actions, in deviations of the data. Default: the sweep's."),
+    ] = None,
+    observation_noise: Annotated[
+        float | None, typer.Option(min=0, max=MAX_NOISE, help="Noise on observations, likewise.")
     ] = None,
     checkpoint: Annotated[
         str | None,
@@ -122,6 +130,8 @@ def main(
         "target_returns": target or None,
         "seed": seed,
         "cohort_size": cohort_size,
+        "action_noise": action_noise,
+        "observation_noise": observation_noise,
     }
     of_a_policy = {"--records": records, "--video": video, "--pictures": pictures, "--into": into}
     of_a_sweep = {"--only": only, "--local": local, "--address": address, "--storage": storage}
@@ -290,10 +300,11 @@ def _evaluate_sweep(source: str, **settings: Any) -> None:
 
 def _title(policy: Policy, evaluation: Evaluation, of_one: bool = True) -> str:
     request, task = evaluation.request, evaluation.request.task
+    noise = noise_text(request.noise) if request.noise else ""
     what = str(policy) if of_one else f"the stored checkpoints of {policy.trial.trial_id}"
     return (
         f"{what}; {task.name} ({task.protocol}, {task.env_id}), decode {request.decode}, "
-        f"{request.episodes} episodes, seed {request.seed}"
+        f"{request.episodes} episodes, seed {request.seed}{noise}"
     )
 
 

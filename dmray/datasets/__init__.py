@@ -9,7 +9,7 @@ from dmray.datasets.d4rl_hdf5 import (
     read_sizes,
     write_d4rl_hdf5,
 )
-from dmray.datasets.episodes import WARNING, Episodes
+from dmray.datasets.episodes import WARNING, Episodes, part_of
 from dmray.datasets.mapped import find_mapped, in_available_memory, write_mapped
 from dmray.datasets.minari_dataset import (
     MinariFacts,
@@ -18,7 +18,7 @@ from dmray.datasets.minari_dataset import (
     minari_metadata_file,
     read_minari,
 )
-from dmray.datasets.statistics import Statistics
+from dmray.datasets.statistics import Statistics, action_deviations
 from dmray.datasets.subgoals import subgoal_rows
 from dmray.datasets.subtask_rewards import Subtask
 from dmray.datasets.windows import Windows, WindowSampler
@@ -34,12 +34,14 @@ __all__ = [
     "Subtask",
     "WindowSampler",
     "Windows",
+    "action_deviations",
     "check_is_d4rl",
     "download_minari",
     "find_mapped",
     "in_available_memory",
     "minari_facts",
     "minari_metadata_file",
+    "part_of",
     "read_d4rl_hdf5",
     "read_minari",
     "read_sizes",

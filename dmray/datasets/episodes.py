@@ -11,6 +11,10 @@ from functools import cached_property
 
 import numpy as np
 
+from dmray.errors import DatasetError
+
+_PART_SEED = 0  # of the order in which episodes are kept
+
 WARNING = "warning: "  # a note that begins with it says that the data are probably not what was meant
 
 
@@ -66,3 +70,34 @@ class Episodes:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def part_of(episodes: Episodes, fraction: float, source: str) -> Episodes:
+    """The given part of the episodes, in their order; with a note. `source` names the data set in messages.
+
+    Which ones follows from the number of episodes alone, so a smaller part is contained in a larger one. Returned
+    arrays are copies, unless all episodes are kept.
+
+    Raises:
+        DatasetError: the part is no episode, or all of them.
+    """
+    if fraction == 1:
+        return episodes
+    whole, count = episodes.num_episodes, round(fraction * episodes.num_episodes)
+    if not 0 < count < whole:
+        what = "no episode" if count == 0 else "all of them"
+        cure = f"give at least {1 / whole:.2g}" if whole > 1 and count == 0 else "leave it out"
+        raise DatasetError(f"{source}: fraction {fraction:g} of its {whole:,} episodes is {what}; {cure}")
+    kept = np.sort(np.random.default_rng(_PART_SEED).permutation(whole)[:count])
+    rows = np.concatenate([np.arange(episodes.starts[each], episodes.starts[each + 1]) for each in kept])
+    note = (
+        f"fraction {fraction:g}: {count:,} of {whole:,} episodes are kept, {len(rows):,} of "
+        f"{episodes.num_transitions:,} transitions; all statistics are those of the kept part"
+    )
+    return Episodes(
+        observations=episodes.observations[rows],
+        actions=episodes.actions[rows],
+        rewards=episodes.rewards[rows],
+        starts=np.concatenate([[0], np.cumsum(episodes.lengths[kept])]).astype(np.int64),
+        notes=(*episodes.notes, note),
+    )

@@ -26,11 +26,12 @@ class Windows(NamedTuple):
 
 
 class WindowSampler:
-    """Draws windows of `episodes`: an episode, uniformly or by its length, then a last step, uniformly in it.
+    """Draws windows of `episodes`: an episode, uniformly or by its length, then one of its steps, uniformly.
 
-    A window holds the `context_length` steps up to that last step, or all steps up to it when there are fewer (the
-    authors' code). A token with a lag is the field's value that many steps earlier in the episode, zero before its
-    start. The data set is copied to `device` once.
+    `anchor` "last": a window holds the `context_length` steps up to that step, or all steps up to it if there are fewer
+    (the authors' code). "first": those from that step on, or all to the end of the episode (Chen et al.). A token with
+    a lag is the field's value that many steps earlier in the episode, zero before its start. The data set is copied to
+    `device` once.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class WindowSampler:
         context_length: int,
         batch_size: int,
         episode_weighting: Literal["uniform", "length"] = "uniform",
+        anchor: Literal["last", "first"] = "last",
         device: str | torch.device = "cpu",
     ) -> None:
         self._tokens = tuple(tokens)
-        self._batch_size, self._weighting = batch_size, episode_weighting
+        self._batch_size, self._weighting, self._anchor = batch_size, episode_weighting, anchor
         self._device = torch.device(device)
         self._fields = {field: self._upload(_field(episodes, field)) for field in {token.field for token in tokens}}
         self._subgoal_rows = self._upload(subgoal_rows(episodes)) if Field.SUBGOAL in self._fields else None
@@ -60,8 +62,11 @@ class WindowSampler:
         episode = self._draw_episodes(generator)
         length = self._lengths[episode]
         chance = torch.rand(self._batch_size, generator=generator, device=self._device, dtype=torch.float64)
-        end = (chance * length).long() + 1  # the step after the last one, uniform in 1 ... length
-        first = (end - len(self._steps)).clamp(min=0)
+        drawn = (chance * length).long()  # uniform in 0 ... length - 1
+        if self._anchor == "first":
+            first, end = drawn, torch.minimum(drawn + len(self._steps), length)
+        else:
+            first, end = (drawn + 1 - len(self._steps)).clamp(min=0), drawn + 1
         return self.between(episode, first, end)
 
     def between(self, episode: Tensor, first: Tensor, end: Tensor) -> Windows:

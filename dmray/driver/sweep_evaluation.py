@@ -69,7 +69,8 @@ class SweepEvaluation:
         """One row per checkpoint: its trial and the result for the first target return."""
         import pandas as pd
 
-        columns = ("trial_id", "checkpoint", "step", "decode", "episodes", "normalized_score", "return_mean")
+        settings = ("checkpoint", "step", "decode", "episodes", "action_noise", "observation_noise")
+        columns = ("trial_id", *settings, "normalized_score", "return_mean")
         rows = [
             (
                 record.trial_id,
@@ -77,6 +78,8 @@ class SweepEvaluation:
                 record.step,
                 record.conditions.decode,
                 record.conditions.episodes,
+                record.conditions.action_noise,
+                record.conditions.observation_noise,
                 record.evaluation.first_target.normalized_mean,
                 record.evaluation.first_target.return_mean,
             )

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmray.arguments import MAX_COHORT, MAX_EPISODES, MAX_SEED, MAX_WORKERS, finite_number, flag, whole_number
+from dmray.arguments import (
+    MAX_COHORT,
+    MAX_EPISODES,
+    MAX_NOISE,
+    MAX_SEED,
+    MAX_WORKERS,
+    finite_number,
+    flag,
+    whole_number,
+)
 from dmray.errors import SpecError
 from dmray.inference.acting import numbers
 from dmray.inference.policy import Policy, fit_task, load_policy
@@ -24,6 +33,7 @@ from dmray.rollout import (
     Cohort,
     EpisodeRecord,
     EvaluationRequest,
+    Noise,
     RecordedTransitions,
     Step,
     cohorts,
@@ -40,6 +50,7 @@ from dmray.trial.evaluation import about, episode_rows, request_for, summarize
 
 PolicyFunction = Callable[[np.ndarray], np.ndarray]  # raw observations (E, S) to raw actions (E, A)
 OnCohort = Callable[[int, int], None]  # called with the numbers of finished and of all episodes
+NOISES = ("action_noise", "observation_noise")
 _EPISODES, _COHORT_SIZE = 100, 50  # for functions; policies have the settings of their sweep
 
 
@@ -52,6 +63,8 @@ class EvaluationChanges:
     target_returns: tuple[float, ...] | None = None
     seed: int | None = None
     cohort_size: int | None = None
+    action_noise: float | None = None
+    observation_noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +108,14 @@ def evaluation_request(
     target_returns: Sequence[float] | None = None,
     seed: int | None = None,
     cohort_size: int | None = None,
+    action_noise: float | None = None,
+    observation_noise: float | None = None,
 ) -> EvaluationRequest:
     """The settings of an evaluation. Those that are None are the settings of the policy's sweep.
 
     Raises:
         SpecError: an unknown task or decode mode, a target return for a policy that takes none, a number that is too
-            small, or a function without a task.
+            small, a function without a task, or noise in a unit that is not known.
         CheckpointError: the policy's sizes are not those of the task.
     """
     if not isinstance(policy, Policy) and not callable(policy):
@@ -109,12 +124,13 @@ def evaluation_request(
         raise SpecError(f"task {short_repr(task)}: give the name of a task, for example 'hopper'")
     named = lookup("task", task, TASKS, SpecError) if isinstance(task, str) else task
     request = _policy_request(policy, named) if isinstance(policy, Policy) else _function_request(named)
-    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size)
+    changes = checked_changes(episodes, decode, target_returns, seed, cohort_size, action_noise, observation_noise)
     if changes.target_returns is not None and request.target_returns == (None,):
         kind = policy.method.upper() if isinstance(policy, Policy) else "a function"
         raise SpecError(f"target return {changes.target_returns[0]:g}: {kind} takes no target return")
-    given = {each.name: getattr(changes, each.name) for each in fields(changes)}
+    given = {each.name: getattr(changes, each.name) for each in fields(changes) if each.name not in NOISES}
     request = replace(request, **{name: value for name, value in given.items() if value is not None})
+    request = replace(request, noise=_noise(policy, request, changes))
     if isinstance(policy, Policy):
         make_decoder(policy.network, request.decode, 1)  # raises if the decode mode is invalid
     elif decode is not None:
@@ -128,6 +144,8 @@ def checked_changes(
     target_returns: Sequence[float] | None,
     seed: int | None,
     cohort_size: int | None,
+    action_noise: float | None = None,
+    observation_noise: float | None = None,
 ) -> EvaluationChanges:
     """The settings that are given, each checked by itself.
 
@@ -140,7 +158,45 @@ def checked_changes(
         target_returns=None if target_returns is None else _targets(target_returns),
         seed=None if seed is None else whole_number("seed", seed, 0, MAX_SEED),
         cohort_size=None if cohort_size is None else whole_number("cohort_size", cohort_size, 1, MAX_COHORT),
+        action_noise=_level("action_noise", action_noise),
+        observation_noise=_level("observation_noise", observation_noise),
     )
+
+
+def _require_deviations(policy: Policy, action_noise: float) -> None:
+    """Whether the deviation of the actions in the policy's data is known, which is the unit of action noise.
+
+    Raises:
+        SpecError: it is not, and there is action noise.
+    """
+    if action_noise and policy.action_std is None:
+        raise SpecError(
+            f"action_noise {action_noise:g}: the deviation of the actions in the data of {policy} is not stored with "
+            "its weights (they are of an earlier dmray, or published); leave it out, or train the policy again"
+        )
+
+
+def _level(name: str, given: float | None) -> float | None:
+    if given is None:
+        return None
+    level = finite_number(name, given)
+    if not 0 <= level <= MAX_NOISE:
+        raise SpecError(f"{name} {level:g}: must be from 0 to {MAX_NOISE:g}, in deviations of the data")
+    return level
+
+
+def _noise(policy: Policy | PolicyFunction, request: EvaluationRequest, changes: EvaluationChanges) -> Noise | None:
+    """The noise of the policy's sweep with the changes."""
+    levels = {name: level for name in NOISES if (level := getattr(changes, name)) is not None}
+    if not isinstance(policy, Policy):
+        if any(levels.values()):
+            name, level = next((name, level) for name, level in levels.items() if level)
+            raise SpecError(f"{name} {level:g}: its unit is the deviation of a policy's data; a function has none")
+        return None
+    made = policy.trial.evaluation
+    wanted = {name: levels.get(name, getattr(made, name)) for name in NOISES}
+    _require_deviations(policy, wanted["action_noise"])
+    return Noise.of(**wanted, deviations=policy.deviations, zero_dims=request.task.zero_dims)
 
 
 def _targets(given: Sequence[float]) -> tuple[float, ...]:
@@ -153,7 +209,7 @@ def _targets(given: Sequence[float]) -> tuple[float, ...]:
 
 
 def _policy_request(policy: Policy, task: Task | None) -> EvaluationRequest:
-    request = request_for(policy.trial, policy.task, policy.takes_target)
+    request = request_for(policy.trial, policy.task, policy.takes_target, None)  # `_noise` adds the noise
     if task is None or task.name == policy.task.name:
         return request
     targets: tuple[float | None, ...] = task.target_returns if policy.takes_target else (None,)
@@ -249,8 +305,10 @@ def watch_episodes(
 
 
 def recorded_evaluation(policy: Policy, request: EvaluationRequest) -> EvaluationDone | None:
-    """The policy's sweep's evaluation of the same weights with the same decode mode and seed; None if there is none."""
-    if policy.folder is None:
+    """The policy's sweep's evaluation of the same weights, decode mode, seed and noise; None if there is none."""
+    made = policy.trial.evaluation
+    noise = (request.noise.action_noise, request.noise.observation_noise) if request.noise else (0.0, 0.0)
+    if policy.folder is None or noise != (made.action_noise, made.observation_noise):
         return None
     for record in counting(read_ledger(TrialFolder(policy.folder).ledger)):
         if isinstance(record, EvaluationDone):
@@ -263,7 +321,7 @@ def recorded_evaluation(policy: Policy, request: EvaluationRequest) -> Evaluatio
 def record_checkpoint(
     source: str | Path, task: Task, transitions: int, seed: int, target_return: float | None
 ) -> RecordedTransitions:
-    """Record whole episodes of a stored policy in `task`, until there are at least `transitions` transitions.
+    """Record whole episodes of a stored policy in `task`, without noise, until there are at least `transitions`.
 
     `source`: as in `load_policy`. `target_return`: raw; None: the task's first one.
 
@@ -274,7 +332,15 @@ def record_checkpoint(
     policy = load_policy(source)
     target = target_return if target_return is not None else task.target_returns[0] if policy.takes_target else None
     targets = None if target is None else (target,)
-    request = evaluation_request(policy, task, target_returns=targets, seed=seed, cohort_size=_COHORT_SIZE)
+    request = evaluation_request(
+        policy,
+        task,
+        target_returns=targets,
+        seed=seed,
+        cohort_size=_COHORT_SIZE,
+        action_noise=0.0,
+        observation_noise=0.0,
+    )
     return record_decoder(lambda rows: make_decoder(policy.network, request.decode, rows), request, transitions)
 
 

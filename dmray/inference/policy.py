@@ -19,6 +19,7 @@ from dmray.inference.acting import Rollout, act_on_windows
 from dmray.policies import PolicySnapshot, SequencePolicy
 from dmray.records import TrialFolder
 from dmray.registry import short, short_repr
+from dmray.rollout import Deviations
 from dmray.specs import TrialSpec
 from dmray.storage import fetch_from_store, is_url
 from dmray.tasks import ReferenceScores, Task, task_of
@@ -34,6 +35,7 @@ class Policy:
     `trial`: the spec of its trial. `task`: the task, with the reference returns and the observation size of the trial's
     data set. `step`: the number of optimizer steps. `folder`: the trial's folder; None for a policy from MLflow.
     `dataset_fingerprint`: of the content that it was trained on; None for published weights.
+    `action_std`: the deviation of each action dimension in its data; None: not known.
     """
 
     trial: TrialSpec
@@ -42,6 +44,7 @@ class Policy:
     step: int
     folder: Path | None = None
     dataset_fingerprint: str | None = None
+    action_std: tuple[float, ...] | None = field(default=None, repr=False)
 
     @cached_property
     def network(self) -> SequencePolicy:
@@ -57,6 +60,11 @@ class Policy:
     def decode(self) -> str:
         """The decode mode with which its sweep evaluated the policy."""
         return self.trial.evaluation.decode
+
+    @property
+    def deviations(self) -> Deviations:
+        """The deviations of its data, which are the units of noise in evaluations."""
+        return Deviations(self.action_std, tuple(self.snapshot.weights["state_std"].tolist()))
 
     @property
     def takes_target(self) -> bool:
@@ -186,6 +194,7 @@ def load_policy(source: str | Path, checkpoint: str | None = None) -> Policy:
         step=_step_in(file, content),
         folder=path if path.is_dir() else path.parent.parent,
         dataset_fingerprint=content["origin"]["dataset_fingerprint"],
+        action_std=_action_std_in(content),
     )
     try:
         _ = policy.network  # raises if the weights are those of another network
@@ -259,6 +268,12 @@ def _step_in(file: Path, content: Mapping[str, Any]) -> int:
         return whole_number("step", content["step"] if "step" in content else content["trainer"]["step"], 0)
     except (KeyError, TypeError, SpecError) as cause:
         raise CheckpointError(f"{file}: its number of steps is damaged: {short_repr(str(cause))}") from cause
+
+
+def _action_std_in(content: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """None in a checkpoint of an earlier dmray."""
+    stored = content["origin"].get("action_std")
+    return None if stored is None else tuple(stored)
 
 
 def fit_task(policy: Policy, task: Task) -> Task:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmray.datasets import Statistics
+from dmray.datasets import Statistics, action_deviations
 from dmray.errors import CheckpointError, SpecError, StorageError
 from dmray.files import cache_folder, is_regular_file, user_path
 from dmray.inference.policy import Policy
@@ -220,7 +220,7 @@ def _return_scale(settings: PublishedSettings, task: Task) -> float:
 
 def _policy(network: SequencePolicy, task: Task, settings: PublishedSettings, place: Path) -> PublishedPolicy:
     fitted, dataset = _fitted(task, network, place), _dataset(settings, task, place)
-    mean, std = _statistics(settings, dataset, task)
+    mean, std, action_std = _statistics(settings, dataset, task)
     width = network.recipe.shape.observation_dim
     if mean.shape != (width,) or std.shape != (width,):
         raise SpecError(
@@ -239,7 +239,7 @@ def _policy(network: SequencePolicy, task: Task, settings: PublishedSettings, pl
         training=TrainingSpec(action_input=recipe.action_input),
         evaluation=EvaluationSpec(return_scale=recipe.return_scale, target_returns=task.target_returns),
     )
-    return PublishedPolicy(trial, snapshot(network), fitted, 0, None, str(place))
+    return PublishedPolicy(trial, snapshot(network), fitted, 0, action_std=action_std, source=str(place))
 
 
 def _fitted(task: Task, network: SequencePolicy, place: Path) -> Task:
@@ -268,7 +268,10 @@ def _dataset(settings: PublishedSettings, task: Task, place: Path) -> DatasetSpe
     return DatasetSpec(name=f"{name}-weights" if name in DATASETS else name, task=task.name, path=path)
 
 
-def _statistics(settings: PublishedSettings, dataset: DatasetSpec, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(
+    settings: PublishedSettings, dataset: DatasetSpec, task: Task
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...] | None]:
+    """Mean and deviation of the states, and the deviation of the actions if the data are given."""
     if (settings.data is None) == (settings.statistics is None):
         both = "both are given" if settings.data is not None else "neither is given"
         raise SpecError(
@@ -278,14 +281,14 @@ def _statistics(settings: PublishedSettings, dataset: DatasetSpec, task: Task) -
     if settings.statistics is None:
         episodes = open_dataset(dataset, task, cache_folder() / "recordings").episodes
         found = Statistics.of(episodes)
-        return found.mean, found.std
+        return found.mean, found.std, action_deviations(episodes)
     path = user_path(settings.statistics)
     try:
         if path.suffix == ".json":
             values = json.loads(_read(path))
-            return np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64)
+            return np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64), None
         with np.load(path) as arrays:
-            return np.asarray(arrays["mean"], np.float64), np.asarray(arrays["std"], np.float64)
+            return np.asarray(arrays["mean"], np.float64), np.asarray(arrays["std"], np.float64), None
     except (OSError, ValueError, KeyError, TypeError, EOFError) as cause:
         raise SpecError(
             f"statistics {path}: give a .npz or .json file with the arrays mean and std ({short_repr(str(cause))})"

@@ -181,6 +181,8 @@ def _load(folder: SweepFolder, work: Work) -> _Submitted:
         target_returns=targets or None,
         seed=wanted.seed,
         cohort_size=wanted.cohort_size,
+        action_noise=wanted.action_noise,
+        observation_noise=wanted.observation_noise,
     )
     return _Submitted(work, policy.snapshot, request, policy.step, time.perf_counter())
 
@@ -232,7 +234,13 @@ def _conditions(
         deterministic=deterministic,
         simulator=evaluation_provenance(trial, task)["simulator"],
         code=code_of(provenance()),
+        action_noise=_given(changes.action_noise, evaluation.action_noise),
+        observation_noise=_given(changes.observation_noise, evaluation.observation_noise),
     )
+
+
+def _given(change: float | None, otherwise: float) -> float:
+    return otherwise if change is None else change
 
 
 def _require_effect(trials: Sequence[TrialSpec], changes: EvaluationChanges) -> None:

@@ -3,6 +3,7 @@
 from dmray.fields import Field
 from dmray.methods.layout import A1, Layout, R, S
 from dmray.methods.method import Method
+from dmray.methods.presets import DT_PRESETS
 from dmray.models.backbones import TRANSFORMER
 
 DT = Method(
@@ -14,4 +15,5 @@ DT = Method(
     stages=(Layout((R, S, A1), Field.ACTION, read_at=1),),
     colour="#0072B2",
     marker="o",
+    presets=DT_PRESETS,
 )

@@ -3,6 +3,7 @@
 from dmray.fields import Field
 from dmray.methods.layout import A1, Layout, S
 from dmray.methods.method import Method
+from dmray.methods.presets import DT_PRESETS
 from dmray.models.backbones import TRANSFORMER
 
 DT_WITHOUT_RETURNS = Method(
@@ -15,4 +16,5 @@ DT_WITHOUT_RETURNS = Method(
     colour="#004B78",
     marker="p",
     baselines=("dt",),
+    presets=DT_PRESETS,
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dmray.fields import Field, Token
@@ -41,16 +42,30 @@ class PolicyShape:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """The choices of one published implementation of a method: fields of the method's config and of `training`.
+
+    Sizes, learning rates and batches are none of them. `source`: where the implementation is published.
+    """
+
+    name: str
+    source: str
+    model: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    training: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
 class Method:
     """A backbone (one network per stage) and the stages, in the order in which they predict a timestep's fields.
 
     `name`: the name in sweep files. `label`: the name in reports. `colour` (hex), `marker` (matplotlib's): how figures
     draw it. `baselines`: the names of the methods that it is compared with. `source`: where it is published. `summary`:
-    one sentence that describes it.
+    one sentence that describes it. `presets`: published implementations of it, which a sweep file names; all presets of
+    a method give the same fields, so that a trial equals one of them at most.
 
     Raises:
-        ValueError: a stage has an input that no earlier stage predicts, no stage predicts the action, or `name`,
-            `colour` or `marker` cannot be used.
+        ValueError: a stage has an input that no earlier stage predicts, no stage predicts the action, `name`, `colour`
+            or `marker` cannot be used, or a preset has fields that another one or the config does not have.
     """
 
     name: str
@@ -62,9 +77,11 @@ class Method:
     colour: str
     marker: str
     baselines: tuple[str, ...] = ()
+    presets: tuple[Preset, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_looks()
+        self._check_presets()
         known = set(_OBSERVED)
         for stage in self.stages:
             for token in stage.visible:
@@ -131,6 +148,15 @@ class Method:
             raise ValueError(f"colour '{self.colour}': write it as '#1b9e77'")
         if len(self.marker) != 1 or self.marker not in _MARKERS:
             raise ValueError(f"marker '{self.marker}': one of matplotlib's, {' '.join(_MARKERS)}")
+
+    def _check_presets(self) -> None:
+        for preset in self.presets:
+            for section in ("model", "training"):
+                given, wanted = getattr(preset, section).keys(), getattr(self.presets[0], section).keys()
+                if given != wanted:
+                    differing = ", ".join(sorted(given ^ wanted))
+                    raise ValueError(f"preset '{preset.name}': all presets give the same fields; look at {differing}")
+            self.config.model_validate(dict(preset.model))
 
     def _stage_parameters(self, stage: Layout, config: BackboneConfig, shape: PolicyShape) -> int:
         width = config.d_model

@@ -42,8 +42,8 @@ from dmray.records import (
     last_score,
 )
 from dmray.records.identity import group_id, section
-from dmray.specs import DatasetSpec, SweepSpec, TrialSpec, canonical_json
-from dmray.tasks import DATASETS, task_of
+from dmray.specs import DatasetSpec, SweepSpec, TrialSpec, canonical_json, noise_text
+from dmray.tasks import DATASETS, protocol_of, task_of
 
 # Tags. A run is found by SWEEP_ID and KEY.
 LEVEL, KEY, SWEEP, SWEEP_ID, STATUS = "dmray.level", "dmray.key", "dmray.sweep", "dmray.sweep_id", "dmray.status"
@@ -188,8 +188,7 @@ def reevaluation_key(record: Reevaluation) -> str:
 
 
 def reevaluation_name(trial: TrialSpec, record: Reevaluation) -> str:
-    made = record.conditions
-    return f"{trial_name(trial)}|{made.checkpoint}, {made.decode}, {made.episodes} episodes, seed {made.seed}"
+    return f"{trial_name(trial)}|{record.conditions.settings}"
 
 
 def reevaluation_tags(
@@ -207,7 +206,7 @@ def reevaluation_tags(
         "protocol.episodes": str(made.episodes),
         "protocol.seed": str(made.seed),
         "protocol.target_returns": targets or "none",
-        "protocol.again": f"{made.checkpoint}, {made.decode}, {made.episodes} episodes, seed {made.seed}",
+        "protocol.again": made.settings,
         "code": made.code,
         PARENT: parent,
     }
@@ -276,9 +275,10 @@ def seed_group_params(trial: TrialSpec) -> dict[str, str]:
         "method": trial.method,
         "dataset": trial.dataset.name,
         "dataset_generate": content["dataset"]["generate"] or "no",
+        "dataset_fraction": content["dataset"]["fraction"],
         "task": task.name,
         "family": task.family,
-        "protocol": task.protocol,
+        "protocol": protocol_of(trial.dataset),
         **content["model"],
         **content["training"],
         **evaluation,
@@ -318,8 +318,9 @@ def _setting_tags(trial: TrialSpec) -> dict[str, str]:
         "dataset": trial.dataset.name,
         "task": task.name,
         "family": task.family,
-        "protocol": task.protocol,
+        "protocol": protocol_of(trial.dataset),
         "protocol.decode": trial.evaluation.decode,
+        "protocol.noise": noise_text(trial.evaluation)[2:] or "none",
         "protocol.env_id": task.env_id,
         "protocol.engine": task.engine,
     }
@@ -416,11 +417,12 @@ def dataset_used(trial: TrialSpec, record: AttemptStarted) -> DatasetUsed | None
 
 
 def _dataset_source(dataset: DatasetSpec) -> tuple[str, dict[str, object]]:
+    part = {"fraction": dataset.fraction} if dataset.fraction != 1 else {}
     if dataset.generate is not None:
-        return "recorded", {"task": dataset.task, **dataset.generate.model_dump(mode="json")}
+        return "recorded", {"task": dataset.task, **dataset.generate.model_dump(mode="json"), **part}
     if dataset.path is not None:
-        return "local", {"uri": dataset.path}
-    return "published", {"uri": DATASETS[dataset.name].url}
+        return "local", {"uri": dataset.path, **part}
+    return "published", {"uri": DATASETS[dataset.catalog_name].url, **part}
 
 
 def model_name(trial: TrialSpec) -> str:
@@ -429,12 +431,13 @@ def model_name(trial: TrialSpec) -> str:
 
 
 def alias_name(trial: TrialSpec, identity: ResultIdentity | None = None, apart: Iterable[str] = ()) -> str:
-    """The data set; the decode mode where it is not `window`; the parts of the identity in which others differ.
+    """The data set; the decode mode where it is not `window`; the noise; the parts of the identity that differ.
 
     Scores of different modes or identities are not compared.
     """
     decode = trial.evaluation.decode
     name = trial.dataset.name if decode == "window" else f"{trial.dataset.name}--{decode}"
+    name += noise_text(trial.evaluation).replace(", ", "--")
     if identity is not None and (parts := identity.label(apart)):
         name = f"{name}--{parts}"
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
@@ -454,7 +457,8 @@ def registry_tags(
         **identity_tags(identity),
         TRIAL: trial.trial_id,
         "dmray.seeds": str(seeds),
-        "dmray.protocol": f"{task_of(trial.dataset).protocol}, decode {trial.evaluation.decode}",
+        "dmray.protocol": f"{protocol_of(trial.dataset)}, decode {trial.evaluation.decode}"
+        f"{noise_text(trial.evaluation)}",
         GROUP_SCORE: repr(seed_group_score),
         "dmray.score": repr(score),
     }

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dmray.models.configs import (
+    INIT_STD,
     MAMBA_MLP_MULTIPLE,
     BackboneConfig,
     LSTMConfig,
@@ -27,6 +28,22 @@ if TYPE_CHECKING:
 _SCAN_FLOPS = 9  # for each token, channel and state: exp(dt A), the update of the state, the product with C
 
 
+class TokenInit(NamedTuple):
+    """The initial weights around a backbone: of the embeddings, of the timestep table, and of the head.
+
+    `linear_std`: the deviation of the normal weights of embeddings and head; None: PyTorch's uniform distribution.
+    `zero_biases`: their biases are zero; otherwise PyTorch's. `timestep_std`: the deviation of the timestep table.
+    """
+
+    linear_std: float | None = None
+    zero_biases: bool = False
+    timestep_std: float = 1.0
+
+
+def _pytorch_init(config: Any) -> TokenInit:
+    return TokenInit()
+
+
 @dataclass(frozen=True)
 class Backbone:
     """The description of a causal network over embedded tokens (B, L, d_model).
@@ -36,9 +53,9 @@ class Backbone:
     so that planning is fast. `num_parameters(config)`: the number of trainable parameters. `flops(config, tokens)`: the
     FLOPs of the forward pass over a sequence of `tokens` tokens; a multiply-add is two.
 
-    `timestep_embedding`: a learned embedding of the timestep is added to tokens. `zero_biases`: the biases of the
-    embeddings and of the head are initialised to zero. `uses_selective_scan`: the network runs the scan of
-    `dmray.models.selective_scan`, so the name of the scan's implementation is recorded.
+    `timestep_embedding`: a learned embedding of the timestep is added to tokens. `token_init(config)`: the initial
+    weights of embeddings and head. `uses_selective_scan`: the network runs the scan of `dmray.models.selective_scan`,
+    so the name of the scan's implementation is recorded.
     """
 
     name: str
@@ -47,7 +64,7 @@ class Backbone:
     num_parameters: Callable[[Any], int]
     flops: Callable[[Any, int], float]
     timestep_embedding: bool = False
-    zero_biases: bool = False
+    token_init: Callable[[Any], TokenInit] = _pytorch_init
     uses_selective_scan: bool = False
 
 
@@ -60,6 +77,11 @@ def _build_transformer(config: TransformerConfig) -> nn.Module:
     from dmray.models.causal_transformer import CausalTransformer
 
     return CausalTransformer(config)
+
+
+def _transformer_init(config: TransformerConfig) -> TokenInit:
+    normal = config.embedding_init == "normal"
+    return TokenInit(INIT_STD if normal else None, normal, config.timestep_init)
 
 
 def _transformer_parameters(config: TransformerConfig) -> int:
@@ -80,20 +102,27 @@ def _build_mamba(config: MambaConfig) -> nn.Module:
     return Mamba(config)
 
 
+def _mamba_init(config: MambaConfig) -> TokenInit:
+    return TokenInit(zero_biases=True)
+
+
 def _mamba_parameters(config: MambaConfig) -> int:
     width, inner, rank = config.d_model, config.expand * config.d_model, ceil(config.d_model / 16)
     hidden = ceil(width / MAMBA_MLP_MULTIPLE) * MAMBA_MLP_MULTIPLE
+    rank = 0 if config.evolution == "constant-step" else rank
+    rates = {"learned": config.d_state, "shared": 1, "constant-step": config.d_state}.get(config.evolution, 0)
     mixer = (
         linear_parameters(width, 2 * inner, bias=False) + inner * (config.d_conv + 1)
         + linear_parameters(inner, rank + 2 * config.d_state, bias=False) + linear_parameters(rank, inner)
-        + inner * (config.d_state + 1) + linear_parameters(inner, width, bias=False)
+        + inner * (rates + 1) + linear_parameters(inner, width, bias=False)
     )  # fmt: skip
     mlp = linear_parameters(width, 2 * hidden, bias=False) + linear_parameters(hidden, width, bias=False)
     return config.n_layer * (mixer + mlp + 2 * width) + width
 
 
 def _mamba_flops(config: MambaConfig, tokens: int) -> float:
-    scan = _SCAN_FLOPS * config.n_layer * config.expand * config.d_model * config.d_state
+    per_state = _SCAN_FLOPS if config.evolution != "memoryless" else 0
+    scan = per_state * config.n_layer * config.expand * config.d_model * config.d_state
     return float(tokens * (2 * _mamba_parameters(config) + scan))
 
 
@@ -136,9 +165,16 @@ TRANSFORMER = Backbone(
     _transformer_parameters,
     _transformer_flops,
     timestep_embedding=True,
+    token_init=_transformer_init,
 )
 MAMBA = Backbone(
-    "mamba", MambaConfig, _build_mamba, _mamba_parameters, _mamba_flops, zero_biases=True, uses_selective_scan=True
+    "mamba",
+    MambaConfig,
+    _build_mamba,
+    _mamba_parameters,
+    _mamba_flops,
+    token_init=_mamba_init,
+    uses_selective_scan=True,
 )
 LSTM = Backbone("lstm", LSTMConfig, _build_lstm, _lstm_parameters, _lstm_flops)
 MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops)

@@ -3,10 +3,11 @@
 Glossary (shapes: B windows, L tokens, D width, H heads):
     ln_1, ln_2, ln_f  LayerNorms before attention, before the MLP, after the last block
     c_attn, c_fc      projections into attention (query, key, value) and into the MLP (4 D)
-    c_proj            the projections back onto the residual path, initialised smaller by 1/sqrt(2 n_layer)
+    c_proj            the projections back onto the residual path
 
-Deliberate differences from GPT-2: ReLU instead of GELU, no token table, and no position embedding, because the sequence
-model adds a timestep embedding to the tokens.
+Deliberate differences from GPT-2: ReLU or the exact GELU instead of its approximation, no token table, and no position
+embedding, because the sequence model adds a timestep embedding to the tokens. The initial weights are those of the
+config; its defaults are GPT-2's.
 
 The state for acting step by step is a cache of keys and values of all tokens since a group's start (`KeyValueCache`).
 Its shapes: B rows of one group, H heads, n tokens of a call, E numbers per head. Projections are computed for all
@@ -16,15 +17,16 @@ groups at once. Each group attends to its own tokens only, so a group that was r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmray.models.configs import TransformerConfig
+from dmray.models.configs import INIT_STD, TransformerConfig
 
-_INIT_STD = 0.02
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class CausalTransformer(nn.Module):
@@ -35,7 +37,7 @@ class CausalTransformer(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
         self.layers = nn.ModuleList(_Block(spec) for _ in range(spec.n_layer))
         self.ln_f = nn.LayerNorm(spec.d_model)
-        _initialise(self, spec.n_layer)
+        _initialise(self, spec)
 
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = self.dropout(tokens)
@@ -131,12 +133,13 @@ class _Attention(nn.Module):
 class _Mlp(nn.Module):
     def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
+        self._activation = _ACTIVATIONS[spec.activation]
         self.c_fc = nn.Linear(spec.d_model, 4 * spec.d_model)
         self.c_proj = nn.Linear(4 * spec.d_model, spec.d_model)
         self.residual_dropout = nn.Dropout(spec.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.residual_dropout(self.c_proj(F.relu(self.c_fc(hidden))))
+        out: Tensor = self.residual_dropout(self.c_proj(self._activation(self.c_fc(hidden))))
         return out
 
 
@@ -198,9 +201,12 @@ class KeyValueCache:
         self._restarted = None
 
 
-def _initialise(model: nn.Module, n_layer: int) -> None:
+def _initialise(model: nn.Module, spec: TransformerConfig) -> None:
+    residual_std = INIT_STD / math.sqrt(2 * spec.n_layer) if spec.residual_init == "scaled" else INIT_STD
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            on_residual_path = name.endswith("c_proj")
-            nn.init.normal_(module.weight, std=_INIT_STD / math.sqrt(2 * n_layer) if on_residual_path else _INIT_STD)
+            if name.endswith("c_attn") and spec.attention_init == "xavier":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=residual_std if name.endswith("c_proj") else INIT_STD)
             nn.init.zeros_(module.bias)

@@ -5,12 +5,15 @@ Glossary (shapes: B windows, L tokens, D width, I inner width = expand * D, N st
     conv1d    over L          causal depthwise convolution of d_conv taps on x
     x_proj    I -> R + 2 N    per token: the step size (low rank), B (input of the state), C (output of the state)
     dt_proj   R -> I          step size per channel; softplus after its bias
-    A_log     (I, N)          A = -exp(A_log), the decay rates
+    A_log     (I, N)          A = -exp(A_log), the decay rates; (I, 1) for evolution `shared`
     D         (I,)            skip from x to the output
     out_proj  I -> D          back onto the residual path
     fc1, fc2  D -> 2 hidden -> D   gated MLP, hidden = D rounded up to a multiple of 128
 
 Names of the mixer's parameters, shapes and initialisation are those of `mamba_ssm.Mamba`, so its weights can be loaded.
+With another `MambaConfig.evolution` than `learned`, what is not used is no parameter: `frozen` has A_log as a buffer of
+the same name, `no-decay` and `memoryless` have none, and `constant-step` has no rows of x_proj and no weight of dt_proj
+for the step size (R = 0), only its bias. The initial values of all other parameters do not depend on the evolution.
 A block is residual + mixer(norm(.)), then residual + mlp(norm2(.)); the residual keeps the input's dtype, which is
 float32 under autocast.
 """
@@ -24,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.causal_conv import causal_conv_silu
-from dmray.models.configs import MAMBA_MLP_MULTIPLE, MambaConfig
+from dmray.models.configs import MAMBA_MLP_MULTIPLE, Evolution, MambaConfig
 from dmray.models.group_rows import Absent
 from dmray.models.mamba_state import MixerState
-from dmray.models.selective_scan import selective_scan
+from dmray.models.selective_scan import memoryless_scan, selective_scan
 
 NORM_EPSILON = 1e-5
 # mamba_ssm's range of initial step sizes (log-uniform), and their minimum
@@ -64,18 +67,27 @@ class Block(nn.Module):
 class MambaMixer(nn.Module):
     """The selective state space layer, `(B, L, D) -> (B, L, D)`; parameters named as in `mamba_ssm.Mamba`."""
 
+    A_log: Tensor | None
+
     def __init__(self, spec: MambaConfig) -> None:
         super().__init__()
         inner, rank = spec.expand * spec.d_model, math.ceil(spec.d_model / 16)
+        self.memoryless = spec.evolution == "memoryless"
         self.splits = (rank, spec.d_state, spec.d_state)
         self.in_proj = nn.Linear(spec.d_model, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, spec.d_conv, groups=inner, padding=spec.d_conv - 1)
         self.x_proj = nn.Linear(inner, sum(self.splits), bias=False)
         self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, spec.d_state + 1).log().repeat(inner, 1))
+        rates = _initial_rates(spec.evolution, inner, spec.d_state)
+        if spec.evolution == "frozen":
+            self.register_buffer("A_log", rates)
+        else:
+            self.register_parameter("A_log", None if rates is None else nn.Parameter(rates))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, spec.d_model, bias=False)
         _initialise_dt(self.dt_proj)
+        if spec.evolution == "constant-step":
+            self._remove_step_projection()
 
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.out_proj(self.scanned(hidden))
@@ -83,17 +95,35 @@ class MambaMixer(nn.Module):
 
     def scanned(self, hidden: Tensor) -> Tensor:
         """The input (B, L, I) of the output projection."""
+        x, z, dt, B, C = self._selected(hidden)
+        delta = F.linear(dt, self.dt_proj.weight)
+        if self.memoryless:
+            return memoryless_scan(x, delta, B, C, self.D, z, self.dt_proj.bias)
+        return selective_scan(x, delta, self.rates(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
+
+    def rates(self) -> Tensor:
+        """A (I, N), contiguous: minus the decay rates; zeros if the mixer has none."""
+        inner, d_state = len(self.D), self.splits[1]
+        if self.A_log is None:
+            return self.D.new_zeros(inner, d_state)
+        return (-self.A_log.exp()).expand(inner, d_state).contiguous()
+
+    def step_sizes(self, hidden: Tensor) -> Tensor:
+        """The step sizes (B, L, I) for the mixer's input (B, L, D)."""
+        _, _, dt, _, _ = self._selected(hidden)
+        return F.softplus(self.dt_proj(dt))
+
+    def _selected(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """x (B, L, I) after the convolution, the gate z (B, L, I), and per token dt (B, L, R), B and C (B, L, N)."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.get_parameter("bias"))
-        dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
-        return selective_scan(x, delta, -self.A_log.exp(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
+        return x, z, *self.x_proj(x).split(self.splits, dim=-1)
 
     def begin(self, num_rows: int) -> MixerState:
-        """The state before the first token."""
-        inner, d_state = self.A_log.shape
-        taps = self.A_log.new_zeros(num_rows, self.conv1d.kernel_size[0] - 1, inner)
-        return MixerState(taps, self.A_log.new_zeros(num_rows, d_state, inner))
+        """The state before the first token. A memoryless mixer does not use `hidden`."""
+        inner, d_state = len(self.D), self.splits[1]
+        taps = self.D.new_zeros(num_rows, self.conv1d.kernel_size[0] - 1, inner)
+        return MixerState(taps, self.D.new_zeros(num_rows, d_state, inner))
 
     def advance(self, hidden: Tensor, state: MixerState, absent: Absent | None = None) -> Tensor:
         """The outputs for the next tokens (B, n, D). Updates `state`."""
@@ -104,9 +134,21 @@ class MambaMixer(nn.Module):
         if absent is not None:  # the convolution has a bias
             x[absent] = 0.0
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
-        y = selective_steps(x, F.softplus(self.dt_proj(dt)), -self.A_log.exp(), B, C, state.hidden)
-        out: Tensor = self.out_proj(torch.addcmul(y, x, self.D).mul_(F.silu(z)))
+        if self.memoryless:
+            y = memoryless_scan(x, F.linear(dt, self.dt_proj.weight), B, C, self.D, z, self.dt_proj.bias)
+        else:
+            y = selective_steps(x, F.softplus(self.dt_proj(dt)), self.rates(), B, C, state.hidden)
+            y = torch.addcmul(y, x, self.D).mul_(F.silu(z))
+        out: Tensor = self.out_proj(y)
         return out
+
+    def _remove_step_projection(self) -> None:
+        """Leave only the bias of the step size: the low rank R is 0, so that all products stay as they are."""
+        rank, d_state, _ = self.splits
+        self.splits = (0, d_state, d_state)
+        self.x_proj.weight = nn.Parameter(self.x_proj.weight.detach()[rank:].clone())
+        del self.dt_proj.weight
+        self.dt_proj.register_buffer("weight", torch.empty(len(self.D), 0), persistent=False)
 
     def _convolve(self, x: Tensor, state: MixerState) -> Tensor:
         inputs, tokens = torch.cat([state.taps, x], dim=1), x.shape[1]
@@ -116,6 +158,14 @@ class MambaMixer(nn.Module):
         for tap in range(1, len(filters)):
             out.addcmul_(inputs[:, tap : tap + tokens], filters[tap])
         return out
+
+
+def _initial_rates(evolution: Evolution, inner: int, d_state: int) -> Tensor | None:
+    """A_log at the start, for A = -1 ... -N: over the states of each channel, or for `shared` over the channels."""
+    log = torch.arange(1.0, d_state + 1).log()
+    if evolution in ("no-decay", "memoryless"):
+        return None
+    return log[torch.arange(inner) % d_state][:, None] if evolution == "shared" else log.repeat(inner, 1)
 
 
 def selective_steps(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, hidden: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
     h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        h_{-1} = 0
     y_t = (C_t . h_t + D u_t) * silu(z_t)
 
-All implementations are tested against `reference` (`dmray.testing.scan_contract`). The implementation is selected once
-per process, device and dtype, and its name is logged and recorded.
+A may be 0: the state then does not decay. All implementations are tested against `reference`
+(`dmray.testing.scan_contract`). The implementation is selected once per process, device and dtype, and its name is
+logged and recorded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dmray.errors import MissingPackageError
@@ -114,3 +116,15 @@ def selective_scan(
     with torch.autocast(u.device.type, enabled=False):
         x, delta, B, C, z = (given.to(A.dtype) for given in (u, delta, B, C, z))
         return scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus).to(u.dtype)
+
+
+def memoryless_scan(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
+    """The scan with h_{t-1} = 0 at each token: y_t = ((C_t . B_t) delta_t + D) u_t * silu(z_t).
+
+    There is nothing to scan, so it is plain PyTorch on every device, whatever `scan_backend` is. Shapes and dtypes are
+    those of `selective_scan`; the step size is softplus(delta + delta_bias).
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        x, delta, B, C, z = (given.to(D.dtype) for given in (u, delta, B, C, z))
+        weight = (B * C).sum(-1, keepdim=True) * F.softplus(delta + delta_bias) + D
+        return (weight * x * F.silu(z)).to(u.dtype)

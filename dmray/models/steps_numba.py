@@ -75,9 +75,20 @@ class CompiledSteps:
         _convolve((*batch, *layer.filters.shape), both, flat(state.taps), layer.filters, layer.conv_bias, x, gone)
         torch.mm(work.x, layer.x_proj, out=work.mixed)
         torch.mm(work.mixed[:, :rank], layer.dt_proj, out=work.steps)
-        mixed, steps = work.mixed.numpy(), flat(work.steps)
-        _recur(batch, layer.rates, layer.dt_bias, layer.skip, both, mixed[:, rank:], steps, flat(state.hidden), x)
+        if layer.memoryless:
+            self._weigh(layer, work)
+        else:
+            mixed, steps = work.mixed.numpy()[:, rank:], flat(work.steps)
+            _recur(batch, layer.rates, layer.dt_bias, layer.skip, both, mixed, steps, flat(state.hidden), x)
         work.residual.addmm_(work.x, layer.out_proj)
+
+    def _weigh(self, layer: _Layer, work: _Buffers) -> None:
+        """Replace `work.x` by the gated output of a mixer without memory (`memoryless_scan`)."""
+        rank, inner = self._sizes[0], work.x.shape[1]
+        B, C = work.mixed[:, rank:].chunk(2, dim=1)
+        bias, skip = torch.from_numpy(layer.dt_bias), torch.from_numpy(layer.skip)
+        weight = F.softplus(work.steps.add_(bias)).mul_((B * C).sum(1, keepdim=True)).add_(skip)
+        work.x.mul_(weight).mul_(F.silu(work.both[:, inner:]))
 
     def _norm_into(self, x: Tensor, weight: np.ndarray, out: Tensor) -> None:
         _rms_norm(x.numpy(), weight, self._epsilon, out.numpy())
@@ -117,6 +128,7 @@ class _Layer(NamedTuple):
     dt_bias: np.ndarray
     rates: np.ndarray  # (N, I), A times log2(e)
     skip: np.ndarray
+    memoryless: bool  # no state is carried; the rates are not used
     out_proj: Tensor
     norm2: np.ndarray
     fc1: Tensor
@@ -143,8 +155,9 @@ def _weights(block: Block) -> _Layer:
         x_proj=F.pad(mixer.x_proj.weight.detach(), (0, missing)).t(),
         dt_proj=channels_first(mixer.dt_proj.weight).t(),
         dt_bias=vector(mixer.dt_proj.bias),
-        rates=channels_first(-mixer.A_log.exp() * float(LOG2_E)).t().contiguous().numpy(),
+        rates=channels_first(mixer.rates() * float(LOG2_E)).t().contiguous().numpy(),
         skip=vector(mixer.D),
+        memoryless=mixer.memoryless,
         out_proj=F.pad(mixer.out_proj.weight.detach(), (0, missing)).t(),
         norm2=flat(block.norm2.weight),
         fc1=block.mlp.fc1.weight.detach().t(),

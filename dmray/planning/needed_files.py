@@ -52,14 +52,14 @@ def _needed(dataset: DatasetSpec, recordings: Path) -> NeededFile:
         return _local(name, recording, "record", how)
     if dataset.path is not None and not dataset.path.startswith(MINARI_SCHEME):
         return _local(name, user_path(dataset.path), "missing", dataset.path)
-    url = dataset.path or entry_of(name).url
+    url = dataset.path or entry_of(dataset.catalog_name).url
     if url.startswith(MINARI_SCHEME):
         return NeededFile(name, "download", None, url)
     file_name = url.rpartition("/")[2]
     for folder in download_folders():
         if is_regular_file(folder / file_name):
             return _local(name, folder / file_name, "download", url)
-    return NeededFile(name, "download", _published_sizes().get(name), url)
+    return NeededFile(name, "download", _published_sizes().get(dataset.catalog_name), url)
 
 
 def _local(name: str, path: Path, otherwise: FileState, source: str) -> NeededFile:

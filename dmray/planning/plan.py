@@ -136,7 +136,7 @@ def _check_number(sweep: SweepSpec, cells: Sequence[Cell]) -> None:
 
 def _methods_together(cells: Sequence[Cell]) -> Iterator[Setting]:
     """The settings of a data set: for each entry of `models` the first of every method, then the second, and so on."""
-    for _, of_entry in groupby(cells, key=lambda cell: (cell.block, cell.entry)):
+    for _, of_entry in groupby(cells, key=lambda cell: (cell.block, cell.entry, cell.preset)):
         for row in zip_longest(*(cell.settings() for cell in of_entry)):
             yield from (setting for setting in row if setting is not None)
 

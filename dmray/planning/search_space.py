@@ -119,10 +119,10 @@ def groups_of(search: SearchSpec, cells: Sequence[Cell]) -> list[Group]:
     Raises:
         SpecError: with `choose` "overall" a field has other values on one data set than on another.
     """
-    found: dict[tuple[str, str], dict[tuple[int, int], list[Cell]]] = {}
+    found: dict[tuple[str, str], dict[tuple[int, int, str], list[Cell]]] = {}
     for cell in cells:
         key = cell.method, cell.dataset.name if search.choose == "per_dataset" else ""
-        found.setdefault(key, {}).setdefault((cell.block, cell.entry), []).append(cell)
+        found.setdefault(key, {}).setdefault((cell.block, cell.entry, cell.preset), []).append(cell)
     groups = []
     for (method, _), entries in found.items():
         for of_entry in entries.values():

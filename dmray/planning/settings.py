@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from dmray.errors import SpecError
-from dmray.methods import METHODS
+from dmray.methods import METHODS, Preset
 from dmray.models import BackboneConfig
 from dmray.specs import (
     DatasetSpec,
@@ -70,6 +70,7 @@ class Cell:
 
     `fields`: the values that are given, without those of `domains`, the fields that have several. `places`: where each
     field stands in the sweep file, for messages. `block`, `entry`: the positions of the block and of the entry.
+    `preset`: the name of the preset that is applied; "" for none.
     """
 
     dataset: DatasetSpec
@@ -77,6 +78,7 @@ class Cell:
     method: str
     block: int
     entry: int
+    preset: str
     fields: Mapping[Field, Any]
     domains: Mapping[Field, Domain]
     places: Mapping[Field, str]
@@ -161,10 +163,11 @@ def cells_of(sweep: SweepSpec, tasks: Sequence[Task]) -> list[Cell]:
     """
     used: set[int] = set()
     cells = [
-        _cell(sweep, dataset, task, block, entry, method, used)
+        _cell(sweep, dataset, task, (block, entry, preset), method, used)
         for dataset, task in zip(sweep.datasets, tasks, strict=True)
         for block, methods in enumerate(sweep.grid)
         for entry in range(len(methods.models))
+        for preset in methods.preset or ("",)
         for method in methods.methods
     ]
     for place, override in enumerate(sweep.overrides):
@@ -200,18 +203,23 @@ def _refuse_without_effect(cells: Sequence[Cell]) -> None:
 
 
 def _cell(
-    sweep: SweepSpec, dataset: DatasetSpec, task: Task, block: int, entry: int, method: str, used: set[int]
+    sweep: SweepSpec, dataset: DatasetSpec, task: Task, place: tuple[int, int, str], method: str, used: set[int]
 ) -> Cell:
-    model = f"grid.{block}.models.{entry}"
+    block, entry, preset = place
+    chosen = next((each for each in METHODS[method].presets if each.name == preset), None)
+    if chosen is not None:
+        _check_preset(chosen, f"grid.{block}.preset", sweep)
     sections: list[tuple[str, str, Mapping[str, Any]]] = [
-        ("model", model, sweep.grid[block].models[entry]),
+        ("model", f"grid.{block}.preset", chosen.model if chosen else {}),
+        ("model", f"grid.{block}.models.{entry}", sweep.grid[block].models[entry]),
         ("training", "training", sweep.training.written),
+        ("training", f"grid.{block}.preset", chosen.training if chosen else {}),
         ("evaluation", "evaluation", sweep.evaluation.model_dump()),
     ]
-    for place, override in enumerate(sweep.overrides):
+    for number, override in enumerate(sweep.overrides):
         if override.is_for(method, dataset.name, task.family):
-            used.add(place)
-            sections += [(name, f"overrides.{place}.{name}", getattr(override, name)) for name in _SECTIONS]
+            used.add(number)
+            sections += [(name, f"overrides.{number}.{name}", getattr(override, name)) for name in _SECTIONS]
     fields: dict[Field, Any] = {}
     domains: dict[Field, Domain] = {}
     places: dict[Field, str] = {}
@@ -231,7 +239,21 @@ def _cell(
                 domains[field] = several[name]
             else:
                 fields[field] = value
-    return Cell(dataset, task, method, block, entry, fields, domains, places)
+    return Cell(dataset, task, method, block, entry, preset, fields, domains, places)
+
+
+def _check_preset(preset: Preset, where: str, sweep: SweepSpec) -> None:
+    """Refuse a preset whose fields are none of `training`, and one that would hide several values of the sweep."""
+    try:
+        TrainingSpec.model_validate(dict(preset.training))
+    except ValidationError as invalid:
+        raise SpecError(f"{where}: preset '{preset.name}': {mistakes_of(invalid, TrainingSpec)[0]}") from None
+    for (name, *_), _ in domains_in(sweep.training.written, TrainingSpec):
+        if name in preset.training:
+            raise SpecError(
+                f"training.{name}: has several values, but preset '{preset.name}' of {where} gives one; write them "
+                "under 'overrides' for the methods that they are for"
+            )
 
 
 def _domains(content: Mapping[str, Any], spec: type[Spec], where: str) -> list[tuple[tuple[str, ...], Domain]]:
@@ -245,18 +267,32 @@ def _domains(content: Mapping[str, Any], spec: type[Spec], where: str) -> list[t
 def details_of(trials: Sequence[TrialSpec]) -> dict[str, str]:
     """What tells the seed groups of each method on one data set apart, by seed group: "learning_rate 3e-4, d_model 64".
 
-    Only fields in which groups of one method differ; methods are told apart by their names. `trials`: of one data set.
+    Only fields in which groups of one method differ; methods are told apart by their names. Where the fields of presets
+    differ, a group that has those of a preset is named after it: "corl". `trials`: of one data set.
     """
-    settings = {trial.seed_group_id: (trial.method, _flat(trial)) for trial in trials}
+    settings = {trial.seed_group_id: (trial, _flat(trial)) for trial in trials}
     values: dict[tuple[str, str], set[Any]] = {}
-    for method, fields in settings.values():
+    for trial, fields in settings.values():
         for name, value in fields.items():
-            values.setdefault((method, name), set()).add(value)
-    differing = list(dict.fromkeys(name for (_, name), several in values.items() if len(several) > 1))
-    return {
-        group: ", ".join(f"{name} {shown_value(fields[name])}" for name in differing if name in fields)
-        for group, (_, fields) in settings.items()
+            values.setdefault((trial.method, name), set()).add(value)
+    differing = [key for key, several in values.items() if len(several) > 1]
+    with_presets = {trial.method for trial, _ in settings.values()} - {
+        trial.method for trial, _ in settings.values() if trial.preset is None
     }
+    listed = [name for method, name in differing if method not in with_presets or name not in preset_fields(method)]
+    details = {}
+    for group, (trial, fields) in settings.items():
+        own = [name for method, name in differing if method == trial.method]
+        names = [name for name in dict.fromkeys((*listed, *own)) if name in fields]
+        of_preset = preset_fields(trial.method) & set(own) if trial.preset is not None else set()
+        parts = [f"{name} {shown_value(fields[name])}" for name in names if name not in of_preset]
+        details[group] = ", ".join([*([trial.preset] if trial.preset and of_preset else []), *parts])
+    return details
+
+
+def preset_fields(method: str) -> frozenset[str]:
+    """The fields of the model and of the training that the method's presets give."""
+    return frozenset(name for each in METHODS[method].presets for name in (*each.model, *each.training))
 
 
 def _flat(trial: TrialSpec) -> dict[str, Any]:

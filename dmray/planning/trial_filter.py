@@ -2,7 +2,7 @@
 
     EXPR     = term {"," term}                  all terms must match
     term     = key "=" pattern {"|" pattern}    one pattern must match; case matters; *, ? and [ab] as in a shell
-    key      = dataset | task | method | seed | trial, or a field of the model or of the training
+    key      = dataset | task | method | preset | seed | trial, or a field of the model or of the training
                (d_model, context_length, learning_rate, ...); numbers are compared as numbers: 3e-4 is 0.0003;
                patterns with *, ? or [ab] are compared with the text that --plan shows: 1e-4 matches 1e-*
 
@@ -28,7 +28,7 @@ from dmray.specs import TrainingSpec, TrialSpec, shown_value
 from dmray.tasks import task_of
 
 _SHARD = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})")
-_KEYS = ("dataset", "task", "method", "seed", "trial")
+_KEYS = ("dataset", "task", "method", "preset", "seed", "trial")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def _value(trial: TrialSpec, key: str) -> Any:
         "dataset": trial.dataset.name,
         "task": task_of(trial.dataset).name,
         "method": trial.method,
+        "preset": trial.preset or "",
         "seed": trial.seed,
         "trial": trial.trial_id,
     }

@@ -3,7 +3,14 @@
 from dmray.methods import Layout, PolicyShape
 from dmray.policies.authors import from_authors
 from dmray.policies.decoding import Decoder, check_decoder, make_decoder
-from dmray.policies.policy import PolicyRecipe, PolicySnapshot, SequencePolicy, policy_recipe, snapshot
+from dmray.policies.policy import (
+    PolicyRecipe,
+    PolicySnapshot,
+    SequencePolicy,
+    initial_policy,
+    policy_recipe,
+    snapshot,
+)
 from dmray.policies.rollout_fields import RolloutFields, SubgoalSource
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder
@@ -23,6 +30,7 @@ __all__ = [
     "WindowDecoder",
     "check_decoder",
     "from_authors",
+    "initial_policy",
     "make_decoder",
     "policy_recipe",
     "snapshot",

@@ -31,6 +31,7 @@ from torch import Tensor
 from dmray.arguments import finite_number, whole_number
 from dmray.errors import CheckpointError, SpecError
 from dmray.methods import METHODS, ActionInput, PolicyShape
+from dmray.models.configs import Activation
 from dmray.policies.policy import PolicyRecipe, SequencePolicy
 from dmray.registry import nearest, short, short_repr, unknown
 from dmray.specs.mistakes import mistakes_of
@@ -96,6 +97,7 @@ def from_authors(
     action_input: ActionInput = "paper",
     action_limit: float = 1.0,
     return_scale: float = 1000.0,
+    activation: Activation = "relu",
 ) -> SequencePolicy:
     """Make a policy that computes what the authors' networks with these weights compute; float32, in evaluation mode.
 
@@ -123,7 +125,7 @@ def from_authors(
     found = [_Network(f"{method}, {stage}", networks[stage], _NAMES[method, stage]) for stage in stages]
     sizes = _shared_sizes(found)
     config = METHODS[method].config
-    given = {**sizes, "n_head": n_head, "context_length": context_length}
+    given = {**sizes, "n_head": n_head, "context_length": context_length, "activation": activation}
     try:
         model = config.model_validate({name: size for name, size in given.items() if name in config.model_fields})
     except ValidationError as invalid:

@@ -26,8 +26,8 @@ from dmray.registry import short, short_repr
 MODEL_TYPE = "decision_transformer"
 _UNUSED = re.compile(r"encoder\.wte\.weight")
 _POSITIONS, _NORM_BIAS = "encoder.wpe.weight", "embed_ln.bias"
-_FIXED: Mapping[str, tuple[object, ...]] = {  # settings that our network has in one way only
-    "activation_function": ("relu",),
+_ALLOWED: Mapping[str, tuple[object, ...]] = {  # the values of settings that our network can follow; the default first
+    "activation_function": ("relu", "gelu"),  # "gelu" is the exact one
     "action_tanh": (True,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -66,6 +66,7 @@ def from_huggingface(
         action_input="dt",
         action_limit=action_limit,
         return_scale=return_scale,
+        activation=config.get("activation_function", "relu"),
     )
     found = {"hidden_size": policy.recipe.model.d_model, "n_layer": policy.recipe.model.n_layer}
     found |= {"state_dim": policy.recipe.shape.observation_dim, "act_dim": policy.recipe.shape.action_dim}
@@ -83,10 +84,11 @@ def _check(config: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"config.json: model_type is {short_repr(config.get('model_type'))}, but only '{MODEL_TYPE}' can be read"
         )
-    for name, allowed in _FIXED.items():
+    for name, allowed in _ALLOWED.items():
         if config.get(name, allowed[0]) not in allowed:
             raise CheckpointError(
-                f"config.json: {name} is {short_repr(config[name])}, but dmray's DT computes with {allowed[0]!r} only"
+                f"config.json: {name} is {short_repr(config[name])}, but dmray's DT computes with "
+                f"{' or '.join(map(repr, allowed))} only"
             )
     inner, hidden = config.get("n_inner"), config.get("hidden_size", 128)
     if inner is not None and inner != 4 * hidden:

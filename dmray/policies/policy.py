@@ -23,7 +23,7 @@ from dmray.models import BackboneConfig
 from dmray.models.selective_scan import scan_backend
 from dmray.policies.sequence_model import SequenceModel
 from dmray.registry import short_repr
-from dmray.specs import TrialSpec
+from dmray.specs import LossMean, TrialSpec
 
 if TYPE_CHECKING:
     from dmray.datasets import Windows
@@ -63,6 +63,16 @@ def policy_recipe(trial: TrialSpec, shape: PolicyShape) -> PolicyRecipe:
         trial.training.subgoal_head,
         trial.training.subgoal_target,
     )
+
+
+def initial_policy(recipe: PolicyRecipe, seed: int) -> SequencePolicy:
+    """The policy with the weights before the first step of a trial with this seed. Does not change torch's global RNG.
+
+    The data set's statistics are not set.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SequencePolicy(recipe)
 
 
 class SequencePolicy(nn.Module):
@@ -165,15 +175,19 @@ class SequencePolicy(nn.Module):
         encoded: Tensor = stage(self._encoded(windows), windows.timesteps)
         return self.subgoal_states(encoded, windows.tokens[Token(Field.STATE)])
 
-    def stage_losses(self, windows: Windows) -> Tensor:
-        """The mean squared error of each stage over valid timesteps and dimensions, encoded; (stages,) float32."""
+    def stage_losses(self, windows: Windows, mean: LossMean = "valid") -> Tensor:
+        """The mean squared error of each stage over timesteps and dimensions, encoded; (stages,) float32.
+
+        `mean`: over valid timesteps, or over all, where padding counts as an error of zero.
+        """
         values = self._encoded(windows)
         predictions = self._predict(values, windows.timesteps)
         valid = windows.valid[:, :, None].float()
         losses = []
         for layout, prediction in zip(self.method.stages, predictions, strict=True):
             errors = (prediction.float() - values[Token(layout.target)]).square() * valid
-            losses.append(errors.sum() / (valid.sum() * prediction.shape[-1]))
+            timesteps = valid.sum() if mean == "valid" else valid.numel()
+            losses.append(errors.sum() / (timesteps * prediction.shape[-1]))
         return torch.stack(losses)
 
     def _encoded(self, windows: Windows) -> dict[Token, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dmray.fields import Field, Token
 from dmray.methods import Layout, PolicyShape
 from dmray.models import Backbone, BackboneConfig, BackboneNetwork
+from dmray.models.backbones import TokenInit
 
 
 class SequenceModel(nn.Module):
@@ -29,10 +30,7 @@ class SequenceModel(nn.Module):
         self.backbone = backbone.build(config)
         self.head = nn.Linear(config.d_model, shape.dim(layout.target))
         self.output_scale = shape.action_limit if layout.target is Field.ACTION else 1.0
-        if backbone.zero_biases:
-            for name, parameter in (*self.embeddings.named_parameters(), *self.head.named_parameters()):
-                if name.endswith("bias"):
-                    nn.init.zeros_(parameter)
+        self._initialise(backbone.token_init(config))
 
     def forward(self, values: Mapping[Token, Tensor], timesteps: Tensor) -> Tensor:
         """The predictions (B, T, target dim). `values`: (B, T, dim) per token; `timesteps`: (B, T)."""
@@ -48,6 +46,16 @@ class SequenceModel(nn.Module):
         # The residual path starts here, in the dtype of the parameters; autocast may have changed that of the tokens.
         normed: Tensor = self.norm(tokens.to(self.norm.weight.dtype))
         return normed
+
+    def _initialise(self, start: TokenInit) -> None:
+        """Give embeddings, timestep table and head their initial weights, where PyTorch's are not those."""
+        for linear in (*(cast(nn.Linear, each) for each in self.embeddings.values()), self.head):
+            if start.linear_std is not None:
+                nn.init.normal_(linear.weight, std=start.linear_std)
+            if start.zero_biases:
+                nn.init.zeros_(linear.bias)
+        if self.timesteps is not None and start.timestep_std != 1.0:
+            nn.init.normal_(self.timesteps.weight, std=start.timestep_std)
 
     @property
     def causal(self) -> BackboneNetwork:

@@ -4,7 +4,7 @@ A trial's spec says which data set, which evaluation and which method. Its ledge
 which simulator evaluated, and which code trained. `ResultIdentity` has the digests of these. Decided here:
 
 * data: the fingerprint of the data set's content.
-* protocol: the evaluation's decode mode, episodes and seed; the task with its horizon and reference scores; the
+* protocol: the evaluation's decode mode, episodes, seed and noise; the task with its horizon and reference scores; the
   releases of the packages that the simulator runs on.
 * code: `dmray.records.provenance.DECIDE_NUMBERS`, and the releases of torch and numpy, which hold random generators and
   defaults. Not Python, Ray, kernels and hardware: they change the last bits, as `resources` may.
@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from dmray.specs import TrialSpec, content_hash
+from dmray.specs import EvaluationSpec, TrialSpec, content_hash
 
 UNKNOWN = "unknown"
 _DIGITS, _SHOWN = 16, 6
@@ -106,12 +106,18 @@ def _short(value: str) -> str:
 def _protocol(trial: TrialSpec, provenance: Mapping[str, Any], plugins: Mapping[str, Any]) -> str:
     task, evaluation = section(provenance, "task"), trial.evaluation
     content = {
-        "evaluation": [evaluation.decode, evaluation.episodes, evaluation.seed],
+        "evaluation": [evaluation.decode, evaluation.episodes, evaluation.seed, *_noise(evaluation)],
         "task": task,
         "simulator": simulator_releases(provenance),
         "plugins": [str(plugins.get(kind) or "") for kind in ("task", "decode")],
     }
     return _digest(content)
+
+
+def _noise(evaluation: EvaluationSpec) -> list[float]:
+    """Empty without noise, so that the identities of earlier results stay."""
+    levels = [evaluation.action_noise, evaluation.observation_noise]
+    return levels if any(levels) else []
 
 
 def code_of(provenance: Mapping[str, Any]) -> str:

@@ -20,10 +20,11 @@ from dmray.records.disk import read_file
 from dmray.records.folders import SweepFolder
 from dmray.records.ledger import read_done_marker, warn_once
 from dmray.records.records import Count, EvaluationDone, Record, TargetResult
-from dmray.specs import Spec, TrialSpec, content_hash
+from dmray.specs import NoiseLevel, Spec, TrialSpec, content_hash, noise_text
 
 _LARGEST = 2**27  # a million episodes under two target returns
 _DIGITS = 12
+_SAME_NAMES = ("decode", "episodes", "seed", "cohort_size", "action_noise", "observation_noise")  # as in EvaluationSpec
 
 
 class Conditions(Spec):
@@ -43,16 +44,24 @@ class Conditions(Spec):
     deterministic: bool
     simulator: dict[str, str]
     code: str
+    action_noise: NoiseLevel = 0.0
+    observation_noise: NoiseLevel = 0.0
 
     @property
     def digest(self) -> str:
-        return content_hash(self.model_dump(mode="json"))[:_DIGITS]
+        return content_hash(self.identity())[:_DIGITS]
 
     @property
     def protocol(self) -> str:
         """A digest of the conditions that all trials of a mean must share."""
-        shared = self.model_dump(mode="json", exclude={"ledger"})
+        shared = {name: value for name, value in self.identity().items() if name != "ledger"}
         return content_hash(shared)[:_DIGITS]
+
+    @property
+    def settings(self) -> str:
+        """What differs between the evaluations of one checkpoint, for people."""
+        noise = noise_text(self)
+        return f"{self.checkpoint}, {self.decode}, {self.episodes} episodes, seed {self.seed}{noise}"
 
     @property
     def label(self) -> str:
@@ -63,7 +72,7 @@ class Conditions(Spec):
         """The trial with the evaluation that was made."""
         targets = tuple(target for target in self.target_returns if target is not None)
         changes = {
-            **{name: getattr(self, name) for name in ("decode", "episodes", "seed", "cohort_size")},
+            **{name: getattr(self, name) for name in _SAME_NAMES},
             "target_returns": targets or trial.evaluation.target_returns,
             "quick_episodes": None,
         }

@@ -4,6 +4,8 @@ Scores are given as one array of normalized scores per data set, one number per 
 replacement within each data set. Intervals are from the 2.5th to the 97.5th percentile of the draws. The draws are
 seeded, so the same scores give the same interval. With three or four seeds the intervals are rough. If a data set has
 a single seed there is no interval.
+
+The interval of a `contrast` is corrected for few seeds, since it decides what a report says.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import trim_mean
+from scipy.stats import norm, t, trim_mean
 
 Scores = Sequence[np.ndarray]
 Statistic = Callable[[np.ndarray], np.ndarray]  # (draws, runs) -> (draws,)
 GOAL = 100.0  # D4RL's reference maximum; scores above it have an optimality gap of zero
+FEWEST_SEEDS = 3  # of a contrast's interval
 _DRAWS, _BLOCK = 2000, 200
+_ROUNDING = 1e-9  # a spread below this share of the scores is that of floating-point numbers
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,35 @@ def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
         interval = percentiles(np.concatenate([probability(ours, theirs) for ours, theirs in paired]))
     value = float(probability([x[None] for x in first], [y[None] for y in second])[0])
     return Estimate(value, interval, sum(map(len, [*first, *second])))
+
+
+def contrast(strata: Scores, weights: Sequence[float] | np.ndarray) -> Estimate:
+    """The weighted sum of the strata's means, with a 95 % bootstrap interval; seeds are drawn within each stratum.
+
+    A plain bootstrap of n seeds is too narrow: its variance is (n - 1)/n of what it should be, and its percentiles are
+    those of a normal distribution. So each draw's distance from its stratum's mean is multiplied by sqrt(n / (n - 1)),
+    and the percentiles are those that a normal distribution has where Student's t has 2.5 and 97.5 (Hesterberg 2015),
+    with the degrees of freedom of Welch and Satterthwaite. No interval: a stratum has fewer than `FEWEST_SEEDS` seeds,
+    or no seed differs from another, which says nothing about further seeds.
+    """
+    means = np.array([each.mean() for each in strata])
+    weighted = np.asarray(weights, dtype=np.float64)
+    value, runs = float(weighted @ means), sum(map(len, strata))
+    if min(map(len, strata)) < FEWEST_SEEDS or _no_spread(strata):
+        return Estimate(value, None, runs)
+    sizes = np.array([len(each) for each in strata])
+    variances = weighted**2 * np.array([each.var(ddof=1) for each in strata]) / sizes
+    degrees = variances.sum() ** 2 / (variances**2 / (sizes - 1)).sum()
+    drawn = np.concatenate([np.stack([x.mean(-1) for x in block], axis=-1) for block in resampled(strata)])
+    drawn = means + np.sqrt(sizes / (sizes - 1)) * (drawn - means)
+    tail = float(norm.sf(t.isf(0.025, degrees)))
+    low, high = np.quantile(drawn @ weighted, [tail, 1 - tail])
+    return Estimate(value, (float(low), float(high)), runs)
+
+
+def _no_spread(strata: Scores) -> bool:
+    largest = max(1.0, *(float(np.abs(each).max()) for each in strata))
+    return max(float(each.std()) for each in strata) <= _ROUNDING * largest
 
 
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

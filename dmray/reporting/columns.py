@@ -19,7 +19,7 @@ from dmray.records import ResultIdentity, Score, ScoreSeries
 from dmray.records.metrics import single_metrics
 from dmray.records.scores import EVALUATION_METRICS
 from dmray.reporting.results import SweepResults, TrialResult
-from dmray.tasks import task_of
+from dmray.tasks import protocol_of
 
 
 def write_csv(path: Path, table: pa.Table) -> None:
@@ -62,7 +62,7 @@ def curve_columns(results: SweepResults) -> pa.Table:
         {
             "trial_id": repeated([result.trial.trial_id for result in scored]),
             "dataset": repeated([result.trial.dataset.name for result in scored]),
-            "protocol": repeated([task_of(result.trial.dataset).protocol for result in scored]),
+            "protocol": repeated([protocol_of(result.trial.dataset) for result in scored]),
             "method": repeated([result.trial.method for result in scored]),
             "seed_group_id": repeated([result.group_id for result in scored]),
             "seed": repeated([result.trial.seed for result in scored]),
@@ -84,8 +84,9 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         "trial_id": trial.trial_id,
         "seed_group_id": result.group_id,
         "dataset": trial.dataset.name,
-        "protocol": task_of(trial.dataset).protocol,
+        "protocol": protocol_of(trial.dataset),
         "method": trial.method,
+        "preset": trial.preset,
         "seed": trial.seed,
         "status": result.status.value,
         "role": "selection" if result.is_selection else "report",
@@ -94,6 +95,8 @@ def _trial_row(result: TrialResult) -> dict[str, object]:
         "decode": trial.evaluation.decode,
         "episodes": trial.evaluation.episodes,
         "evaluation_seed": trial.evaluation.seed,
+        "action_noise": trial.evaluation.action_noise,
+        "observation_noise": trial.evaluation.observation_noise,
         "steps": result.steps,
         **{f"train_{metric.name}": result.training.get(metric.name) for metric in single_metrics("train")},
         **_score_columns("last", result.last),

@@ -1,7 +1,8 @@
 """Which methods are compared in a table, with Holm's correction over these comparisons, and sentences about them.
 
-Compared are each method with its baselines of the same size, and the method with the highest mean with every other. One
-family of comparisons decides what a table prints in bold, what its sentences say, and what `differences_table` lists.
+Compared are each method with its baselines of the same size, and the method with the highest mean with every other; if
+rows differ in the number of training steps, only those of the same number. One family of comparisons decides what a
+table prints in bold, what its sentences say, and what `differences_table` lists.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dmray.methods import METHODS
+from dmray.planning.settings import preset_fields
 from dmray.reporting.differences import LEVEL, POWER, RESOLUTION, Difference, SeedScores, difference, holm
 from dmray.reporting.document import Table, TableCell
 
@@ -24,13 +26,17 @@ BOLD_RULE = (
 
 
 class Candidate(NamedTuple):
-    """A row of a table: its label, its method, its settings, and its scores by seed, one mapping per data set."""
+    """A row of a table: its label, its method, its settings, and its scores by seed, one mapping per data set.
+
+    `preset`: the preset of the method whose fields it has.
+    """
 
     label: str
     method: str
     model: Mapping[str, Any]
     settings: Mapping[str, Any]
     scores: tuple[SeedScores, ...]
+    preset: str | None = None
 
     @property
     def mean(self) -> float:
@@ -164,7 +170,25 @@ def _note(tests: int) -> str:
     )
 
 
+def of_one_budget(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+    """The rows by their number of training steps: rows of different numbers are not compared."""
+    budgets: dict[Any, list[Candidate]] = {}
+    for each in candidates:
+        budgets.setdefault(each.settings.get("steps"), []).append(each)
+    return list(budgets.values())
+
+
+def bold_rule(candidates: Sequence[Candidate], line: str) -> str:
+    """What bold means in the lines of a table of these rows."""
+    only = " Only rows of the same number of training steps are compared." if len(of_one_budget(candidates)) > 1 else ""
+    return BOLD_RULE.format(line=line) + only
+
+
 def _pairs(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[Candidate, Candidate]]:
+    return [pair for alike in of_one_budget(candidates) for pair in _pairs_of(alike, baseline)]
+
+
+def _pairs_of(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[Candidate, Candidate]]:
     found: dict[frozenset[str], tuple[Candidate, Candidate]] = {}
     for ours in candidates:
         for wanted in [baseline] if baseline else METHODS[ours.method].baselines:
@@ -179,16 +203,27 @@ def _pairs(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[
 
 
 def _counterparts(ours: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
-    """Of another method: the rows of the same size; of these the ones with the same training, if there are any."""
+    """Of another method: the rows of the same size; of these the ones with the same training, if there are any.
+
+    A size is what no preset gives. If there are several presets of the other method, and none of `ours`, each of them
+    counts: what a preset gives need not be the same.
+    """
     if not others or ours.method == others[0].method:
         return []
-    same_size = [each for each in others if _agree(ours.model, each.model)]
-    return [each for each in same_size if _agree(ours.settings, each.settings)] or same_size
+    of_presets = preset_fields(others[0].method)
+    same_size = [each for each in others if _agree(ours.model, each.model, of_presets)]
+    several = ours.preset is None and len({each.preset for each in same_size} - {None}) > 1
+
+    def is_alike(other: Candidate) -> bool:
+        free = of_presets if several and other.preset is not None else frozenset()
+        return _agree(ours.model, other.model, free) and _agree(ours.settings, other.settings, free)
+
+    return [each for each in same_size if is_alike(each)] or same_size
 
 
-def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two settings are equal in all fields that both have."""
-    return all(one[field] == other[field] for field in one.keys() & other.keys())
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any], free: frozenset[str] = frozenset()) -> bool:
+    """Whether two settings are equal in all fields that both have, without those that are `free`."""
+    return all(one[field] == other[field] for field in (one.keys() & other.keys()) - free)
 
 
 def _from_to(limits: tuple[float, float]) -> str:

@@ -1,9 +1,10 @@
-"""The report's figures as PNG and SVG: learning curves of a data set, performance profiles of a protocol."""
+"""The report's figures as PNG and SVG: learning curves, performance profiles, effects of a 2 x 2, searches."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -13,9 +14,11 @@ import numpy as np
 
 from dmray.files import write_atomic
 from dmray.methods import METHODS
+from dmray.planning.settings import details_of
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
-from dmray.reporting.results import Comparison, SeedGroup, TrialResult
+from dmray.reporting.factorial import EFFECTS, Factorial
+from dmray.reporting.results import Comparison, SeedGroup, TrialResult, label_of
 
 _LINES = ("-", "--", ":", "-.")  # for several models of one method
 _MOST_MARKERS, _MOST_POINTS = 12, 200
@@ -63,6 +66,50 @@ def curve_of(seed_group: SeedGroup) -> Curve | None:
     return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], len(trials), end)
 
 
+def budget_curves(comparison: Comparison) -> list[tuple[SeedGroup, Curve]]:
+    """The last score by `training.steps` of each setting that was trained for several numbers of steps.
+
+    The seed group is that of the most steps, with the label of the setting.
+    """
+    members = {trial.trial.seed_group_id: trial.trial for trial in comparison.trials}
+    most = max(trial.training.steps for trial in members.values())
+    longest = {
+        group: trial.model_copy(update={"training": trial.training.model_copy(update={"steps": most})})
+        for group, trial in members.items()
+    }
+    details = details_of(list(longest.values()))
+    settings: dict[str, dict[int, SeedGroup]] = {}
+    for group in comparison.seed_groups:
+        first = group.trials[0].trial
+        alike = longest[first.seed_group_id]
+        if any(trial.last for trial in group.scored):
+            label = label_of(alike, details[alike.seed_group_id])
+            settings.setdefault(label, {})[first.training.steps] = group
+    return [
+        (replace(by_steps[max(by_steps)], label=label), _by_budget(by_steps))
+        for label, by_steps in settings.items()
+        if len(by_steps) > 1
+    ]
+
+
+def _by_budget(by_steps: Mapping[int, SeedGroup]) -> Curve:
+    steps = sorted(by_steps)
+    at = [[trial.last.normalized for trial in by_steps[step].scored if trial.last] for step in steps]
+    return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], min(map(len, at)), "")
+
+
+def draw_budgets(comparison: Comparison, path: Path) -> bool:
+    """Draw the last score against the number of training steps, if settings were trained for several numbers.
+
+    Returns False and writes nothing otherwise.
+    """
+    curves = budget_curves(comparison)
+    if not curves:
+        return False
+    _draw_curves(comparison, curves, f"{comparison.name}: last score by training budget", path, log=True)
+    return True
+
+
 def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     """Write the figure to `path` (PNG) and as SVG next to it. Returns False and writes nothing if there is no curve."""
     curves = [
@@ -72,6 +119,13 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     ]
     if not curves:
         return False
+    _draw_curves(comparison, curves, comparison.name, path)
+    return True
+
+
+def _draw_curves(
+    comparison: Comparison, curves: Sequence[tuple[SeedGroup, Curve]], title: str, path: Path, log: bool = False
+) -> None:
     figure, axes = new_figure(len(curves))
     lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
     for seed_group, curve in curves:
@@ -82,10 +136,13 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     )
     axes.set_ylim(low, high)
     _draw_references(axes, comparison, low, high)
-    format_axes(axes, comparison.name, "training steps", "normalized score")
+    format_axes(axes, title, "training steps", "normalized score")
+    if log:
+        axes.set_xscale("log")
+        axes.set_xticks(sorted({step for _, curve in curves for step in curve.steps}))
+        axes.minorticks_off()
     axes.xaxis.set_major_formatter(_thousands)
     save_figure(figure, path)
-    return True
 
 
 def draw_profiles(group: ProtocolResults, path: Path) -> bool:
@@ -128,6 +185,39 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     return True
 
 
+def draw_effects(table: Factorial, path: Path) -> bool:
+    """Draw the effects of a 2 x 2 with their intervals: a panel for each effect, a row for each data set and the mean.
+
+    Returns False and writes nothing if no data set is complete.
+    """
+    if not table.rows:
+        return False
+    figure = _empty_figure(1.6 + 0.36 * len(table.rows))
+    panels = figure.subplots(1, len(EFFECTS), sharey=True)
+    first, second = table.square.backbones
+    heads = (f"backbone: {second} - {first}", "returns: with - without", "interaction")
+    for axes, effect, head in zip(panels, EFFECTS, heads, strict=True):
+        axes.axvline(0.0, **_REFERENCE_LINE)
+        for height, row in enumerate(table.rows):
+            found, mean = row.effects[effect], height == len(table.cells)
+            colour, marker = ("#1c2430", "D") if mean else ("#0072B2", "o")
+            if found.interval is not None:
+                axes.plot(found.interval, (height, height), color=colour, linewidth=2.0, zorder=2)
+            axes.plot([found.value], [height], color=colour, marker=marker, markersize=6, zorder=3)
+        axes.set_xlabel(head, fontsize=10)
+        axes.grid(axis="x", color="#e6eaee", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_yticks(range(len(table.rows)), [row.name for row in table.rows])
+    panels[0].set_ylim(len(table.rows) - 0.5, -0.5)
+    figure.suptitle("Effects in normalized points, 95 % intervals", x=0.01, ha="left", **_TITLE)
+    figure.supxlabel(", ".join(table.labels), fontsize=9, color="#5b6675")
+    save_figure(figure, path)
+    return True
+
+
 def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | None]], path: Path) -> bool:
     """Draw the best score so far against the number of settings tried, by method: an unequal search shows.
 
@@ -152,16 +242,21 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
 
 def new_figure(curves: int) -> tuple[Any, Any]:
     """A figure that is high enough for a legend of this many lines, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, max(4.2, 1.0 + 0.22 * curves)), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _empty_figure(max(4.2, 1.0 + 0.22 * curves))
     return figure, figure.add_subplot()
 
 
+def _empty_figure(height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure to `path` (PNG) and as SVG next to it."""
+    """Write the figure to `path` (PNG) and as SVG next to it."""
     for file, options in ((path, {"Software": None}), (path.with_suffix(".svg"), {"Date": None})):
         drawn = io.BytesIO()
         figure.savefig(drawn, format=file.suffix[1:], metadata=options)

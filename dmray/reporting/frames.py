@@ -16,7 +16,9 @@ from dmray.progress.trial_status import ENDED, TrialStatus
 from dmray.records import ResultIdentity, SweepFolder, read_episode_table
 from dmray.records.scores import Score
 from dmray.registry import unknown
+from dmray.reporting.across import results_by_protocol
 from dmray.reporting.columns import curve_columns, trial_columns
+from dmray.reporting.factorial import factorial_columns, factorials
 from dmray.reporting.reevaluations import reevaluation_columns
 from dmray.reporting.render import ReportPaths, write_results
 from dmray.reporting.results import Comparison, SeedGroup, SweepResults, TrialResult
@@ -83,6 +85,11 @@ class Results:
 
         rows = [_score_row(comparison, group) for comparison in self.comparisons for group in comparison.seed_groups]
         return pd.DataFrame(rows)
+
+    @cached_property
+    def factorial(self) -> pd.DataFrame:
+        """One row per effect of returns, backbone and their interaction on each data set, as in `factorial.csv`."""
+        return factorial_columns(factorials(results_by_protocol(self.comparisons))).to_pandas()
 
     @cached_property
     def episodes(self) -> pd.DataFrame:

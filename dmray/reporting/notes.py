@@ -149,6 +149,8 @@ def _facts(part: str, trial: TrialResult) -> dict[str, str]:
             "decode mode": evaluation.decode,
             "episodes": evaluation.episodes,
             "evaluation seed": evaluation.seed,
+            "action noise": evaluation.action_noise or None,
+            "observation noise": evaluation.observation_noise or None,
         }
     elif part == "code":
         named = {name: versions.get(name) for name in ("dmray", "torch", "numpy")}
@@ -183,9 +185,8 @@ def _names(trials: list[TrialResult]) -> str:
 def _by_dataset(results: SweepResults) -> Iterable[tuple[str, list[TrialResult]]]:
     """The trials by data set and settings of the evaluation: what differs in the sweep file needs no explanation."""
 
-    def settings(trial: TrialResult) -> tuple[str, str, int, int]:
-        evaluation = trial.trial.evaluation
-        return trial.trial.dataset.name, evaluation.decode, evaluation.episodes, evaluation.seed
+    def settings(trial: TrialResult) -> tuple[str, str]:
+        return trial.trial.dataset.name, str(trial.protocol)
 
     for (dataset, *_), trials in groupby(sorted(results.trials, key=settings), key=settings):
         yield dataset, list(trials)

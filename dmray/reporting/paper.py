@@ -53,8 +53,10 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
 def _same_protocol(comparison: Comparison) -> bool:
     """Whether it is D4RL's file and decode mode `window`. (The paper's locomotion results are of the bullet tasks.)"""
     dataset = comparison.dataset
-    published = dataset.path is None and dataset.generate is None
-    return published and comparison.protocol.decode == "window"
+    published = dataset.path is None and dataset.generate is None and dataset.fraction == 1
+    protocol = comparison.protocol
+    noisy = protocol.action_noise or protocol.observation_noise
+    return published and protocol.decode == "window" and not noisy
 
 
 def _same_size(seed_group: SeedGroup) -> bool:

@@ -90,6 +90,8 @@ def _values(result: TrialResult) -> dict[str, object]:
         "decode": protocol.decode,
         "episodes": protocol.episodes,
         "evaluation_seed": protocol.seed,
+        "action_noise": protocol.action_noise,
+        "observation_noise": protocol.observation_noise,
         "target_return": score.target_return,
         **{name: score.values.get(name) for name in EVALUATION_METRICS},
     }

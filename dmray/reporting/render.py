@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmray.errors import StorageError
 from dmray.files import write_atomic
+from dmray.methods import METHODS
 from dmray.mlflow_mirror.layout import SUMMARY
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder
@@ -35,13 +36,21 @@ from dmray.reporting.document import (
     to_markdown,
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
-from dmray.reporting.figures import draw_learning_curves, draw_profiles
+from dmray.reporting.factorial import FactorialResults, factorial_blocks, factorial_columns, factorials
+from dmray.reporting.figures import draw_budgets, draw_effects, draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.reevaluations import reevaluation_blocks, reevaluation_columns
 from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
 from dmray.reporting.search import search_blocks, search_columns, search_figures
-from dmray.reporting.tables import candidates_over, leader_text, overview_table, score_table
+from dmray.reporting.tables import (
+    candidates_over,
+    difference_columns,
+    leader_text,
+    overview_table,
+    score_table,
+)
+from dmray.specs import TrialSpec, noise_text, shown_value
 
 _MOST_LISTED = 50
 
@@ -60,6 +69,7 @@ class ReportPaths:
     latex: Path
     trials: Path
     curves: Path
+    differences: Path
     reevaluations: Path
     figures: tuple[Path, ...]
 
@@ -67,12 +77,20 @@ class ReportPaths:
 @dataclass(frozen=True)
 class _Figures:
     curves: dict[int, Path]  # by the position of the comparison
+    budgets: dict[int, Path]  # the same
     profiles: dict[int, Path]  # by the position of the group of comparisons
     searches: dict[tuple[str, str], Path]  # by sweep and data sets
+    effects: dict[int, Path] = field(default_factory=dict)  # by the position of the 2 x 2
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return *self.profiles.values(), *self.curves.values(), *self.searches.values()
+        return (
+            *self.profiles.values(),
+            *self.budgets.values(),
+            *self.curves.values(),
+            *self.searches.values(),
+            *self.effects.values(),
+        )
 
 
 def write_report(folder: SweepFolder) -> ReportPaths:
@@ -103,8 +121,9 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
 
 def _write_files(results: SweepResults, target: Path, baseline: str | None) -> ReportPaths:
     groups = results_by_protocol(results.comparisons)
-    figures = _draw(results, groups, target / "figures")
-    blocks = list(report_blocks(results, groups, figures, baseline))
+    squares = factorials(groups)
+    figures = _draw(results, groups, squares, target / "figures")
+    blocks = list(report_blocks(results, groups, squares, figures, baseline))
     paths = ReportPaths(
         folder=target,
         markdown=target / "report.md",
@@ -113,6 +132,7 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
         latex=target / "tables.tex",
         trials=target / "trials.csv",
         curves=target / "curves.csv",
+        differences=target / "differences.csv",
         reevaluations=target / "reevaluations.csv",
         figures=figures.paths,
     )
@@ -122,17 +142,28 @@ def _write_files(results: SweepResults, target: Path, baseline: str | None) -> R
     write_atomic(paths.latex, to_latex(blocks).encode("utf-8"))
     write_csv(paths.trials, trial_columns(results))
     write_csv(paths.curves, curve_columns(results))
+    write_csv(paths.differences, difference_columns(groups, baseline))
     if results.searches:
         write_csv(target / "search.csv", search_columns(results))
+    if squares:
+        write_csv(target / "factorial.csv", factorial_columns(squares))
     write_csv(paths.reevaluations, reevaluation_columns(results))
     return paths
 
 
-def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) -> _Figures:
+def _draw(
+    results: SweepResults, groups: list[ProtocolResults], squares: list[FactorialResults], folder: Path
+) -> _Figures:
+    budgets = {
+        position: path
+        for position, comparison in enumerate(results.comparisons)
+        if draw_budgets(comparison, path := folder / f"budgets-{_file_name(results, position)}.png")
+    }
     curves = {
         position: path
         for position, comparison in enumerate(results.comparisons)
-        if draw_learning_curves(comparison, path := folder / f"{_file_name(results, position)}.png")
+        if not (position in budgets and all(len(trial.scores) < 2 for trial in comparison.trials))
+        and draw_learning_curves(comparison, path := folder / f"{_file_name(results, position)}.png")
     }
     profiles = {
         place: path
@@ -140,11 +171,20 @@ def _draw(results: SweepResults, groups: list[ProtocolResults], folder: Path) ->
         if len(group.comparisons) > 1
         and draw_profiles(group, path := folder / f"profiles{'' if len(groups) == 1 else f'-{place + 1}'}.png")
     }
-    return _Figures(curves, profiles, search_figures(results, folder))
+    effects = {
+        place: path
+        for place, table in enumerate(table for each in squares for table in each.factorials)
+        if draw_effects(table, path := folder / f"effects{f'-{place + 1}' if place else ''}.png")
+    }
+    return _Figures(curves, budgets, profiles, search_figures(results, folder), effects)
 
 
 def report_blocks(
-    results: SweepResults, groups: list[ProtocolResults], figures: _Figures, baseline: str | None
+    results: SweepResults,
+    groups: list[ProtocolResults],
+    squares: list[FactorialResults],
+    figures: _Figures,
+    baseline: str | None,
 ) -> Iterable[Block]:
     """The report's content: results over all data sets, each data set, then explanations and versions."""
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
@@ -162,11 +202,14 @@ def report_blocks(
         yield Heading(_title(results, position), 2)
         yield Paragraph(leader_text(comparison, baseline))
         yield score_table(comparison, baseline)
+        if position in figures.budgets:
+            yield Image(figures.budgets[position], f"last score by training budget on {comparison.name}")
         if position in figures.curves:
             yield Image(figures.curves[position], f"learning curves of {comparison.name}")
         if id(comparison) in alone:
             yield from _differences_and_cost(alone[id(comparison)], baseline)
         yield Bullets(tuple(_notes(comparison)))
+    yield from factorial_blocks(squares, figures.effects)
     yield from reevaluation_blocks(results, baseline)
     if published := paper_table(results.comparisons):
         yield Heading("Comparison with the paper", 2)
@@ -272,7 +315,8 @@ def _notes(comparison: Comparison) -> Iterable[str]:
     protocol, task = comparison.protocol, comparison.task
     yield (
         f"Protocol {protocol.simulation}: {task.env_id}, {protocol.episodes} episodes of at most {task.horizon} steps, "
-        f"evaluation seed {protocol.seed}, decode mode {protocol.decode}."
+        f"evaluation seed {protocol.seed}, decode mode {protocol.decode}"
+        f"{noise_text(protocol)}."
     )
     yield from _target_note(comparison)
     dataset = comparison.dataset
@@ -311,9 +355,27 @@ def _target_note(comparison: Comparison) -> Iterable[str]:
 def _model(result: TrialResult) -> str:
     model, training = result.trial.model, result.trial.training
     return (
-        f"width {model.d_model}, {model.n_layer} layer{'s' * (model.n_layer > 1)}, context {model.context_length}; "
+        f"{_preset(result.trial)}width {model.d_model}, {model.n_layer} layer{'s' * (model.n_layer > 1)}, "
+        f"context {model.context_length}; "
         f"{training.steps:,} steps of batch {training.batch_size}, learning rate {training.learning_rate:g}"
     )
+
+
+def _preset(trial: TrialSpec) -> str:
+    """The preset of a trial whose method has presets; if it is none, what differs from the first one."""
+    presets = METHODS[trial.method].presets
+    if not presets:
+        return ""
+    if trial.preset is not None:
+        return f"preset {trial.preset}, "
+    of_first = ((trial.model, presets[0].model), (trial.training, presets[0].training))
+    changed = [
+        f"{name} {shown_value(getattr(section, name))}"
+        for section, fields in of_first
+        for name, value in fields.items()
+        if getattr(section, name) != value
+    ]
+    return f"preset {presets[0].name} but for {', '.join(changed)}, "
 
 
 def _missing(results: SweepResults) -> Iterable[Block]:

@@ -37,8 +37,8 @@ from dmray.records import (
 )
 from dmray.records.identity import differing_parts, group_id, simulator_releases
 from dmray.records.metrics import single_metrics
-from dmray.specs import DatasetSpec, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, content_hash
-from dmray.tasks import Task, task_of
+from dmray.specs import DatasetSpec, EarlyStoppingSpec, SearchSpec, SweepSpec, TrialSpec, content_hash, noise_text
+from dmray.tasks import Task, protocol_of, task_of
 
 UNSCORED = tuple(  # from the rarest to the most common in a running sweep
     TrialStatus(name) for name in ("diverged", "stopped_early", "failed", "paused", "started", "waiting")
@@ -62,6 +62,8 @@ class Protocol:
     episodes: int
     seed: int
     reevaluated: str = ""
+    action_noise: float = 0.0
+    observation_noise: float = 0.0
 
     @property
     def settings(self) -> dict[str, str]:
@@ -71,11 +73,15 @@ class Protocol:
             "decode mode": self.decode,
             "episodes": str(self.episodes),
             "evaluation seed": str(self.seed),
+            "action noise": f"{self.action_noise:g}",
+            "observation noise": f"{self.observation_noise:g}",
         }
 
     def __str__(self) -> str:
         again = f"; evaluated again: checkpoint {self.reevaluated}" if self.reevaluated else ""
-        return f"{self.simulation}, decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}{again}"
+        noise = noise_text(self)
+        settings = f"decode {self.decode}, {self.episodes} episodes, evaluation seed {self.seed}{noise}"
+        return f"{self.simulation}, {settings}{again}"
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,9 @@ class TrialResult:
     def protocol(self) -> Protocol:
         """What its scores were measured under."""
         made = self.trial.evaluation
-        simulation = task_of(self.trial.dataset).protocol
-        return Protocol(simulation, made.decode, made.episodes, made.seed, self.reevaluated)
+        simulation = protocol_of(self.trial.dataset)
+        noise = made.action_noise, made.observation_noise
+        return Protocol(simulation, made.decode, made.episodes, made.seed, self.reevaluated, *noise)
 
     @property
     def group_id(self) -> str:
@@ -297,7 +304,7 @@ def _searches(manifests: Sequence[Plan], results: Mapping[str, TrialResult]) -> 
 
 
 def _is_wanted(trial: TrialSpec, protocol: str | None) -> bool:
-    return protocol in (None, task_of(trial.dataset).protocol)
+    return protocol in (None, protocol_of(trial.dataset))
 
 
 def _evaluated_again(trials: Sequence[TrialResult], places: Mapping[str, SweepFolder]) -> tuple[TrialResult, ...]:
@@ -470,11 +477,12 @@ def _seed_groups(trials: list[TrialResult]) -> tuple[SeedGroup, ...]:
         several = sum(other == group for other, _ in by_group) > 1
         differs = [details[group], (package or "of dmray") if several else ""]
         first = members[0].trial
-        groups.append(SeedGroup(_label(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
+        groups.append(SeedGroup(label_of(first, ", ".join(filter(None, differs))), first.method, tuple(members)))
     return tuple(groups)
 
 
-def _label(trial: TrialSpec, details: str) -> str:
+def label_of(trial: TrialSpec, details: str) -> str:
+    """The method's label with `details` (`dmray.planning.settings.details_of`)."""
     label = METHODS[trial.method].label
     if sum(method.label == label for method in METHODS.values()) > 1:  # a package may choose a label that dmray has
         label = f"{label} [{trial.method}]"

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 
 from dmray.methods import METHODS
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import Spread
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import estimate, estimate_text, iqm
-from dmray.reporting.compared import BOLD_RULE, Candidate, Compared, compare, marked
+from dmray.reporting.compared import Candidate, Compared, bold_rule, compare, marked, of_one_budget
 from dmray.reporting.document import Table, TableCell
 from dmray.reporting.results import UNSCORED, Comparison, SeedGroup, TrialResult
 
@@ -49,7 +50,7 @@ def score_table(comparison: Comparison, baseline: str | None = None) -> Table:
         f"{comparison.name} ({comparison.protocol}): mean ± std over seeds",
         tuple(columns),
         tuple(map(tuple, rows)),
-        note=BOLD_RULE.format(line="column") if len(rows) > 1 else "",
+        note=bold_rule(candidates_of(comparison, last_normalized), "column") if len(rows) > 1 else "",
         name=f"scores-{comparison.name}",
     )
 
@@ -90,7 +91,7 @@ def _candidate(seed_groups: Sequence[SeedGroup], value: _Value) -> Candidate:
     first = seed_groups[0].trials[0].trial
     scores = tuple(_by_seed(each, value) for each in seed_groups)
     model, training = first.model.model_dump(), first.training.model_dump()
-    return Candidate(seed_groups[0].label, first.method, model, training, scores)
+    return Candidate(seed_groups[0].label, first.method, model, training, scores, first.preset)
 
 
 def _by_seed(seed_group: SeedGroup, value: _Value) -> dict[int, float]:
@@ -135,21 +136,57 @@ def overview_table(group: ProtocolResults, baseline: str | None = None) -> Table
         f"Last normalized score, mean ± std over seeds ({group.name})",
         ("data set", *labels),
         tuple(rows),
-        note=BOLD_RULE.format(line="row") if len(labels) > 1 else "",
+        note=bold_rule(candidates_over(group), "row") if len(labels) > 1 else "",
         name=f"overview-{group.slug}",
     )
+
+
+def difference_columns(groups: Iterable[ProtocolResults], baseline: str | None = None) -> pa.Table:
+    """One row per comparison of two rows of a table (`differences.csv`), on each data set and over all of them.
+
+    `low`, `high`: the 95 % interval by the t test; `p_value`: corrected for the `tests` of the same table.
+    """
+    rows: list[dict[str, object]] = []
+    for group in groups:
+        for comparison in group.comparisons:
+            found = compare(candidates_of(comparison, last_normalized), baseline)
+            rows += [_difference_row(group, comparison.name, each) for each in found]
+        if len(group.complete) > 1:
+            found = compare(candidates_over(group), baseline)
+            rows += [_difference_row(group, f"all {len(group.complete)}", each) for each in found]
+    return pa.Table.from_pylist(rows) if rows else pa.table({"protocol": pa.array([], pa.string())})
+
+
+def _difference_row(group: ProtocolResults, data_set: str, each: Compared) -> dict[str, object]:
+    (low, high), bootstrap = each.difference.interval or (None, None), each.difference.bootstrap or (None, None)
+    return {
+        "protocol": group.name,
+        "dataset": data_set,
+        "first": each.first,
+        "second": each.second,
+        "difference": each.difference.value,
+        "low": low,
+        "high": high,
+        "bootstrap_low": bootstrap[0],
+        "bootstrap_high": bootstrap[1],
+        "seeds": each.difference.seeds_text,
+        "p_value": each.p_value,
+        "tests": each.tests,
+        "conclusion": each.conclusion,
+    }
 
 
 def leads(comparison: Comparison, baseline: str | None = None) -> list[Compared]:
     """The method with the highest last score and the next one, and a method and its baseline that have one row each.
 
-    Of the latter the first in the registry's order.
+    Of the former two with the same number of training steps, of the latter the first in the registry's order.
     """
     candidates = sorted(candidates_of(comparison, last_normalized), key=lambda each: -each.mean)
     if len(candidates) < 2:
         return []
     found = {frozenset((each.first, each.second)): each for each in compare(candidates, baseline)}
-    wanted = [frozenset(each.label for each in candidates[:2])]
+    rivals = of_one_budget(candidates)[0]  # of the highest mean
+    wanted = [frozenset(each.label for each in rivals[:2])]
     if pair := _first_method_and_baseline(candidates):
         wanted.append(frozenset(pair))
     return [found[pair] for pair in dict.fromkeys(wanted) if pair in found]

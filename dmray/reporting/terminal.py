@@ -11,7 +11,9 @@ from rich.text import Text
 
 from dmray.escaping import one_line
 from dmray.records import SweepFolder
+from dmray.reporting.across import results_by_protocol
 from dmray.reporting.document import Table
+from dmray.reporting.factorial import effects_list, factorials, sentences
 from dmray.reporting.notes import notes_on_data, warnings_of
 from dmray.reporting.reevaluations import reevaluation_table
 from dmray.reporting.results import SweepResults, collect
@@ -43,6 +45,11 @@ def _parts(results: SweepResults) -> Iterable[RenderableType]:
         yield Text(leader_text(comparison), style="bold")
         yield from (Text(outlook) for each in leads(comparison) if (outlook := each.outlook()))
         yield Text("last: the final weights, the main result; best: the highest during training\n", style="dim")
+    for made in factorials(results_by_protocol(results.comparisons)):
+        for table in made.factorials:
+            if table.cells:
+                yield _rich(effects_list(table), ())
+                yield Text("\n".join(sentences(table)) + "\n")
     for comparison in results.reevaluated:
         yield _rich(reevaluation_table(comparison), ())
 

@@ -21,16 +21,19 @@ from dmray.rollout.engine import (
     VectorEngine,
     check_sizes,
 )
+from dmray.rollout.noise import Deviations, Noise
 from dmray.rollout.recording import record, record_decoder, record_random, replay_errors
 from dmray.rollout.shown_observations import FurthestNumber, furthest_number
 from dmray.rollout.simulator_registry import make_engine, make_reference_engine, simulator_of
 
 __all__ = [
     "Cohort",
+    "Deviations",
     "EpisodeRecord",
     "EvaluationRequest",
     "FloorPlan",
     "FurthestNumber",
+    "Noise",
     "PlaceableEngine",
     "RecordedTransitions",
     "Recorder",

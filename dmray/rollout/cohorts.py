@@ -14,6 +14,7 @@ import numpy as np
 
 from dmray.policies import Decoder, SequencePolicy, make_decoder
 from dmray.rollout.engine import Step, VectorEngine
+from dmray.rollout.noise import Noise, NoiseSource
 from dmray.rollout.simulator_registry import make_engine
 from dmray.tasks import Task
 
@@ -25,6 +26,7 @@ class EvaluationRequest:
     """`episodes` episodes under each of `target_returns` (None for methods that take none).
 
     Episode i has the same seed, so the same start, under every target. `decode` is a mode of `make_decoder`.
+    `noise`: on observations and actions; None: none.
     """
 
     task: Task
@@ -33,6 +35,7 @@ class EvaluationRequest:
     decode: str
     target_returns: tuple[float | None, ...]
     cohort_size: int
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def run_cohort(
 ) -> tuple[EpisodeRecord, ...]:
     """Roll `cohort` out with `policy`, which is in evaluation mode and is not changed; one record a row, in order.
 
-    `watch` is called after each step with the live rows, their observations, their actions and the step's results.
+    `watch` is called after each step with the live rows, their observations, their actions (both without noise) and the
+    step's results.
 
     Raises:
         EngineError: the task has no simulator here.
@@ -98,11 +102,13 @@ def roll_out(
     returns_to_go = np.array([row.target_return or 0.0 for row in cohort.rows], dtype=np.float64)
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)
     observations, live = engine.reset(seeds), np.arange(len(seeds))
+    noise = None if request.noise is None else NoiseSource(request.noise, seeds, request.task.action_limit)
     while True:
-        actions = decoder.decide(observations, returns_to_go[live])
+        seen = observations if noise is None else noise.seen(observations)
+        actions = decoder.decide(seen, returns_to_go[live])
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"{request.task.name}: the policy decided an action that is not finite")
-        step = engine.step(actions, live)
+        step = engine.step(actions if noise is None else noise.done(actions), live)
         if watch is not None:
             watch(live, observations, actions, step)
         observations = step.observations
@@ -114,6 +120,8 @@ def roll_out(
             break
         if running.size < live.size:  # ended rows are neither stepped nor batched any more
             decoder.keep(running)
+            if noise is not None:
+                noise.keep(running)
             observations, live = observations[running], live[running]
     return tuple(
         EpisodeRecord(row.index, seed, row.target_return, float(episode_return), int(length))

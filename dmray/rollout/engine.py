@@ -97,7 +97,8 @@ class Simulator:
     * `make_engine`: a fresh engine; raises `EngineError` where a package is missing or the task's sizes are wrong.
     * `make_reference`: an equal but slower engine that can be placed, where `make_engine` gives one that cannot;
       recorded files are replayed in it.
-    * `recorders`: for each of the family's behaviours a function that records it; the same for the same seed.
+    * `recorders`: for each behaviour of the families that use it a function that records it; the same for the same
+      seed. `TaskFamily.behaviours` says which of them a family has.
     * `scene`: for an episode's observations (T, S) float64, what a film of it shows.
     * `floor_plan`: for tasks whose first two observation numbers are a position, what a path is drawn on.
     """

@@ -16,7 +16,7 @@ from dmray.rollout.cohorts import Cohort, EvaluationRequest, Row, episode_seed, 
 from dmray.rollout.engine import PlaceableEngine, Step
 from dmray.rollout.simulator_registry import make_engine, make_reference_engine, simulator_of
 from dmray.specs import Generation
-from dmray.tasks import RANDOM, Task
+from dmray.tasks import RANDOM, Task, behaviours_of
 
 _MOST_AT_ONCE = 50
 
@@ -29,7 +29,7 @@ def record(task: Task, generation: Generation) -> RecordedTransitions:
     """
     if generation.behaviour == RANDOM:
         return record_random(task, generation.transitions, generation.seed)
-    recorders = simulator_of(task).recorders
+    recorders = {name: each for name, each in simulator_of(task).recorders.items() if name in behaviours_of(task)}
     recorder = lookup(f"behaviour of {task.name}", generation.behaviour, {RANDOM: None, **recorders}, EngineError)
     assert recorder is not None
     return recorder(task, generation)
@@ -42,7 +42,7 @@ def record_random(task: Task, transitions: int, seed: int) -> RecordedTransition
         EngineError: the task has no simulator here.
     """
     request = EvaluationRequest(task, 0, seed, RANDOM, (None,), _MOST_AT_ONCE)
-    return _record_episodes(lambda cohort: RandomActions.of(request, cohort), request, transitions)
+    return record_episodes(lambda cohort: RandomActions.of(request, cohort), request, transitions)
 
 
 def record_decoder(
@@ -52,13 +52,16 @@ def record_decoder(
 
     The target return is the request's first one; `request.episodes` and `request.decode` are not used.
     """
-    return _record_episodes(lambda cohort: make_decoder(len(cohort.rows)), request, transitions)
+    return record_episodes(lambda cohort: make_decoder(len(cohort.rows)), request, transitions)
 
 
-def _record_episodes(
+def record_episodes(
     make_decoder: Callable[[Cohort], Decoder], request: EvaluationRequest, transitions: int
 ) -> RecordedTransitions:
-    """Cohort after cohort until there are enough; how many episodes that takes follows from those before."""
+    """As `record_decoder`, for decoders that depend on which episodes a cohort has.
+
+    Cohort after cohort until there are enough; how many episodes that takes follows from those before.
+    """
     target = request.target_returns[0]
     parts: list[RecordedTransitions] = []
     recorded, episodes = 0, 0

@@ -24,7 +24,7 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
     if dataset.generate is not None:
         return str(recorded_file(dataset.generate, task, recordings))
     if dataset.path is None:
-        return fetch_published(dataset.name)
+        return fetch_published(dataset.catalog_name)
     return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(user_path(dataset.path).absolute())
 
 
@@ -34,13 +34,13 @@ def phase_of_locating(dataset: DatasetSpec, task: Task, recordings: Path) -> Pha
         return (
             "opening_data" if os.path.exists(recording_path(dataset.generate, task, recordings)) else "recording_data"
         )
-    place = dataset.path or entry_of(dataset.name).url
+    place = dataset.path or entry_of(dataset.catalog_name).url
     if place.startswith(MINARI_SCHEME):
         files = [minari_metadata_file(place.removeprefix(MINARI_SCHEME))]
     elif dataset.path is not None:
         return "opening_data"
     else:
-        files = [folder / remote_file(dataset.name).name for folder in download_folders()]
+        files = [folder / remote_file(dataset.catalog_name).name for folder in download_folders()]
     return "opening_data" if any(os.path.exists(file) for file in files) else "fetching_data"
 
 

@@ -23,6 +23,7 @@ from dmray.datasets import (
     in_available_memory,
     minari_facts,
     minari_metadata_file,
+    part_of,
     read_d4rl_hdf5,
     read_minari,
     read_sizes,
@@ -64,12 +65,14 @@ def open_dataset(dataset: DatasetSpec, task: Task, recordings: Path, *, cached: 
     """
     place = locate(dataset, task, recordings)
     if place.startswith(MINARI_SCHEME):
-        return _open_minari(place.removeprefix(MINARI_SCHEME), task, cached)
-    return open_file(Path(place), task, cached=cached)
+        return _open_minari(place.removeprefix(MINARI_SCHEME), task, cached, dataset.fraction)
+    return open_file(Path(place), task, cached=cached, fraction=dataset.fraction)
 
 
-def open_file(path: Path, task: Task, *, cached: bool = True) -> OpenedDataset:
+def open_file(path: Path, task: Task, *, cached: bool = True, fraction: float = 1.0) -> OpenedDataset:
     """The episodes of a file in D4RL's layout: the arrays that were read before from the same bytes, if `cached`.
+
+    `fraction`: the part of the episodes that is kept.
 
     Nothing is written beside the file. If no folder for a cache can be written, the arrays are plain arrays in memory.
 
@@ -87,7 +90,8 @@ def open_file(path: Path, task: Task, *, cached: bool = True) -> OpenedDataset:
         episodes = read_d4rl_hdf5(path, rules, allocate)
         return replace(episodes, notes=(*episodes.notes, *_out_of_reach(episodes.actions, task.action_limit)))
 
-    episodes = _episodes(source, [repr(rules), task.action_limit], read, cached)
+    reading, part = _in_part(source, fraction, [repr(rules), task.action_limit], read)
+    episodes = _episodes(source, reading, part, cached)
     return OpenedDataset(episodes, task.with_zeros(episodes.observations.shape[1] - task.observation_dim))
 
 
@@ -131,7 +135,7 @@ def _out_of_reach(actions: np.ndarray, limit: float) -> Iterator[str]:
         yield f"actions: {beyond:,} of {len(actions):,} go beyond ±{limit:g}, where policies end and simulators clip"
 
 
-def _open_minari(dataset_id: str, task: Task, cached: bool) -> OpenedDataset:
+def _open_minari(dataset_id: str, task: Task, cached: bool, fraction: float) -> OpenedDataset:
     fetch_minari(dataset_id)
     facts = minari_facts(dataset_id)
     if facts.env_id not in (None, task.env_id):
@@ -144,7 +148,8 @@ def _open_minari(dataset_id: str, task: Task, cached: bool) -> OpenedDataset:
     files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
     source = _Source(dataset_id.replace("/", "-"), dataset_id, files, content_digest(files))
     rules = file_rules(task)
-    episodes = _episodes(source, [repr(rules)], lambda allocate: read_minari(dataset_id, rules, allocate), cached)
+    reading, read = _in_part(source, fraction, [repr(rules)], lambda allocate: read_minari(dataset_id, rules, allocate))
+    episodes = _episodes(source, reading, read, cached)
     return OpenedDataset(episodes, replace(task, reference=_reference(facts) or task.reference))
 
 
@@ -162,6 +167,13 @@ class _Source:
     name: str
     files: Sequence[Path]
     digest: str
+
+
+def _in_part(source: _Source, fraction: float, reading: list[Any], read: Read) -> tuple[list[Any], Read]:
+    """How to read a part of the data set. The whole one is read into memory, and only the part is kept."""
+    if fraction == 1:
+        return reading, read
+    return [*reading, fraction], lambda allocate: part_of(read(in_available_memory(source.name)), fraction, source.name)
 
 
 def _episodes(source: _Source, reading: list[Any], read: Read, cached: bool) -> Episodes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -45,19 +45,32 @@ SweepName = Annotated[Slug, AfterValidator(_free_name)]
 
 
 class GridBlock(Spec):
-    """Methods x models. A sweep may have several blocks; a trial that is in two blocks is run once.
+    """Methods x models x presets. A sweep may have several blocks; a trial that is in two blocks is run once.
 
     Each entry of `models` has fields of the methods' configs and must be valid for every method of the block. A field
-    may have several values (`dmray.specs.domains`).
+    may have several values (`dmray.specs.domains`). `preset`: one preset of the methods, or several
+    (`dmray.methods.Preset`); its fields replace those of `training`, and `models` and `overrides` replace its fields.
     """
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     models: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] = ({},)
+    preset: tuple[str, ...] = ()
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def size(self) -> int:
+        """The number of methods x models x presets."""
+        return len(self.methods) * len(self.models) * max(len(self.preset), 1)
 
     @model_validator(mode="after")
     def _each_once(self) -> GridBlock:
-        _check_size(len(self.methods) * len(self.models), "the methods x models of this block")
+        _check_size(self.size, "the methods x models of this block")
         _refuse_duplicates("methods", self.methods)
+        _refuse_duplicates("preset", self.preset)
         first: dict[str, int] = {}
         for place, model in enumerate(self.models):
             same = first.setdefault(repr(sorted(model.items())), place)
@@ -71,6 +84,13 @@ class GridBlock(Spec):
             for baseline in METHODS[method].baselines:
                 if baseline not in METHODS:
                     raise ValueError(f"the baseline of method '{method}': {unknown('method', baseline, METHODS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _methods_have_the_presets(self) -> GridBlock:
+        problems = [problem for name in self.preset for method in self.methods for problem in _lacks(method, name)]
+        if problems:
+            raise nested_mistakes([Mistake("preset", problem) for problem in dict.fromkeys(problems)])
         return self
 
     @model_validator(mode="after")
@@ -99,6 +119,16 @@ class GridBlock(Spec):
 
     def _users_of(self, field: str, methods: Iterable[str]) -> list[str]:
         return [method for method in methods if field in METHODS[method].config.model_fields]
+
+
+def _lacks(method: str, preset: str) -> Iterator[str]:
+    """The problem of a method that does not have the preset, if so."""
+    known = [each.name for each in METHODS[method].presets]
+    if known and preset not in known:
+        yield f"method '{method}': {unknown('preset', preset, known)}"
+    elif not known:
+        others = ", ".join(name for name in METHODS if METHODS[name].presets)
+        yield f"method '{method}' has no presets, which {others} have; give '{method}' a block of its own in 'grid'"
 
 
 def _mistakes_in_config(model: dict[str, Any], config: type[BaseModel]) -> list[Mistake]:
@@ -330,7 +360,7 @@ class SweepSpec(Spec):
 
     @model_validator(mode="after")
     def _not_too_many_trials(self) -> SweepSpec:
-        configurations = sum(len(block.methods) * len(block.models) for block in self.grid)
+        configurations = sum(block.size for block in self.grid)
         size = f"{len(self.datasets)} data sets x {len(self.seeds)} seeds x {configurations} methods and models"
         _check_size(len(self.datasets) * len(self.seeds) * configurations, size)
         return self

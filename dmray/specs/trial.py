@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from dmray.frozen import Count, Line, Spec, content_hash
-from dmray.methods import METHODS, ActionInput, Method, SubgoalHead, SubgoalTarget
+from dmray.methods import METHODS, ActionInput, Method, Preset, SubgoalHead, SubgoalTarget
 from dmray.models import BackboneConfig
 from dmray.registry import unknown
 from dmray.specs.decode import parse_decode
@@ -37,7 +37,12 @@ def _known_method(name: str) -> str:
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+NoiseLevel = Annotated[float, Field(ge=0.0, le=1000.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+WindowAnchor = Literal["last", "first"]
+LossMean = Literal["valid", "all"]
 
 
 class Generation(Spec):
@@ -49,20 +54,33 @@ class Generation(Spec):
 
 
 class DatasetSpec(Spec):
-    """A data set: the name of a published one, or any other name with its task and a `path` or `generate`."""
+    """A data set: the name of a published one, or any other name with its task and a `path` or `generate`.
+
+    `catalog`: the name of the published one, where `name` is another. `fraction`: the part of its episodes that is
+    kept (`dmray.datasets.part_of`).
+    """
 
     name: Slug
+    catalog: Slug | None = None
     task: Slug | None = None
     path: Line | None = None
     generate: Generation | None = None
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSpec:
         if self.path is not None and self.generate is not None:
             raise ValueError("give 'path' or 'generate', not both")
+        if self.catalog is not None and (self.path is not None or self.generate is not None):
+            raise ValueError("'catalog' names a published data set; leave out 'path' and 'generate'")
         if self.generate is not None and self.task is None:
             raise ValueError("'generate' needs 'task', for example task: maze2d-umaze")
         return self
+
+    @property
+    def catalog_name(self) -> str:
+        """The name by which the catalog has it, if it is published."""
+        return self.catalog or self.name
 
 
 class TrainingSpec(Spec):
@@ -70,6 +88,8 @@ class TrainingSpec(Spec):
 
     The defaults are the paper's, or those of its code where the paper does not give them.
 
+    `window_anchor`: the step of an episode that is drawn uniformly, the last or the first of a window.
+    `loss_mean`: the loss is the mean over valid timesteps, or over all, where padding counts as an error of zero.
     `subgoal_head`, `subgoal_target` (HDT, HDM): the head of the network that predicts subgoals, and what it predicts:
     the state to reach, or its difference from the present state. Both are z-scored.
     """
@@ -81,9 +101,11 @@ class TrainingSpec(Spec):
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 10_000
     grad_clip: PositiveFloat = 0.25
     episode_weighting: Literal["uniform", "length"] = "uniform"
+    window_anchor: WindowAnchor = "last"
     action_input: ActionInput = "paper"
     subgoal_head: SubgoalHead = "published"
     subgoal_target: SubgoalTarget = "state"
+    loss_mean: LossMean = "valid"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -93,6 +115,9 @@ class EvaluationSpec(Spec):
     The seed of an episode follows from `seed` and the episode's number. `target_returns` and `return_scale` default to
     the task's (`dmray.tasks`); methods without a return-to-go ignore the targets. `cohort_size` episodes are rolled out
     in lockstep. It fixes the batches, so that results do not depend on the number of evaluation actors.
+
+    `action_noise`, `observation_noise`: Gaussian noise on what the policy does and sees, in units of the deviation of
+    each dimension in the trial's data (`dmray.rollout.noise`).
 
     `quick_episodes` (None: off): evaluations during training run only this many episodes. All `episodes` are run after
     the last step, and when the quick score may be a new best (`dmray.trial.pending_evaluations`).
@@ -106,6 +131,8 @@ class EvaluationSpec(Spec):
     return_scale: PositiveFloat | None = None
     cohort_size: Annotated[int, Field(gt=0, le=10**5)] = 50
     quick_episodes: Annotated[int, Field(gt=0, le=10**6)] | None = None
+    action_noise: NoiseLevel = 0.0
+    observation_noise: NoiseLevel = 0.0
 
     @field_validator("decode")
     @classmethod
@@ -127,6 +154,20 @@ class EvaluationSpec(Spec):
         if self.quick_episodes is not None and self.quick_episodes >= self.episodes:
             raise ValueError(f"quick_episodes {self.quick_episodes} is not less than episodes {self.episodes}")
         return self
+
+
+class _WithNoise(Protocol):
+    @property
+    def action_noise(self) -> float: ...
+
+    @property
+    def observation_noise(self) -> float: ...
+
+
+def noise_text(made: _WithNoise) -> str:
+    """The noise of an evaluation, for names of protocols: ", action noise 0.1"; empty without noise."""
+    named = {"action noise": made.action_noise, "observation noise": made.observation_noise}
+    return "".join(f", {name} {value:g}" for name, value in named.items() if value)
 
 
 class TrialSpec(Spec):
@@ -179,6 +220,15 @@ class TrialSpec(Spec):
         for name in ("trial_id", "seed_group_id"):
             copied.__dict__.pop(name, None)
         return copied
+
+    @property
+    def preset(self) -> str | None:
+        """The preset of the method whose fields the trial has; None if there is none."""
+        return next((each.name for each in METHODS[self.method].presets if self._has_fields_of(each)), None)
+
+    def _has_fields_of(self, preset: Preset) -> bool:
+        model = all(getattr(self.model, name) == value for name, value in preset.model.items())
+        return model and all(getattr(self.training, name) == value for name, value in preset.training.items())
 
     @cached_property
     def trial_id(self) -> str:

@@ -59,6 +59,8 @@ def _combinations(entry: Mapping[str, Any], domains: Mapping[Path, Domain]) -> I
         content = with_values(entry, chosen)
         if isinstance(content.get("name"), str):
             suffixes = [_suffix(path, value) for path, value in chosen.items() if path != ("name",)]
+            if suffixes and not content.keys() & {"path", "generate", "catalog"}:
+                content["catalog"] = content["name"]
             content["name"] = "-".join([content["name"], *suffixes])
         yield content
 

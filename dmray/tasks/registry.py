@@ -5,7 +5,7 @@ Other packages are loaded only when a name is not dmray's own, or when all names
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import import_module
@@ -16,6 +16,7 @@ from dmray.errors import PluginError, SpecError
 from dmray.plugins import load_plugins
 from dmray.registry import lookup, unknown
 from dmray.tasks import families as built_in_files
+from dmray.tasks.d4rl import MUJOCO
 from dmray.tasks.family import RANDOM, TaskFamily
 from dmray.tasks.task import DatasetEntry, Task
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dmray.specs import DatasetSpec  # so that listing data sets does not load what parses sweeps
 
 GROUP = "dmray.tasks"
+MADE = "made"
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -170,22 +172,54 @@ def task_of(dataset: DatasetSpec) -> Task:
     Raises:
         SpecError: no such data set, task or behaviour (with the nearest name), or a task that is not the data set's.
     """
-    entry = DATASETS.get(dataset.name)
+    name = dataset.catalog_name
+    entry = DATASETS.get(name)
     if dataset.task is None:
-        if entry is None and dataset.name not in RETIRED:
+        if entry is None and name not in RETIRED:
             if dataset.path is not None:
-                raise SpecError(f"data set '{dataset.name}' is not in the catalog: name its 'task' beside its 'path'")
+                raise SpecError(f"data set '{name}' is not in the catalog: name its 'task' beside its 'path'")
             cure = " (all: python -m dmray.data list); a data set of your own needs 'task' and 'path' (or 'generate')"
-            raise SpecError(unknown("data set", dataset.name, DATASETS) + cure)
-        return TASKS[entry_of(dataset.name).task]
+            raise SpecError(unknown("data set", name, DATASETS) + cure)
+        return TASKS[entry_of(name).task]
     task = lookup("task", dataset.task, TASKS, SpecError)
     if entry is not None and entry.task != task.name:
-        raise SpecError(f"data set '{dataset.name}' belongs to task '{entry.task}', not '{task.name}'")
+        raise SpecError(f"data set '{name}' belongs to task '{entry.task}', not '{task.name}'")
     if entry is None and dataset.path is None and dataset.generate is None:
-        raise SpecError(f"data set '{dataset.name}' is not in the catalog: name its file with 'path', or 'generate' it")
+        raise SpecError(f"data set '{name}' is not in the catalog: name its file with 'path', or 'generate' it")
     if dataset.generate is not None:
-        check_behaviour(task, dataset.generate.behaviour, f"data set '{dataset.name}'")
+        check_behaviour(task, dataset.generate.behaviour, f"data set '{name}'")
     return task
+
+
+def protocol_of(dataset: DatasetSpec) -> str:
+    """The protocol that scores on `dataset` belong to: its task's, or `made` where dmray records the data itself.
+
+    So scores on data that were recorded here are in no table and no mean with those on published data.
+
+    Raises:
+        SpecError: as `task_of`.
+    """
+    protocol = task_of(dataset).protocol
+    return protocol if dataset.generate is None else made_protocol(protocol)
+
+
+def made_protocol(protocol: str) -> str:
+    """The name of the protocol `made` where the tasks are those of `protocol`: `made` alone for D4RL's on MuJoCo."""
+    return MADE if protocol == MUJOCO else f"{MADE}-{protocol}"
+
+
+def behaviours_of(task: Task) -> tuple[str, ...]:
+    """What `generate:` can record in `task`; random actions first."""
+    family = FAMILIES.get((task.protocol, task.family))
+    return (RANDOM, *(family.behaviours if family else ()))
+
+
+def families_by_behaviours(tasks: Iterable[Task]) -> dict[tuple[str, ...], list[str]]:
+    """The families of `tasks` by what can be recorded in them beside random actions; not those without anything."""
+    found: dict[tuple[str, ...], dict[str, None]] = {}
+    for task in tasks:
+        found.setdefault(behaviours_of(task)[1:], {})[task.family] = None
+    return {behaviours: list(families) for behaviours, families in found.items() if behaviours}
 
 
 def check_behaviour(task: Task, behaviour: str, place: str) -> None:
@@ -194,7 +228,6 @@ def check_behaviour(task: Task, behaviour: str, place: str) -> None:
     Raises:
         SpecError: it cannot.
     """
-    family = FAMILIES.get((task.protocol, task.family))
-    known = (RANDOM, *(family.behaviours if family else ()))
+    known = behaviours_of(task)
     if behaviour not in known:
         raise SpecError(f"{place}: task '{task.name}' cannot record it: {unknown('behaviour', behaviour, known)}")

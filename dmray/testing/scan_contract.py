@@ -50,6 +50,14 @@ class ScanContract:
             for name, single, double in zip(("y", *NAMES), ours, exact, strict=True):
                 _close(single, double, f"{name} at {size}")
 
+    def test_rates_may_be_zero(self) -> None:
+        inputs = scan_inputs((2, 9, 5, 3))
+        inputs[2].zero_()
+        double = [x.double() for x in inputs]
+        exact = _outputs_and_gradients(SCAN_BACKENDS["reference"](), double, True)
+        for name, ours, other in zip(("y", *NAMES), self._outputs_and_gradients(inputs), exact, strict=True):
+            _close(ours, other, name)
+
     def test_without_gradients_the_numbers_are_the_same(self) -> None:
         inputs = scan_inputs((2, 19, 6, 4))
         tracked = self.scan([x.requires_grad_() for x in inputs])

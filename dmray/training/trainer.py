@@ -103,7 +103,7 @@ class Trainer:
         """Its stages' losses and gradient norms, (2, stages)."""
         windows = self._sampler.sample(self._generator)
         with self._precision():
-            losses = self.policy.stage_losses(windows)
+            losses = self.policy.stage_losses(windows, self._spec.loss_mean)
         self._optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]

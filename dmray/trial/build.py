@@ -7,12 +7,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from dmray.datasets import Episodes, Statistics, WindowSampler
+from dmray.datasets import Episodes, Statistics, WindowSampler, action_deviations
 from dmray.methods import METHODS
 from dmray.models.backbones import BACKBONES
-from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
+from dmray.policies import PolicyShape, SequencePolicy, initial_policy, policy_recipe
 from dmray.records import AttemptStarted, provenance
 from dmray.records.provenance import version_of
 from dmray.sources import OpenedDataset
@@ -35,8 +33,7 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
         max_timesteps=max(task.horizon, int(episodes.lengths.max())),
     )
     recipe = policy_recipe(trial, shape)
-    torch.manual_seed(trial.seed)
-    policy = SequencePolicy(recipe)
+    policy = initial_policy(recipe, trial.seed)
     statistics = Statistics.of(episodes)
     policy.set_statistics(statistics.mean, statistics.std)
     if recipe.predicts_differences:
@@ -48,11 +45,12 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
         context_length=trial.model.context_length,
         batch_size=trial.training.batch_size,
         episode_weighting=trial.training.episode_weighting,
+        anchor=trial.training.window_anchor,
         device=device,
     )
     policy = policy.to(device)
     trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture)
-    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference)
+    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference, action_deviations(episodes))
 
 
 def attempt_started(

@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class _StoredOrigin(Spec):
     dataset_fingerprint: str
     shape: PolicyShape
     reference: ReferenceScores
+    action_std: tuple[Annotated[float, Field(ge=0.0)], ...] | None = None
 
 
 class _WeightsForm(Spec, arbitrary_types_allowed=True):
@@ -99,12 +100,16 @@ _WEIGHTS, _STATE = TypeAdapter(_WeightsForm), TypeAdapter(_StateForm)
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint was made from; training continues only from a checkpoint of the same origin."""
+    """What a checkpoint was made from; training continues only from a checkpoint of the same origin.
+
+    `action_std`: the deviation of each action dimension in the data, which is the unit of `evaluation.action_noise`.
+    """
 
     trial: TrialSpec
     dataset_fingerprint: str
     recipe: PolicyRecipe
     reference: ReferenceScores
+    action_std: tuple[float, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -113,6 +118,7 @@ class Origin:
             "dataset_fingerprint": self.dataset_fingerprint,
             "shape": asdict(self.recipe.shape),
             "reference": asdict(self.reference),
+            "action_std": self.action_std,
         }
 
 
@@ -307,6 +313,11 @@ def _require_form(path: Path, content: Any) -> None:
         raise CheckpointError(f"{path}: origin.shape: sizes {sizes} are not those of a policy; {_CURE}")
     if not (math.isfinite(shape["action_limit"]) and shape["action_limit"] > 0):
         raise CheckpointError(f"{path}: origin.shape.action_limit: {shape['action_limit']} is no limit; {_CURE}")
+    action_std = content["origin"].get("action_std")
+    if action_std is not None and len(action_std) != shape["action_dim"]:
+        raise CheckpointError(
+            f"{path}: origin.action_std: {len(action_std)} deviations of {shape['action_dim']} action numbers; {_CURE}"
+        )
     if not reference["minimum"] < reference["maximum"] or math.isinf(reference["maximum"] - reference["minimum"]):
         raise CheckpointError(f"{path}: origin.reference: scores cannot be computed with {reference}; {_CURE}")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dmray.policies import PolicySnapshot
 from dmray.records.records import TargetResult
-from dmray.rollout import EpisodeRecord, EvaluationRequest, cohorts, run_cohort
+from dmray.rollout import Deviations, EpisodeRecord, EvaluationRequest, Noise, cohorts, run_cohort
 from dmray.specs import TrialSpec
 from dmray.tasks import Task
 
@@ -35,9 +35,10 @@ class InlineEvaluation:
         return done
 
 
-def request_for(trial: TrialSpec, task: Task, takes_target: bool) -> EvaluationRequest:
-    """The evaluation that a trial's spec describes."""
+def request_for(trial: TrialSpec, task: Task, takes_target: bool, deviations: Deviations | None) -> EvaluationRequest:
+    """The evaluation that a trial's spec describes; `deviations`: of its data, or None to leave its noise out."""
     evaluation = trial.evaluation
+    levels = (evaluation.action_noise, evaluation.observation_noise)
     targets: tuple[float | None, ...] = evaluation.target_returns or task.target_returns
     return EvaluationRequest(
         task=task,
@@ -46,6 +47,7 @@ def request_for(trial: TrialSpec, task: Task, takes_target: bool) -> EvaluationR
         decode=evaluation.decode,
         target_returns=targets if takes_target else (None,),
         cohort_size=evaluation.cohort_size,
+        noise=None if deviations is None else Noise.of(*levels, deviations, task.zero_dims),
     )
 
 
@@ -76,8 +78,15 @@ def about(request: EvaluationRequest, step: int) -> dict[str, str]:
         "env_id": task.env_id,
         "decode": request.decode,
         "evaluation_seed": str(request.seed),
+        **noise_settings(request.noise),
         "step": str(step),
     }
+
+
+def noise_settings(noise: Noise | None) -> dict[str, str]:
+    """The levels of the noise by their names, without those that are 0."""
+    levels = {} if noise is None else {"action_noise": noise.action_noise, "observation_noise": noise.observation_noise}
+    return {name: f"{level:g}" for name, level in levels.items() if level}
 
 
 def summarize(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) -> list[TargetResult]:

@@ -37,6 +37,7 @@ from dmray.records import (
 )
 from dmray.records.phase import PhaseName, PhaseWriter
 from dmray.records.system_usage import SystemUsage
+from dmray.rollout import Deviations
 from dmray.sources import open_dataset, phase_of_locating
 from dmray.tasks import task_of
 from dmray.training import be_deterministic
@@ -148,7 +149,9 @@ class _Attempt:
         self.opened = open_dataset(dataset, task_of(dataset), recordings)
         phases.enter("building")
         self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
-        request = request_for(job.trial, self.opened.task, self.trainer.policy.takes_target)
+        policy = self.trainer.policy
+        deviations = Deviations(self.origin.action_std, tuple(policy.state_std.tolist()))
+        request = request_for(job.trial, self.opened.task, policy.takes_target, deviations)
         self.meter = Meter(self.trainer.policy.stage_names, self.device)
         self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
         self.watchdog = watchdog

@@ -52,7 +52,7 @@ def test_the_api_page_and_the_docstrings_run(workplace: Path) -> None:
     assert (workplace / "report" / "report.html").is_file()
     assert len(list((workplace / "drawn" / "pictures").iterdir())) == 2
     examples = docstring_examples(ROOT / "dmray" / "api.py")
-    assert len(examples) == 10
+    assert len(examples) == 11
     names |= {"observations": names["observations"][:2, 0], "sweep": dmray.plan_sweep("sweeps/quickstart.yaml")}
     for example in examples:
         if not any(name in example for name in _NOT_RUN):

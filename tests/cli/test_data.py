@@ -49,8 +49,27 @@ def test_list_can_be_narrowed() -> None:
 
 def test_list_takes_several_names_and_lists_each_once() -> None:
     lines = run("list", "hopper-medium-v2", "hopper-m*-v2", "kitchen-mixed-v0").output.splitlines()[1:]
-    names = [line.split()[0] for line in lines]
+    names = [line.split()[0] for line in lines if "data make" not in line]
     assert (names[0], names[-1], len(set(names))) == ("hopper-medium-v2", "kitchen-mixed-v0", len(names))
+
+
+def test_list_and_the_help_of_make_say_what_can_be_recorded() -> None:
+    words = "medium | expert | medium-expert | medium-replay"
+    assert f"hopper, ant: data make --behaviour random | {words}" in run("list", "hopper", "ant").output
+    assert "data make" not in run("list", "hopper", "--protocol", "minari").output
+    shown = " ".join(run("make", "--help").output.replace("│", " ").split())
+    said = "What acts: random (any task); expert, play (kitchen); medium, expert, medium-expert, medium-replay (hopper,"
+    assert said in shown
+    assert "halfcheetah, walker2d, ant); play, expert, mixed (maze2d)." in shown
+
+
+def test_made_locomotion_data_are_verified_and_their_statistics_shown(tmp_path: Path) -> None:
+    path = str(tmp_path / "hopper.hdf5")
+    options = ["--task", "hopper", "--behaviour", "medium-replay", "--transitions", "600", "--out", path]
+    assert run("make", *options).exit_code == 0
+    verified, shown = run("verify", path), run("stats", path)
+    assert (verified.exit_code, "Hopper-v4 reproduces it" in verified.output) == (0, True), verified.output
+    assert "recorded by dmray in this task" in shown.output
 
 
 @pytest.mark.parametrize("command", ["fetch", "verify", "list"])
@@ -237,9 +256,9 @@ def test_random_episodes_of_any_task_can_be_made(tmp_path: Path) -> None:
 
 
 def test_a_behaviour_that_a_task_has_not_is_told() -> None:
-    done = run("make", "--task", "hopper", "--behaviour", "expert", "--out", "x.hdf5")
+    done = run("make", "--task", "hopper", "--behaviour", "exprt", "--out", "x.hdf5")
     assert done.exit_code == 1
-    assert "unknown behaviour 'expert', known: random" in done.output.replace("\n", " ")
+    assert "unknown behaviour 'exprt', did you mean 'expert'?" in done.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

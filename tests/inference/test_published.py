@@ -63,7 +63,7 @@ def test_the_position_that_their_model_adds_to_every_token_counts() -> None:
     ("changed", "message"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2', but only 'decision_transformer'"),
-        ({"activation_function": "gelu"}, "activation_function is 'gelu', but dmray's DT computes with 'relu' only"),
+        ({"activation_function": "gelu_new"}, "'gelu_new', but dmray's DT computes with 'relu' or 'gelu' only"),
         ({"action_tanh": False}, "action_tanh is False"),
         ({"n_inner": 20}, "n_inner is 20"),
         ({"state_dim": 6}, "state_dim is 6, but the weights have 5"),
@@ -73,6 +73,15 @@ def test_a_config_that_our_network_cannot_follow_is_refused(changed: dict[str, A
     config, weights, _ = golden()
     with pytest.raises(CheckpointError, match=message):
         from_huggingface(config | changed, weights)
+
+
+def test_the_activation_of_their_config_is_followed() -> None:
+    config, weights, held = golden()
+    windows = [held[f"inputs/{name}"] for name in ("states", "actions")]
+    other = policy_of(config | {"activation_function": "gelu"}, weights, held)
+    assert other.recipe.model.model_dump()["activation"] == "gelu"
+    ours = act_on_windows(other, *windows, held["inputs/returns"][..., 0])
+    assert np.abs(ours - held["outputs/last"]).max() > 1e-4
 
 
 def write_safetensors(path: Path, weights: Weights) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import dmray
 from dmray.errors import SpecError, StorageError
-from dmray.inference import evaluation_request
+from dmray.inference import evaluation_request, recorded_evaluation
 from dmray.inference.evaluation import EvaluationChanges
 from dmray.inference.reevaluation import plan_reevaluation
 from dmray.inference.services import _InProcesses, _InThisProcess
@@ -241,3 +241,53 @@ def test_selection_trials_of_a_search_are_left_out(tmp_path: Path) -> None:
     )
     planned = plan_reevaluation(SweepFolder(tmp_path, "tiny"), plan.trials, "final", EvaluationChanges(), plan.sweep)
     assert planned.left_out == ("4 selection trials of the search, which are in no comparison",)
+
+
+def test_noise_is_a_protocol_of_its_own_and_the_same_from_a_sweep_and_from_a_policy(folder: SweepFolder) -> None:
+    made = dmray.evaluate_sweep(folder.path, only="method=dm", action_noise=0.5, observation_noise=0.25, local=True)
+    assert {(each.conditions.action_noise, each.conditions.observation_noise) for each in made.records} == {(0.5, 0.25)}
+    clean = dmray.evaluate_sweep(folder.path, only="method=dm", local=True)
+    assert not {each.conditions.digest for each in clean.records} & {each.conditions.digest for each in made.records}
+    record = made.records[0]
+    policy = dmray.load_policy(folder.trial(record.trial_id).path)
+    alone = dmray.evaluate_policy(policy, action_noise=0.5, observation_noise=0.25)
+    assert alone.scores == record.targets
+    assert alone.about["action_noise"] == "0.5"
+    assert recorded_evaluation(policy, alone.request) is None, "the sweep's evaluation had no noise"
+    names = {str(each.protocol) for each in collect(folder).reevaluated}
+    assert any("action noise 0.5, observation noise 0.25; evaluated again" in name for name in names)
+    assert any("noise" not in name for name in names)
+    rows = dmray.load_results(folder.path).reevaluations
+    assert {0.0, 0.5} <= set(rows.action_noise)
+
+
+def test_noise_whose_unit_is_not_known_is_refused(folder: SweepFolder) -> None:
+    policy = dmray.load_policy(folder.trial(read_manifest(folder).trial_ids[0]).path)
+    assert policy.action_std is not None
+    assert all(each > 0 for each in policy.action_std)
+    older = replace(policy, action_std=None)
+    with pytest.raises(SpecError, match=r"action_noise 0\.1: the deviation of the actions .* is not stored"):
+        evaluation_request(older, action_noise=0.1)
+    assert evaluation_request(older, observation_noise=0.1).noise is not None
+    with pytest.raises(SpecError, match="a function has none"):
+        evaluation_request(lambda observations: observations[:, :2], "maze2d-open", observation_noise=0.1)
+    with pytest.raises(SpecError, match=r"observation_noise -1: must be from 0 to 1000"):
+        evaluation_request(policy, observation_noise=-1)
+
+
+def test_a_sweeps_noise_is_in_its_evaluations_and_can_be_repeated_or_left_out(tmp_path: Path) -> None:
+    noisy = {"episodes": 2, "every_steps": 20, "target_returns": [50.0], "action_noise": 2.0, "observation_noise": 1.0}
+    changes = {"grid": [{"methods": ["dm"], "models": [{"d_model": 8, "n_layer": 1, "context_length": 4}]}]}
+    sweep = tiny_sweep(tmp_path, evaluation=noisy, **changes, training={"steps": 20, "batch_size": 4})
+    results = dmray.run_sweep(sweep, local=True, progress=False)
+    assert results.succeeded, results.errors
+    (comparison,) = results.comparisons
+    assert "action noise 2, observation noise 1" in str(comparison.protocol)
+    policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
+    again = dmray.evaluate_policy(policy)
+    record = recorded_evaluation(policy, again.request)
+    assert record is not None
+    assert record.targets == again.scores
+    without = evaluation_request(policy, action_noise=0, observation_noise=0)
+    assert without.noise is None
+    assert recorded_evaluation(policy, without) is None

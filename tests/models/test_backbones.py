@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from dmray.models import BACKBONES, MambaConfig, TransformerConfig
+from dmray.models.configs import Evolution
 from dmray.testing.backbone_contract import BackboneContract
 
 globals().update(
     {f"Test_{name}": type(f"Test_{name}", (BackboneContract,), {"backbone": BACKBONES[name]}) for name in BACKBONES}
 )
+
+for _evolution in get_args(Evolution)[1:]:  # the first is the default
+    _sizes = {**BackboneContract.sizes, "d_state": 4, "evolution": _evolution}
+    _name = f"Test_mamba_{_evolution.replace('-', '_')}"
+    globals()[_name] = type(_name, (BackboneContract,), {"backbone": BACKBONES["mamba"], "sizes": _sizes})
 
 
 def test_a_backbone_is_found_by_its_own_name() -> None:
@@ -18,7 +26,8 @@ def test_a_backbone_is_found_by_its_own_name() -> None:
 
 def test_the_configs_have_the_fields_of_their_networks_and_no_others() -> None:
     assert set(TransformerConfig.model_fields) == {"d_model", "n_layer", "context_length", "n_head", "dropout"}
-    assert set(MambaConfig.model_fields) == {"d_model", "n_layer", "context_length", "d_state", "d_conv", "expand"}
+    mamba = {"d_model", "n_layer", "context_length", "d_state", "d_conv", "expand", "evolution"}
+    assert set(MambaConfig.model_fields) == mamba
 
 
 def test_heads_divide_the_width() -> None:

@@ -51,6 +51,23 @@ def test_weights_are_initialised_as_gpt2s_with_smaller_residual_projections() ->
             assert float(parameter.detach().abs().max()) == 0.0
 
 
+def test_every_way_to_run_the_network_takes_the_activation() -> None:
+    outputs = {}
+    for activation in ("relu", "gelu"):
+        torch.manual_seed(0)
+        config = TransformerConfig.model_validate({"d_model": 8, "n_layer": 2, "activation": activation})
+        model, tokens = CausalTransformer(config).eval(), torch.randn(2, 5, 8)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+            whole, state = model(tokens), model.begin(2)
+            pieces = torch.cat([model.advance(piece, state) for piece in tokens.split(2, dim=1)], dim=1)
+            torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-5)
+            torch.testing.assert_close(model.last(tokens), whole[:, -1], rtol=0, atol=1e-5)
+        outputs[activation] = whole
+    assert float((outputs["relu"] - outputs["gelu"]).abs().max()) > 0.01
+
+
 def test_dropout_follows_torchs_seed_in_training_and_is_off_in_evaluation() -> None:
     model, tokens = CausalTransformer(TransformerConfig(d_model=8, n_layer=1, dropout=0.5)), torch.randn(2, 5, 8)
     outputs = []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dmray.models import MambaConfig
+from dmray.models.configs import Evolution
 from dmray.models.mamba import Mamba
 from dmray.models.mamba_block import MambaMixer
 
@@ -105,6 +107,74 @@ def output_and_gradients(
     return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
+EVOLUTIONS = get_args(Evolution)
+
+
+@pytest.mark.parametrize("evolution", EVOLUTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+def test_each_evolution_is_the_recurrence_with_its_rates_and_step_sizes(
+    evolution: Evolution, dtype: torch.dtype, tolerance: float
+) -> None:
+    spec = MambaConfig(d_model=8, d_state=3, evolution=evolution)
+    hidden = torch.randn(2, 7, spec.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mixer, weights = MambaMixer(spec).to(dtype), mamba_ssm_weights(spec)
+    given = dict(weights)
+    match evolution:
+        case "frozen":
+            given["A_log"] = weights["A_log"] = mixer.state_dict()["A_log"].double()
+        case "shared":
+            given["A_log"] = weights["A_log"][:, :1]
+            weights["A_log"] = given["A_log"].repeat(1, 3)
+        case "no-decay":
+            weights["A_log"] = torch.full_like(weights["A_log"], -math.inf)  # A = 0
+        case "memoryless":
+            weights["A_log"] = torch.full_like(weights["A_log"], math.inf)  # the state is 0 at the next token
+        case "constant-step":
+            given["x_proj.weight"] = weights["x_proj.weight"][1:]  # the step size has rank 1
+            weights["dt_proj.weight"] = torch.zeros_like(weights["dt_proj.weight"])
+    mixer.load_state_dict({name: given[name] for name in mixer.state_dict()})
+    with torch.no_grad():
+        ours = mixer(hidden.to(dtype)).double()
+    torch.testing.assert_close(ours, step_by_step(weights, hidden), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("evolution", EVOLUTIONS[1:])
+def test_what_an_evolution_does_not_use_is_no_parameter_and_all_others_start_as_with_learned(
+    evolution: Evolution,
+) -> None:
+    made = {}
+    for name in ("learned", evolution):
+        torch.manual_seed(0)
+        made[name] = MambaMixer(MambaConfig(d_model=32, d_state=3, evolution=name))
+    names = {name: set(dict(mixer.named_parameters())) for name, mixer in made.items()}
+    missing = {"constant-step": {"dt_proj.weight"}, "shared": set[str]()}.get(evolution, {"A_log"})
+    assert names["learned"] - names[evolution] == missing
+    stored, learned = made[evolution].state_dict(), made["learned"].state_dict()
+    assert set(learned) - set(stored) == (missing if evolution != "frozen" else set())
+    for name, value in stored.items():
+        expected = learned[name][2:] if (evolution, name) == ("constant-step", "x_proj.weight") else learned[name]
+        if (evolution, name) != ("shared", "A_log"):
+            assert torch.equal(value, expected), name
+
+
+def test_a_shared_rate_starts_at_minus_one_to_minus_n_over_the_channels() -> None:
+    mixer = MambaMixer(MambaConfig(d_model=4, d_state=3, evolution="shared"))
+    rates = mixer.rates()
+    torch.testing.assert_close(rates[:, 0], -torch.tensor([1.0, 2, 3, 1, 2, 3, 1, 2]))
+    assert torch.equal(rates, rates[:, :1].repeat(1, 3))
+
+
+@pytest.mark.parametrize(("d_conv", "reach"), [(1, 0), (4, 3)])
+def test_without_memory_an_output_depends_on_the_tokens_of_the_convolution_only(d_conv: int, reach: int) -> None:
+    torch.manual_seed(0)
+    mixer = MambaMixer(MambaConfig(d_model=8, d_state=3, d_conv=d_conv, evolution="memoryless"))
+    tokens = torch.randn(1, 9, 8)
+    changed = tokens.clone()
+    changed[:, 2] += 1.0
+    differs = (mixer(tokens) - mixer(changed)).detach().abs().amax((0, 2)) > 0
+    assert differs.nonzero().flatten().tolist() == list(range(2, 3 + reach))
+
+
 def test_step_sizes_start_between_a_thousandth_and_a_tenth() -> None:
     torch.manual_seed(0)
     mixer = MambaMixer(MambaConfig(d_model=256))
@@ -151,8 +221,9 @@ def test_an_output_depends_on_all_earlier_tokens_and_on_no_later_one(length: int
     assert float(difference[place:].min()) > 0.0
 
 
-def test_under_autocast_the_residual_path_stays_float32() -> None:
-    model, seen = Mamba(TINY), []
+@pytest.mark.parametrize("evolution", EVOLUTIONS)
+def test_under_autocast_the_residual_path_stays_float32(evolution: Evolution) -> None:
+    model, seen = Mamba(TINY.model_copy(update={"evolution": evolution})), []
     for module in (*model.layers, model.norm_f):
         module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -187,8 +187,12 @@ def test_the_plan_tells_sizes_apart_that_differ_in_one_backbones_field_alone(tmp
             "1,000,000,000 timesteps, more than 100,000,000",
         ),
         (
-            {"datasets": [{"name": "mine", "task": "hopper", "generate": {"transitions": 10}}]},
-            "datasets.0: data set 'mine': task 'hopper' cannot record it: unknown behaviour 'expert', known: random",
+            {"datasets": [{"name": "mine", "task": "antmaze-umaze", "generate": {"transitions": 10}}]},
+            "data set 'mine': task 'antmaze-umaze' cannot record it: unknown behaviour 'expert', known: random",
+        ),
+        (
+            {"datasets": [{"name": "mine", "task": "hopper", "generate": {"behaviour": "medium-reply"}}]},
+            "datasets.0: .*cannot record it: unknown behaviour 'medium-reply', did you mean 'medium-replay'?",
         ),
     ],
 )

@@ -22,14 +22,14 @@ SHAPE = PolicyShape(observation_dim=3, action_dim=2, action_limit=0.5, max_times
 Fields = dict[Field, Tensor]
 
 
-def config_of(method: MethodName, **fields: float) -> BackboneConfig:
+def config_of(method: MethodName, **fields: float | str) -> BackboneConfig:
     """The method's config with those of `fields` that it has; tiny unless they say otherwise."""
-    tiny = {"d_model": 16, "n_layer": 2, "context_length": 4, "d_state": 4, "dropout": 0.0}
+    tiny: dict[str, float | str] = {"d_model": 16, "n_layer": 2, "context_length": 4, "d_state": 4, "dropout": 0.0}
     config = REGISTRY[method].config
     return config.model_validate({k: v for k, v in (tiny | fields).items() if k in config.model_fields})
 
 
-def tiny_policy(method: MethodName, action_input: ActionInput = "paper", **fields: float) -> SequencePolicy:
+def tiny_policy(method: MethodName, action_input: ActionInput = "paper", **fields: float | str) -> SequencePolicy:
     """A policy with far from initial weights, so that every input matters, in evaluation mode."""
     torch.manual_seed(0)
     recipe = PolicyRecipe(method, config_of(method, **fields), action_input, SHAPE, return_scale=10.0)

@@ -103,6 +103,17 @@ def test_methods_are_compared_with_baselines_of_the_same_size(folder: SweepFolde
     assert {each.tests for each in compare(candidates_over(group(folder)))} == {0}
 
 
+def test_data_that_dmray_recorded_never_stand_beside_d4rls(folder: SweepFolder) -> None:
+    made = {"name": "hopper-made", "task": "hopper", "generate": {"behaviour": "medium", "transitions": 100}}
+    ledgers = {f"{method} {seed}": [1, 60] for method in ("dm", "dt") for seed in (0, 1)}
+    write(folder, ledgers, datasets=["hopper-medium-v2", made])
+    groups = results_by_protocol(collect(folder).comparisons)
+    found = {each.protocol.simulation: [one.dataset.name for one in each.comparisons] for each in groups}
+    assert found == {"d4rl-mujoco": ["hopper-medium-v2"], "made": ["hopper-made"]}
+    assert len({aggregate_table(each).title for each in groups}) == 2
+    assert [each.dataset.name for each in collect(folder, protocol="made").comparisons] == ["hopper-made"]
+
+
 def test_aggregates_do_not_mix_protocols(folder: SweepFolder, tmp_path: Path) -> None:
     other = SweepFolder(tmp_path / "other", "example")
     evaluation = {"episodes": 2, "every_steps": 20, "target_returns": [3600.0], "decode": "stream:2"}

@@ -143,7 +143,7 @@ def test_experts_of_every_maze_earn_most_of_what_there_is(name: str) -> None:
     assert returns.min() > 0.4 * task.horizon
 
 
-@pytest.mark.parametrize("name", ["hopper", "antmaze-umaze"])
+@pytest.mark.parametrize("name", ["minari-hopper", "antmaze-umaze"])
 def test_a_task_of_another_family_is_refused(name: str) -> None:
     with pytest.raises(EngineError, match=f"unknown behaviour of {name} 'expert', known: random"):
         record(TASKS[name], Generation())

@@ -439,3 +439,18 @@ def test_without_a_home_folder_published_files_are_looked_for_in_the_named_folde
     monkeypatch.setenv("DMRAY_DATASETS", "~nobody-of-that-name/data")
     with pytest.raises(StorageError, match=r"^DMRAY_DATASETS=~nobody-of-that-name/data: .* write the whole path"):
         locate(DatasetSpec(name="hopper-medium-v2"), TASKS["hopper"], tmp_path)
+
+
+def test_a_part_of_a_data_set_is_mapped_and_apart_from_the_whole(tmp_path: Path) -> None:
+    file = tmp_path / "mine.hdf5"
+    with h5py.File(file, "w") as stored:
+        for name, values in arrays(OPEN, rows=200).items():
+            stored[name] = values
+    dataset = DatasetSpec(name="mine", task="maze2d-open", path=str(file))
+    whole = open_dataset(dataset, OPEN, tmp_path).episodes
+    part = open_dataset(dataset.model_copy(update={"fraction": 0.5}), OPEN, tmp_path).episodes
+    again = open_dataset(dataset.model_copy(update={"fraction": 0.5}), OPEN, tmp_path).episodes
+    assert (whole.num_episodes, part.num_episodes) == (10, 5)
+    assert part.fingerprint == again.fingerprint != whole.fingerprint
+    assert isinstance(part.observations.base, np.memmap | mmap.mmap)
+    assert any(note.startswith("fraction 0.5: 5 of 10 episodes") for note in part.notes)

@@ -11,6 +11,7 @@ from dmray.errors import SpecError
 from dmray.specs import Interval, SweepSpec, Values
 from dmray.specs.domains import domain_of, shown_value
 from dmray.specs.loading import sweep_of
+from dmray.tasks import task_of
 
 CONTENT: dict[str, Any] = {
     "name": "small",
@@ -137,6 +138,20 @@ def test_a_data_set_with_several_values_is_several_data_sets_with_names_that_say
     ]
     assert sweep.datasets[3].generate is not None
     assert sweep.datasets[3].generate.transitions == 5000
+
+
+def test_parts_of_a_published_data_set_have_names_of_their_own_and_its_task() -> None:
+    given = {"name": "hopper-medium-v2", "fraction": [1, 0.25]}
+    sweep = sweep_of(CONTENT | {"datasets": [given, RECORDED | {"generate": {}, "fraction": [0.5]}]}, "sweep")
+    assert [dataset.name for dataset in sweep.datasets] == [
+        "hopper-medium-v2-fraction-1",
+        "hopper-medium-v2-fraction-0.25",
+        "open-fraction-0.5",
+    ]
+    assert [dataset.catalog for dataset in sweep.datasets] == ["hopper-medium-v2", "hopper-medium-v2", None]
+    assert {task_of(dataset).name for dataset in sweep.datasets[:2]} == {"hopper"}
+    with pytest.raises(SpecError, match=r"datasets\.0\.fraction.*less than or equal to 1"):
+        sweep_of(CONTENT | {"datasets": [given | {"fraction": [1, 1.5]}]}, "sweep")
     names = sweep_of(CONTENT | {"datasets": [RECORDED | {"name": ["a", "b"], "path": "x.hdf5"}]}, "sweep").datasets
     assert [dataset.name for dataset in names] == ["a", "b"]
     files = sweep_of(CONTENT | {"datasets": [RECORDED | {"path": ["/d/one two.hdf5", "/d/3.hdf5"]}]}, "sweep").datasets

@@ -98,7 +98,10 @@ def test_a_trial_read_from_json_has_the_same_id() -> None:
         {"model": MambaConfig(context_length=10)},
         {"training": TrainingSpec(steps=7)},
         {"evaluation": EvaluationSpec(episodes=7)},
+        {"evaluation": EvaluationSpec(action_noise=0.1)},
+        {"evaluation": EvaluationSpec(observation_noise=0.1)},
         {"dataset": DatasetSpec(name="maze2d-large-v1")},
+        {"dataset": DatasetSpec(name="maze2d-umaze-v1", fraction=0.5)},
     ],
 )
 def test_everything_that_defines_a_trial_changes_its_id(changes: dict[str, Any]) -> None:

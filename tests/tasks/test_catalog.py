@@ -7,7 +7,7 @@ import pytest
 
 from dmray.errors import SpecError
 from dmray.specs import DatasetSpec, Generation
-from dmray.tasks import DATASETS, RETIRED, TASKS, task_of
+from dmray.tasks import DATASETS, RETIRED, TASKS, protocol_of, task_of
 from dmray.tasks.d4rl import MUJOCO
 from dmray.tasks.families.bullet import BULLET
 from dmray.tasks.families.minari import MINARI
@@ -95,8 +95,8 @@ def test_a_catalog_name_needs_no_task() -> None:
         (DatasetSpec(name="hopper-medium-v2", task="ant"), "belongs to task 'hopper', not 'ant'"),
         (DatasetSpec(name="mine", task="hopper"), "name its file with 'path'"),
         (
-            DatasetSpec(name="mine", task="hopper", generate=Generation()),
-            "task 'hopper' cannot record it: unknown behaviour 'expert', known: random",
+            DatasetSpec(name="mine", task="antmaze-umaze", generate=Generation()),
+            "task 'antmaze-umaze' cannot record it: unknown behaviour 'expert', known: random",
         ),
         (DatasetSpec(name="antmaze-umaze-v0"), "use 'antmaze-umaze-v2'"),
         (DatasetSpec(name="antmaze-large-play-v1"), "D4RL withdrew it"),
@@ -106,3 +106,22 @@ def test_a_wrong_data_set_is_told_with_its_cure(dataset: DatasetSpec, message: s
     with pytest.raises(SpecError) as error:
         task_of(dataset)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "protocol"),
+    [
+        (DatasetSpec(name="hopper-medium-v2"), "d4rl-mujoco"),
+        (DatasetSpec(name="mine", task="hopper", path="x.hdf5"), "d4rl-mujoco"),
+        (DatasetSpec(name="mine", task="hopper", generate=Generation(behaviour="medium")), "made"),
+        (DatasetSpec(name="hopper-medium-v2", task="hopper", generate=Generation(behaviour="random")), "made"),
+        (DatasetSpec(name="mine", task="minari-hopper", generate=Generation(behaviour="random")), "made-minari"),
+    ],
+)
+def test_data_that_dmray_records_have_a_protocol_of_their_own(dataset: DatasetSpec, protocol: str) -> None:
+    assert protocol_of(dataset) == protocol
+
+
+def test_a_data_set_that_cannot_be_recorded_has_no_protocol() -> None:
+    with pytest.raises(SpecError, match="did you mean 'medium'"):
+        protocol_of(DatasetSpec(name="mine", task="hopper", generate=Generation(behaviour="medum")))

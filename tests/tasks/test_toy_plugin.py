@@ -47,7 +47,8 @@ def test_its_task_family_and_protocol_are_listed() -> None:
 
 def test_data_list_shows_it_here_and_in_a_new_process() -> None:
     shown = CliRunner().invoke(app, ["list", "toy-*"]).output.splitlines()[1:]
-    assert [line.split()[:6] for line in shown] == [["toy-line", "toy", "toy:", "line", "1", "20"]]
+    assert [line.split()[:6] for line in shown[:-1]] == [["toy-line", "toy", "toy:", "line", "1", "20"]]
+    assert shown[-1] == "toy: data make --behaviour random | homing"
     command = [sys.executable, "-m", "dmray.data", "list", "--protocol", "toy"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "toy-line" in done.stdout
@@ -91,7 +92,7 @@ def test_a_sweep_records_trains_evaluates_and_reports(tmp_path: Path) -> None:
         console=Console(quiet=True),
     )
     assert set(states.values()) == {TrialStatus.FINISHED}
-    assert "homing (toy, " in (folder.report / "report.md").read_text()
+    assert "homing (made-toy, " in (folder.report / "report.md").read_text()
 
 
 def test_what_its_simulator_cannot_do_is_said(tmp_path: Path) -> None:

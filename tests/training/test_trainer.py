@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from dmray.datasets import Windows
+from dmray.models.configs import Evolution
+from dmray.policies import snapshot
 from dmray.specs import MethodName, TrainingSpec
 from dmray.training import Trainer
 from dmray.training.trainer import warm_up
@@ -145,3 +147,19 @@ def test_metrics_hold_no_graph() -> None:
     assert not metrics.stage_losses.requires_grad
     assert not metrics.grad_norms.requires_grad
     assert metrics.stage_losses.shape == metrics.grad_norms.shape == (2,)
+
+
+@pytest.mark.parametrize("evolution", get_args(Evolution))
+def test_training_changes_all_weights_but_frozen_decay_rates_and_the_stored_policy_acts_the_same(
+    evolution: Evolution,
+) -> None:
+    policy = tiny_policy("dm", evolution=evolution)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    trainer = Trainer(policy, RandomCuts(policy), SPEC.model_copy(update={"weight_decay": 0.1}), seed=0)
+    for _ in range(3):
+        trainer.step()
+    kept = {name for name, value in policy.state_dict().items() if torch.equal(value, before[name])}
+    rates = {name for name in before if name.endswith("A_log")} if evolution == "frozen" else set()
+    assert kept == {"state_mean", "state_std"} | rates
+    windows, stored = RandomCuts(policy).sample(torch.Generator().manual_seed(3)), snapshot(policy).build()
+    torch.testing.assert_close(stored.predict(windows)[0], policy.eval().predict(windows)[0], rtol=0, atol=0)

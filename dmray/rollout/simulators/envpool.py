@@ -14,6 +14,7 @@ import numpy as np
 
 from dmray.errors import EngineError
 from dmray.registry import unknown
+from dmray.rollout.behaviours import RECORDERS
 from dmray.rollout.engine import Scene, Simulator, Step, VectorEngine, check_sizes
 from dmray.tasks import Task
 
@@ -148,4 +149,4 @@ def _scene(task: Task, observations: np.ndarray) -> Scene:
     return robot_scene(task, observations)
 
 
-SIMULATOR = Simulator(EnvpoolEngine, make_reference=_gymnasium_engine, scene=_scene)
+SIMULATOR = Simulator(EnvpoolEngine, make_reference=_gymnasium_engine, recorders=RECORDERS, scene=_scene)

@@ -19,10 +19,12 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from dmray.datasets import Subtask
+from dmray.datasets import RecordedTransitions, Subtask
 from dmray.errors import EngineError
+from dmray.rollout.behaviours import Arm, record_pushes
 from dmray.rollout.engine import Scene, Simulator, Step, check_sizes
 from dmray.rollout.mujoco_models import MujocoBatch, camera_at
+from dmray.specs import Generation
 from dmray.tasks import Task
 
 _ROBOT, _POSITIONS = 9, 30
@@ -125,4 +127,11 @@ def _scene(task: Task, observations: np.ndarray) -> Scene:
     return Scene(kitchen_model(task), observations[:, :_POSITIONS], camera, 0.08)
 
 
-SIMULATOR = Simulator(KitchenEngine, scene=_scene)
+def _record(task: Task, generation: Generation) -> RecordedTransitions:
+    model = kitchen_model(task)
+    start = np.concatenate([np.clip(_START[:_ROBOT], _LOW, _HIGH), _START[_ROBOT:]])
+    reach = _TOP_SPEED * _SUBSTEPS * model.opt.timestep
+    return record_pushes(task, generation, Arm(model, start, _LOW, _HIGH, reach))
+
+
+SIMULATOR = Simulator(KitchenEngine, recorders=dict.fromkeys(("expert", "play"), _record), scene=_scene)

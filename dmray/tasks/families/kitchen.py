@@ -55,6 +55,7 @@ def _entry(name: str, task: str, file: str) -> DatasetEntry:
 
 FAMILIES = (
     TaskFamily(
+        behaviours=("expert", "play"),
         simulator_packages=("mujoco",),
         tasks=(
             _task("complete", "microwave", "kettle", "light switch", "slide cabinet"),

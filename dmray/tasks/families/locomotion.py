@@ -13,6 +13,7 @@ from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
 _BEHAVIOURS = ("random", "medium", "medium-replay", "medium-expert", "full-replay", "expert")
 _V0_BEHAVIOURS = ("random", "medium", "medium-replay", "medium-expert", "expert")
+_RECORDED = ("medium", "expert", "medium-expert", "medium-replay")  # here, by the policies of dmray/rollout/behaviours
 _CONTACT_FORCES = 84  # 14 bodies x 6, which D4RL's ant files append; its environment of today does not show them
 
 
@@ -43,7 +44,12 @@ def _family(
         targets_source=targets_source,
         appendix_dim=appendix_dim,
     )
-    return TaskFamily(tasks=(task,), datasets=tuple(_datasets(robot)), simulator_packages=("envpool",))
+    return TaskFamily(
+        tasks=(task,),
+        datasets=tuple(_datasets(robot)),
+        behaviours=_RECORDED,
+        simulator_packages=("envpool",),
+    )
 
 
 def _datasets(robot: str) -> Iterator[DatasetEntry]:
