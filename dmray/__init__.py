@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dmray.analysis.decay import DecayAnalysis
+    from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.api import (
         SweepPlan,
         analyze_decay,
+        analyze_subgoals,
         draw_episodes,
         evaluate_policy,
         evaluate_sweep,
@@ -46,6 +48,7 @@ __all__ = [
     "Policy",
     "Results",
     "Rollout",
+    "SubgoalAnalysis",
     "Summary",
     "SweepEvaluation",
     "SweepPlan",
@@ -54,6 +57,7 @@ __all__ = [
     "TrialSpec",
     "__version__",
     "analyze_decay",
+    "analyze_subgoals",
     "draw_episodes",
     "evaluate_policy",
     "evaluate_sweep",
@@ -73,6 +77,7 @@ _MODULES = {
     "Policy": "dmray.inference",
     "Results": "dmray.reporting.frames",
     "Rollout": "dmray.inference",
+    "SubgoalAnalysis": "dmray.analysis.subgoals",
     "Summary": "dmray.progress.summary",
     "SweepEvaluation": "dmray.driver.sweep_evaluation",
     "SweepRun": "dmray.reporting.frames",

@@ -18,6 +18,7 @@ from rich.console import Console, Group
 
 from dmray.arguments import (
     MAX_EPISODES,
+    MAX_SEED,
     MAX_WINDOWS,
     MAX_WORKERS,
     finite_number,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dmray.analysis.decay import DecayAnalysis
+    from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.driver.session import Runner
     from dmray.driver.sweep_evaluation import MakeService, SweepEvaluation
     from dmray.inference import Evaluation, Policy, PolicyFunction
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 SweepSource = str | Path | Mapping[str, Any] | SweepSpec | Plan
 _PLAN_COLUMNS = 120
+_MOST_STEPS = 10_000  # of an analysis
 
 
 class SweepPlan(Plan):
@@ -538,10 +541,7 @@ def analyze_decay(
         CheckpointError, DatasetError: a policy or its data set cannot be read.
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
-    named = [runs] if isinstance(runs, str | PathLike) else runs
-    if not isinstance(named, Sequence) or not named:
-        raise SpecError(f"runs {short_repr(runs)}: give a path, a run's id, or a list of them")
-    sources = [place("runs", source) for source in named]
+    sources = _sources(runs)
     if isinstance(cut, str) or not isinstance(cut, Sequence):
         raise SpecError(f"cut {short_repr(cut)}: give a list of whole numbers, for example [1, 5]")
     cuts = tuple(whole_number("cut", each, 1) for each in cut)
@@ -562,6 +562,56 @@ def analyze_decay(
         made = decay.analyze_decay(found, windows=measured, cut_off=cut_off if cuts else None, on_policy=on_policy)
     if into is not None:
         decay_files.write_decay(made, into)
+    return made
+
+
+def analyze_subgoals(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    checkpoint: str = "final",
+    within: int = 20,
+    radius: float | None = None,
+    stretches: int = 20,
+    length: int = 100,
+    episodes: int = 0,
+    seed: int = 0,
+    into: str | Path | None = None,
+    mlflow_uri: str | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> SubgoalAnalysis:
+    """Measure what the subgoals of stored policies of HDM and HDT are (docs/questions/subgoals.md).
+
+    `runs`: checkpoint files, trials' folders, ids of MLflow runs, or sweeps; methods without subgoals are left out.
+    `checkpoint`: "final", "best" or for example "step:10000". Subgoals are predicted in `stretches` stretches of up to
+    `length` timesteps of the data set, and are compared with the states of the next `within` timesteps. `radius`: the
+    z-scored distance at which one is reached; None: half of the median distance of two states of an episode that are
+    `within` timesteps apart. `episodes`: also evaluate each policy in so many episodes for each source of subgoals.
+    `seed`: of what is drawn. `into`: a folder for tables (CSV) and figures. `progress`: if True, show a bar; a function
+    is called with the numbers of finished and of all policies. The result's `tables` are pandas tables.
+
+    Raises:
+        SpecError: no policy predicts subgoals, or an argument is wrong.
+        StorageError: a run does not exist, or none has such a checkpoint.
+        CheckpointError, DatasetError: a policy or its data set cannot be read.
+        EngineError: there are to be episodes, and the task has no simulator here.
+    """
+    sources = _sources(runs)
+    _check_progress(progress)
+    if radius is not None and finite_number("radius", radius) <= 0:
+        raise SpecError(f"radius {short_repr(radius)}: must be above 0")
+    counts = {"within": within, "stretches": stretches, "length": length}
+    whole = {name: whole_number(name, value, 1, _MOST_STEPS) for name, value in counts.items()}
+    whole |= {"episodes": whole_number("episodes", episodes, 0, MAX_EPISODES)}
+    whole |= {"seed": whole_number("seed", seed, 0, MAX_SEED)}
+    folder = None if into is None else folder_path("into", into)
+    from dmray.analysis import stored, subgoals  # loads torch
+
+    found = stored.find_policies(sources, line("checkpoint", checkpoint), mlflow_uri)
+    options = subgoals.SubgoalOptions(radius=radius, **whole)
+    with _episode_bar(progress, "the runs", "policies") as on_policy:
+        made = subgoals.analyze_subgoals(found, options, on_policy or (lambda done, total: None))
+    if folder is not None:
+        subgoals.write_subgoals(made, folder)
     return made
 
 
@@ -673,6 +723,14 @@ def _episode_bar(
         with Progress(console=safe_console(stderr=True), transient=True) as shown:
             row = shown.add_task(f"{what} of {task}", total=None)
             yield lambda done, total: shown.update(row, completed=done, total=total)
+
+
+def _sources(runs: str | Path | Sequence[str | Path]) -> list[str]:
+    """The runs of an analysis as texts."""
+    named = [runs] if isinstance(runs, str | PathLike) else runs
+    if not isinstance(named, Sequence) or not named:
+        raise SpecError(f"runs {short_repr(runs)}: give a path, a run's id, or a list of them")
+    return [place("runs", source) for source in named]
 
 
 def _check_progress(progress: object) -> None:

@@ -216,6 +216,8 @@ def _rows_of(policy: Policy, windows: Windows) -> Iterator[dict[str, Any]]:
     network = policy.network
     start = initial_policy(policy.snapshot.recipe, policy.trial.seed).eval()
     start.set_statistics(network.state_mean, network.state_std)
+    if network.recipe.predicts_differences:
+        start.set_difference_statistics(network.difference_mean, network.difference_std)
     for weights, measured in ((START, start), (TRAINED, network)):
         for stage, layer, quantiles, beyond in memory_lengths(measured, windows):
             yield {"stage": stage, "layer": layer, "weights": weights, **quantiles, "beyond_context": beyond}

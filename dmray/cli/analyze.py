@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmray.api import analyze_decay
-from dmray.arguments import MAX_EPISODES, MAX_WINDOWS, MAX_WORKERS
-from dmray.cli.shared import err, new_app, out, report_errors
+from dmray.api import analyze_decay, analyze_subgoals
+from dmray.arguments import MAX_EPISODES, MAX_SEED, MAX_WINDOWS, MAX_WORKERS
+from dmray.cli.shared import err, finite_number, new_app, out, report_errors
 from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.registry import short
@@ -114,3 +114,45 @@ def _numbers(option: str, text: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise SpecError(f"{option} '{short(text)}': give whole numbers between commas, for example 1,2,5,10")
     return [int(part) for part in parts]
+
+
+@app.command()
+def subgoals(
+    runs: Runs,
+    checkpoint: CheckpointName = "final",
+    within: Annotated[int, typer.Option(min=1, max=10_000, help="Timesteps in which a subgoal may be reached.")] = 20,
+    radius: Annotated[
+        float | None,
+        typer.Option(
+            parser=finite_number,
+            metavar="<float>",
+            help="Z-scored distance at which it is reached. Default: half of how far the states move in --within.",
+        ),
+    ] = None,
+    stretches: Annotated[int, typer.Option(min=1, max=10_000, help="Stretches of the data set to predict in.")] = 20,
+    length: Annotated[int, typer.Option(min=1, max=10_000, help="Timesteps of a stretch.")] = 100,
+    episodes: Annotated[
+        int,
+        typer.Option(min=0, max=MAX_EPISODES, help="Episodes in the simulator for each source of subgoals; 0: none."),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of what is drawn.")] = 0,
+    into: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("analysis/subgoals"),
+) -> None:
+    """Measure how near the subgoals of HDM and HDT are to labels and visited states, and what scores need of them."""
+    with report_errors():
+        made = analyze_subgoals(
+            runs,
+            checkpoint=checkpoint,
+            within=within,
+            radius=radius,
+            stretches=stretches,
+            length=length,
+            episodes=episodes,
+            seed=seed,
+            into=into,
+            progress=True,
+        )
+        for sentence in made.left_out:
+            err.print(f"left out: {sentence}", markup=False, highlight=False)
+        out.print(made)
+        out.print(f"tables and figures: {into}", markup=False, highlight=False, soft_wrap=True)

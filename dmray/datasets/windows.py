@@ -67,6 +67,13 @@ class WindowSampler:
             first, end = drawn, torch.minimum(drawn + len(self._steps), length)
         else:
             first, end = (drawn + 1 - len(self._steps)).clamp(min=0), drawn + 1
+        return self.between(episode, first, end)
+
+    def between(self, episode: Tensor, first: Tensor, end: Tensor) -> Windows:
+        """The windows of these episodes from step `first` to the one before `end`, counted from the start; (B,) each.
+
+        A window has at least one step and at most `context_length`.
+        """
         timesteps = first[:, None] + self._steps
         valid = timesteps < end[:, None]
         timesteps = timesteps * valid

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Group
 
+from dmray.methods import METHODS
 from dmray.models import BackboneConfig
 from dmray.planning.calibration import Calibration
 from dmray.planning.cost import Cost, total_cost
@@ -17,7 +18,7 @@ from dmray.planning.successive_halving import rungs_of
 from dmray.planning.time_estimate import Capacity, Change, TimeEstimate, duration_text
 from dmray.progress.trial_status import DONE, TrialStatus
 from dmray.space import size_text
-from dmray.specs import ResourcesSpec, SweepSpec, TrialSpec, shown_value
+from dmray.specs import ResourcesSpec, SweepSpec, TrialSpec, shown_value, unused_in_training
 from dmray.terminal import FittingTable
 
 _OF_THE_TASK = ("target_returns", "return_scale")  # which differ between tasks anyway
@@ -196,7 +197,8 @@ def _several_values(trials: Sequence[TrialSpec]) -> list[str]:
         for name in (name for name in fields if name not in _OF_THE_TASK):
             values: dict[str, dict[str, None]] = {}
             for trial in trials:
-                values.setdefault(trial.method, {})[shown_value(getattr(getattr(trial, section), name))] = None
+                if section == "evaluation" or name not in unused_in_training(METHODS[trial.method]):
+                    values.setdefault(trial.method, {})[shown_value(getattr(getattr(trial, section), name))] = None
             if len({value for of_method in values.values() for value in of_method}) > 1:
                 methods: dict[tuple[str, ...], list[str]] = {}
                 for method, of_method in values.items():

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 
 from dmray.arguments import MAX_EPISODES, finite_number, line, place, whole_number
 from dmray.errors import CheckpointError, SpecError
-from dmray.fields import Field
 from dmray.files import user_path
 from dmray.inference.acting import Rollout, act_on_windows
 from dmray.policies import PolicySnapshot, SequencePolicy
@@ -75,7 +74,7 @@ class Policy:
     @property
     def predicts_subgoals(self) -> bool:
         """Whether the policy predicts subgoals (HDT, HDM)."""
-        return Field.SUBGOAL in self.network.stage_names
+        return self.network.method.predicts_subgoals
 
     @property
     def observation_dim(self) -> int:

@@ -5,7 +5,7 @@ To add a method, add a file here with a `Method` and a line to `METHODS`, or ins
 """
 
 from dmray.methods.layout import Layout
-from dmray.methods.method import ActionInput, Method, PolicyShape, Preset
+from dmray.methods.method import ActionInput, Method, PolicyShape, Preset, SubgoalHead, SubgoalTarget
 from dmray.registry import Registry
 
 METHODS: Registry[Method] = Registry(
@@ -24,4 +24,4 @@ METHODS: Registry[Method] = Registry(
     },
 )
 
-__all__ = ["METHODS", "ActionInput", "Layout", "Method", "PolicyShape", "Preset"]
+__all__ = ["METHODS", "ActionInput", "Layout", "Method", "PolicyShape", "Preset", "SubgoalHead", "SubgoalTarget"]

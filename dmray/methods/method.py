@@ -13,6 +13,8 @@ from dmray.models.backbones import Backbone, linear_parameters
 from dmray.models.configs import BackboneConfig
 
 ActionInput = Literal["paper", "dt"]
+SubgoalHead = Literal["published", "tanh", "linear"]
+SubgoalTarget = Literal["state", "difference"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 _MARKERS = "ov^<>8sphHDdPX*1234+x.|_"
@@ -104,6 +106,11 @@ class Method:
         """Whether actions are among the tokens."""
         return self._has(Field.ACTION)
 
+    @property
+    def predicts_subgoals(self) -> bool:
+        """Whether a stage predicts subgoals."""
+        return any(stage.target is Field.SUBGOAL for stage in self.stages)
+
     def with_action_input(self, action_input: ActionInput) -> Method:
         """This method with another action token.
 
@@ -113,6 +120,17 @@ class Method:
         if action_input == "paper":
             return self
         return replace(self, stages=tuple(_with_own_action(stage) for stage in self.stages))
+
+    def with_subgoal_head(self, subgoal_head: SubgoalHead) -> Method:
+        """This method with another head of the stage that predicts subgoals.
+
+        `published`: as this method has it (HDM: Tanh; HDT: linear). `tanh`: encoded subgoals are within [-1, 1].
+        `linear`: they have no limit.
+        """
+        if subgoal_head == "published":
+            return self
+        squash = subgoal_head == "tanh"
+        return replace(self, stages=tuple(_with_subgoal_squash(stage, squash) for stage in self.stages))
 
     def num_parameters(self, config: Any, shape: PolicyShape) -> int:
         """Trainable parameters of all stages."""
@@ -154,3 +172,7 @@ class Method:
 
 def _with_own_action(stage: Layout) -> Layout:
     return replace(stage, tokens=tuple(_ACTION if token == _PREVIOUS_ACTION else token for token in stage.tokens))
+
+
+def _with_subgoal_squash(stage: Layout, squash: bool) -> Layout:
+    return replace(stage, squash=squash) if stage.target is Field.SUBGOAL else stage

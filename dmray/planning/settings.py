@@ -33,6 +33,7 @@ from dmray.specs import (
     parse_decode,
     shown_value,
     unmatched,
+    unused_in_training,
 )
 from dmray.specs.mistakes import Mistake, mistakes_of
 from dmray.tasks import Task
@@ -176,7 +177,29 @@ def cells_of(sweep: SweepSpec, tasks: Sequence[Task]) -> list[Cell]:
                 raise SpecError(f"overrides.{place}.families.{number}: {unmatched('family', family, families)}")
         if place not in used:
             raise SpecError(f"overrides.{place}: no trial has these methods on these data sets; remove the entry")
+    _refuse_without_effect(cells)
     return cells
+
+
+def _refuse_without_effect(cells: Sequence[Cell]) -> None:
+    """Refuse a value of `training` that is for methods only that have no use for the field."""
+    useful: set[str] = set()
+    useless: dict[str, tuple[str, str]] = {}
+    for cell in cells:
+        unused = unused_in_training(METHODS[cell.method])
+        for field, place in cell.places.items():
+            section, name = field
+            if section != "training" or name not in unused:
+                useful.add(place)
+            elif field in cell.domains or cell.fields[field] != TrainingSpec.model_fields[name].default:
+                useless.setdefault(place, (name, cell.method))
+    for place, (name, method) in useless.items():
+        if place not in useful:
+            users = [other for other in METHODS if name not in unused_in_training(METHODS[other])]
+            raise SpecError(
+                f"{place}: changes nothing for method '{method}', nor for any other one that it is given for; "
+                f"it is a field for {', '.join(users)}"
+            )
 
 
 def _cell(
@@ -273,4 +296,5 @@ def preset_fields(method: str) -> frozenset[str]:
 
 
 def _flat(trial: TrialSpec) -> dict[str, Any]:
-    return {**trial.model.model_dump(), **trial.training.model_dump(), **trial.evaluation.model_dump()}
+    training = trial.training.model_dump(exclude=set(unused_in_training(METHODS[trial.method])))
+    return {**trial.model.model_dump(), **training, **trial.evaluation.model_dump()}

@@ -11,7 +11,7 @@ from dmray.policies.policy import (
     policy_recipe,
     snapshot,
 )
-from dmray.policies.rollout_fields import RolloutFields
+from dmray.policies.rollout_fields import RolloutFields, SubgoalSource
 from dmray.policies.sequence_model import SequenceModel
 from dmray.policies.state_decoder import StateDecoder
 from dmray.policies.window_decoder import WindowDecoder
@@ -26,6 +26,7 @@ __all__ = [
     "SequenceModel",
     "SequencePolicy",
     "StateDecoder",
+    "SubgoalSource",
     "WindowDecoder",
     "check_decoder",
     "from_authors",

@@ -14,7 +14,7 @@ import numpy as np
 
 from dmray.errors import SpecError
 from dmray.policies.policy import SequencePolicy
-from dmray.policies.rollout_fields import RolloutFields
+from dmray.policies.rollout_fields import RolloutFields, SubgoalSource
 from dmray.registry import short_repr
 from dmray.specs import Decode, parse_decode
 
@@ -36,17 +36,27 @@ class Decoder(Protocol):
         """Continue with these rows only, in this order; (E',) int positions among the current rows."""
 
     def subgoals(self) -> np.ndarray | None:
-        """The raw subgoals (E, S) float32 of the last call of `decide`; None for methods without subgoals."""
+        """The raw states (E, S) float32 that the last call of `decide` had as subgoals; None for methods without."""
 
 
-def make_decoder(policy: SequencePolicy, decode: str, num_rows: int, first_timestep: int = 0) -> Decoder:
+def make_decoder(
+    policy: SequencePolicy,
+    decode: str,
+    num_rows: int,
+    first_timestep: int | np.ndarray = 0,
+    source: SubgoalSource | None = None,
+) -> Decoder:
     """Make a decoder for `num_rows` episodes. `policy` must be in evaluation mode and is not changed.
 
-    `first_timestep`: the timestep of the first observation, if the episodes are not known from their start.
+    `first_timestep`: the timestep of the first observation, if the episodes are not known from their start; one for all
+    or (E,) int64. `source`: gives the subgoals in place of the policy's own predictions.
 
     Raises:
-        SpecError: there is no such decode mode, or its argument is invalid or does not fit the policy's context length.
+        SpecError: there is no such decode mode, its argument is invalid or does not fit the policy's context length, or
+            there is a `source` for a method without subgoals.
     """
+    if source is not None and not policy.method.predicts_subgoals:
+        raise SpecError(f"method '{policy.recipe.method}' has no subgoals, so it cannot be given any")
     if not isinstance(decode, str):
         raise SpecError(f"decode {short_repr(decode)}: must be text, for example window")
     try:
@@ -55,7 +65,7 @@ def make_decoder(policy: SequencePolicy, decode: str, num_rows: int, first_times
         raise SpecError(str(unknown)) from None
     if problem := parsed.problem(policy.recipe.model.context_length):
         raise SpecError(f"decode {decode}: {problem}")
-    return _class_of(parsed)(RolloutFields(policy, num_rows, first_timestep), parsed.argument)
+    return _class_of(parsed)(RolloutFields(policy, num_rows, first_timestep, source), parsed.argument)
 
 
 class _DecoderClass(Protocol):

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 from dmray.errors import CheckpointError
 from dmray.fields import Field, Token
-from dmray.methods import METHODS, ActionInput, Method, PolicyShape
+from dmray.methods import METHODS, ActionInput, Method, PolicyShape, SubgoalHead, SubgoalTarget
 from dmray.models import BackboneConfig
 from dmray.models.selective_scan import scan_backend
 from dmray.policies.sequence_model import SequenceModel
@@ -38,16 +38,31 @@ class PolicyRecipe:
     action_input: ActionInput
     shape: PolicyShape
     return_scale: float
+    subgoal_head: SubgoalHead = "published"
+    subgoal_target: SubgoalTarget = "state"
 
     def resolved_method(self) -> Method:
-        """The method with the action token of `action_input`."""
-        return METHODS[self.method].with_action_input(self.action_input)
+        """The method with the action token of `action_input` and the head of `subgoal_head`."""
+        return METHODS[self.method].with_action_input(self.action_input).with_subgoal_head(self.subgoal_head)
+
+    @property
+    def predicts_differences(self) -> bool:
+        """Whether subgoals are differences from the present state; otherwise they are states, or there are none."""
+        return self.subgoal_target == "difference" and METHODS[self.method].predicts_subgoals
 
 
 def policy_recipe(trial: TrialSpec, shape: PolicyShape) -> PolicyRecipe:
     """The recipe of a planned trial's policy."""
     assert trial.evaluation.return_scale is not None, "a planned trial has a return scale"
-    return PolicyRecipe(trial.method, trial.model, trial.training.action_input, shape, trial.evaluation.return_scale)
+    return PolicyRecipe(
+        trial.method,
+        trial.model,
+        trial.training.action_input,
+        shape,
+        trial.evaluation.return_scale,
+        trial.training.subgoal_head,
+        trial.training.subgoal_target,
+    )
 
 
 def initial_policy(recipe: PolicyRecipe, seed: int) -> SequencePolicy:
@@ -63,12 +78,15 @@ def initial_policy(recipe: PolicyRecipe, seed: int) -> SequencePolicy:
 class SequencePolicy(nn.Module):
     """The networks of a method's stages, and the data set's statistics. Initial weights depend on torch's global RNG.
 
-    Encoded values: states and subgoals have mean 0 and deviation 1 over the data set, returns-to-go are divided by the
-    recipe's scale, actions are not changed.
+    Encoded values: states have mean 0 and deviation 1 over the data set, returns-to-go are divided by the recipe's
+    scale, actions are not changed. A subgoal is a state and encoded like one; with `subgoal_target` "difference" it is
+    the difference of that state from the present one, with mean 0 and deviation 1 over the data set's labels.
     """
 
     state_mean: Tensor
     state_std: Tensor
+    difference_mean: Tensor  # only where subgoals are differences
+    difference_std: Tensor
 
     def __init__(self, recipe: PolicyRecipe) -> None:
         super().__init__()
@@ -76,20 +94,35 @@ class SequencePolicy(nn.Module):
         self.method = recipe.resolved_method()
         self.register_buffer("state_mean", torch.zeros(recipe.shape.observation_dim))
         self.register_buffer("state_std", torch.ones(recipe.shape.observation_dim))
+        if recipe.predicts_differences:
+            self.register_buffer("difference_mean", torch.zeros(recipe.shape.observation_dim))
+            self.register_buffer("difference_std", torch.ones(recipe.shape.observation_dim))
         self.stages: nn.ModuleList = nn.ModuleList(
             SequenceModel(layout, self.method.backbone, recipe.model, recipe.shape) for layout in self.method.stages
         )
 
     def set_statistics(self, mean: np.ndarray | Tensor, std: np.ndarray | Tensor) -> None:
         """Set the states' mean and (positive) standard deviation, (observation_dim,) each."""
-        for buffer, values in ((self.state_mean, mean), (self.state_std, std)):
-            assert tuple(values.shape) == tuple(buffer.shape), "statistics of another task"
-            buffer.copy_(torch.as_tensor(values))
-        assert bool((self.state_std > 0).all()), "a standard deviation is not positive"
+        _set(self.state_mean, self.state_std, mean, std)
+
+    def set_difference_statistics(self, mean: np.ndarray | Tensor, std: np.ndarray | Tensor) -> None:
+        """Set mean and deviation of the labels' differences; for policies whose subgoals are differences."""
+        _set(self.difference_mean, self.difference_std, mean, std)
 
     @property
     def tokens(self) -> frozenset[Token]:
-        """The tokens that training windows must contain: inputs and targets of all stages."""
+        """The tokens that training windows must contain: inputs and targets of all stages.
+
+        A subgoal is always a state there. Where the policy takes differences, the states that they are from belong to
+        the tokens.
+        """
+        wanted = self._own_tokens
+        if self.recipe.predicts_differences:
+            wanted |= {Token(Field.STATE, token.lag) for token in wanted if token.field is Field.SUBGOAL}
+        return wanted
+
+    @property
+    def _own_tokens(self) -> frozenset[Token]:
         inputs = {token for stage in self.method.stages for token in stage.tokens}
         return frozenset(inputs | {Token(stage.target) for stage in self.method.stages})
 
@@ -115,14 +148,32 @@ class SequencePolicy(nn.Module):
         return tuple(tuple(stage.parameters()) for stage in self.stages)
 
     def encode(self, field: Field, raw: Tensor) -> Tensor:
-        """Encode raw values (..., dim) of a field."""
+        """Encode raw values (..., dim) of a field; a subgoal is a difference where `predicts_differences`."""
         if field is Field.RETURN_TO_GO:
             return raw / self.recipe.return_scale
+        if field is Field.SUBGOAL and self.recipe.predicts_differences:
+            return (raw - self.difference_mean) / self.difference_std
         return raw if field is Field.ACTION else (raw - self.state_mean) / self.state_std
+
+    def encode_subgoal(self, states: Tensor, present: Tensor) -> Tensor:
+        """Encode raw states (..., S) as the subgoals of raw present states."""
+        return self.encode(Field.SUBGOAL, states - present if self.recipe.predicts_differences else states)
+
+    def subgoal_states(self, encoded: Tensor, present: Tensor) -> Tensor:
+        """The raw states that encoded subgoals (..., S) mean at raw present states: undoes `encode_subgoal`."""
+        if self.recipe.predicts_differences:
+            return encoded * self.difference_std + self.difference_mean + present
+        return encoded * self.state_std + self.state_mean
 
     def predict(self, windows: Windows) -> tuple[Tensor, ...]:
         """The encoded predictions (B, T, target dim) of each stage; inputs are the data's fields (teacher forcing)."""
         return self._predict(self._encoded(windows), windows.timesteps)
+
+    def predict_subgoals(self, windows: Windows) -> Tensor:
+        """The raw states (B, T, S) that are predicted as subgoals; inputs are the data's fields (teacher forcing)."""
+        stage = self.stages[self.stage_names.index(Field.SUBGOAL)]
+        encoded: Tensor = stage(self._encoded(windows), windows.timesteps)
+        return self.subgoal_states(encoded, windows.tokens[Token(Field.STATE)])
 
     def stage_losses(self, windows: Windows, mean: LossMean = "valid") -> Tensor:
         """The mean squared error of each stage over timesteps and dimensions, encoded; (stages,) float32.
@@ -140,10 +191,22 @@ class SequencePolicy(nn.Module):
         return torch.stack(losses)
 
     def _encoded(self, windows: Windows) -> dict[Token, Tensor]:
-        return {token: self.encode(token.field, windows.tokens[token]) for token in self.tokens}
+        return {token: self._encoded_token(token, windows) for token in self._own_tokens}
+
+    def _encoded_token(self, token: Token, windows: Windows) -> Tensor:
+        if token.field is Field.SUBGOAL and self.recipe.predicts_differences:
+            return self.encode_subgoal(windows.tokens[token], windows.tokens[Token(Field.STATE, token.lag)])
+        return self.encode(token.field, windows.tokens[token])
 
     def _predict(self, values: dict[Token, Tensor], timesteps: Tensor) -> tuple[Tensor, ...]:
         return tuple(stage(values, timesteps) for stage in self.stages)
+
+
+def _set(mean: Tensor, std: Tensor, new_mean: np.ndarray | Tensor, new_std: np.ndarray | Tensor) -> None:
+    for buffer, values in ((mean, new_mean), (std, new_std)):
+        assert tuple(values.shape) == tuple(buffer.shape), "statistics of another task"
+        buffer.copy_(torch.as_tensor(values))
+    assert bool((std > 0).all()), "a standard deviation is not positive"
 
 
 @dataclass(frozen=True)
@@ -176,8 +239,9 @@ class PolicySnapshot:
         for name, values in self.weights.items():
             if not np.isfinite(values).all():
                 raise CheckpointError(f"weight '{name}' is not finite: the training diverged, or the file is damaged")
-        if not (self.weights["state_std"] > 0).all():
-            raise CheckpointError("'state_std' has a deviation that is not positive: the file is damaged")
+        for name in ("state_std", "difference_std"):
+            if name in self.weights and not (self.weights[name] > 0).all():
+                raise CheckpointError(f"'{name}' has a deviation that is not positive: the file is damaged")
 
     def _check_size(self) -> None:
         """Before the networks are built: sizes that only a damaged file has could need all memory."""

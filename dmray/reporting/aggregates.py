@@ -147,5 +147,6 @@ def _above(runs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -126,7 +126,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
 def _draw_curves(
     comparison: Comparison, curves: Sequence[tuple[SeedGroup, Curve]], title: str, path: Path, log: bool = False
 ) -> None:
-    figure, axes = _new_figure(len(curves))
+    figure, axes = new_figure(len(curves))
     lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
     for seed_group, curve in curves:
         _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
@@ -136,7 +136,7 @@ def _draw_curves(
     )
     axes.set_ylim(low, high)
     _draw_references(axes, comparison, low, high)
-    _format_axes(axes, title, "training steps", "normalized score")
+    format_axes(axes, title, "training steps", "normalized score")
     if log:
         axes.set_xscale("log")
         axes.set_xticks(sorted({step for _, curve in curves for step in curve.steps}))
@@ -152,7 +152,7 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
     """
     if not group.complete:
         return False
-    figure, axes = _new_figure(len(group.ranked))
+    figure, axes = new_figure(len(group.ranked))
     methods = {label: group.seed_groups(label)[0].method for label in group.ranked}
     lines = {method: cycle(_LINES) for method in methods.values()}
     runs = np.concatenate([each for label in methods for each in group.scores(label)])
@@ -177,7 +177,7 @@ def draw_profiles(group: ProtocolResults, path: Path) -> bool:
         if low <= height <= high:
             axes.axvline(height, **_REFERENCE_LINE)
             axes.annotate(f"{name} = {height:g}", (height, 1.0), (0, 2), ("data", "axes fraction"), **_REFERENCE_TEXT)
-    _format_axes(axes, "", "normalized score", "share of runs above")
+    format_axes(axes, "", "normalized score", "share of runs above")
     figure.suptitle(f"Performance profiles over {len(group.complete)} data sets", x=0.01, ha="left", **_TITLE)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.02, 1.03)
@@ -225,7 +225,7 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
     """
     if not any(best is not None for curve in curves.values() for best in curve):
         return False
-    figure, axes = _new_figure(len(curves))
+    figure, axes = new_figure(len(curves))
     for name, curve in curves.items():
         method = METHODS[name]
         known = [(number, best) for number, best in enumerate(curve, start=1) if best is not None]
@@ -233,14 +233,14 @@ def draw_search(title: str, score: str, curves: Mapping[str, Sequence[float | No
         label = f"{method.label} ({len(curve)} setting{'' if len(curve) == 1 else 's'})"
         style = {"color": method.colour, "marker": method.marker, "markersize": 5, "linewidth": 2.0, "label": label}
         axes.plot(numbers, best, drawstyle="steps-post", **style)
-    _format_axes(axes, title, "settings tried", score)
+    format_axes(axes, title, "settings tried", score)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(left=0)
     save_figure(figure, path)
     return True
 
 
-def _new_figure(curves: int) -> tuple[Any, Any]:
+def new_figure(curves: int) -> tuple[Any, Any]:
     """A figure that is high enough for a legend of this many lines, and its axes."""
     figure = _empty_figure(max(4.2, 1.0 + 0.22 * curves))
     return figure, figure.add_subplot()
@@ -319,7 +319,8 @@ def _draw_references(axes: Any, comparison: Comparison, low: float, high: float)
         )
 
 
-def _format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
+def format_axes(axes: Any, title: str, x_label: str, y_label: str, legend: bool = True) -> None:
+    """Give the axes the report's look, and with `legend` their figure its legend, of all that has been drawn."""
     axes.set_title(title, loc="left", **_TITLE)
     axes.set_xlabel(x_label, fontsize=11)
     axes.set_ylabel(y_label, fontsize=11)
@@ -328,7 +329,8 @@ def _format_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.figure.legend(loc="outside right upper", frameon=False, fontsize=10)
+    if legend:
+        axes.figure.legend(loc="outside right upper", frameon=False, fontsize=10)
 
 
 def _thousands(value: float, _: int) -> str:

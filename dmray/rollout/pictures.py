@@ -92,7 +92,7 @@ def _draw_overview(task: Task, acting: Acting, plan: FloorPlan, episodes: Sequen
     """One PNG: all episodes on one plan, coloured by their return."""
     figure, (axes,) = _figure(plan, panels=1)
     returns = np.array([episode.record.episode_return for episode in episodes])
-    _draw_plan(axes, plan, _goals(plan, episodes))
+    draw_plan(axes, plan, _goals(plan, episodes))
     limits = (returns.min(), returns.max()) if np.ptp(returns) > 0 else (returns[0] - 1, returns[0] + 1)
     for episode in episodes:
         values = np.full(len(episode.observations) - 1, episode.record.episode_return)
@@ -112,7 +112,7 @@ def _draw_each(task: Task, acting: Acting, plan: FloorPlan, episodes: Sequence[W
     moving = max(_steps_moving(episode) for episode in episodes)
     for axes, episode in zip(panels, episodes, strict=True):
         steps = len(episode.observations)
-        _draw_plan(axes, plan, _goals(plan, [episode]))
+        draw_plan(axes, plan, _goals(plan, [episode]))
         _draw_subgoals(axes, plan, episode)
         _draw_path(axes, plan, episode, np.arange(steps - 1), (0, moving))
         axes.set_title(_result(task, episode.record), loc="left", fontsize=8.5)
@@ -151,7 +151,8 @@ def _figure(plan: FloorPlan, panels: int) -> tuple[Any, list[Any]]:
     return figure, all_axes[:panels]
 
 
-def _draw_plan(axes: Any, plan: FloorPlan, goals: np.ndarray) -> None:
+def draw_plan(axes: Any, plan: FloorPlan, goals: np.ndarray) -> None:
+    """Draw the walls, and the goals (n, 2) in the simulator's coordinates, on matplotlib axes."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Circle
 

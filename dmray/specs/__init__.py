@@ -29,6 +29,7 @@ from dmray.specs.trial import (
     TrainingSpec,
     TrialSpec,
     noise_text,
+    unused_in_training,
 )
 
 __all__ = [
@@ -70,5 +71,6 @@ __all__ = [
     "positive_number",
     "shown_value",
     "unmatched",
+    "unused_in_training",
     "with_values",
 ]

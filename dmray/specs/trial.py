@@ -7,7 +7,7 @@ compared when it continues.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol
 
@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from dmray.frozen import Count, Line, Spec, content_hash
-from dmray.methods import METHODS, ActionInput, Method, Preset
+from dmray.methods import METHODS, ActionInput, Method, Preset, SubgoalHead, SubgoalTarget
 from dmray.models import BackboneConfig
 from dmray.registry import unknown
 from dmray.specs.decode import parse_decode
@@ -90,6 +90,8 @@ class TrainingSpec(Spec):
 
     `window_anchor`: the step of an episode that is drawn uniformly, the last or the first of a window.
     `loss_mean`: the loss is the mean over valid timesteps, or over all, where padding counts as an error of zero.
+    `subgoal_head`, `subgoal_target` (HDT, HDM): the head of the network that predicts subgoals, and what it predicts:
+    the state to reach, or its difference from the present state. Both are z-scored.
     """
 
     steps: Count = 1_000_000
@@ -101,6 +103,8 @@ class TrainingSpec(Spec):
     episode_weighting: Literal["uniform", "length"] = "uniform"
     window_anchor: WindowAnchor = "last"
     action_input: ActionInput = "paper"
+    subgoal_head: SubgoalHead = "published"
+    subgoal_target: SubgoalTarget = "state"
     loss_mean: LossMean = "valid"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -198,13 +202,15 @@ class TrialSpec(Spec):
         So a field that a later version adds does not change existing ids (`dmray.frozen.Spec.identity`).
         """
         method = METHODS[self.method]
+        same_head = method.with_subgoal_head(self.training.subgoal_head) == method
+        unused = (*unused_in_training(method), *(["subgoal_head"] if same_head else []))
         return {
             "version": IDENTITY_VERSION,
             "dataset": _without(self.dataset.identity(), "path"),
             "method": self.method,
             "model": self.model.identity(),
             "seed": self.seed,
-            "training": _without(self.training.identity(), *(() if method.sees_actions else ("action_input",))),
+            "training": _without(self.training.identity(), *unused),
             "evaluation": _without(self.evaluation.identity(), *_unused_in_evaluation(method)),
         }
 
@@ -248,6 +254,19 @@ class TrialSpec(Spec):
         digest = content_hash(content)[:10]
         method = [] if across_methods else [self.method.replace("+", "_")]
         return "-".join([self.dataset.name, *method, f"s{self.seed}", digest])
+
+
+# The fields of `training` that only some methods use.
+_USED_BY: Mapping[str, Callable[[Method], bool]] = {
+    "action_input": lambda method: method.sees_actions,
+    "subgoal_head": lambda method: method.predicts_subgoals,
+    "subgoal_target": lambda method: method.predicts_subgoals,
+}
+
+
+def unused_in_training(method: Method) -> tuple[str, ...]:
+    """The fields of `training` that `method` has no use for."""
+    return tuple(name for name, uses in _USED_BY.items() if not uses(method))
 
 
 def _unused_in_evaluation(method: Method) -> tuple[str, ...]:

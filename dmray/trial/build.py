@@ -36,6 +36,9 @@ def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Traine
     policy = initial_policy(recipe, trial.seed)
     statistics = Statistics.of(episodes)
     policy.set_statistics(statistics.mean, statistics.std)
+    if recipe.predicts_differences:
+        differences = Statistics.of_differences(episodes)
+        policy.set_difference_statistics(differences.mean, differences.std)
     sampler = WindowSampler(
         episodes,
         policy.tokens,

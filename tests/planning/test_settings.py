@@ -155,3 +155,36 @@ def test_settings_of_a_method_compete_in_early_stopping(tmp_path: Path) -> None:
     assert len({trial.competitors_id(across_methods=False) for trial in trials}) == 2
     with pytest.raises(SpecError, match="at most 1 trials of a seed compete"):
         tiny_plan(tmp_path, training=TRAINING | {"learning_rate": 1e-3}, early_stopping=rule)
+
+
+def test_methods_without_subgoals_are_one_trial_whatever_the_subgoals_settings() -> None:
+    training = {"steps": 40, "subgoal_head": ["tanh", "linear"], "subgoal_target": ["state", "difference"]}
+    grid = [{"methods": ["hdm", "dm"], "models": [SMALL]}]
+    trials = planned(datasets=["maze2d-umaze-v1"], grid=grid, training=training).trials
+    assert [trial.method for trial in trials].count("hdm") == 4
+    details = details_of(trials)
+    assert sorted(details.values())[0] == "", "nothing tells DM's only trial from others"
+    assert "subgoal_head linear, subgoal_target difference" in details.values()
+    assert len(trials) == len(details) == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"steps": 40, "subgoal_head": "linear"}},
+        {"training": {"steps": 40, "subgoal_head": ["tanh", "linear"]}},
+    ],
+)
+def test_a_field_of_training_that_no_method_of_the_sweep_uses_is_refused(changes: dict[str, Any]) -> None:
+    message = "^training.subgoal_head: changes nothing for method 'dm', nor .*; it is a field for hdm, hdt$"
+    with pytest.raises(SpecError, match=message):
+        planned(**changes)
+    assert planned(training={"steps": 40, "subgoal_head": "published"}).trials
+
+
+def test_a_field_that_an_override_gives_to_methods_without_use_for_it_is_refused() -> None:
+    grid = [{"methods": ["hdm", "dm"], "models": [SMALL]}]
+    override = {"methods": ["dm"], "training": {"subgoal_target": "difference"}}
+    with pytest.raises(SpecError, match=r"^overrides.0.training.subgoal_target: changes nothing for method 'dm'"):
+        planned(grid=grid, overrides=[override])
+    assert planned(grid=grid, overrides=[{**override, "methods": ["hdm"]}]).trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from dmray.datasets import Windows
 from dmray.fields import Field, Token
 from dmray.methods import METHODS as REGISTRY
-from dmray.methods import ActionInput
+from dmray.methods import ActionInput, SubgoalHead, SubgoalTarget
 from dmray.models import BackboneConfig
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.specs import MethodName
@@ -37,6 +38,16 @@ def tiny_policy(method: MethodName, action_input: ActionInput = "paper", **field
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     policy.set_statistics(torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.5, 2.0, 1.5]))
+    return policy.eval()
+
+
+def policy_with(method: str, head: SubgoalHead = "published", target: SubgoalTarget = "state") -> SequencePolicy:
+    """`tiny_policy` with another head and target of its subgoals, and the same weights."""
+    plain = tiny_policy(method)
+    policy = SequencePolicy(replace(plain.recipe, subgoal_head=head, subgoal_target=target))
+    policy.load_state_dict(plain.state_dict(), strict=False)
+    if target == "difference":
+        policy.set_difference_statistics(torch.tensor([0.1, 0.2, -0.3]), torch.tensor([2.0, 0.5, 1.0]))
     return policy.eval()
 
 

@@ -120,3 +120,17 @@ def test_seeds_share_a_group_and_methods_do_not() -> None:
 
 def test_the_id_is_a_safe_file_name() -> None:
     assert "+" not in trial(method="dm+r").trial_id
+
+
+def test_ids_depend_on_the_subgoals_settings_only_where_there_are_subgoals() -> None:
+    other = TrainingSpec(subgoal_head="linear", subgoal_target="difference")
+    assert trial(method="dm", training=other).trial_id == trial(method="dm").trial_id
+    for field in ("subgoal_head", "subgoal_target"):
+        one = TrainingSpec(**{field: getattr(other, field)})
+        assert trial(method="hdm", training=one).trial_id != trial(method="hdm").trial_id
+
+
+@pytest.mark.parametrize(("method", "head"), [("hdm", "tanh"), ("hdt", "linear")])
+def test_the_head_that_a_method_has_anyway_is_the_same_trial(method: str, head: Any) -> None:
+    named = TrainingSpec(subgoal_head=head)
+    assert trial(method=method, training=named).trial_id == trial(method=method).trial_id
