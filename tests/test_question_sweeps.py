@@ -22,7 +22,7 @@ TOY = [
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures({}, {}, {}))
+    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
 
 
 def run(name: str, storage: Path, *changes: str, only: str | None = None) -> dmray.SweepRun:

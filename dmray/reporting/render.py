@@ -76,10 +76,10 @@ class ReportPaths:
 
 @dataclass(frozen=True)
 class _Figures:
-    curves: dict[int, Path]  # by the position of the comparison
-    budgets: dict[int, Path]  # the same
-    profiles: dict[int, Path]  # by the position of the group of comparisons
-    searches: dict[tuple[str, str], Path]  # by sweep and data sets
+    curves: dict[int, Path] = field(default_factory=dict)  # by the position of the comparison
+    budgets: dict[int, Path] = field(default_factory=dict)  # the same
+    profiles: dict[int, Path] = field(default_factory=dict)  # by the position of the group of comparisons
+    searches: dict[tuple[str, str], Path] = field(default_factory=dict)  # by sweep and data sets
     effects: dict[int, Path] = field(default_factory=dict)  # by the position of the 2 x 2
 
     @property

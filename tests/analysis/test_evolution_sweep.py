@@ -24,7 +24,7 @@ TOY = [
 
 
 def test_the_evolution_sweep_trains_and_analyses_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures({}, {}, {}, {}))
+    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
     sweep = dmray.load_sweep("sweeps/evolution.yaml", [*TOY, f"storage={tmp_path}"])
     done = dmray.run_sweep(sweep, local=True, progress=False)
     assert done.succeeded, done.errors

@@ -70,7 +70,7 @@ def test_every_stored_checkpoint_of_a_trial_is_one_table(folder: SweepFolder) ->
 def test_a_sweep_is_evaluated_again_by_the_same_command(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tiny_plan(folder.storage)
     write_manifest(plan, folder)
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures({}, {}, {}))
+    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
     done = evaluate(str(folder.path), "--local", "--decode", "recurrent", "--episodes", "2")
     assert done.exit_code == 0, done.output
     assert "2 evaluations (0 were there already)" in done.output

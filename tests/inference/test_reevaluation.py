@@ -37,14 +37,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
     """A finished sweep with MLflow: DM and DT, two seeds."""
     sweep = tiny_sweep(tmp_path_factory.mktemp("runs"), tracking=SQLITE, **TWO_SEEDS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dmray.reporting.render._draw", lambda *given: _Figures({}, {}, {}))
+        patch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
         return dmray.run_sweep(sweep, local=True, progress=False).folders[0]
 
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a report's time, and is not what is tested here."""
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures({}, {}, {}))
+    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
 
 
 def ledgers(folder: SweepFolder) -> dict[str, bytes]:

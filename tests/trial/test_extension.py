@@ -92,7 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> TrialJo
 @pytest.fixture(autouse=True)
 def _no_simulator_and_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmray.driver.local_runner.InlineEvaluation", ByWeights)
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures({}, {}, {}))
+    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
 
 
 def trained(steps: int) -> dict[str, object]:
