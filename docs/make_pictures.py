@@ -69,8 +69,8 @@ def _top_of_a_report() -> Iterable[str]:
         folder = SweepFolder(Path(storage), "example")
         write(folder, {"dm 0": [80, 50], "dm 1": [56, 56], "dt 0": [10, 20], "dt 1": [40, 30]})
         results = collect(folder)
-    figures = _Figures({0: Path("figure.png")}, {}, {})
-    for block in report_blocks(results, results_by_protocol(results.comparisons), figures, None):
+    figures = _Figures({0: Path("figure.png")})
+    for block in report_blocks(results, results_by_protocol(results.comparisons), [], figures, None):
         yield repr(block)
         if isinstance(block, Image):
             return

@@ -5,7 +5,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ os.environ["DMRAY_OFFLINE"] = "1"
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables in pipes are wide without it
 os.environ["DMRAY_CACHE"] = tempfile.mkdtemp(prefix="dmray-cache-")
 atexit.register(shutil.rmtree, os.environ["DMRAY_CACHE"], ignore_errors=True)
+
+_DRAW: dict[str, Callable[..., Any]] = {}  # the report's own function, once it is imported
 
 settings.register_profile("dmray", deadline=None)  # the machine is noisy, and compiled loops start slowly
 settings.load_profile("dmray")
@@ -43,6 +46,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         else:
             group = item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of the test, which may write reports
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Reports have figures only in tests with the marker `figures`: to draw one takes a second."""
+    from dmray.reporting import render
+
+    draw = _DRAW.setdefault("draw", render._draw)
+    render._draw = draw if item.get_closest_marker("figures") else lambda *given: render._Figures()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 import dmray
 from dmray.cli import evaluate
-from dmray.reporting.render import _Figures
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 MAZE = "task: maze2d-open, generate: {behaviour: expert, transitions: 1500}"
@@ -18,11 +16,6 @@ TOY = [
     "evaluation={episodes: 1, every_steps: 2, target_returns: [50]}",
     "tracking.mlflow_uri=off",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
 
 
 def run(name: str, storage: Path, *changes: str, only: str | None = None) -> dmray.SweepRun:
@@ -63,6 +56,14 @@ def test_the_sweep_of_architectures_has_a_row_for_each_size(tmp_path: Path) -> N
     changes = (f"datasets=[{{name: toy, {MAZE}}}]", "grid.0.methods=[dm]", "seeds=[0]")
     results = run("architecture", tmp_path, *changes, only="n_layer=1")  # the others are planned, and take longer
     assert len(results.scores) == len(set(results.scores.label)) == 8
+
+
+def test_the_comparison_on_made_data_has_all_methods_and_its_own_protocol(tmp_path: Path) -> None:
+    robot = "datasets=[{name: toy, task: hopper, generate: {behaviour: medium-replay, transitions: 200}}]"
+    toy = "grid.0.models=[{d_model: 8, n_layer: 1, context_length: 2}]"
+    results = run("offline_benchmark", tmp_path, robot, toy, "seeds=[0]", "overrides=[]")
+    assert set(results.scores.method) == {"dt", "dt-r", "dm", "dm+r", "hdt", "hdm", "bc", "dlstm"}
+    assert set(results.scores.protocol) == {"made"}
 
 
 def test_a_wrong_level_of_noise_is_refused_by_the_command_line(tmp_path: Path) -> None:

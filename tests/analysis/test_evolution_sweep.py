@@ -8,7 +8,6 @@ import pytest
 
 import dmray
 from dmray.models.configs import Evolution
-from dmray.reporting.render import _Figures
 
 TOY = [
     "datasets=[{name: toy, task: maze2d-open, generate: {behaviour: expert, transitions: 1500}}]",
@@ -23,8 +22,7 @@ TOY = [
 ]
 
 
-def test_the_evolution_sweep_trains_and_analyses_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
+def test_the_evolution_sweep_trains_and_analyses_every_variant(tmp_path: Path) -> None:
     sweep = dmray.load_sweep("sweeps/evolution.yaml", [*TOY, f"storage={tmp_path}"])
     done = dmray.run_sweep(sweep, local=True, progress=False)
     assert done.succeeded, done.errors

@@ -14,7 +14,6 @@ from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.planning.manifest import write_manifest
 from dmray.planning.plan import Plan
 from dmray.records import EvaluationDone, SweepFolder, read_episode_table, read_ledger
-from dmray.reporting.render import _Figures
 from dmray.rollout import EpisodeRecord, run_cohort
 from dmray.rollout.film import Clip
 from dmray.tasks import Task
@@ -67,10 +66,9 @@ def test_every_stored_checkpoint_of_a_trial_is_one_table(folder: SweepFolder) ->
     assert [name for name, _ in rows] == ["best", "final"]
 
 
-def test_a_sweep_is_evaluated_again_by_the_same_command(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_evaluated_again_by_the_same_command(folder: SweepFolder) -> None:
     plan = tiny_plan(folder.storage)
     write_manifest(plan, folder)
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
     done = evaluate(str(folder.path), "--local", "--decode", "recurrent", "--episodes", "2")
     assert done.exit_code == 0, done.output
     assert "2 evaluations (0 were there already)" in done.output

@@ -20,7 +20,6 @@ from dmray.planning.manifest import read_manifest
 from dmray.policies import PolicySnapshot
 from dmray.records import Ledger, SweepFolder, TrialStopped, read_done_marker, read_reevaluations, write_done_marker
 from dmray.reporting import collect
-from dmray.reporting.render import _Figures
 from dmray.rollout import EvaluationRequest
 from dmray.trial.evaluation import EvaluationFuture, InlineEvaluation
 from tests.progress.ledgers import OUT, begun, scored, started
@@ -36,15 +35,7 @@ TWO_SEEDS = {"seeds": [0, 1], "training": {"steps": 20, "batch_size": 4, "warmup
 def folder(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
     """A finished sweep with MLflow: DM and DT, two seeds."""
     sweep = tiny_sweep(tmp_path_factory.mktemp("runs"), tracking=SQLITE, **TWO_SEEDS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
-        return dmray.run_sweep(sweep, local=True, progress=False).folders[0]
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a report's time, and is not what is tested here."""
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
+    return dmray.run_sweep(sweep, local=True, progress=False).folders[0]
 
 
 def ledgers(folder: SweepFolder) -> dict[str, bytes]:

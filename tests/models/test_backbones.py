@@ -25,7 +25,9 @@ def test_a_backbone_is_found_by_its_own_name() -> None:
 
 
 def test_the_configs_have_the_fields_of_their_networks_and_no_others() -> None:
-    assert set(TransformerConfig.model_fields) == {"d_model", "n_layer", "context_length", "n_head", "dropout"}
+    start = {"activation", "timestep_init", "embedding_init", "attention_init", "residual_init"}
+    transformer = {"d_model", "n_layer", "context_length", "n_head", "dropout"} | start
+    assert set(TransformerConfig.model_fields) == transformer
     mamba = {"d_model", "n_layer", "context_length", "d_state", "d_conv", "expand", "evolution"}
     assert set(MambaConfig.model_fields) == mamba
 

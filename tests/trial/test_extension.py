@@ -26,7 +26,6 @@ from dmray.records import (
     read_episode_table,
     read_ledger,
 )
-from dmray.reporting.render import _Figures
 from dmray.rollout import EpisodeRecord, EvaluationRequest
 from dmray.sources import open_dataset
 from dmray.specs import SweepSpec
@@ -90,9 +89,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> TrialJo
 
 
 @pytest.fixture(autouse=True)
-def _no_simulator_and_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmray.driver.local_runner.InlineEvaluation", ByWeights)
-    monkeypatch.setattr("dmray.reporting.render._draw", lambda *given: _Figures())
 
 
 def trained(steps: int) -> dict[str, object]:
