@@ -114,6 +114,7 @@ def test_the_methods_of_a_package_join_the_squares() -> None:
     assert {("dt", "dt-r", "own-dm+r", "own-dm"), ("dt", "dt-r", "own-dm+r", "dlstm")} <= {e.methods for e in found}
 
 
+@pytest.mark.figures
 def test_effects_are_those_of_the_formulas(folder: SweepFolder) -> None:
     scores = ledgers({"dt": 20, "dt-r": 10, "dm+r": 45, "dm": 15, "bc": 5, "dlstm": 12}, dataset=TWO[0])
     scores |= ledgers({"dt": 60, "dt-r": 60, "dm+r": 60, "dm": 60, "bc": 60, "dlstm": 60}, dataset=TWO[1])

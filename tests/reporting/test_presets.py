@@ -41,6 +41,7 @@ def planted(tmp_path: Path, **changes: Any) -> SweepFolder:
     return folder
 
 
+@pytest.mark.figures
 def test_rows_are_named_after_presets_and_every_preset_is_compared_with_dm_of_its_budget(tmp_path: Path) -> None:
     paths = write_results(collect(planted(tmp_path)), tmp_path / "report")
     rows = list(csv.DictReader(paths.differences.read_text().splitlines()))
@@ -96,6 +97,7 @@ def test_the_figure_of_budgets_has_a_line_for_each_setting(tmp_path: Path, monke
     assert axes.get_title(loc="left") == "hopper-medium-v2: last score by training budget"
 
 
+@pytest.mark.figures
 def test_one_budget_has_no_such_figure(tmp_path: Path) -> None:
     paths = write_results(collect(planted(tmp_path, training={"steps": 40})), tmp_path / "report")
     assert [path.name for path in paths.figures] == ["hopper-medium-v2.png"]
@@ -116,6 +118,7 @@ def test_a_dt_that_is_no_preset_is_described_by_what_differs(tmp_path: Path) -> 
     assert "preset paper but for timestep_init 0.02, width 16" in text
 
 
+@pytest.mark.figures
 def test_the_fairness_sweep_runs_at_toy_size_to_its_figure_and_table(tmp_path: Path) -> None:
     """The real file with small numbers, in this process: maze data, one preset, two budgets, one seed."""
     toy = "{behaviour: expert, transitions: 500}"

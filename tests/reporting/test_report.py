@@ -43,6 +43,7 @@ def folder(tmp_path: Path) -> SweepFolder:
     return folder
 
 
+@pytest.mark.figures
 def test_all_files_of_a_report_are_written(folder: SweepFolder) -> None:
     paths = write_report(folder)
     markdown, html = paths.markdown.read_text(), paths.html.read_text()
@@ -59,6 +60,7 @@ def test_all_files_of_a_report_are_written(folder: SweepFolder) -> None:
     assert "![learning curves of hopper-medium-v2](figures/hopper-medium-v2.png)" in markdown
 
 
+@pytest.mark.figures
 def test_the_page_is_self_contained(folder: SweepFolder) -> None:
     html = write_report(folder).html.read_text()
     assert 'src="data:image/png;base64,' in html

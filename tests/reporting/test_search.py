@@ -72,6 +72,7 @@ def test_the_columns_tell_selection_and_report_apart(folder: SweepFolder) -> Non
     assert not groups["selection"] & groups["report"]
 
 
+@pytest.mark.figures
 def test_the_report_says_what_was_tried_and_chosen_and_by_which_scores(folder: SweepFolder) -> None:
     searched(folder)
     text = write_report(folder).markdown.read_text()
