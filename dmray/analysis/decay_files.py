@@ -16,6 +16,7 @@ from dmray.methods import METHODS, Method
 from dmray.reporting.columns import write_csv
 from dmray.reporting.figures import save_figure
 
+_WIDE_ENOUGH = 6.0  # inches, for the entries of a legend beside each other
 _MOST_COLUMNS = 3  # of panels
 _START_COLOUR = "#8a94a0"
 _CONTEXT_LINE: dict[str, Any] = {
@@ -141,7 +142,8 @@ def _finish(figure: Any, first: Any, title: str, path: Path) -> None:
     """Add the title and the legend of the first panel, and save."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     handles, labels = first.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    columns = 3 if figure.get_figwidth() > _WIDE_ENOUGH else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
