@@ -111,9 +111,10 @@ def analyze_decay(
     measured: list[Measured] = []
     lengths: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
-    for number, each in enumerate(stored.policies, start=1):
-        policy = each.load()
-        if has_mamba(policy.network):
+    for number, (each, policy) in enumerate(stored.load_each(), start=1):
+        if isinstance(policy, str):
+            left_out.append(policy)
+        elif has_mamba(policy.network):
             kind = (policy.dataset_fingerprint, policy.network.tokens, policy.context_length)
             if kind not in drawn:
                 drawn[kind] = draw_windows(open_data(policy).episodes, policy, windows)

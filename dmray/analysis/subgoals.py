@@ -117,9 +117,10 @@ def analyze_subgoals(
     left_out = list(stored.left_out)
     data: dict[tuple[str, str | None], _Data] = {}
     pictures: dict[tuple[str, int], Picture] = {}
-    for number, each in enumerate(stored.policies, start=1):
-        policy = each.load()
-        if policy.predicts_subgoals:
+    for number, (_, policy) in enumerate(stored.load_each(), start=1):
+        if isinstance(policy, str):
+            left_out.append(policy)
+        elif policy.predicts_subgoals:
             key = (policy.trial.dataset.name, policy.dataset_fingerprint)
             if key not in data:
                 data[key] = _Data.of(policy, options)

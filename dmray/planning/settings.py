@@ -296,5 +296,4 @@ def preset_fields(method: str) -> frozenset[str]:
 
 
 def _flat(trial: TrialSpec) -> dict[str, Any]:
-    training = trial.training.model_dump(exclude=set(unused_in_training(METHODS[trial.method])))
-    return {**trial.model.model_dump(), **training, **trial.evaluation.model_dump()}
+    return {**trial.model.model_dump(), **trial.used_training, **trial.evaluation.model_dump()}
