@@ -64,9 +64,12 @@ class StoredPolicies:
         came: dict[tuple[str, int], str] = {}
         for each in self.policies:
             policy = each.load()
-            first = came.setdefault((policy.trial.trial_id, policy.step), each.source)
-            again = f"{each.source}: {policy} is {first}, which is measured already"
-            yield each, policy if first is each.source else again
+            key = policy.trial.trial_id, policy.step
+            if key in came:
+                yield each, f"{each.source}: the same trial and step as {came[key]}, so it is not counted again"
+            else:
+                came[key] = each.source
+                yield each, policy
 
 
 def find_policies(sources: Sequence[str], checkpoint: str = "final", mlflow_uri: str | None = None) -> StoredPolicies:
