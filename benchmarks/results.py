@@ -88,6 +88,34 @@ def decode(record: dict[str, Any]) -> Iterator[str]:
     yield from _table(["", *(f"K {result['context']}" for result in results)], rows)
 
 
+def context_length(record: dict[str, Any]) -> Iterator[str]:
+    """Cost against context length."""
+    results = record["results"]
+    contexts = list(dict.fromkeys(result["context"] for result in results))
+    yield "Cost by context length, 6 layers, one thread. `equal width`: 128; `equal size`: about as many parameters."
+    yield "Figures and where the lines cross: [docs/questions/speed.md](../docs/questions/speed.md)."
+    quantities = {
+        "train_us": "training, µs per timestep",
+        "train_mib": "training, peak MiB",
+        "window 1": "decision of 1 episode, `window`, ms",
+        "recurrent 1": "decision of 1 episode, `recurrent`, ms",
+        "state_mib": "state of an episode, MiB",
+    }
+    rows = []
+    for quantity, title in quantities.items():
+        for sizing in dict.fromkeys(result["sizing"] for result in results):
+            for method in dict.fromkeys(result["method"] for result in results):
+                by_context = {
+                    result["context"]: result.get(quantity)
+                    for result in results
+                    if (result["sizing"], result["method"]) == (sizing, method)
+                }
+                values = [by_context.get(context) for context in contexts]
+                shown = ["" if value is None else f"{value:.3g}" for value in values]
+                rows.append([title, sizing, method.upper(), *shown])
+    yield from _table(["", "", "", *(f"K {context:,}" for context in contexts)], rows)
+
+
 def lanes(record: dict[str, Any]) -> Iterator[str]:
     """The vector type of numba's loops."""
     yield "Milliseconds of DM's training step and of a decision for 16 episodes, width 128, 6 layers, K 20, one thread:"
@@ -174,6 +202,7 @@ PARTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "evaluation_beside_training": evaluation_beside_training,
     "decode": decode,
     "training_step": training_step,
+    "context_length": context_length,
     "scan": scan,
     "lanes": lanes,
     "env_steps": env_steps,

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+import dmray
 from dmray.cli import sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import AttemptPaused, AttemptStarted, SweepFolder, read_ledger
@@ -46,14 +47,8 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
     import mlflow
 
     whole, broken = (sweep_file(tmp_path / name, **CHANGES) for name in ("whole", "broken"))
-    undisturbed = run(whole, "--local", "--mlflow-uri", "off")
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert dmray.run_sweep(whole, local=True, mlflow_uri="off", progress=False).succeeded
     (trial_id,) = tiny_plan(tmp_path, **CHANGES).trial_ids
-    told = [line[20:] for line in undisturbed.stderr.splitlines() if line[20:].startswith(trial_id)]
-    evaluations = [f"{trial_id}: evaluation at step {step}" for step in range(100, 301, 100)]
-    expected = [f"{trial_id}: started on", *evaluations, f"{trial_id}: finished at step 300"]
-    assert [line[: len(begin)] for line, begin in zip(told, expected, strict=True)] == expected, "one line a change"
-
     folder = SweepFolder(tmp_path / "broken", "tiny")
     plan = tiny_plan(tmp_path / "broken", **CHANGES)
     start = command(broken, "--local")
@@ -63,7 +58,12 @@ def test_a_sweep_whose_driver_is_killed_resumes_to_the_result_of_an_undisturbed_
 
     resumed = run(broken, "--local", "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert f"{trial_id}: attempt 2 started on" in resumed.stderr
+    told = [line[20:] for line in resumed.stderr.splitlines() if line[20:].startswith(trial_id)]
+    first, *evaluations, last = told
+    assert first.startswith(f"{trial_id}: attempt 2 started on")
+    assert last.startswith(f"{trial_id}: finished at step 300")
+    steps = [f"{trial_id}: evaluation at step {step}:" for step in range(100, 301, 100)][-len(evaluations) :]
+    assert [line[: len(begin)] for line, begin in zip(evaluations, steps, strict=True)] == steps, "one line a change"
     assert set(trial_statuses(plan, folder).values()) == {TrialStatus.FINISHED}
     assert science_of(folder, plan.trial_ids) == science_of(SweepFolder(tmp_path / "whole", "tiny"), plan.trial_ids)
     attempts = [r for r in read_ledger(folder.trial(plan.trial_ids[0]).ledger) if isinstance(r, AttemptStarted)]

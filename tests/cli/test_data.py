@@ -55,12 +55,12 @@ def test_list_takes_several_names_and_lists_each_once() -> None:
 
 def test_list_and_the_help_of_make_say_what_can_be_recorded() -> None:
     words = "medium | expert | medium-expert | medium-replay"
-    assert f"hopper, ant: data make --behaviour random | {words}" in run("list", "hopper", "ant").output
+    assert f"hopper, walker2d: data make --behaviour random | {words}" in run("list", "hopper", "walker2d").output
     assert "data make" not in run("list", "hopper", "--protocol", "minari").output
     shown = " ".join(run("make", "--help").output.replace("│", " ").split())
     said = "What acts: random (any task); expert, play (kitchen); medium, expert, medium-expert, medium-replay (hopper,"
     assert said in shown
-    assert "halfcheetah, walker2d, ant); play, expert, mixed (maze2d)." in shown
+    assert "halfcheetah, walker2d); play, expert, mixed (maze2d)." in shown
 
 
 def test_made_locomotion_data_are_verified_and_their_statistics_shown(tmp_path: Path) -> None:

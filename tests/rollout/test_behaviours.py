@@ -118,7 +118,7 @@ def test_the_returns_in_a_file_are_those_of_the_recordings(task: Task) -> None:
 
 @for_shipped
 def test_medium_replay_has_returns_from_the_first_policy_to_medium(task: Task) -> None:
-    snapshots, found = load_snapshots(task), returns(recorded(task, "medium-replay"))
+    snapshots, found = load_snapshots(task), returns(recorded(task, "medium-replay", 12_000))
     way = snapshots.returns[snapshots.medium] - snapshots.returns[0]
     assert found.min() < snapshots.returns[0] + 0.4 * way
     assert found.max() - found.min() > 0.5 * way
@@ -244,11 +244,14 @@ def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed("weights", lambda weights: weights[:, :2]), r"'weights' is float32 \(3, 2, 11\), not numbers \(3, 3"),
+        (
+            changed("weights", lambda weights: weights[:, :2]),
+            r"'weights' is float32 \(\d+, 2, 11\), not numbers",
+        ),
         (changed("mean", lambda mean: mean * np.nan), "'mean' has a value that is not finite"),
         (changed("std", lambda std: np.zeros_like(std)), "'std' has a value that is not above 0"),
         (changed("env_steps", lambda steps: steps[::-1]), "'env_steps' must have two snapshots or more, in ascending"),
-        (changed("returns", lambda found: -found), "no snapshot has a higher return than the first"),
+        (changed("returns", lambda found: -np.arange(len(found))), "no snapshot has a higher return than the first"),
         (changed("returns", lambda found: np.array(["x"] * len(found))), "'returns' is <U1"),
         (changed("about", lambda _: np.array(json.dumps({"task": "ant"}))), "'about' does not say that it is for 'hop"),
         (changed("about", lambda _: np.array("{")), "cannot be read"),

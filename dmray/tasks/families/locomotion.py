@@ -13,7 +13,8 @@ from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
 _BEHAVIOURS = ("random", "medium", "medium-replay", "medium-expert", "full-replay", "expert")
 _V0_BEHAVIOURS = ("random", "medium", "medium-replay", "medium-expert", "expert")
-_RECORDED = ("medium", "expert", "medium-expert", "medium-replay")  # here, by the policies of dmray/rollout/behaviours
+_RECORDED = ("medium", "expert", "medium-expert", "medium-replay")
+_RECORDED_IN = ("hopper", "halfcheetah", "walker2d")  # those with policies in dmray/rollout/behaviours
 _CONTACT_FORCES = 84  # 14 bodies x 6, which D4RL's ant files append; its environment of today does not show them
 
 
@@ -47,7 +48,7 @@ def _family(
     return TaskFamily(
         tasks=(task,),
         datasets=tuple(_datasets(robot)),
-        behaviours=_RECORDED,
+        behaviours=_RECORDED if robot in _RECORDED_IN else (),
         simulator_packages=("envpool",),
     )
 
