@@ -27,6 +27,7 @@ from dmray.arguments import (
     line,
     place,
     whole_number,
+    writable_folder,
 )
 from dmray.coordination.commands import read_command
 from dmray.driver.plan_view import render_plan
@@ -537,7 +538,8 @@ def analyze_decay(
 
     Raises:
         SpecError: no policy has Mamba, a cut is as long as an episode, or an argument is wrong.
-        StorageError: a run does not exist, or none has such a checkpoint.
+        StorageError: a run does not exist, none has such a checkpoint, or nothing can be written to `into`.
+        TrackingError: MLflow does not answer, or has no such model.
         CheckpointError, DatasetError: a policy or its data set cannot be read.
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
@@ -549,7 +551,7 @@ def analyze_decay(
         raise SpecError("episodes, workers: only with cut, for example cut=[1, 5]")
     _check_progress(progress)
     measured = whole_number("windows", windows, 1, MAX_WINDOWS)
-    into = None if into is None else folder_path("into", into)
+    into = None if into is None else writable_folder("into", into)
     from dmray.analysis import decay, decay_files, stored  # loads torch
 
     cut_off = decay.CutOff(
@@ -591,7 +593,8 @@ def analyze_subgoals(
 
     Raises:
         SpecError: no policy predicts subgoals, or an argument is wrong.
-        StorageError: a run does not exist, or none has such a checkpoint.
+        StorageError: a run does not exist, none has such a checkpoint, or nothing can be written to `into`.
+        TrackingError: MLflow does not answer, or has no such model.
         CheckpointError, DatasetError: a policy or its data set cannot be read.
         EngineError: there are to be episodes, and the task has no simulator here.
     """
@@ -603,7 +606,7 @@ def analyze_subgoals(
     whole = {name: whole_number(name, value, 1, _MOST_STEPS) for name, value in counts.items()}
     whole |= {"episodes": whole_number("episodes", episodes, 0, MAX_EPISODES)}
     whole |= {"seed": whole_number("seed", seed, 0, MAX_SEED)}
-    folder = None if into is None else folder_path("into", into)
+    folder = None if into is None else writable_folder("into", into)
     from dmray.analysis import stored, subgoals  # loads torch
 
     found = stored.find_policies(sources, line("checkpoint", checkpoint), mlflow_uri)

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, cast
 
 from dmray.errors import SpecError, StorageError
@@ -114,6 +115,23 @@ def folder_path(name: str, value: Any) -> Path:
         raise StorageError(f"{name} {path}: not a folder that can be used: {cause.strerror}") from cause
     if is_file:
         raise StorageError(f"{name} {path}: is a file; give a folder")
+    return path
+
+
+def writable_folder(name: str, value: Any) -> Path:
+    """`value`, a folder that exists now and in which files can be written: to find out before hours of computing.
+
+    Raises:
+        SpecError: it is no path.
+        StorageError: it is a file, or nothing can be written there.
+    """
+    path = folder_path(name, value)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as cause:
+        raise StorageError(f"{name} {path}: cannot be written: {cause.strerror}; give another folder") from cause
     return path
 
 

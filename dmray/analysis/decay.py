@@ -107,13 +107,14 @@ def analyze_decay(
         CheckpointError: a policy cannot be read. DatasetError: its data set is missing, or another one by now.
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
-    left_out, drawn = list(stored.left_out), dict[object, Windows]()
+    left_out, without, drawn = list(stored.left_out), list[str](), dict[object, Windows]()
     measured: list[Measured] = []
     lengths: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
-    for number, each in enumerate(stored.policies, start=1):
-        policy = each.load()
-        if has_mamba(policy.network):
+    for number, (each, policy) in enumerate(stored.load_each(), start=1):
+        if isinstance(policy, str):
+            left_out.append(policy)
+        elif has_mamba(policy.network):
             kind = (policy.dataset_fingerprint, policy.network.tokens, policy.context_length)
             if kind not in drawn:
                 drawn[kind] = draw_windows(open_data(policy).episodes, policy, windows)
@@ -122,15 +123,15 @@ def analyze_decay(
                 scores += [_about(policy) | row for row in scores_when_cut_off(policy, cut_off)]
             measured.append(Measured(policy.trial, policy.step, policy.dataset_fingerprint))
         else:
-            left_out.append(f"{each.source}: {policy.method.upper()} has no Mamba, so nothing decays in it")
+            without.append(f"{each.source}: {policy.method.upper()} has no Mamba, so nothing decays in it")
         if on_policy is not None:
             on_policy(number, len(stored.policies))
     if not measured:
-        raise SpecError(f"{left_out[0]}; give policies of a method with Mamba: dm, dm+r or hdm")
+        raise SpecError(f"{without[0]}; give policies of a method with Mamba: dm, dm+r or hdm")
     settings = settings_of(measured)
     for row in (*lengths, *scores):
         row["setting"] = settings[row["trial_id"], row["step"]]
-    return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), tuple(left_out))
+    return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), (*left_out, *without))
 
 
 def has_mamba(policy: SequencePolicy) -> bool:

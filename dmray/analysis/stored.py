@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,25 @@ class StoredPolicies:
     policies: tuple[StoredPolicy, ...]
     left_out: tuple[str, ...] = ()
 
+    def load_each(self) -> Iterator[tuple[StoredPolicy, Policy | str]]:
+        """Each policy, loaded when its turn comes; or a sentence, where it is a checkpoint that came before.
+
+        A checkpoint can be named in several ways, and a trial may be in several sweeps. Counted twice it would look
+        like one more seed.
+
+        Raises:
+            CheckpointError, TrackingError: as `StoredPolicy.load`.
+        """
+        came: dict[tuple[str, int], str] = {}
+        for each in self.policies:
+            policy = each.load()
+            key = policy.trial.trial_id, policy.step
+            if key in came:
+                yield each, f"{each.source}: the same trial and step as {came[key]}, so it is not counted again"
+            else:
+                came[key] = each.source
+                yield each, policy
+
 
 def find_policies(sources: Sequence[str], checkpoint: str = "final", mlflow_uri: str | None = None) -> StoredPolicies:
     """The policies that `sources` name, each once.
@@ -74,6 +93,7 @@ def find_policies(sources: Sequence[str], checkpoint: str = "final", mlflow_uri:
         elif not is_url(source) and user_path(source).is_file() and user_path(source).suffix == ".pt":
             found[StoredPolicy(source, None)] = None
         elif _is_trial(source):
+            _require_exists(source)
             found[StoredPolicy(source, checkpoint)] = None
         else:
             of_sweep = _policies_of_sweep(source, checkpoint)
@@ -105,6 +125,11 @@ def _is_trial(source: str) -> bool:
     return (len(parts) > 2 and parts[-2] == "trials") or (
         not is_url(source) and (user_path(source) / "checkpoints").is_dir()
     )
+
+
+def _require_exists(source: str) -> None:
+    if not is_url(source) and not user_path(source).is_dir():
+        raise StorageError(f"{source}: no such folder of a trial; the sweep's trials are in {user_path(source).parent}")
 
 
 def _policies_of_sweep(source: str, checkpoint: str) -> StoredPolicies:

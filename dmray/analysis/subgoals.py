@@ -114,12 +114,13 @@ def analyze_subgoals(
         CheckpointError, DatasetError, EngineError: a policy, its data or its simulator is missing or damaged.
     """
     runs: list[RunSubgoals] = []
-    left_out = list(stored.left_out)
+    left_out, without = list(stored.left_out), list[str]()
     data: dict[tuple[str, str | None], _Data] = {}
     pictures: dict[tuple[str, int], Picture] = {}
-    for number, each in enumerate(stored.policies, start=1):
-        policy = each.load()
-        if policy.predicts_subgoals:
+    for number, (_, policy) in enumerate(stored.load_each(), start=1):
+        if isinstance(policy, str):
+            left_out.append(policy)
+        elif policy.predicts_subgoals:
             key = (policy.trial.dataset.name, policy.dataset_fingerprint)
             if key not in data:
                 data[key] = _Data.of(policy, options)
@@ -128,12 +129,12 @@ def analyze_subgoals(
             runs.append(run)
             pictures[run.trial.trial_id, run.step] = picture
         else:
-            left_out.append(f"{policy}: {METHODS[policy.method].label} predicts no subgoals")
+            without.append(f"{policy}: {METHODS[policy.method].label} predicts no subgoals")
         on_policy(number, len(stored.policies))
     if not runs:
         known = ", ".join(name for name in METHODS if METHODS[name].predicts_subgoals)
-        raise SpecError(f"{left_out[-1]}; give runs of a method that does: {known}")
-    return SubgoalAnalysis(options, tuple(settings_of(runs)), tuple(left_out), pictures)
+        raise SpecError(f"{without[0]}; give runs of a method that does: {known}")
+    return SubgoalAnalysis(options, tuple(settings_of(runs)), (*left_out, *without), pictures)
 
 
 def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:

@@ -25,6 +25,9 @@ Runs = Annotated[
         help="Checkpoint files, folders of trials, ids of their MLflow runs, or sweeps (folder, file, URL)."
     ),
 ]
+MLflowServer = Annotated[
+    str | None, typer.Option("--mlflow-uri", help="MLflow server of run ids. Default: $MLFLOW_TRACKING_URI.")
+]
 CheckpointName = Annotated[str, typer.Option("--checkpoint", help="Of trials: final, best, or for example step:10000.")]
 
 
@@ -47,6 +50,7 @@ def decay(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=MAX_WORKERS, help="Processes for the episodes.")] = None,
     into: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("analysis/decay"),
+    mlflow_uri: MLflowServer = None,
 ) -> None:
     """Measure how long Mamba's states last, before and after training, and what a score needs of them."""
     with report_errors():
@@ -60,6 +64,7 @@ def decay(
             episodes=episodes,
             workers=workers,
             into=into,
+            mlflow_uri=mlflow_uri,
             progress=True,
         )
         for sentence in made.left_out:
@@ -137,6 +142,7 @@ def subgoals(
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of what is drawn.")] = 0,
     into: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("analysis/subgoals"),
+    mlflow_uri: MLflowServer = None,
 ) -> None:
     """Measure how near the subgoals of HDM and HDT are to labels and visited states, and what scores need of them."""
     with report_errors():
@@ -150,6 +156,7 @@ def subgoals(
             episodes=episodes,
             seed=seed,
             into=into,
+            mlflow_uri=mlflow_uri,
             progress=True,
         )
         for sentence in made.left_out:

@@ -303,7 +303,7 @@ def _title(policy: Policy, evaluation: Evaluation, of_one: bool = True) -> str:
     noise = noise_text(request.noise) if request.noise else ""
     what = str(policy) if of_one else f"the stored checkpoints of {policy.trial.trial_id}"
     return (
-        f"{what}; {task.name} ({task.protocol}, {task.env_id}), decode {request.decode}, "
+        f"{what}; {task.name} ({evaluation.protocol}, {task.env_id}), decode {request.decode}, "
         f"{request.episodes} episodes, seed {request.seed}{noise}"
     )
 

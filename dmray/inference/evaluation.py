@@ -43,7 +43,7 @@ from dmray.rollout import (
     run_cohort,
 )
 from dmray.rollout.pictures import WatchedEpisode
-from dmray.tasks import TASKS, Task
+from dmray.tasks import TASKS, Task, made_protocol
 from dmray.training import be_deterministic
 from dmray.training.determinism import restore_torch_settings
 from dmray.trial.evaluation import about, episode_rows, request_for, summarize
@@ -71,12 +71,14 @@ class EvaluationChanges:
 class Evaluation:
     """The result of an evaluation: `scores` (one per target return) and `episodes` (one record per episode).
 
-    `step`: the policy's number of optimizer steps; 0 for a function.
+    `step`: the policy's number of optimizer steps; 0 for a function. `protocol`: the one that the score belongs to
+    (`dmray.tasks.protocol_of`).
     """
 
     request: EvaluationRequest
     episodes: tuple[EpisodeRecord, ...]
-    step: int = 0
+    step: int
+    protocol: str
 
     @property
     def scores(self) -> list[TargetResult]:
@@ -96,7 +98,7 @@ class Evaluation:
     @property
     def about(self) -> dict[str, str]:
         """The settings that must be equal if two evaluations are to be compared, and the policy's step."""
-        return about(self.request, self.step)
+        return about(self.request, self.step, self.protocol)
 
 
 def evaluation_request(
@@ -247,7 +249,11 @@ def evaluate(
         done.extend(cohort)
         if on_cohort is not None:
             on_cohort(len(done), total)
-    return Evaluation(request, tuple(done), policy.step if isinstance(policy, Policy) else 0)
+    if not isinstance(policy, Policy):
+        return Evaluation(request, tuple(done), 0, request.task.protocol)
+    made = policy.trial.dataset.generate is not None
+    protocol = made_protocol(request.task.protocol) if made else request.task.protocol
+    return Evaluation(request, tuple(done), policy.step, protocol)
 
 
 def _cohorts(

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from dmray.errors import SpecError
 from dmray.methods import METHODS, Preset
 from dmray.models import BackboneConfig
+from dmray.registry import short_repr
 from dmray.specs import (
     DatasetSpec,
     Domain,
@@ -178,6 +179,7 @@ def cells_of(sweep: SweepSpec, tasks: Sequence[Task]) -> list[Cell]:
         if place not in used:
             raise SpecError(f"overrides.{place}: no trial has these methods on these data sets; remove the entry")
     _refuse_without_effect(cells)
+    _refuse_replaced_by_presets(sweep, cells)
     return cells
 
 
@@ -199,6 +201,23 @@ def _refuse_without_effect(cells: Sequence[Cell]) -> None:
             raise SpecError(
                 f"{place}: changes nothing for method '{method}', nor for any other one that it is given for; "
                 f"it is a field for {', '.join(users)}"
+            )
+
+
+def _refuse_replaced_by_presets(sweep: SweepSpec, cells: Sequence[Cell]) -> None:
+    """Refuse a value of the section `training` that presets replace by another one for all methods.
+
+    A default is never refused, because the section does not say who wrote it.
+    """
+    for name, value in sweep.training.written.items():
+        field = ("training", name)
+        if value == TrainingSpec.model_fields[name].default:
+            continue
+        by_preset = [cell for cell in cells if cell.places[field] == f"grid.{cell.block}.preset.{name}"]
+        if len(by_preset) == len(cells) and any(cell.fields[field] != value for cell in cells):
+            raise SpecError(
+                f"training.{name}: {short_repr(value)} is for no trial, because {by_preset[0].places[field]} gives it "
+                "for every method; leave it out, or write it under 'overrides', which replace presets"
             )
 
 
@@ -296,5 +315,4 @@ def preset_fields(method: str) -> frozenset[str]:
 
 
 def _flat(trial: TrialSpec) -> dict[str, Any]:
-    training = trial.training.model_dump(exclude=set(unused_in_training(METHODS[trial.method])))
-    return {**trial.model.model_dump(), **training, **trial.evaluation.model_dump()}
+    return {**trial.model.model_dump(), **trial.used_training, **trial.evaluation.model_dump()}

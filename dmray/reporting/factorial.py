@@ -332,9 +332,7 @@ def _agree(one: SeedGroup, other: SeedGroup) -> bool:
 
 def _settings(group: SeedGroup) -> dict[str, Any]:
     trial = group.trials[0].trial
-    unused = () if METHODS[trial.method].takes_target else ("target_returns", "return_scale")
-    evaluation = {name: value for name, value in trial.evaluation.model_dump().items() if name not in unused}
-    return {**trial.model.model_dump(), **trial.training.model_dump(), **evaluation}
+    return {**trial.model.model_dump(), **trial.used_training, **trial.used_evaluation}
 
 
 def _lack(group: SeedGroup) -> str:

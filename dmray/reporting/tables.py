@@ -90,8 +90,8 @@ def _candidate(seed_groups: Sequence[SeedGroup], value: _Value) -> Candidate:
     """A method on one or several data sets."""
     first = seed_groups[0].trials[0].trial
     scores = tuple(_by_seed(each, value) for each in seed_groups)
-    model, training = first.model.model_dump(), first.training.model_dump()
-    return Candidate(seed_groups[0].label, first.method, model, training, scores, first.preset)
+    model = first.model.model_dump()
+    return Candidate(seed_groups[0].label, first.method, model, first.used_training, scores, first.preset)
 
 
 def _by_seed(seed_group: SeedGroup, value: _Value) -> dict[int, float]:

@@ -222,6 +222,16 @@ class TrialSpec(Spec):
         return copied
 
     @property
+    def used_training(self) -> dict[str, Any]:
+        """The fields of `training` that its method uses, with their values; the others are no settings."""
+        return self.training.model_dump(exclude=set(unused_in_training(METHODS[self.method])))
+
+    @property
+    def used_evaluation(self) -> dict[str, Any]:
+        """The fields of `evaluation` that its method uses, with their values."""
+        return self.evaluation.model_dump(exclude=set(_unused_in_evaluation(METHODS[self.method])))
+
+    @property
     def preset(self) -> str | None:
         """The preset of the method whose fields the trial has; None if there is none."""
         return next((each.name for each in METHODS[self.method].presets if self._has_fields_of(each)), None)

@@ -70,12 +70,12 @@ def episode_rows(request: EvaluationRequest, episodes: Sequence[EpisodeRecord]) 
     ]
 
 
-def about(request: EvaluationRequest, step: int) -> dict[str, str]:
-    """The metadata that an episode table needs to be compared with another."""
+def about(request: EvaluationRequest, step: int, protocol: str) -> dict[str, str]:
+    """The metadata that an episode table needs to be compared with another. `protocol`: `dmray.tasks.protocol_of`."""
     task = request.task
     return {
         "task": task.name,
-        "protocol": task.protocol,
+        "protocol": protocol,
         "engine": task.engine,
         "env_id": task.env_id,
         "decode": request.decode,

@@ -32,6 +32,7 @@ from dmray.records import (
 )
 from dmray.records.phase import PhaseWriter
 from dmray.rollout import EpisodeRecord, EvaluationRequest
+from dmray.tasks import protocol_of
 from dmray.trial.checkpoints import Origin, save_checkpoint, to_arrays, to_tensors
 from dmray.trial.evaluation import EvaluationFuture, EvaluationService, about, episode_rows, summarize
 from dmray.trial.job import TrialJob
@@ -177,7 +178,8 @@ class PendingEvaluations:
         is_best = not done.quick and (self.best is None or score > self.best[1])
         self._ledger.require()
         table = self._job.folder.episode_table(step)
-        write_episode_table(table, episode_rows(evaluation.request, episodes), about(evaluation.request, step))
+        made = about(evaluation.request, step, protocol_of(self._job.trial.dataset))
+        write_episode_table(table, episode_rows(evaluation.request, episodes), made)
         self._ledger.append(done)
         self._settled.add(step)
         if not done.quick:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import dmray
 from dmray.analysis.stored import find_policies, open_data
+from dmray.cli.analyze import app
 from dmray.errors import DatasetError, SpecError, StorageError
 
 
@@ -32,6 +35,44 @@ def test_the_data_are_those_of_the_training(ran: dmray.SweepRun, trial_folders: 
         open_data(replace(policy, dataset_fingerprint="other"))
 
 
+def test_a_checkpoint_that_is_named_twice_counts_once(trial_folders: dict[str, Path], tmp_path: Path) -> None:
+    """By its folder, by its file and as the same trial of another sweep; no setting is told apart by its step."""
+    folder = trial_folders["dm"]
+    copy = tmp_path / "other" / "trials" / folder.name
+    shutil.copytree(folder, copy)
+    made = dmray.analyze_decay([folder, folder / "checkpoints" / "final.pt", copy], windows=2)
+    assert len(made.lengths) == len(dmray.analyze_decay(folder, windows=2).lengths)
+    assert set(made.lengths["setting"]) == {""}
+    assert len(made.left_out) == 2
+    assert all(f"the same trial and step as {folder}, so it is not counted again" in text for text in made.left_out)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    trial_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for analyze in (dmray.analyze_decay, dmray.analyze_subgoals):
+        with pytest.raises(StorageError, match=r"^into .*/file/deeper: cannot be written: Not a directory; give"):
+            analyze(trial_folders["dm"], into=tmp_path / "file" / "deeper", progress=_no_progress)  # type: ignore[operator]
+
+
+def _no_progress(done: int, total: int) -> None:
+    raise AssertionError("a policy was measured")
+
+
+def test_the_commands_take_the_mlflow_server_that_the_message_asks_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for question in ("decay", "subgoals"):
+        asked = CliRunner().invoke(app, [question, "0" * 32])
+        assert "name it with --mlflow-uri" in " ".join(asked.output.split())
+        given = CliRunner().invoke(app, [question, "0" * 32, "--mlflow-uri", "nonsense://server"])
+        assert given.exit_code == 1
+        assert "nonsense" in given.output
+
+
 def test_what_is_not_there_is_said(ran: dmray.SweepRun, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no trial has a checkpoint 'step:10': .*it has best, final"):
         find_policies([str(ran.folders[0].path)], "step:10")
@@ -39,3 +80,6 @@ def test_what_is_not_there_is_said(ran: dmray.SweepRun, tmp_path: Path) -> None:
         find_policies([str(ran.folders[0].path)], "newest")
     with pytest.raises(StorageError, match="no such file or folder"):
         find_policies([str(tmp_path / "nowhere")])
+    nowhere = ran.folders[0].path / "trials" / "nowhere"
+    with pytest.raises(StorageError, match=r"/nowhere: no such folder of a trial; the sweep's trials are in "):
+        find_policies([str(nowhere)])

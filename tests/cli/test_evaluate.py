@@ -113,6 +113,8 @@ def test_options_change_what_is_evaluated(folder: SweepFolder, tmp_path: Path) -
     rows, about = table.to_pylist(), {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert [row["target_return"] for row in rows] == [10.0] * 3 + [20.0] * 3
     assert about["evaluation_seed"] == "9"
+    assert about["protocol"] == "made", "its data are recorded"
+    assert "(made, " in done.output
 
 
 def test_pictures_of_the_scored_episodes_lie_with_the_trial(folder: SweepFolder) -> None:

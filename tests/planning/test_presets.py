@@ -48,6 +48,14 @@ def names(trials: Plan) -> list[str]:
     return [f"{METHODS[each.method].label} ({details[each.seed_group_id]})" for each in trials.trials]
 
 
+def test_a_value_of_training_that_presets_replace_for_every_method_is_refused() -> None:
+    training = {"steps": 40, "batch_size": 8, "window_anchor": "first"}
+    with pytest.raises(SpecError, match=r"^training.window_anchor: 'first' is for no trial, because grid.0.preset.win"):
+        planned(block("dt", "dt-r", preset="paper"), training=training)
+    assert len(planned(block("dt", preset="paper"), block("dm"), training=training).trials) == 2, "it is for DM"
+    assert one(block("dt", preset="corl"), training=training).preset == "corl", "the same value"
+
+
 @pytest.mark.parametrize("preset", METHODS["dt"].presets, ids=lambda preset: preset.name)
 @pytest.mark.parametrize("method", ["dt", "dt-r"])
 def test_a_preset_sets_its_fields_and_a_trial_knows_its_name(preset: Preset, method: str) -> None:

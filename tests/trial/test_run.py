@@ -294,7 +294,7 @@ def test_each_evaluation_has_a_table_of_its_episodes(tmp_path: Path) -> None:
         assert len({row["seed"] for row in rows}) == 4
         assert {row["target_return"] for row in rows} == {50.0}
         assert all(row["success"] == (row["episode_return"] >= 1) for row in rows)
-        assert (about["protocol"], about["decode"], about["step"]) == ("d4rl-mujoco", "window", str(record.step))
+        assert (about["protocol"], about["decode"], about["step"]) == ("made", "window", str(record.step))
 
 
 def test_the_final_weights_are_kept_by_themselves(tmp_path: Path) -> None:
