@@ -15,6 +15,7 @@ TOY = [
     "training={steps: 2, batch_size: 2, warmup_steps: 1}",
     "evaluation={episodes: 1, every_steps: 2, target_returns: [50]}",
     "tracking.mlflow_uri=off",
+    "overrides=[]",  # of data sets that are replaced
 ]
 
 
@@ -37,7 +38,8 @@ def test_the_sweep_of_robustness_has_contexts_and_parts_and_is_evaluated_again_w
     part = f"{{name: toy-part, {MAZE}, fraction: [0.5]}}"
     models = "grid.0.models=[{d_model: 8, n_layer: 1, context_length: [1, 20]}]"
     sets = f"datasets=[{{name: toy, {MAZE}}}, {part}]"
-    results = run("robustness", tmp_path, sets, models, "grid.0.methods=[dm, hdm]", "seeds=[0]")
+    parts = "overrides=[{datasets: ['*-part-*'], model: {context_length: 20}}]"
+    results = run("robustness", tmp_path, sets, parts, models, "grid.0.methods=[dm, hdm]", "seeds=[0]")
     found = results.trials.groupby("dataset").context_length.unique().map(sorted).to_dict()
     assert found == {"toy": [1, 20], "toy-part-fraction-0.5": [20]}
     notes = [
@@ -61,7 +63,7 @@ def test_the_sweep_of_architectures_has_a_row_for_each_size(tmp_path: Path) -> N
 def test_the_comparison_on_made_data_has_all_methods_and_its_own_protocol(tmp_path: Path) -> None:
     robot = "datasets=[{name: toy, task: hopper, generate: {behaviour: medium-replay, transitions: 200}}]"
     toy = "grid.0.models=[{d_model: 8, n_layer: 1, context_length: 2}]"
-    results = run("offline_benchmark", tmp_path, robot, toy, "seeds=[0]", "overrides=[]")
+    results = run("offline_benchmark", tmp_path, robot, toy, "seeds=[0]")
     assert set(results.scores.method) == {"dt", "dt-r", "dm", "dm+r", "hdt", "hdm", "bc", "dlstm"}
     assert set(results.scores.protocol) == {"made"}
 

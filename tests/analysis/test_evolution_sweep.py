@@ -11,6 +11,7 @@ from dmray.models.configs import Evolution
 
 TOY = [
     "datasets=[{name: toy, task: maze2d-open, generate: {behaviour: expert, transitions: 1500}}]",
+    "overrides=[]",
     "seeds=[0]",
     "grid.0.methods=[dm+r]",
     "grid.0.models.0.d_model=8",

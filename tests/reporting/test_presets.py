@@ -128,6 +128,7 @@ def test_the_fairness_sweep_runs_at_toy_size_to_its_figure_and_table(tmp_path: P
         "grid.0.models=[{d_model: 8, n_layer: 1, context_length: 4}]",
         "grid.1.models=[{d_model: 8, n_layer: 1, context_length: 4}]",
         "grid.1.preset=corl",
+        "overrides=[]",  # of the data sets that are replaced
         "seeds=[0]",
         "training.steps=[2, 4]",
         "training.batch_size=4",
