@@ -186,7 +186,10 @@ def test_a_mistake_that_planning_finds_is_told_with_its_file_too(write: Write) -
 
 @pytest.mark.parametrize("name", shipped_sweeps())
 def test_what_show_prints_is_a_sweep_file_of_the_same_trials(name: str, tmp_path: Path) -> None:
-    overrides = ["training.weight_decay=1e-5", 'datasets.0={name: new, task: hopper, path: "/a folder/x.hdf5"}']
+    first = load_sweep(name).datasets[0]
+    new = "new" if first.generate is None else first.name  # the file's overrides may be for it
+    changed = f'datasets.0={{name: {new}, task: hopper, path: "/a folder/x.hdf5"}}'
+    overrides = ["training.weight_decay=1e-5", changed]
     shown = tmp_path / "shown.yaml"
     shown.write_text(show_sweep(read_values(name, overrides)))
     assert load_sweep(shown) == load_sweep(name, overrides)
