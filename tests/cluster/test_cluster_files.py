@@ -106,7 +106,7 @@ def test_machines_install_the_pinned_versions_of_what_is_copied_to_them(name: st
 
 
 def test_an_unfilled_file_lets_nobody_in() -> None:
-    """What must be filled in is no valid value of AWS's, so that forgetting it fails instead of opening a door."""
+    """What is to be filled in is no valid value of AWS's, so that `ray up` fails instead of opening a door."""
     text = (REPOSITORY / "cluster/gpu.yaml").read_text()
     assert "0.0.0.0" not in text
     for word in ("&cpu_image ami-", "&gpu_image ami-", "&security_groups [sg-", "DMRAY_STORE=s3://"):
