@@ -19,9 +19,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from dmray.errors import ClusterError
+from dmray.on_ray.cluster import SWEEP_KEY
 from dmray.redaction import without_secrets
 
-_SWEEP_KEY = "dmray.sweep"  # in a job's metadata
 _ANSWER_TIMEOUT_S = 60.0
 _NO_ANSWER = "Failed to connect"  # Ray's words
 
@@ -74,7 +74,7 @@ class JobClient:
             ClusterError: a job of this sweep runs already.
         """
         with self._explained():
-            jobs = [job for job in self._client.list_jobs() if (job.metadata or {}).get(_SWEEP_KEY) == submission.name]
+            jobs = [job for job in self._client.list_jobs() if (job.metadata or {}).get(SWEEP_KEY) == submission.name]
             running = [job.submission_id for job in jobs if not job.status.is_terminal()]
             if running:
                 raise ClusterError(
@@ -88,7 +88,7 @@ class JobClient:
                     entrypoint=submission.entrypoint,
                     submission_id=f"dmray-{submission.name}-{max(numbers, default=0) + 1}",
                     runtime_env={"working_dir": folder, "env_vars": dict(submission.environment)},
-                    metadata={_SWEEP_KEY: submission.name},
+                    metadata={SWEEP_KEY: submission.name},
                 )
         return job_id
 
