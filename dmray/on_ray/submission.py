@@ -7,6 +7,7 @@ import logging
 import re
 import shlex
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from dmray.redaction import without_secrets
 
 _ANSWER_TIMEOUT_S = 60.0
 _NO_ANSWER = "Failed to connect"  # Ray's words
+_NOT_YET = "No available agent to submit job"  # Ray's words, for a minute after its head has started
+_NOT_YET_TIMEOUT_S, _NOT_YET_EVERY_S = 120.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class JobClient:
 
     def __init__(self, address: str) -> None:
         self.address = without_secrets(address)
-        logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of each package that it uploads
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # it tells of each package that it uploads
         with self._explained():
             self._client: Any = _Client(address)
             theirs = str(self._client.ray_version())
@@ -84,13 +88,23 @@ class JobClient:
             numbers = [int(last) for job in jobs if (last := job.submission_id.rpartition("-")[2]).isdecimal()]
             with tempfile.TemporaryDirectory(prefix="dmray-submit-") as folder:  # it is sent before the call returns
                 (Path(folder) / submission.file_name).write_text(submission.text, encoding="utf-8")
-                job_id: str = self._client.submit_job(
+                return self._submitted(
                     entrypoint=submission.entrypoint,
                     submission_id=f"dmray-{submission.name}-{max(numbers, default=0) + 1}",
                     runtime_env={"working_dir": folder, "env_vars": dict(submission.environment)},
                     metadata={SWEEP_KEY: submission.name},
                 )
-        return job_id
+
+    def _submitted(self, **job: Any) -> str:
+        """Submit it, for some time again while the cluster is still starting. Returns its id."""
+        deadline = time.monotonic() + _NOT_YET_TIMEOUT_S
+        while True:
+            try:
+                return str(self._client.submit_job(**job))
+            except RuntimeError as problem:
+                if _NOT_YET not in str(problem) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_NOT_YET_EVERY_S)
 
     def follow(self, job_id: str, tell: Callable[[str], None]) -> bool:
         """Hand on what the job prints until it ends; whether it ended well.
@@ -147,7 +161,8 @@ def explained(problem: Exception, job_id: str = "") -> str:
     if str(status) == "404" and job_id:
         return f"there is no job {job_id} (the cluster was started anew?); submit the sweep again, it continues"
     if status and _NO_ANSWER not in text:
-        return f"the cluster refuses: {_one_line(text)}; its logs (ray dashboard) say more"
+        reason = _one_line(text).removeprefix(f"Request failed with status code {status}: ")
+        return f"the cluster refuses: {reason}; its logs (ray dashboard) say more"
     return f"no Ray dashboard: {_one_line(text) or type(problem).__name__}; keep `ray dashboard CLUSTER.yaml` open"
 
 

@@ -148,6 +148,26 @@ def test_a_sweep_has_one_job_at_a_time_and_a_number_for_each(tmp_path: Path, clu
     assert "job dmray-tiny-5 runs sweep 'tiny' already" in runner.invoke(submit.app, arguments).output
 
 
+def test_a_cluster_that_is_still_starting_is_asked_again(
+    tmp_path: Path, cluster: type[Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [RuntimeError(FAILED.format(500, "No available agent to submit job, please try again later"))] * 2
+    submit_job = cluster.submit_job
+
+    def not_yet(client: Cluster, **job: Any) -> str:
+        if answers:
+            raise answers.pop()
+        return submit_job(client, **job)
+
+    monkeypatch.setattr(cluster, "submit_job", not_yet)
+    monkeypatch.setattr(submission, "_NOT_YET_EVERY_S", 0.0)
+    arguments = [str(sweep_file(tmp_path)), "--", "--storage", "/mnt/runs"]
+    assert runner.invoke(submit.app, arguments).exit_code == 0
+    answers += [RuntimeError(FAILED.format(500, "No available agent to submit job, please try again later"))]
+    monkeypatch.setattr(submission, "_NOT_YET_TIMEOUT_S", -1.0)
+    assert "the cluster refuses: No available agent" in runner.invoke(submit.app, arguments).output
+
+
 def test_packages_that_extend_dmray_are_said_not_to_be_sent(
     tmp_path: Path, cluster: type[Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
