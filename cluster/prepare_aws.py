@@ -40,6 +40,7 @@ QUOTAS = {  # (the family of an instance type, on spot) -> the quota that counts
     ("standard", True): ("L-34B43A08", "All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests"),
     ("standard", False): ("L-1216C47A", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"),
 }
+_STANDARD = ("a", "c", "d", "h", "i", "m", "r", "t", "z")  # the letters of instance types that the quota counts
 _EC2_MAY_USE = {
     "Version": "2012-10-17",
     "Statement": [
@@ -163,7 +164,8 @@ def needed_vcpus(config: Mapping[str, Any], vcpus: Mapping[str, int]) -> dict[tu
     for name, node_type in config["available_node_types"].items():
         instance = node_type["node_config"]["InstanceType"]
         count = 1 if name == config["head_node_type"] else node_type["min_workers"]
-        family = "g" if instance.startswith(("g", "vt")) else "standard" if instance[0] in "acdhimrtz" else instance
+        letters = re.split(r"\d", instance)[0]
+        family = {"g": "g", "vt": "g"}.get(letters, "standard" if letters in _STANDARD else instance)
         quota = (family, "InstanceMarketOptions" in node_type["node_config"])
         needed[quota] = needed.get(quota, 0) + count * vcpus[instance]
     return needed

@@ -155,6 +155,9 @@ def test_machines_are_counted_by_the_quota_that_they_fall_under() -> None:
     needed = prepare_aws.needed_vcpus(config, {"m6i.4xlarge": 16, "g5.2xlarge": 8, "c6i.4xlarge": 16})
     assert needed == {("standard", False): 16, ("g", True): 64, ("standard", True): 32}
     assert set(needed) <= set(prepare_aws.QUOTAS)
+    config["available_node_types"]["gpu"]["node_config"]["InstanceType"] = "trn1.2xlarge"
+    needed = prepare_aws.needed_vcpus(config, {"m6i.4xlarge": 16, "trn1.2xlarge": 8, "c6i.4xlarge": 16})
+    assert ("trn1.2xlarge", True) in needed, "it falls under a quota that is not listed"
 
 
 @pytest.mark.parametrize(

@@ -47,27 +47,39 @@ class Machine:
     def __init__(self, folder: Path, *options: str) -> None:
         self._home = folder / "home"
         self._home.mkdir(parents=True)
+        ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"]
+        self._command = [*ray, "--num-cpus=2", "--num-gpus=0", *options]
+        self.start()
+
+    def start(self) -> None:
         self.temporary = tempfile.mkdtemp(prefix="dmr", dir="/tmp")  # a short path: Unix sockets allow 107 bytes
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"]
-        command += ["--num-cpus=2", "--num-gpus=0", f"--temp-dir={self.temporary}", *options]
-        self._output = (folder / "output").open("w")
-        self._ray = subprocess.Popen(
-            command,
-            env=environment(HOME=str(self._home)),
-            cwd=self._home,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with (self._home / "output").open("a") as output:
+            self._ray = subprocess.Popen(
+                [*self._command, f"--temp-dir={self.temporary}"],
+                env=environment(HOME=str(self._home)),
+                cwd=self._home,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def keep_starting(self) -> None:
+        """Start it again if Ray gave up, as it does after 30 seconds on a busy machine."""
+        if self._ray.poll() is not None:
+            self.dies()
+            self.start()
 
     def dies(self) -> None:
         """End all of its processes at once, as a machine that loses its power."""
-        ray = psutil.Process(self._ray.pid)
-        for process in [*ray.children(recursive=True), ray]:
+        processes = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid == self._ray.pid or any(self.temporary in word for word in process.cmdline()):
+                    processes += [*process.children(recursive=True), process]  # workers have other command lines
+        for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._ray.wait(timeout=30)
-        self._output.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
@@ -81,10 +93,10 @@ class TwoMachines:
         self.head = Machine(folder / "head", "--head", "--dashboard-host=127.0.0.1", *head)
         self._machines = [self.head]
         try:
-            wait_until(lambda: self._alive() == 1, timeout_s=180.0, every_s=0.5)
+            wait_until(lambda: self._alive(self.head) == 1, timeout_s=240.0, every_s=0.5)
             self.worker = Machine(folder / "worker", f"--address=127.0.0.1:{port}")
             self._machines.append(self.worker)
-            wait_until(lambda: self._alive() == 2, timeout_s=180.0, every_s=0.5)
+            wait_until(lambda: self._alive(self.worker) == 2, timeout_s=240.0, every_s=0.5)
         except BaseException:
             self.end()
             raise
@@ -99,7 +111,8 @@ class TwoMachines:
         with urlopen(asked, timeout=30) as answer:
             return json.load(answer)
 
-    def _alive(self) -> int:
+    def _alive(self, starting: Machine) -> int:
+        starting.keep_starting()
         with contextlib.suppress(OSError):
             nodes = self.answer("/nodes?view=summary")["data"]["summary"]
             return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
