@@ -29,12 +29,18 @@ from tests.mlflow_mirror.mlflow_server import free_port
 from tests.sweeps import science_of, sweep_file, tiny_plan
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-of-this-test-0123456789abcdef"
+AGENT_PORTS = (
+    "metrics-export-port",
+    "dashboard-agent-grpc-port",
+    "dashboard-agent-listen-port",
+    "runtime-env-agent-port",
+)
 CHANGES: dict[str, Any] = {
-    "training": {"steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
-    "evaluation": {"episodes": 4, "every_steps": 500, "cohort_size": 2, "target_returns": [50.0]},
+    "training": {"steps": 3000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "evaluation": {"episodes": 4, "every_steps": 1500, "cohort_size": 2, "target_returns": [50.0]},
     # one trial fills a machine, beside the evaluation actor
     "resources": {"executor": "tune", "cpus_per_trial": 1.5, "cpus_per_evaluation_actor": 0.5, "evaluation_actors": 1},
     "faults": {"checkpoint_every_steps": 50},
@@ -52,10 +58,12 @@ class Machine:
         self.start()
 
     def start(self) -> None:
+        # Of ports that are not given, a raylet learns within 15 seconds or dies; on a busy machine that is too short.
+        ports = [f"--{name}={free_port()}" for name in AGENT_PORTS]
         self.temporary = tempfile.mkdtemp(prefix="dmr", dir="/tmp")  # a short path: Unix sockets allow 107 bytes
         with (self._home / "output").open("a") as output:
             self._ray = subprocess.Popen(
-                [*self._command, f"--temp-dir={self.temporary}"],
+                [*self._command, *ports, f"--temp-dir={self.temporary}"],
                 env=environment(HOME=str(self._home)),
                 cwd=self._home,
                 stdout=output,
@@ -184,7 +192,7 @@ def test_a_submitted_sweep_survives_a_pause_and_the_loss_of_a_machine(cluster: T
     dmray("resume", sweep)
     until(lambda: records(AttemptStarted) == [2, 2])
     cluster.worker.dies()
-    wait_until(lambda: cluster.state_of("dmray-tiny-1") not in ("PENDING", "RUNNING"), timeout_s=400.0, every_s=0.5)
+    wait_until(lambda: cluster.state_of("dmray-tiny-1") not in ("PENDING", "RUNNING"), timeout_s=600.0, every_s=0.5)
 
     said = cluster.answer("/api/jobs/dmray-tiny-1/logs")["logs"]
     assert cluster.state_of("dmray-tiny-1") == "SUCCEEDED", said
