@@ -116,7 +116,7 @@ class MambaMixer(nn.Module):
     def _selected(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """x (B, L, I) after the convolution, the gate z (B, L, I), and per token dt (B, L, R), B and C (B, L, N)."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.get_parameter("bias"))
+        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.bias)
         return x, z, *self.x_proj(x).split(self.splits, dim=-1)
 
     def begin(self, num_rows: int) -> MixerState:
@@ -154,7 +154,7 @@ class MambaMixer(nn.Module):
         inputs, tokens = torch.cat([state.taps, x], dim=1), x.shape[1]
         state.taps = inputs[:, tokens:]
         filters = self.conv1d.weight.squeeze(1).t().contiguous()
-        out = torch.addcmul(self.conv1d.get_parameter("bias"), inputs[:, :tokens], filters[0])
+        out = torch.addcmul(self.conv1d.bias, inputs[:, :tokens], filters[0])
         for tap in range(1, len(filters)):
             out.addcmul_(inputs[:, tap : tap + tokens], filters[tap])
         return out
