@@ -167,6 +167,27 @@ def partial(path: Path) -> Iterator[Path]:
         _remove(part)
 
 
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """As `partial`, for a folder that may replace one: the caller has seen that the old one may go.
+
+    The old one is set aside before the new one takes its name. A kill in between leaves both whole, under names of
+    their own; a reader finds no half folder.
+    """
+    make_folder(path.parent)
+    part, old = (path.with_name(f".{path.name}.{_writer()}.part") for _ in range(2))
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        replace_durably(part, path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        _remove(part)
+        _remove(old)
+
+
 def remove_stale_parts(folder: Path) -> list[Path]:
     """Remove what killed processes were writing in `folder` and the folders below it; returns what was removed.
 
