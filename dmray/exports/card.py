@@ -48,10 +48,7 @@ def model_card(facts: CardFacts) -> str:
 def license_of(dataset: DatasetSpec) -> tuple[str, str]:
     """The licence of a data set as the Hub names it, and a sentence about it."""
     if dataset.generate is not None:
-        return (
-            "other",
-            "The data were recorded by dmray in its own simulators, so no licence of others applies to them.",
-        )
+        return "other", "The data were recorded by dmray, so no licence of others applies to them."
     entry = DATASETS.get(dataset.catalog_name) if dataset.path is None else None
     task = task_of(dataset)
     known = FAMILIES[(task.protocol, task.family)].data_license if entry is not None else ""
@@ -138,9 +135,7 @@ def _scores(scores: PolicyScores) -> list[Block]:
             )
             for each in scores.of_trial
         ]
-        note = (
-            "Intervals: bootstrap over the episodes of one evaluation. The best score is chosen, so it is optimistic."
-        )
+        note = "Intervals: bootstrap over the episodes of one evaluation. The best is chosen, so it is optimistic."
         blocks.append(Table("Scores of this policy's trial", columns, tuple(rows), note))
     if scores.missing:
         blocks.append(Paragraph(scores.missing))

@@ -160,7 +160,9 @@ def write_format(name: str, recorded: Recorded, folder: Path) -> float:
 def _write_torchscript(recorded: Recorded, path: Path) -> None:
     content = io.BytesIO()
     with _quiet():
-        traced = torch.jit.trace(recorded.function(), recorded.example(), check_trace=False, strict=False)
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            recorded.function(), recorded.example(), check_trace=False, strict=False
+        )
         torch.jit.save(traced, content)
     _write_without_sources(content, path)
 
@@ -179,7 +181,7 @@ def _write_without_sources(content: io.BytesIO, path: Path) -> None:
 
 def _load_torchscript(recorded: Recorded, path: Path) -> Act:
     with _quiet():
-        return _torch_act(recorded, torch.jit.load(str(path), map_location="cpu"))
+        return _torch_act(recorded, torch.jit.load(str(path), map_location="cpu"))  # type: ignore[no-untyped-call]
 
 
 def _write_pt2(recorded: Recorded, path: Path) -> None:
