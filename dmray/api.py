@@ -312,9 +312,10 @@ def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri
     """Load a trained policy. `policy.start()` acts with it; `evaluate_policy` and `draw_episodes` take it.
 
     `source`: a checkpoint file; a trial's folder; the URL of either in an object store; a folder that `export_policy`
-    wrote with the format "safetensors"; or the id of a trial's MLflow run. `checkpoint`, for a trial's folder or an MLflow run: "final" or "best"; for a folder also "last", and
-    "step:10000" where the sweep keeps it. None: the final weights, or for a trial that has not finished the last ones.
-    `mlflow_uri` is the server of an MLflow run; None: $MLFLOW_TRACKING_URI.
+    wrote with the format "safetensors"; or the id of a trial's MLflow run. `checkpoint`, for a trial's folder or an
+    MLflow run: "final" or "best"; for a folder also "last", and "step:10000" where the sweep keeps it. None: the final
+    weights, or for a trial that has not finished the last ones. `mlflow_uri` is the server of an MLflow run; None:
+    $MLFLOW_TRACKING_URI.
 
         policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
         rollout = policy.start(num_episodes=2)

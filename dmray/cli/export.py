@@ -28,9 +28,7 @@ def main(
     ] = None,
     decode: Annotated[
         str | None,
-        typer.Option(
-            help="window or recurrent, for files that act without dmray. Default: that of the policy's sweep."
-        ),
+        typer.Option(help="Of files that act without dmray: window or recurrent. Default: that of the policy's sweep."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that was exported before.")] = False,
     mlflow_uri: Annotated[

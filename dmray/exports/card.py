@@ -39,7 +39,7 @@ class CardFacts:
 def model_card(facts: CardFacts) -> str:
     """The text of README.md."""
     policy = facts.policy
-    blocks = [Heading(str(policy), 1), *_what_it_is(policy), *_scores(facts.scores), *_training(policy)]
+    blocks = [Heading(str(policy), 1), *_what_it_is(policy), *_scores(policy, facts.scores), *_training(policy)]
     front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
     body = to_markdown([*blocks, *_versions(facts), *_acting(facts)], Path())
     return f"---\n{front}---\n\n{body}{_loading(facts)}"
@@ -112,7 +112,7 @@ def _what_it_is(policy: Policy) -> list[Block]:
         "trial": trial.trial_id,
     }
     weights = "The weights are made from these data; whoever publishes them chooses their licence."
-    return [_listed("Policy", facts), Paragraph(weights)]
+    return [_listed(facts), Paragraph(weights)]
 
 
 def _zeros(policy: Policy) -> str:
@@ -120,14 +120,14 @@ def _zeros(policy: Policy) -> str:
     return f"; the last {count} are zeros that the simulator does not give" if count else ""
 
 
-def _scores(scores: PolicyScores) -> list[Block]:
+def _scores(policy: Policy, scores: PolicyScores) -> list[Block]:
     blocks: list[Block] = [Heading("Scores", 2)]
     if scores.of_trial:
-        columns = ("this seed", "step", "normalized, mean [95 %]", "raw return", "episodes", "target return")
+        columns = ("this seed", "after step", "normalized, mean [95 %]", "raw return", "episodes", "target return")
         rows = [
             _row(
                 each.name,
-                f"{each.step:,}",
+                f"{each.step:,}" + (" (these weights)" if each.step == policy.step else ""),
                 estimate_text(each.normalized),
                 f"{each.return_mean:.4g}",
                 str(each.normalized.runs),
@@ -168,8 +168,9 @@ def _training(policy: Policy) -> list[Block]:
     return [
         Heading("Protocol and training", 2),
         Paragraph("Scores of other protocols, data or code are not comparable with these."),
-        Bullets(tuple(f"{name}: {value}" for name, value in protocol.settings.items())),
-        _listed("Training (field training of the sweep file)", _plain(trial.used_training)),
+        _listed(protocol.settings),
+        Paragraph("Training, as in the sweep file:"),
+        _listed(trial.used_training),
     ]
 
 
@@ -182,7 +183,7 @@ def _versions(facts: CardFacts) -> list[Block]:
         "commit of dmray": str(git.get("commit") or "") + (" (with changes)" if git.get("dirty") else ""),
         "exported with": _joined(facts.versions),
     }
-    return [Heading("Versions", 2), _listed("", {name: text for name, text in versions.items() if text})]
+    return [Heading("Versions", 2), _listed(versions)]
 
 
 def _acting(facts: CardFacts) -> list[Block]:
@@ -261,17 +262,13 @@ state = dict(zip(state, new))
 }
 
 
-def _listed(title: str, values: Mapping[str, Any]) -> Table:
-    rows = tuple(_row(name, one_line(str(value))) for name, value in values.items())
-    return Table(title, ("", ""), rows)
+def _listed(values: Mapping[str, Any]) -> Bullets:
+    texts = {name: "-" if value is None else one_line(str(value)) for name, value in values.items()}
+    return Bullets(tuple(f"{name}: {text}" for name, text in texts.items() if text))
 
 
 def _row(*cells: str) -> tuple[TableCell, ...]:
     return tuple(map(TableCell, cells))
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: "-" if value is None else str(value) for name, value in values.items()}
 
 
 def _joined(values: Mapping[str, Any]) -> str:

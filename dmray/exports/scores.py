@@ -26,7 +26,7 @@ from dmray.reporting import SeedGroup, collect
 from dmray.reporting.aggregates import Estimate, estimate, iqm, mean
 from dmray.tasks import Task
 
-LAST, BEST, THESE = "last (weights after the last step)", "best (highest during training)", "these weights"
+LAST, BEST, OTHER = "last (weights after the last step)", "best (highest during training)", "during training"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def scores_of(policy: Policy) -> PolicyScores:
         named = {LAST: last_score(scores), BEST: best_score(scores)}
     of_trial = [_trial_score(name, evaluations[score.step], policy.task) for name, score in named.items() if score]
     if policy.step in evaluations and policy.step not in [score.step for score in of_trial]:
-        of_trial.append(_trial_score(THESE, evaluations[policy.step], policy.task))
+        of_trial.append(_trial_score(OTHER, evaluations[policy.step], policy.task))
     return PolicyScores(
         tuple(of_trial),
         _group_of(policy, trial),

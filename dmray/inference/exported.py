@@ -1,6 +1,7 @@
 """The folder that `dmray export` writes: its config.json, and the policy in its model.safetensors, loaded back.
 
-config.json says what the weights do not: the trial's spec, the sizes, the reference returns, the data. `weights_sha256` is there because a flipped bit in a weight would go unnoticed.
+config.json says what the weights do not: the trial's spec, the sizes, the reference returns, the data.
+`weights_sha256` is there because a flipped bit in a weight would go unnoticed.
 """
 
 from __future__ import annotations
