@@ -123,7 +123,7 @@ def _zeros(policy: Policy) -> str:
 def _scores(policy: Policy, scores: PolicyScores) -> list[Block]:
     blocks: list[Block] = [Heading("Scores", 2)]
     if scores.of_trial:
-        columns = ("this seed", "after step", "normalized, mean [95 %]", "raw return", "episodes", "target return")
+        heads = ("this seed", "after step", "normalized, mean [95 %]", "raw return", "episodes", "target return")
         rows = [
             _row(
                 each.name,
@@ -136,17 +136,16 @@ def _scores(policy: Policy, scores: PolicyScores) -> list[Block]:
             for each in scores.of_trial
         ]
         note = "Intervals: bootstrap over the episodes of one evaluation. The best is chosen, so it is optimistic."
-        blocks.append(Table("Scores of this policy's trial", columns, tuple(rows), note))
+        blocks.append(Table("Scores of this policy's trial", heads, tuple(rows), note))
     if scores.missing:
         blocks.append(Paragraph(scores.missing))
     if scores.group is not None and scores.of_seeds:
-        rows = [
+        columns = ("all seeds", "seeds", "normalized, mean ± std", "IQM [95 %]")
+        of_seeds = tuple(
             _row(name, str(len(values)), spread_text(Spread.of(values.tolist())), _iqm(values))
             for name, values in scores.of_seeds.items()
-        ]
-        title = f"Scores of all seeds of its sweep: {scores.group.label}"
-        columns = ("all seeds", "seeds", "normalized, mean ± std", "IQM [95 %]")
-        blocks.append(Table(title, columns, tuple(rows)))
+        )
+        blocks.append(Table(f"Scores of all seeds of its sweep: {scores.group.label}", columns, of_seeds))
     return blocks
 
 

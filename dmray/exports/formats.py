@@ -140,7 +140,7 @@ def write_format(name: str, recorded: Recorded, folder: Path) -> float:
     try:
         with torch.no_grad():
             form.write(recorded, path)
-            with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]  # which takes seconds
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # optimizing takes seconds
                 difference = recorded.largest_difference(form.load(recorded, path))
     except (MissingPackageError, MemoryError, OSError):
         raise
