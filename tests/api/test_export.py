@@ -19,12 +19,10 @@ from dmray.cli.export import app
 from dmray.errors import CheckpointError, SpecError, StorageError
 from dmray.exports import card
 from dmray.specs import DatasetSpec
-from tests.api.test_documents import code_blocks
 
 pytest.importorskip("safetensors", reason="needs dmray[export]")
-ACTING = ("torchscript", "pt2", "onnx")
 _WITHOUT_DMRAY = """
-import json, sys
+import json, os, sys
 import numpy as np
 
 class Blocked:
@@ -39,17 +37,20 @@ except ImportError:
     pass
 else:
     raise AssertionError("dmray can be imported")
-blocks, observations, returns_to_go = json.load(sys.stdin)
+cards, observations, returns_to_go = json.load(sys.stdin)
 played = []
-for block in blocks:
+for folder, block in cards:
+    os.chdir(folder)
     names = {}
     exec(block, names)
-    state, kind = {name: each * 0 for name, each in names["state"].items()}, type(names["action"])
-    tensor = (lambda x: np.array(x, np.float32)) if kind is np.ndarray else (lambda x: names["torch"].tensor(x))
+    state, as_array = {name: each * 0 for name, each in names["state"].items()}, "session" in names
+    tensor = (lambda x: np.array(x, np.float32)) if as_array else (lambda x: names["torch"].tensor(x))
     actions = []
     for observation, left in zip(observations, returns_to_go):
         given = {"observation": tensor([observation]), "return_to_go": tensor([left])}
-        if kind is np.ndarray:
+        if "return_to_go" not in block:
+            del given["return_to_go"]
+        if as_array:
             action, *new = names["session"].run(None, {**given, **state})
             state = dict(zip(state, new))
         else:
@@ -66,8 +67,14 @@ def weights(trial_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     return dmray.export_policy(trial_folders["dm"], tmp_path_factory.mktemp("export") / "dm").folder
 
 
-def actions_of(policy: dmray.Policy, observations: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    rollout = policy.start()
+def code_blocks(card_text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", card_text, re.DOTALL | re.MULTILINE)
+
+
+def actions_of(
+    policy: dmray.Policy, observations: np.ndarray, rewards: np.ndarray, decode: str | None = None
+) -> np.ndarray:
+    rollout = policy.start(decode=decode)
     acts = [rollout.act(each, None if t == 0 else rewards[t - 1]) for t, each in enumerate(observations)]
     return np.stack(acts)
 
@@ -88,17 +95,20 @@ def test_the_code_on_the_card_acts_without_dmray(trial_folders: dict[str, Path],
     """In a process in which dmray cannot be imported, over an episode of recorded observations."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="needs dmray[export]")
-    policy = dmray.load_policy(trial_folders["dt"])
-    exported = dmray.export_policy(policy, tmp_path / "dt", ACTING)
-    assert exported.largest_difference is not None
-    assert exported.largest_difference <= 1e-5
-    observations, rewards = recorded(policy)
-    left = policy.target_returns[0] - np.concatenate([[0.0], np.cumsum(rewards)[:-1]])
-    blocks = code_blocks((exported.folder / "README.md").read_text())
+    dt, dm = (dmray.load_policy(trial_folders[method]) for method in ("dt", "dm"))
+    first = dmray.export_policy(dt, tmp_path / "dt", "torchscript")
+    second = dmray.export_policy(dm, tmp_path / "dm", ["pt2", "onnx"], decode="recurrent")
+    cards = [
+        (str(made.folder), block)
+        for made in (first, second)
+        for block in code_blocks((made.folder / "README.md").read_text())
+    ]
+    assert max(first.largest_difference or 1.0, second.largest_difference or 1.0) <= 1e-5
+    observations, rewards = recorded(dt)
+    left = dt.target_returns[0] - np.concatenate([[0.0], np.cumsum(rewards)[:-1]])
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _WITHOUT_DMRAY],
-        input=json.dumps([blocks, observations.tolist(), left.tolist()]),
-        cwd=exported.folder,
+        input=json.dumps([cards, observations.tolist(), left.tolist()]),
         capture_output=True,
         text=True,
         check=False,
@@ -106,9 +116,8 @@ def test_the_code_on_the_card_acts_without_dmray(trial_folders: dict[str, Path],
     )
     assert run.returncode == 0, run.stderr
     played = json.loads(run.stdout.splitlines()[-1])
-    assert len(played) == len(ACTING)
-    for actions in played:
-        np.testing.assert_allclose(actions, actions_of(policy, observations, rewards), rtol=0, atol=1e-5)
+    wanted = [actions_of(dt, observations, rewards), *[actions_of(dm, observations, rewards, "recurrent")] * 2]
+    np.testing.assert_allclose(played, wanted, rtol=0, atol=1e-5)
 
 
 def test_the_code_for_the_weights_runs_in_the_folder(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

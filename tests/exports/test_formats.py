@@ -102,21 +102,13 @@ def test_torchscript_acts_as_dmray_over_an_episode(method: str, decode: str, tmp
     check_no_path_is_of_this_machine(tmp_path / FORMATS["torchscript"].file)
 
 
-def test_other_files_act_as_dmray_over_an_episode(tmp_path: Path) -> None:
-    """One method, as each export takes seconds; tests/api has another, and `make chaos` all."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="needs dmray[export]")
-    recorded = Recorded(tiny_policy("dm+r", n_layer=1).requires_grad_(False), "recurrent")
-    for form in ("pt2", "onnx"):
-        check_episode(recorded, form, tmp_path)
-        check_no_path_is_of_this_machine(tmp_path / FORMATS[form].file)
-
-
 @pytest.mark.chaos
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 @pytest.mark.parametrize(("method", "decode"), CASES)
 def test_every_method_acts_in_every_file(form: str, method: str, decode: str, tmp_path: Path) -> None:
+    """Seconds each; tests/api/test_export.py has one of them."""
     check_episode(Recorded(tiny_policy(method).requires_grad_(False), decode), form, tmp_path)
+    check_no_path_is_of_this_machine(tmp_path / FORMATS[form].file)
 
 
 @pytest.mark.parametrize("decode", ["window", "recurrent"])
