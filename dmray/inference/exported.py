@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from dmray.errors import CheckpointError
+from dmray.errors import CheckpointError, StorageError
 from dmray.files import is_regular_file, read_small
 from dmray.frozen import Spec
 from dmray.inference.weight_files import CONFIG, SAFETENSORS, read_safetensors, read_weights
@@ -50,7 +50,7 @@ def is_exported(path: Path) -> bool:
     file = path / CONFIG
     try:
         return is_regular_file(file) and json.loads(read_small(file)).get("model_type") == MODEL_TYPE
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (StorageError, OSError, ValueError, AttributeError, RecursionError):  # who loads it says what is wrong
         return False
 
 
