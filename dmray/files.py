@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -165,6 +166,31 @@ def partial(path: Path) -> Iterator[Path]:
         replace_durably(part, path)
     finally:
         _remove(part)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """As `partial`, for a folder that may replace one: the caller has seen that the old one may go.
+
+    The old one is set aside before the new one takes its name. A kill in between leaves both whole, under names of
+    their own; a reader finds no half folder. What killed processes of this machine left of the same folder is removed,
+    if there is a folder.
+    """
+    make_folder(path.parent)
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
+        if path.exists() and _PART.fullmatch(left.name) and _ended(left):
+            _remove(left)
+    part, old = (path.with_name(f".{path.name}.{_writer()}.part") for _ in range(2))
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        replace_durably(part, path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        _remove(part)
+        _remove(old)
 
 
 def remove_stale_parts(folder: Path) -> list[Path]:
