@@ -252,8 +252,9 @@ class RunMirror:
             self._write(each, [each.damage_row(str(damage))], each.seen(alive=False))
             _log.error("%s: %s", self.name, damage)
         if each.run is not None and (closing or each.resting):
-            each.ended = each.seen(alive=False)
-            each.run.end(each.ended)
+            seen = each.seen(alive=False)
+            each.run.end(seen)
+            each.ended = seen  # only now: if the call failed, the run is opened again
             each.restart()
 
     def _is_complete(self, each: _Follower) -> bool:
