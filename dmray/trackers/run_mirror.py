@@ -236,6 +236,8 @@ class RunMirror:
             except (StoreError, OSError) as cause:
                 problem = first_line(cause)
                 each.restart()
+                each.ended = None  # what was written since then may be lost
+                each.seen_bytes = self._runs.seen(each.trial).num_bytes
                 if not (isinstance(cause, StoreError) and cause.refused):  # the others would fare no better
                     break
         return problem

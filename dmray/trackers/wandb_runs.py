@@ -286,6 +286,7 @@ def _settings(folder: Path, mode: Literal["online", "offline"]) -> wandb.Setting
     return wandb.Settings(
         mode=mode,
         root_dir=str(folder),
+        program="dmray",
         silent=True,
         console="off",
         symlink=False,

@@ -117,7 +117,9 @@ def test_a_wrong_field_of_a_tracker_is_told_with_the_right_one(tmp_path: Path) -
 
 def test_an_option_adds_a_project_to_a_file_without_wandb(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
-    file.write_text("name: a\ndatasets: [maze2d-umaze-v1]\nseeds: [0]\ngrid: [{methods: [dm]}]\ntraining: {steps: 10}\n")
+    file.write_text(
+        "name: a\ndatasets: [maze2d-umaze-v1]\nseeds: [0]\ngrid: [{methods: [dm]}]\ntraining: {steps: 10}\n"
+    )
     done = CliRunner().invoke(sweep_app, [str(file), "--show", "-o", "tracking.wandb.project=p"])
     assert done.exit_code == 0, done.output
     assert "project: p" in done.output
