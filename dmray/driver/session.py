@@ -38,7 +38,7 @@ from dmray.progress.trial_status import (
 from dmray.records import SweepFolder, provenance
 from dmray.records.phase import PhaseWriter
 from dmray.specs import TrialSpec
-from dmray.trackers.table import Tracked, check_trackers, open_trackers, wanted_trackers
+from dmray.trackers.table import Tracked, Tracker, check_trackers, open_trackers, wanted_trackers
 
 _log = logging.getLogger(__name__)
 
@@ -285,4 +285,15 @@ def _mirrored(plan: Plan, folder: SweepFolder, phases: PhaseWriter) -> Iterator[
     finally:
         with phases.within("ending_trackers", names):
             for tracker in trackers:
-                tracker.close(*reports)
+                _close(tracker, reports, folder)
+
+
+def _close(tracker: Tracker, reports: Sequence[Path], folder: SweepFolder) -> None:
+    """Bring a tracker up to date, at the end of a sweep. Whatever it raises, the sweep ends as it did."""
+    try:
+        tracker.close(*reports)
+    except Exception:  # noqa: BLE001 - of any kind: the results are on the disk, and the other trackers are to be closed
+        _log.exception(
+            "%s: copying the last records failed; to add them: python -m dmray.track replay %s",
+            *(tracker.name, folder.path),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 from dmray.cli.sweep import app as sweep_app
 from dmray.cli.track import app as track_app
 from dmray.driver.local_runner import LocalRunner
-from dmray.driver.session import run_sweep
+from dmray.driver.session import _mirrored, driver_phases, run_sweep
 from dmray.errors import MissingPackageError
+from dmray.mlflow_mirror.outage import Lag
 from dmray.planning.manifest import read_manifest
 from dmray.progress.trial_status import TrialStatus
 from dmray.records import SweepFolder, TrainProgress, read_ledger
@@ -70,9 +72,43 @@ def test_a_tracker_that_cannot_write_costs_no_trial_and_the_command_brings_it_up
         assert run.status == "finished"
 
 
-def test_a_missing_package_is_told_before_the_sweep_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+class _Broken:
+    """A tracker with a bug."""
 
+    name = "Broken"
+
+    def advance(self) -> bool:
+        raise ZeroDivisionError
+
+    def hurry(self) -> None:
+        pass
+
+    def close(self, report: Path | None = None) -> Lag:
+        raise ZeroDivisionError
+
+
+def test_a_tracker_with_a_bug_costs_neither_the_sweep_nor_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, closed = SweepFolder(tmp_path, "tiny"), []
+
+    class _Good(_Broken):
+        def close(self, report: Path | None = None) -> Lag:
+            closed.append(report)
+            return Lag(0, 0.0, None)
+
+    folder.path.mkdir()
+    monkeypatch.setattr("dmray.driver.session.open_trackers", lambda tracked: [_Broken(), _Good()])
+    plan = tiny_plan(tmp_path, tracking=BOTH)
+    with _mirrored(plan, folder, driver_phases(folder)) as attach:
+        attach(folder.report)
+    assert closed == [folder.report]
+    assert f"Broken: copying the last records failed; to add them: python -m dmray.track replay {folder.path}" in (
+        caplog.text
+    )
+
+
+def test_a_missing_package_is_told_before_the_sweep_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     folder = SweepFolder(tmp_path, "tiny")
     with pytest.raises(MissingPackageError, match=r'pip install "dmray\[wandb\]"'):
