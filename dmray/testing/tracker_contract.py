@@ -234,18 +234,14 @@ class _Sweep:
         }
         self.sweep = SweepSpec.model_validate(content)
         self.folder = SweepFolder(storage, self.sweep.name)
-        training = TrainingSpec.model_validate(self.sweep.training.written)
-        self.trials = tuple(
-            TrialSpec(
-                dataset=self.sweep.datasets[0],
-                method="dm",
-                model={},
-                seed=seed,
-                training=training,
-                evaluation=self.sweep.evaluation,
-            )
-            for seed in self.sweep.seeds
-        )
+        common: dict[str, Any] = {
+            "dataset": self.sweep.datasets[0],
+            "method": "dm",
+            "model": {},
+            "training": TrainingSpec.model_validate(self.sweep.training.written),
+            "evaluation": self.sweep.evaluation,
+        }
+        self.trials = tuple(TrialSpec(**common, seed=seed) for seed in self.sweep.seeds)
         self.ids = [trial.trial_id for trial in self.trials]
 
     def append(self, trial: int, *records: LedgerRecord) -> None:
@@ -266,8 +262,8 @@ def _repeated(shown: Shown) -> dict[tuple[str, int], int]:
 
 
 def _finished() -> list[LedgerRecord]:
-    halves = [[_trained(step, 1.0 / step), _evaluated(step, 40.0 + step / 2)] for step in (20, 40)]
-    return [_started(), *halves[0], *halves[1], _done()]
+    first, second = ((_trained(step, 1.0 / step), _evaluated(step, 40.0 + step / 2)) for step in (20, 40))
+    return [_started(), *first, *second, _done()]
 
 
 def _started(attempt: int = 1) -> AttemptStarted:
