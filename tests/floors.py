@@ -21,7 +21,7 @@ FLOORS = {
     "progress": 11,
     "trial": 12,
     "inference": 13,
-    "mlflow_mirror": 14, "reporting": 15,
+    "mlflow_mirror": 14, "trackers": 15, "reporting": 15,
     "analysis": 16, "driver": 16, "exports": 16, "on_ray": 17,
     "api": 18,
     "cli": 19,
