@@ -1,7 +1,17 @@
 """Downloads: mirrors, resume, retries, and checksums that are pinned at the first download."""
 
-from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch
-from dmray.downloads.manifest import MANIFEST_NAME, Manifest, ManifestEntry, Verification, verify
+from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch, fetch_pinned
+from dmray.downloads.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestEntry,
+    Verification,
+    entries_in,
+    entry_in,
+    now,
+    sha256_of,
+    verify,
+)
 from dmray.downloads.progress import Progress, progress_bar, silent
 
 __all__ = [
@@ -12,8 +22,13 @@ __all__ = [
     "Progress",
     "RemoteFile",
     "Verification",
+    "entries_in",
+    "entry_in",
     "fetch",
+    "fetch_pinned",
+    "now",
     "progress_bar",
+    "sha256_of",
     "silent",
     "verify",
 ]
