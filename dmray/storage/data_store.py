@@ -41,7 +41,7 @@ _CURE = "set DMRAY_CACHE to a folder that can be written"
 
 @dataclass(frozen=True)
 class StoredFile:
-    """The file `name` in the folder `url` of an object store.
+    """The file `name` in the folder `url` of an object store. `dataset`: the published data set that it is, if it is one.
 
     Raises (all methods):
         DatasetError: the store does not have it, or not with the pinned content; the message says how to put it there.
@@ -51,6 +51,7 @@ class StoredFile:
 
     url: str
     name: str
+    dataset: str | None = None
 
     @property
     def address(self) -> str:
@@ -107,7 +108,7 @@ class StoredFile:
     def _asked(self) -> tuple[ManifestEntry, str]:
         """The pinned entry, and the version of the object."""
         pinned = self._entry()
-        cure = f"put it there: python -m dmray.data fetch {self.name} --to {self.url}"
+        cure = f"put it there: python -m dmray.data fetch {self.dataset or self.name} --to {self.url}"
         if pinned is None:
             raise DatasetError(f"{self.address}: not in {MANIFEST_NAME} there; {cure}")
         version = self._version(pinned)
@@ -141,7 +142,7 @@ def stored_file(dataset: DatasetSpec) -> StoredFile | None:
         return StoredFile(url, name)
     store = data_store_url()
     file_name = None if store is None else entry_of(dataset.catalog_name).file_name
-    return None if store is None or file_name is None else StoredFile(store, file_name)
+    return None if store is None or file_name is None else StoredFile(store, file_name, dataset.catalog_name)
 
 
 def entry_of_file(file: Path, url: str | None, fetched_at: str) -> ManifestEntry:

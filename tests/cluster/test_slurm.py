@@ -20,6 +20,7 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.on_ray.placement import DRIVER_RESOURCE
 from dmray.planning.plan import Plan
+from dmray.planning.trial_filter import TrialFilter
 from dmray.records import AttemptStarted, SweepFolder, TrainProgress, read_ledger
 from tests.cluster.slurm import SCRIPT, Job, options_of, script_with
 from tests.mlflow_mirror.mlflow_server import free_port
@@ -181,8 +182,8 @@ def test_the_address_of_the_head_is_rays_own_unless_it_is_given(job: Callable[..
 
 
 CHANGES: dict[str, Any] = {
-    "training": {"steps": 600, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
-    "evaluation": {"episodes": 2, "every_steps": 600, "cohort_size": 2, "target_returns": [50.0]},
+    "training": {"steps": 300, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
+    "evaluation": {"episodes": 2, "every_steps": 300, "cohort_size": 2, "target_returns": [50.0]},
     "faults": {"checkpoint_every_steps": 50},
 }
 
@@ -202,9 +203,13 @@ def until_it_trains(folder: SweepFolder, trials: tuple[str, ...]) -> None:
     wait_until(trains, timeout_s=200)
 
 
+def no_report(folder: SweepFolder) -> Path:
+    return folder.report
+
+
 def undisturbed(folder: Path) -> tuple[Plan, list[object]]:
     plan, where = tiny_plan(folder, **CHANGES), SweepFolder(folder, "tiny")
-    run_sweep(plan, where, LocalRunner(), lambda _: where.report, resume=False)
+    run_sweep(plan, where, LocalRunner(), no_report, resume=False)
     return plan, science_of(where, plan.trial_ids)
 
 
@@ -219,7 +224,10 @@ def test_shards_of_an_array_one_of_them_requeued_at_its_limit_have_the_records_o
     first.reach_time_limit()
     assert first.end() == 143, first.log
     assert first.calls == ["scontrol requeue 4711"]
-    assert [job(values, real=True, array=(number, 2), restarts=2 - number).end() for number in (1, 2)] == [0, 0]
+    again = job(values, real=True, array=(1, 2), restarts=1)
+    assert again.end() == 0, again.log
+    second = tiny_plan(shards[1].storage, **CHANGES)  # as the script would; without another start of Python
+    run_sweep(second, shards[1], LocalRunner(), no_report, resume=True, trial_filter=TrialFilter(None, "2/2", False))
     place = {trial: shard for shard in shards for trial in plan.trial_ids if shard.trial(trial).done.exists()}
     assert sorted(place) == sorted(plan.trial_ids)
     assert [each for trial in plan.trial_ids for each in science_of(place[trial], (trial,))] == expected

@@ -211,7 +211,8 @@ def test_a_bucket_that_does_not_answer_is_a_transient_error_and_a_place_without_
             stored.fetch()
     finally:
         s3.start()
-    with pytest.raises(DatasetError, match=r"maze2d-large-sparse-v1.hdf5: not in dmray-manifest.json there"):
+    cure = f"maze2d-large-sparse-v1.hdf5: not in dmray-manifest.json there; .* fetch maze2d-large-v1 --to {stored.url}"
+    with pytest.raises(DatasetError, match=cure):
         locate(DatasetSpec(name="maze2d-large-v1"), TASKS["maze2d-large"], tmp_path)
     (needed,) = needed_files([DatasetSpec(name="maze2d-large-v1")], tmp_path)
     assert needed.state == "missing"
