@@ -41,7 +41,7 @@ _CURE = "set DMRAY_CACHE to a folder that can be written"
 
 @dataclass(frozen=True)
 class StoredFile:
-    """The file `name` in the folder `url` of an object store. `dataset`: the published data set that it is, if it is one.
+    """The file `name` in the folder `url` of an object store. `dataset`: its name if it is published.
 
     Raises (all methods):
         DatasetError: the store does not have it, or not with the pinned content; the message says how to put it there.

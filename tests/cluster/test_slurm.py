@@ -227,7 +227,7 @@ def test_shards_of_an_array_one_of_them_requeued_at_its_limit_have_the_records_o
     again = job(values, real=True, array=(1, 2), restarts=1)
     assert again.end() == 0, again.log
     second = tiny_plan(shards[1].storage, **CHANGES)  # as the script would; without another start of Python
-    run_sweep(second, shards[1], LocalRunner(), no_report, resume=True, trial_filter=TrialFilter(None, "2/2", False))
+    run_sweep(second, shards[1], LocalRunner(), no_report, resume=True, trial_filter=TrialFilter(shard="2/2"))
     place = {trial: shard for shard in shards for trial in plan.trial_ids if shard.trial(trial).done.exists()}
     assert sorted(place) == sorted(plan.trial_ids)
     assert [each for trial in plan.trial_ids for each in science_of(place[trial], (trial,))] == expected
