@@ -9,7 +9,15 @@ from dmray.datasets import check_is_d4rl
 from dmray.downloads import FetchSettings, Manifest, Progress, fetch, now, silent
 from dmray.errors import DatasetError
 from dmray.file_lock import file_lock
-from dmray.files import as_storage_error, is_regular_file, partial, real_path, remove_parts_of, user_path
+from dmray.files import (
+    as_storage_error,
+    download_folders,
+    is_regular_file,
+    partial,
+    real_path,
+    remove_parts_of,
+    user_path,
+)
 from dmray.sources.locate import download_published, remote_file
 from dmray.space import require_disk
 from dmray.storage import StoredFile, entry_of_file, is_url
@@ -22,7 +30,8 @@ _CURE = "name a folder that can be written with --to"
 def put_published(name: str, place: str, progress: Progress = silent) -> str:
     """Put the file of a published data set into `place`; returns its path or address there.
 
-    A folder is downloaded to. For an object store the file is downloaded to this machine first, where it stays.
+    A file that this machine has is taken; else it is downloaded: into that folder, or, for an object store, to this
+    machine first, where it stays.
 
     Raises:
         DatasetError: it cannot be downloaded, is broken, or has other content than the one that is pinned in `place`.
@@ -36,6 +45,9 @@ def put_published(name: str, place: str, progress: Progress = silent) -> str:
         )
     if not is_url(place):
         folder = real_path(user_path(place, "--to"))
+        here = [each / entry.file_name for each in download_folders() if is_regular_file(each / entry.file_name)]
+        if here and not is_regular_file(folder / entry.file_name):
+            return put_file(here[0], place)
         return str(fetch(remote_file(name), folder, FetchSettings.from_environment(), check_is_d4rl, progress))
     return _upload(download_published(name, progress), StoredFile(place, entry.file_name), entry.url)
 

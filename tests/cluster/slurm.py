@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.cluster.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "cluster/slurm.sbatch"
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 # Of sbatch's manual page; those with a value end in "=".
 _SBATCH_OPTIONS = """
     account= array= chdir= constraint= cpus-per-task= error= exclusive gpus-per-node= gres= job-name= mem= nodes=

@@ -200,7 +200,7 @@ def until_it_trains(folder: SweepFolder, trials: tuple[str, ...]) -> None:
         ledgers = [folder.trial(each).ledger for each in trials]
         return any(isinstance(each, TrainProgress) for path in ledgers if path.exists() for each in read_ledger(path))
 
-    wait_until(trains, timeout_s=200)
+    wait_until(trains, timeout_s=500)
 
 
 def no_report(folder: SweepFolder) -> Path:
@@ -243,7 +243,7 @@ def test_shards_of_an_array_one_of_them_requeued_at_its_limit_have_the_records_o
 @pytest.mark.ray
 @pytest.mark.chaos
 @pytest.mark.filterwarnings("default")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_two_nodes_of_ray_save_at_the_limit_and_the_requeued_job_has_the_records_of_an_undisturbed_run(
     job: Callable[..., Job], tmp_path: Path
 ) -> None:

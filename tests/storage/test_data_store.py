@@ -229,10 +229,11 @@ def test_a_shared_folder_is_filled_with_pinned_files_and_read_in_place(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared, own = tmp_path / "shared", recorded(home / "mine.hdf5", seed=1)
-    monkeypatch.setenv("DMRAY_MIRRORS", f"file://{home}/.d4rl/datasets")
-    monkeypatch.setenv("DMRAY_OFFLINE", "0")
     put = run("fetch", PUBLISHED.name, str(own), "--to", str(shared))
     assert put.exit_code == 0, put.output
+    use(monkeypatch, tmp_path / "login", DMRAY_MIRRORS=f"file://{home}/.d4rl/datasets", DMRAY_OFFLINE="0")
+    assert run("fetch", PUBLISHED.name, "--to", str(tmp_path / "mirrored")).exit_code == 0
+    assert Manifest(tmp_path / "mirrored").get(FILE) is not None
     use(monkeypatch, tmp_path / "node", DMRAY_DATASETS=str(shared), DMRAY_OFFLINE="1")
     assert locate(PUBLISHED, OPEN, tmp_path) == str(shared / FILE)
     assert open_dataset(PUBLISHED, OPEN, tmp_path).episodes.num_transitions > 100
