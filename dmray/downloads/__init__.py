@@ -13,10 +13,12 @@ from dmray.downloads.manifest import (
     verify,
 )
 from dmray.downloads.progress import Progress, progress_bar, silent
+from dmray.downloads.remote import InterruptedDownloadError
 
 __all__ = [
     "MANIFEST_NAME",
     "FetchSettings",
+    "InterruptedDownloadError",
     "Manifest",
     "ManifestEntry",
     "Progress",

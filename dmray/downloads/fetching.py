@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from dmray.downloads.manifest import Manifest, ManifestEntry, now, sha256_of
 from dmray.downloads.progress import Progress, silent
 from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts, UnavailableError, open_remote, shown
-from dmray.errors import DatasetError, StoreUnavailableError
+from dmray.errors import DatasetError
 from dmray.file_lock import file_lock
 from dmray.files import as_storage_error, replace_durably
 from dmray.registry import short
@@ -141,16 +141,14 @@ def fetch_pinned(
 
     Raises:
         DatasetError: the address does not have it, or its content is not the pinned one.
-        StoreUnavailableError: the address does not answer.
-        StorageError: the folder of `path` cannot be written or has no room.
+        InterruptedDownloadError: the address does not answer.
+        StorageError: there is no room for it. OSError: the folder of `path` cannot be written.
     """
     try:
         with closing(open_remote(address)) as source:
             part = _download(source, path, pinned, settings, progress)
     except UnavailableError as problem:
         raise DatasetError(f"{_shown(address)}: {problem}") from problem
-    except InterruptedDownloadError as problem:
-        raise StoreUnavailableError(f"{_shown(address)}: {problem}") from problem
     if (digest := sha256_of(part)) != pinned.sha256:
         part.unlink()
         raise DatasetError(f"{_shown(address)}: sha256 is {digest}, but {pinned.sha256} is pinned beside it")

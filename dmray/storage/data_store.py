@@ -17,6 +17,7 @@ from pathlib import Path
 from dmray.downloads import (
     MANIFEST_NAME,
     FetchSettings,
+    InterruptedDownloadError,
     Manifest,
     ManifestEntry,
     Progress,
@@ -26,7 +27,7 @@ from dmray.downloads import (
     sha256_of,
     silent,
 )
-from dmray.errors import DatasetError
+from dmray.errors import DatasetError, StoreUnavailableError
 from dmray.file_lock import file_lock
 from dmray.files import as_storage_error, cache_folder, data_store_url, write_atomic
 from dmray.specs import DatasetSpec
@@ -75,12 +76,15 @@ class StoredFile:
             return path
         busy = "another process has been fetching this file for an hour: wait for it, or end it and try again"
         lock = file_lock(path.with_name(f".{path.name}.lock"), _LOCK_TIMEOUT_S, busy, unwritable=_CURE)
-        with as_storage_error(path.parent, _CURE), lock:
-            if _version_of(path) != version:
-                # Not a download of the publisher's file, so DMRAY_MIRRORS and DMRAY_OFFLINE are not meant.
-                fetch_pinned(self.address, path, pinned, FetchSettings(), progress)
-                Manifest(path.parent).put(path.name, pinned)
-                write_atomic(_version_file(path), version.encode())
+        try:
+            with as_storage_error(path.parent, _CURE), lock:
+                if _version_of(path) != version:
+                    # Not a download of the publisher's file, so DMRAY_MIRRORS and DMRAY_OFFLINE are not meant.
+                    fetch_pinned(self.address, path, pinned, FetchSettings(), progress)
+                    Manifest(path.parent).put(path.name, pinned)
+                    write_atomic(_version_file(path), version.encode())
+        except InterruptedDownloadError as problem:
+            raise StoreUnavailableError(f"{self.address}: {problem}") from problem
         return path
 
     def put(self, file: Path, entry: ManifestEntry) -> bool:

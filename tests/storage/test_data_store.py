@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from dmray.cli import data
 from dmray.cli.submit import _check_paths
-from dmray.downloads import MANIFEST_NAME, Manifest
+from dmray.downloads import MANIFEST_NAME, InterruptedDownloadError, Manifest
 from dmray.driver import preflight
 from dmray.errors import DatasetError, StorageError, StoreUnavailableError
 from dmray.files import cache_folder
@@ -202,8 +202,15 @@ def test_a_file_whose_upload_was_killed_is_not_pinned_and_is_put_again(
 
 
 def test_a_bucket_that_does_not_answer_is_a_transient_error_and_a_place_without_the_file_says_what_to_do(
-    stored: StoredFile, s3: S3, tmp_path: Path
+    stored: StoredFile, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def broken_off(*_: object) -> None:
+        raise InterruptedDownloadError("received 3 bytes instead of 7")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data_store_module, "fetch_pinned", broken_off)
+        with pytest.raises(StoreUnavailableError, match=rf"{stored.address}: received 3 bytes"):
+            stored.fetch()
     stored.fetch()
     s3.stop()
     try:
