@@ -68,17 +68,23 @@ def is_regular_file(path: Path) -> bool:
 
 
 def download_folders() -> list[Path]:
-    """$DMRAY_DATASETS, if set, and D4RL's own folder, if there is a home folder; files are downloaded to the first.
+    """$DMRAY_DATASETS, if it is a folder, and D4RL's own one, if there is a home folder; downloads go to the first.
 
     Raises:
         StorageError: the home folder in $DMRAY_DATASETS is not known.
     """
     named = os.environ.get("DMRAY_DATASETS")
-    folders = [user_path(named, "DMRAY_DATASETS")] if named else []
+    folders = [user_path(named, "DMRAY_DATASETS")] if named and "://" not in named else []
     try:
         return [*folders, Path.home() / ".d4rl" / "datasets"]
     except RuntimeError:  # no $HOME, and the user database does not know the user
         return folders
+
+
+def data_store_url() -> str | None:
+    """$DMRAY_DATASETS, if it is the URL of a folder in an object store: the one source of published data sets then."""
+    named = os.environ.get("DMRAY_DATASETS", "")
+    return named.rstrip("/") if "://" in named else None
 
 
 def cache_folder() -> Path:
