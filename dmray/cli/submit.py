@@ -19,7 +19,6 @@ from dmray.specs import NO_MLFLOW, SweepSpec, load_sweep
 from dmray.specs.loading import read_values
 from dmray.specs.showing import as_yaml
 from dmray.storage import is_url
-from dmray.tasks import MINARI_SCHEME
 
 _ADDRESS = "http://127.0.0.1:8265"
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, or that of the copy which newer releases of typer have
@@ -109,12 +108,7 @@ def _check_paths(file: Path, sweep: SweepSpec) -> None:
         )
     for dataset in sweep.datasets:
         path = dataset.path
-        if (
-            path is not None
-            and not is_url(path)
-            and not path.startswith(MINARI_SCHEME)
-            and not Path(path).is_absolute()
-        ):
+        if path is not None and not is_url(path) and not Path(path).is_absolute():
             raise SpecError(
                 f"{file}: dataset '{dataset.name}': path '{path}' is relative; give its absolute path on the cluster"
             )
