@@ -92,7 +92,8 @@ def read_published(path: Path, own_datasets: Collection[str] = ()) -> tuple[Publ
 @cache
 def shipped() -> tuple[PublishedResult, ...]:
     """The published results that come with dmray."""
-    tables = sorted((files("dmray.reporting") / "published").iterdir(), key=lambda table: table.name)
+    folder = files("dmray.reporting") / "published"
+    tables = sorted((each for each in folder.iterdir() if each.name.endswith(".csv")), key=lambda each: each.name)
     return tuple(row for table in tables for row in _rows(table.name, table.read_text(encoding="utf-8")))
 
 
