@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import fsspec
 
-PACKAGES = ("causal-conv1d==1.7.0", "mamba-ssm==2.3.2.post1")  # as docker/Dockerfile.gpu has them
+PACKAGES = ("causal-conv1d==1.6.2.post1", "mamba-ssm==2.3.2.post1")  # as docker/Dockerfile.gpu has them
 NEEDED = ("einops==0.8.1", "ninja==1.13.0", "packaging", "setuptools", "transformers==4.57.3", "wheel==0.45.1")
 # Ray gives up on a machine whose set-up takes 30 minutes (RAY_AUTOSCALER_RECONCILE_RAY_INSTALL_STATUS_TIMEOUT_S).
 _LIMIT_S = 20 * 60.0
