@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ import psutil
 import ray
 from ray._private import ray_constants
 from ray._private.node import Node
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RaySystemError
@@ -51,6 +53,7 @@ _STATE_API = (  # where it looks for a Ray, in this order
     ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE,
     ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE,
 )
+SWEEP_KEY = "dmray.sweep"  # in the metadata of a job that `dmray submit` has sent
 _CONNECT_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 3.0
 _TOO_SLOW = "timed out"  # Ray's word where its own 30 s for a raylet are not enough: a busy machine
@@ -102,7 +105,7 @@ def _joined(address: str) -> Iterator[Machines]:
             ray.init(
                 address=address,
                 namespace=NAMESPACE,
-                runtime_env={"env_vars": ours},
+                runtime_env={"env_vars": _apart_from_the_jobs(ours)},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -118,6 +121,19 @@ def _joined(address: str) -> Iterator[Machines]:
         yield machines
     finally:
         _leave()
+
+
+def _apart_from_the_jobs(ours: dict[str, str]) -> dict[str, str]:
+    """The variables that the workers do not get from the job of this driver anyway. (Ray refuses those in both.)
+
+    The workers of a submitted sweep get no copy of the job's folder: it has the sweep file only, and Ray may remove it.
+    """
+    config = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
+    of_the_job = config.get("runtime_env") or {}
+    if SWEEP_KEY in (config.get("metadata") or {}):
+        of_the_job.pop("working_dir", None)
+        os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR] = json.dumps(config)
+    return {name: value for name, value in ours.items() if name not in (of_the_job.get("env_vars") or {})}
 
 
 def _check_address(address: str, where: str) -> None:
