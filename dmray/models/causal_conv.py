@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmray.models.selective_scan import scan_backend
+from dmray.models.selective_scan import packed_on_cpu, scan_backend
 
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Uses the compiled CPU implementation if the scan does (`scan_backend`); it is several times faster than PyTorch.
     """
-    if scan_backend(weight.device, weight.dtype) != "numba":
+    if packed_on_cpu(weight) or scan_backend(weight.device, weight.dtype) != "numba":
         return reference_conv_silu(x, weight, bias)
     from dmray.models.conv_numba import numba_conv_silu
 

@@ -112,10 +112,18 @@ def selective_scan(
     """
     if u.shape[1] == 0:
         raise ValueError("a scan needs at least one token")
-    scan = _load(backend or scan_backend(A.device, A.dtype))
+    scan = _load(backend or ("reference" if packed_on_cpu(A) else scan_backend(A.device, A.dtype)))
     with torch.autocast(u.device.type, enabled=False):
         x, delta, B, C, z = (given.to(A.dtype) for given in (u, delta, B, C, z))
         return scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus).to(u.dtype)
+
+
+def packed_on_cpu(parameter: Tensor) -> bool:
+    """Whether this is a parameter of several networks at once on a CPU (`dmray.training.Pack`).
+
+    The compiled CPU implementations compute one network; the reference is slower, but packs are made for GPUs.
+    """
+    return parameter.device.type == "cpu" and torch._C._functorch.is_batchedtensor(parameter)
 
 
 def memoryless_scan(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
