@@ -55,7 +55,8 @@ class Backbone:
 
     `timestep_embedding`: a learned embedding of the timestep is added to tokens. `token_init(config)`: the initial
     weights of embeddings and head. `uses_selective_scan`: the network runs the scan of `dmray.models.selective_scan`,
-    so the name of the scan's implementation is recorded.
+    so the name of the scan's implementation is recorded. `packable`: the network's training pass works under
+    `torch.func.vmap` over its parameters, so that several trials can share a pack (`resources.trials_per_pack`).
     """
 
     name: str
@@ -66,6 +67,7 @@ class Backbone:
     timestep_embedding: bool = False
     token_init: Callable[[Any], TokenInit] = _pytorch_init
     uses_selective_scan: bool = False
+    packable: bool = False
 
 
 def linear_parameters(size_in: int, size_out: int, bias: bool = True) -> int:
@@ -166,6 +168,7 @@ TRANSFORMER = Backbone(
     _transformer_flops,
     timestep_embedding=True,
     token_init=_transformer_init,
+    packable=True,
 )
 MAMBA = Backbone(
     "mamba",
@@ -175,9 +178,10 @@ MAMBA = Backbone(
     _mamba_flops,
     token_init=_mamba_init,
     uses_selective_scan=True,
+    packable=True,
 )
 LSTM = Backbone("lstm", LSTMConfig, _build_lstm, _lstm_parameters, _lstm_flops)
-MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops)
+MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops, packable=True)
 
 BACKBONES: Registry[Backbone] = Registry(
     "backbone",

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from dmray.datasets import Draw, Windows, WindowSampler
+from dmray.models.selective_scan import scan_backend
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
@@ -122,6 +123,17 @@ class Pack:
         return len(self._generators)
 
     @property
+    def scan_backend(self) -> str | None:
+        """The implementation of the selective scan; None for networks without one."""
+        if not self._losses.policy.method.backbone.uses_selective_scan:
+            return None
+        return "reference" if self._device.type == "cpu" else scan_backend(self._device, self._values.dtype)
+
+    @property
+    def gpu_uuid(self) -> str | None:
+        return str(torch.cuda.get_device_properties(self._device).uuid) if self._device.type == "cuda" else None
+
+    @property
     def occupied(self) -> frozenset[int]:
         """The seats that have a trial."""
         return frozenset(seat for seat, seed in enumerate(self._seeds) if seed is not None)
@@ -174,8 +186,8 @@ class Pack:
         """The policy's state_dict, on the CPU. Waits for the device."""
         with self._on_stream():
             row = self._values[seat].cpu()
-            found = {name.removeprefix("policy."): buffer[seat].cpu() for name, buffer in self._buffers.items()}
-        found |= {place.name: place.view(row).contiguous() for place in self._places}
+            found = {name.removeprefix("policy."): buffer[seat].cpu().clone() for name, buffer in self._buffers.items()}
+        found |= {place.name: _copy(place.view(row)) for place in self._places}
         return {name: found[name] for name in self._losses.policy.state_dict()}
 
     def state_dict(self, seat: int) -> dict[str, Any]:
@@ -186,8 +198,8 @@ class Pack:
         moments = {
             number: {
                 "step": torch.tensor(float(step)),
-                "exp_avg": place.view(first).contiguous(),
-                "exp_avg_sq": place.view(second).contiguous(),
+                "exp_avg": _copy(place.view(first)),
+                "exp_avg_sq": _copy(place.view(second)),
             }
             for number, place in enumerate(self._places)
         }
@@ -331,6 +343,11 @@ def _places(policy: SequencePolicy) -> tuple[list[_Place], list[slice]]:
             end += place.size + place.padding
         stages.append(slice(begin, end))
     return places, stages
+
+
+def _copy(values: Tensor) -> Tensor:
+    """With a storage of its own, which is saved with it."""
+    return values.clone(memory_format=torch.contiguous_format)
 
 
 def _to_pinned(values: Tensor) -> Tensor:

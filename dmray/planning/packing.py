@@ -1,0 +1,47 @@
+"""Which trials can train as one batched network (`dmray.training.Pack`), and in which order they start so that they do."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+from dmray.methods import METHODS
+from dmray.specs import TrialSpec
+
+_OF_EACH_SEAT = {"seed": True, "training": {"learning_rate", "steps"}, "evaluation": True}
+
+
+def why_unpacked(trial: TrialSpec) -> str | None:
+    """Why a trial cannot be packed, in words that follow its method's name; None if it can."""
+    if not METHODS[trial.method].backbone.packable:
+        return f"has the backbone '{METHODS[trial.method].backbone.name}', which PyTorch cannot batch over trials"
+    if dropout := getattr(trial.model, "dropout", 0.0):
+        return f"draws random numbers (dropout {dropout:g}; with dropout 0 it could be packed)"
+    return None
+
+
+def pack_key(trial: TrialSpec) -> str:
+    """The same text for trials that can share a pack: they differ in seed, learning rate, steps and evaluation only."""
+    shared = trial.model_dump_json(exclude=_OF_EACH_SEAT)
+    return f"{shared} {trial.evaluation.return_scale}"
+
+
+def packs_together(trials: Sequence[TrialSpec], seats: int) -> list[TrialSpec]:
+    """The trials in the same order, except that the next `seats - 1` of its pack follow the first trial of each pack.
+
+    So the seats of a pack fill at once; a trial that cannot be packed stays where it is.
+    """
+    if seats == 1:
+        return list(trials)
+    waiting: dict[str, deque[TrialSpec]] = defaultdict(deque)
+    for trial in trials:
+        waiting[pack_key(trial)].append(trial)
+    ordered: list[TrialSpec] = []
+    started: set[str] = set()
+    for trial in trials:
+        if trial.trial_id not in started:
+            line = waiting[pack_key(trial)]
+            together = [line.popleft() for _ in range(1 if why_unpacked(trial) else min(seats, len(line)))]
+            ordered += together
+            started |= {each.trial_id for each in together}
+    return ordered
