@@ -24,8 +24,8 @@ from dmray.datasets.subtask_rewards import Subtask
 from dmray.datasets.windows import Draw, Windows, WindowSampler
 
 __all__ = [
-    "Draw",
     "WARNING",
+    "Draw",
     "Episodes",
     "FileRules",
     "FileSizes",

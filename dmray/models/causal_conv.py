@@ -7,24 +7,29 @@ Shapes: B windows, L tokens, D channels, K taps.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmray.models.selective_scan import packed_on_cpu, scan_backend
+from dmray.models.selective_scan import backend_of
 
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, L, D) -> (B, L, D), contiguous, in the dtype of x; weight (D, 1, K) and bias (D,) as in `nn.Conv1d`.
 
-    Uses the compiled CPU implementation if the scan does (`scan_backend`); it is several times faster than PyTorch.
+    Uses the compiled implementation (numba, Triton) where the scan does (`backend_of`).
     """
-    if packed_on_cpu(weight) or scan_backend(weight.device, weight.dtype) != "numba":
+    backend = backend_of(weight)
+    if backend == "reference" or (backend == "mamba_ssm" and not find_spec("triton")):
         return reference_conv_silu(x, weight, bias)
-    from dmray.models.conv_numba import numba_conv_silu
-
+    if backend == "numba":
+        from dmray.models.conv_numba import numba_conv_silu as compiled
+    else:
+        from dmray.models.conv_triton import triton_conv_silu as compiled
     with torch.autocast(x.device.type, enabled=False):
-        return numba_conv_silu(x.to(weight.dtype), weight, bias).to(x.dtype)
+        return compiled(x.to(weight.dtype), weight, bias).to(x.dtype)
 
 
 def reference_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

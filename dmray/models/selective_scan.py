@@ -58,23 +58,30 @@ SCAN_BACKENDS: Mapping[str, Callable[[], Scan]] = {
 _load = cache(lambda backend: SCAN_BACKENDS[backend]())
 
 
-def scan_backend(device: torch.device, dtype: torch.dtype) -> str:
+@torch.compiler.assume_constant_result
+def scan_backend(device: torch.device, dtype: torch.dtype, stacked: bool = False) -> str:
     """The name in `SCAN_BACKENDS` of the fastest implementation for parameters of this device and dtype.
 
-    With `torch.use_deterministic_algorithms(True)` it is "reference".
+    `stacked`: for those of several networks at once (`torch.func.vmap`, `dmray.training.Pack`). With
+    `torch.use_deterministic_algorithms(True)` it is "reference".
     """
-    return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled())
+    return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled(), stacked)
+
+
+def backend_of(parameter: Tensor) -> str:
+    """`scan_backend` for a parameter, which may be that of several networks inside `torch.func.vmap`."""
+    return scan_backend(parameter.device, parameter.dtype, torch._C._functorch.is_batchedtensor(parameter))
 
 
 @cache
-def _select(device: str, dtype: torch.dtype, deterministic: bool) -> str:
+def _select(device: str, dtype: torch.dtype, deterministic: bool, stacked: bool) -> str:
     if deterministic or dtype != torch.float32:
         backend = "reference"
     elif device == "cuda":
-        backend = _on_cuda()
+        backend = _triton_or_reference() if stacked else _on_cuda()
     else:
-        backend = "numba" if device == "cpu" else "reference"
-    mode = ", deterministic" if deterministic else ""
+        backend = "numba" if device == "cpu" and not stacked else "reference"
+    mode = f"{', stacked' if stacked else ''}{', deterministic' if deterministic else ''}"
     _log.info("selective scan: %s (%s, %s%s)", backend, device, str(dtype).removeprefix("torch."), mode)
     return backend
 
@@ -86,6 +93,10 @@ def _on_cuda() -> str:
             return "mamba_ssm"
         except MissingPackageError as broken:
             _log.warning("%s", broken)
+    return _triton_or_reference()
+
+
+def _triton_or_reference() -> str:
     return "triton" if find_spec("triton") else "reference"
 
 
@@ -112,18 +123,10 @@ def selective_scan(
     """
     if u.shape[1] == 0:
         raise ValueError("a scan needs at least one token")
-    scan = _load(backend or ("reference" if packed_on_cpu(A) else scan_backend(A.device, A.dtype)))
+    scan = _load(backend or backend_of(A))
     with torch.autocast(u.device.type, enabled=False):
         x, delta, B, C, z = (given.to(A.dtype) for given in (u, delta, B, C, z))
         return scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus).to(u.dtype)
-
-
-def packed_on_cpu(parameter: Tensor) -> bool:
-    """Whether this is a parameter of several networks at once on a CPU (`dmray.training.Pack`).
-
-    The compiled CPU implementations compute one network; the reference is slower, but packs are made for GPUs.
-    """
-    return parameter.device.type == "cpu" and torch._C._functorch.is_batchedtensor(parameter)
 
 
 def memoryless_scan(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class Pack:
         """The implementation of the selective scan; None for networks without one."""
         if not self._losses.policy.method.backbone.uses_selective_scan:
             return None
-        return "reference" if self._device.type == "cpu" else scan_backend(self._device, self._values.dtype)
+        return scan_backend(self._device, self._values.dtype, stacked=True)
 
     @property
     def gpu_uuid(self) -> str | None:
@@ -259,7 +259,9 @@ class Pack:
             # in double precision, as Python numbers are; the step has been counted
             rates = self._rates * (self._steps / max(spec.warmup_steps, 1)).clamp(max=1.0)
             one, two = (1.0 - beta**self._steps for beta in _BETAS)
-            decay, scale, root = (x.float()[:, None] for x in (1.0 - rates * spec.weight_decay, rates / one, two.sqrt()))
+            decay, scale, root = (
+                x.float()[:, None] for x in (1.0 - rates * spec.weight_decay, rates / one, two.sqrt())
+            )
             norms = []
             for stage in self._stages:
                 norms.append(torch.linalg.vector_norm(gradients[:, stage], dim=1))

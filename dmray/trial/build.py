@@ -27,6 +27,7 @@ from dmray.trial.job import TrialJob
 
 AnyTrainer = Trainer | PackedTrainer
 
+
 def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[AnyTrainer, Origin]:
     """A trainer on the job's device before its first step, and the origin that its checkpoints will name."""
     trial, device = job.trial, job.device
