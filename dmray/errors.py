@@ -74,7 +74,7 @@ class CaptureError(DmrayError):
 
 
 class PackServerError(DmrayError, ConnectionError):
-    """The process that trains the packed trials of a GPU ended or does not answer: a transient error that is retried."""
+    """The process that trains packed trials ended or does not answer: a transient error that is retried."""
 
 
 class MissingPackageError(DmrayError):

@@ -58,19 +58,24 @@ SCAN_BACKENDS: Mapping[str, Callable[[], Scan]] = {
 _load = cache(lambda backend: SCAN_BACKENDS[backend]())
 
 
-@torch.compiler.assume_constant_result
 def scan_backend(device: torch.device, dtype: torch.dtype, stacked: bool = False) -> str:
     """The name in `SCAN_BACKENDS` of the fastest implementation for parameters of this device and dtype.
 
     `stacked`: for those of several networks at once (`torch.func.vmap`, `dmray.training.Pack`). With
     `torch.use_deterministic_algorithms(True)` it is "reference".
     """
-    return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled(), stacked)
+    name: str = _selected(device, dtype, stacked)
+    return name
 
 
 def backend_of(parameter: Tensor) -> str:
     """`scan_backend` for a parameter, which may be that of several networks inside `torch.func.vmap`."""
     return scan_backend(parameter.device, parameter.dtype, torch._C._functorch.is_batchedtensor(parameter))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _selected(device: torch.device, dtype: torch.dtype, stacked: bool) -> str:
+    return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled(), stacked)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Which trials can train as one batched network (`dmray.training.Pack`), and in which order they start so that they do."""
+"""Which trials can train as one batched network (`dmray.training.Pack`), and the order in which packs fill."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from dmray.methods import METHODS
 from dmray.specs import TrialSpec
-
-_OF_EACH_SEAT = {"seed": True, "training": {"learning_rate", "steps"}, "evaluation": True}
 
 
 def why_unpacked(trial: TrialSpec) -> str | None:
@@ -22,7 +20,7 @@ def why_unpacked(trial: TrialSpec) -> str | None:
 
 def pack_key(trial: TrialSpec) -> str:
     """The same text for trials that can share a pack: they differ in seed, learning rate, steps and evaluation only."""
-    shared = trial.model_dump_json(exclude=_OF_EACH_SEAT)
+    shared = trial.model_dump_json(exclude={"seed": True, "training": {"learning_rate", "steps"}, "evaluation": True})
     return f"{shared} {trial.evaluation.return_scale}"
 
 

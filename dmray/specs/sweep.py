@@ -233,9 +233,9 @@ class ResourcesSpec(Spec):
     are the same either way. An evaluation actor with a share of a GPU runs its policy there and the simulators on its
     CPU; its actions differ from a CPU's in the last bits.
 
-    With `trials_per_pack` P above 1 the trials on a GPU train P at a time as one batched network, in a process that they
-    share (docs/sweeps.md). A trial's numbers then depend on P in their last bits, and on nothing else of the other
-    trials. Each trial stays a process with its own records, checkpoints and retries.
+    With `trials_per_pack` P above 1 the trials on a GPU train as batched networks of P trials, in a process that they
+    share (docs/sweeps.md). P changes the last bits of a trial's numbers; the other trials do not. Each trial stays a
+    process with its own records, checkpoints and retries.
 
     `executor` "train" starts a Ray Train worker and a driver process for each trial. This takes about ten seconds and
     eight processes, which does not matter for trials of hours. "tune" runs the trial in a Ray Tune actor, a single
