@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import select
@@ -167,8 +168,6 @@ class ServerPlace:
 
     def _pid(self) -> int | None:
         """The id of the server's process, if it still runs."""
-        import json
-
         try:
             known = json.loads((self.folder / PID).read_text())
             pid = int(known["pid"])
@@ -201,7 +200,7 @@ class ServerPlace:
         try:
             with (self.folder / LOG).open("ab") as log:
                 # The first process ends at once: Ray ends the children of a worker, and others need this one.
-                subprocess.run(
+                subprocess.run(  # noqa: S603 - this interpreter
                     command,
                     env=environment,
                     stdin=subprocess.DEVNULL,

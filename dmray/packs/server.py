@@ -119,7 +119,7 @@ class _Host:
     def move(self) -> None:
         """End the slice that runs if it is done, and start the next one."""
         if self.running is not None:
-            if self.running.event is not None and not self.running.event.query():
+            if self.running.event is not None and not self.running.event.query():  # type: ignore[no-untyped-call]
                 return
             self._end(self.running)
         now = time.monotonic()
@@ -277,7 +277,8 @@ class _Client:
     """What a client's thread knows of it."""
 
     def __init__(self, server: PackServer) -> None:
-        self._server, self._place = server, None
+        self._server = server
+        self._place: _Place | None = None
 
     def answer(self, request: Message) -> Message:
         """The answer to a request: a dictionary with one key, its kind."""

@@ -50,7 +50,7 @@ class _Place(NamedTuple):
     def view(self, rows: Tensor) -> Tensor:
         """The parameter (..., *shape) in rows (..., n)."""
         stored = self.shape[::-1] if self.transposed else self.shape
-        view = rows[..., self.first : self.first + self.size].unflatten(-1, stored)
+        view = rows[..., self.first : self.first + self.size].view(*rows.shape[:-1], *stored)
         return view.transpose(-1, -2) if self.transposed else view
 
     def flat(self, values: Tensor) -> Tensor:
@@ -259,9 +259,8 @@ class Pack:
             # in double precision, as Python numbers are; the step has been counted
             rates = self._rates * (self._steps / max(spec.warmup_steps, 1)).clamp(max=1.0)
             one, two = (1.0 - beta**self._steps for beta in _BETAS)
-            decay, scale, root = (
-                x.float()[:, None] for x in (1.0 - rates * spec.weight_decay, rates / one, two.sqrt())
-            )
+            factors = (1.0 - rates * spec.weight_decay, rates / one, two.sqrt())
+            decay, scale, root = (factor.float()[:, None] for factor in factors)
             norms = []
             for stage in self._stages:
                 norms.append(torch.linalg.vector_norm(gradients[:, stage], dim=1))
@@ -324,8 +323,11 @@ def _packed(losses: _Losses) -> Any:
 
 
 def _by_seat(windows: Windows, seats: int) -> Windows:
-    tokens = {token: values.unflatten(0, (seats, -1)) for token, values in windows.tokens.items()}
-    return Windows(tokens, windows.timesteps.unflatten(0, (seats, -1)), windows.valid.unflatten(0, (seats, -1)))
+    def split(values: Tensor) -> Tensor:
+        return values.view(seats, -1, *values.shape[1:])
+
+    tokens = {token: split(values) for token, values in windows.tokens.items()}
+    return Windows(tokens, split(windows.timesteps), split(windows.valid))
 
 
 def _places(policy: SequencePolicy) -> tuple[list[_Place], list[slice]]:
