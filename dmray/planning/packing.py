@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 
+from dmray.errors import SpecError
 from dmray.methods import METHODS
-from dmray.specs import TrialSpec
+from dmray.specs import ResourcesSpec, TrialSpec
 
 
 def why_unpacked(trial: TrialSpec) -> str | None:
@@ -16,6 +17,33 @@ def why_unpacked(trial: TrialSpec) -> str | None:
     if dropout := getattr(trial.model, "dropout", 0.0):
         return f"draws random numbers (dropout {dropout:g}; with dropout 0 it could be packed)"
     return None
+
+
+def require_processes(resources: ResourcesSpec) -> None:
+    """Check that trials which run one after the other are not to be packed.
+
+    Raises:
+        SpecError: they are.
+    """
+    if resources.trials_per_pack > 1:
+        raise SpecError(
+            f"resources.trials_per_pack {resources.trials_per_pack}: a local run trains one trial after the other, so "
+            "nothing can be packed; add -o resources.trials_per_pack=1, or run it on Ray (without --local)"
+        )
+
+
+def packing_lines(trials: Sequence[TrialSpec], seats: int) -> list[str]:
+    """What a plan says about packs: how many trials are packed, and which ones are not and why."""
+    if seats == 1:
+        return []
+    reasons = {trial.trial_id: why_unpacked(trial) for trial in trials}
+    packed = sum(reason is None for reason in reasons.values())
+    unpacked = Counter((trial.method, reason) for trial in trials if (reason := reasons[trial.trial_id]) is not None)
+    return [
+        f"packed: {packed} of {len(trials)} trials, up to {seats} in one network; how much time that saves is not in",
+        "  the estimate below",
+        *(f"  not packed: {count} of {method}, which {reason}" for (method, reason), count in unpacked.items()),
+    ]
 
 
 def pack_key(trial: TrialSpec) -> str:
