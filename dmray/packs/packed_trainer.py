@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class PackedTrainer:
         self._steps_done = self._weights_of = 0
         torch.manual_seed(trial.seed)  # as a trainer does; nothing draws from it
         self._channel = server.connect()
+        self._ends = weakref.finalize(self, self._channel.close)
         joined = self._ask(
             "join",
             {

