@@ -105,7 +105,7 @@ class PackedTrainer:
 
     def close(self) -> None:
         """Leave the seat."""
-        self._channel.close()
+        self._ends()
 
     def _ask(self, kind: str, content: Any = None) -> Message:
         try:
