@@ -4,8 +4,8 @@ Four short trials at an eighth of the GPU (DM and DT, two seeds) with GPU evalua
 executor "tune" and "train"; a training worker is killed with SIGKILL, the driver too, and `--resume` ends the sweep.
 Checked: every trial finished, every record of a step is there once, GPU metrics were recorded, and a resumed trial's
 losses are those of an undisturbed one up to what a GPU promises; its scores beside them, where actors may decide on
-another device than the undisturbed sweep's. Last, four seeds of DM in one pack (`resources.trials_per_pack`): a trial is
-killed, then the process that trains the pack, then the driver.
+another device than the undisturbed sweep's. Last, four seeds of DM in one pack (`resources.trials_per_pack`), longer
+ones: a trial is killed, then the process that trains the pack, then the driver.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def sweep_file(folder: Path, name: str, executor: str, section: Section, seats: 
     gpu = section.device == "cuda"
     steps, seeds = (60, [0]) if section.toy else (2000, [0, 1])
     methods = ["dm", "dt"] if seats == 1 else ["dm"]
+    steps = steps if seats == 1 else 6 * steps  # they train on while a killed process is replaced
     size = {"d_model": 16, "n_layer": 1, "context_length": 4} if section.toy else {"context_length": 20}
     content = {
         "name": name,
