@@ -15,6 +15,8 @@ from torch import Tensor
 
 from dmray.models.selective_scan import backend_of
 
+_HAS_TRITON = find_spec("triton") is not None  # not asked for at each call: torch.compile could not follow
+
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, L, D) -> (B, L, D), contiguous, in the dtype of x; weight (D, 1, K) and bias (D,) as in `nn.Conv1d`.
@@ -22,12 +24,12 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Uses the compiled implementation (numba, Triton) where the scan does (`backend_of`).
     """
     backend = backend_of(weight)
-    if backend == "reference" or (backend == "mamba_ssm" and not find_spec("triton")):
-        return reference_conv_silu(x, weight, bias)
     if backend == "numba":
         from dmray.models.conv_numba import numba_conv_silu as compiled
-    else:
+    elif backend != "reference" and _HAS_TRITON:
         from dmray.models.conv_triton import triton_conv_silu as compiled
+    else:
+        return reference_conv_silu(x, weight, bias)
     with torch.autocast(x.device.type, enabled=False):
         return compiled(x.to(weight.dtype), weight, bias).to(x.dtype)
 

@@ -4,7 +4,7 @@ Shapes: W windows, L tokens, D channels, N state size, G groups of W / G windows
 own: one group for one network, one a seat for networks that are stacked (`torch.func.vmap`). A program processes the
 tokens of one window for a block of channels, with the states in registers. The forward pass stores all states
 (W, L, D, N) for the backward pass. Sums over windows or channels are stored as partial sums and added by PyTorch. There
-are no atomics, so the same inputs give the same bits, and a group's numbers do not depend on the other groups.
+are no atomics, so the same inputs give the same bits; a group's numbers do not depend on what the other groups hold.
 
 The kernels are custom operators of PyTorch, so that `torch.compile` and `torch.func.vmap` take them as they are.
 """
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dmray.models.triton_rows import rows_of, sum_of_groups, to_groups
 
-_BLOCK_D = 32
-_WARPS = 1
+# Channels of a program, as measured on an H200 with 256 channels and 40 tokens: few windows need many small programs
+_FEW_WINDOWS, _BLOCK_FEW, _BLOCK_MANY = 128, 8, 32
 
 
 def triton_scan(
@@ -62,7 +62,7 @@ def _scan(
     x, step, B, C, gate = rows
     fixed = [each.contiguous() for each in (A, D, bias)]
     _forward[_grid(u)](
-        x, step, B, C, gate, *fixed, y, states, *strides, *_sizes(u, A), SOFTPLUS=softplus, KEEP=keep, **_blocks(A)
+        x, step, B, C, gate, *fixed, y, states, *strides, *_sizes(u, A), SOFTPLUS=softplus, KEEP=keep, **_blocks(u, A)
     )
     return y, states
 
@@ -98,7 +98,7 @@ def _scan_backward(
     fixed = [each.contiguous() for each in (grad_y, A, D, bias)]
     _backward[_grid(u)](
         fixed[0], x, step, B, C, gate, *fixed[1:], states, grad_u, grad_delta, grad_z, across_channels, across_windows,
-        *strides, *_sizes(u, A), SOFTPLUS=softplus, **_blocks(A),
+        *strides, *_sizes(u, A), SOFTPLUS=softplus, **_blocks(u, A),
     )  # fmt: skip
     return [grad_u, grad_delta, grad_z, across_channels.sum(0), sum_of_groups(across_windows, groups)]
 
@@ -135,15 +135,19 @@ def _(info: Any, in_dims: Any, *inputs: Any) -> tuple[tuple[Tensor, Tensor], tup
 
 
 def _grid(u: Tensor) -> tuple[int, int]:
-    return u.shape[0], -(-u.shape[2] // _BLOCK_D)
+    return u.shape[0], -(-u.shape[2] // _block(u))
+
+
+def _block(u: Tensor) -> int:
+    return _BLOCK_FEW if u.shape[0] < _FEW_WINDOWS else _BLOCK_MANY
 
 
 def _sizes(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
     return u.shape[1], u.shape[2], A.shape[2], u.shape[0] // A.shape[0]
 
 
-def _blocks(A: Tensor) -> dict[str, int]:
-    return {"BLOCK_D": _BLOCK_D, "BLOCK_N": triton.next_power_of_2(A.shape[2]), "num_warps": _WARPS}
+def _blocks(u: Tensor, A: Tensor) -> dict[str, int]:
+    return {"BLOCK_D": _block(u), "BLOCK_N": triton.next_power_of_2(A.shape[2]), "num_warps": 1}
 
 
 @triton.jit

@@ -105,3 +105,31 @@ def test_the_triton_kernels_pass_their_tests_in_tritons_interpreter() -> None:
     assert ended.returncode == 0, ended.stdout
     assert re.search(r"\d+ passed", ended.stdout), ended.stdout
     assert "skipped" not in ended.stdout
+
+
+@pytest.mark.skipif(find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1", reason="needs Triton")
+def test_all_kernels_compile_for_a_gpu_that_is_not_here() -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compiled
+
+    from dmray.models import conv_triton, scan_triton
+
+    numbers = {"row", "length", "channels", "size", "group"}
+    for module, constants in (
+        (scan_triton, {"SOFTPLUS": True, "KEEP": True, "BLOCK_D": 8, "BLOCK_N": 16}),
+        (conv_triton, {"TAPS": 4, "BLOCK_T": 64, "BLOCK_D": 32}),
+    ):
+        for kernel in (module._forward, module._backward):
+            constant = {name: value for name, value in constants.items() if name in kernel.arg_names}
+            types = {
+                name: "constexpr"
+                if name in constant
+                else "i32"
+                if name in numbers or name.endswith("_row")
+                else "*fp32"
+                for name in kernel.arg_names
+            }
+            places = {(kernel.arg_names.index(name),): value for name, value in constant.items()}
+            source = ASTSource(fn=kernel, signature=types, constexprs=places)
+            assert compiled(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
