@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import socket
 import stat
 import struct
@@ -50,6 +51,10 @@ class Channel:
             raise ConnectionError(f"a message of {length:,} bytes")
         received: Message = torch.load(io.BytesIO(self._exactly(length, deadline)), weights_only=True)
         return received
+
+    def has_answer(self, timeout_s: float) -> bool:
+        """Whether a message, or the end of the connection, comes within this time."""
+        return bool(select.select([self._socket], [], [], timeout_s)[0])
 
     def close(self) -> None:
         self._socket.close()

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from dmray.training.trainer import warm_up
 
 _START_S, _HELLO_S, _CONNECT_S = 300.0, 30.0, 10.0
 _ANSWER_S = 900.0  # the first steps of any pack of the process are compiled, and the others wait meanwhile
+_LOOK_EVERY_S = 60.0  # for whether the process is frozen; one that compiles still answers a greeting
 _IN_FIRST = "import os, sys; os.fork() and os._exit(0); from dmray.packs.server import main; main()"
 _OF_A_STATE = {"RuntimeError", "TypeError", "ValueError", "KeyError"}
 _log = logging.getLogger(__name__)
@@ -95,7 +97,10 @@ class PackedTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The content of `Trainer.state_dict`."""
-        return self._ask("state")
+        state = self._ask("state")
+        self._policy.load_state_dict(state["policy"])
+        self._weights_of = self._steps_done
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the `state_dict` of a packed or unpacked trainer with the same recipe, spec and seed."""
@@ -108,12 +113,16 @@ class PackedTrainer:
         self._ends()
 
     def _ask(self, kind: str, content: Any = None) -> Message:
+        deadline = time.monotonic() + _ANSWER_S
         try:
             self._channel.send({kind: content}, _ANSWER_S)
+            while not self._channel.has_answer(_LOOK_EVERY_S):
+                if time.monotonic() > deadline or not self._server.answers():
+                    raise TimeoutError
             answer = self._channel.receive(_ANSWER_S)
         except TimeoutError as cause:
             self._server.kill()
-            raise self._server.error(f"did not answer within {_ANSWER_S:g} s and was killed") from cause
+            raise self._server.error("did not answer in time and was killed") from cause
         except OSError as cause:
             raise self._server.error(f"ended ({cause})") from cause
         if "error" in answer:
@@ -154,6 +163,12 @@ class ServerPlace:
             if channel is None:
                 raise self.error("started and does not answer")
             return channel
+
+    def answers(self) -> bool:
+        """Whether the server answers a greeting; one that does not is killed."""
+        if (channel := self._connected()) is not None:
+            channel.close()
+        return channel is not None
 
     def error(self, what: str) -> PackServerError:
         """`what`: what happened to the server."""

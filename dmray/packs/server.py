@@ -1,9 +1,9 @@
 """The process that trains the packed trials of one GPU. Trials are clients: processes of their own with own records.
 
 The main thread does all work with tensors. Each client has a thread that waits for its requests, so a client that is
-frozen or dies in the middle of a message delays nobody. A client asks for steps; its pack takes them in slices of a
-tenth of a second, in which all seats step that have asked. Packs are on streams of their own, so their slices run at
-the same time on a GPU.
+frozen or dies in the middle of a message delays nobody. A client asks for the steps to its next record; its pack takes
+them in slices of at most a second, in which all seats step that have asked. Packs are on streams of their own, so their
+slices run at the same time on a GPU.
 
 An error in a step ends the process: on a GPU nothing can be trusted after it. Its clients then fail, and their next
 attempts start another process.
@@ -43,8 +43,9 @@ from dmray.training.build import build_policy, build_sampler
 
 START_LOCK, SOCKET, PID, LOG = "start.lock", "socket", "pid.json", "log.txt"
 _PATIENCE_S, _MOST_PATIENCE_S = 0.05, 1.0  # for seats that have not asked: since a client was last heard, and in all
-_SLICE_S = 0.1
-_ANSWER_S = 1.0  # steps that were taken are answered with after this time: clients then look for commands
+# Long enough that a slice is what clients ask for: seats that have started together then stay together. After this time
+# they are told what was done, so that they look for commands.
+_SLICE_S = 1.0
 _POLL_S = 5e-4  # while a GPU works
 _SEND_S = 60.0
 _LAST_WORDS_S = 1.0
@@ -138,7 +139,7 @@ class _Host:
             asked = self.asked[seat]
             asked.left -= done.slice.steps
             asked.parts.append(done.metrics[:, seat])
-            if asked.left == 0 or now - asked.begun > _ANSWER_S:
+            if asked.left == 0 or now - asked.begun > _SLICE_S:
                 del self.asked[seat]
                 asked.answer.set_result(torch.cat(asked.parts))
 
@@ -195,7 +196,8 @@ class PackServer:
             with file_lock(self._folder / START_LOCK, 0.0, "a client connects"):
                 if self._num_clients:
                     return False
-                (self._folder / SOCKET).unlink(missing_ok=True)
+                for name in (SOCKET, PID, LOG):
+                    (self._folder / name).unlink(missing_ok=True)
                 return True
         except StorageError:
             return False
@@ -334,4 +336,3 @@ def main() -> None:
     os.close(ready)
     _log.info("process %d trains packs of %d trials: %s", os.getpid(), settings.seats, json.dumps(sys.argv[2]))
     PackServer(settings, folder, listening).run()
-    _log.info("ended: no trial has needed it for %g s", settings.idle_s)

@@ -253,13 +253,14 @@ class _Attempt:
     def _save(self) -> None:
         prefix = self.ledger.sync()  # on the disk before the checkpoint that relies on it
         require_space(self.job.folder.path, self.job.min_free_gib)
+        state = self.trainer.state_dict()
         content = {
-            "trainer": self.trainer.state_dict(),
+            "trainer": state,
             "meter": self.meter.state_dict(),
             "open_evaluations": self.evaluations.state_dict(),
             "train_s": self.train_s + time.perf_counter() - self.started,
             "ledger": tuple(prefix),
-            "finite": is_finite(self.trainer.policy.state_dict()),
+            "finite": is_finite(state["policy"]),
         }
         save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
         self.log.write(f"checkpoint at step {self.trainer.steps_done:,}")

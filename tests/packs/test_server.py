@@ -41,9 +41,9 @@ SETTINGS = PackSettings(seats=2, device="cpu", capture="auto", deterministic=Fal
     [
         ({0, 1}, {}, 9.0, 0.01, None),
         ({0, 1}, {0: 100}, 0.0, 0.01, None),
-        ({0, 1}, {0: 100}, 0.06, 0.01, Slice(frozenset({0}), 10)),
+        ({0, 1}, {0: 100}, 0.06, 0.05, Slice(frozenset({0}), 20)),
         ({0, 1}, {0: 100, 1: 7}, 0.0, 0.01, Slice(frozenset({0, 1}), 7)),
-        ({0}, {0: 3}, 0.0, 0.5, Slice(frozenset({0}), 1)),
+        ({0}, {0: 3}, 0.0, 5.0, Slice(frozenset({0}), 1)),
         ({0}, {0: 3}, 0.0, 0.0, Slice(frozenset({0}), 1)),
     ],
 )
@@ -175,11 +175,12 @@ def test_a_server_that_does_not_answer_is_killed(world: World, monkeypatch: pyte
     killed: list[str] = []
     client = world.packed(1)
     monkeypatch.setattr(packed_trainer, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(packed_trainer, "_LOOK_EVERY_S", 0.1)
     monkeypatch.setattr(ServerPlace, "kill", lambda place: killed.append("kill"))
     release = threading.Event()
     world.server._tasks.put((lambda: release.wait(20), Future()))
     try:
-        with pytest.raises(PackServerError, match="did not answer within"):
+        with pytest.raises(PackServerError, match="did not answer in time"):
             client.advance(1)
     finally:
         release.set()
