@@ -68,8 +68,6 @@ class Pack:
     The weights of `policy` are not used; its statistics are those of empty seats. The sampler draws the batch of one
     seat. On a GPU all work is on a stream of the pack's own, captured as a CUDA graph with `capture` "auto", and
     compiled with `compiled` (None: where it pays and a C compiler is found). Not for networks that draw random numbers.
-
-    A seat's first step count, learning rate and state come with `join` and `load_state_dict`.
     """
 
     def __init__(
@@ -143,7 +141,7 @@ class Pack:
         """Whether a step was taken as all further ones will be: compiled, and captured if it is to be."""
         if isinstance(self._advance, CapturedStep):
             return self._advance.recorded
-        return bool(self._active_seats)
+        return bool(self._active_seats)  # of the last step
 
     def join(self, seed: int, learning_rate: float, weights: Mapping[str, Tensor]) -> int:
         """Give a trial with these initial weights (a policy's state_dict) the first free seat; returns the seat."""
