@@ -26,6 +26,7 @@ from dmray.policies import SequencePolicy
 from dmray.processes import started_at
 from dmray.specs import TrialSpec
 from dmray.training import StepMetrics
+from dmray.training.pack import UNCOMPILED
 from dmray.training.trainer import warm_up
 
 _START_S, _HELLO_S, _CONNECT_S = 300.0, 30.0, 10.0
@@ -93,6 +94,9 @@ class PackedTrainer:
         metrics = StepMetrics(answer["stage_losses"], answer["grad_norms"])
         self._steps_done += len(metrics.stage_losses)
         self.is_set_up = bool(answer["is_set_up"])
+        if self.compiled and not answer["compiled"]:
+            _log.warning("%s; the reason is in %s", UNCOMPILED, self._server.folder / LOG)
+        self.compiled = bool(answer["compiled"])
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

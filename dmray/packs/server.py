@@ -296,7 +296,8 @@ class _Client:
                 steps: Future[Tensor] = Future()
                 server.do(lambda: host.ask(seat, content, steps))
                 taken = steps.result()
-                return {"stage_losses": taken[:, 0], "grad_norms": taken[:, 1], "is_set_up": host.pack.is_set_up}
+                facts = {"is_set_up": host.pack.is_set_up, "compiled": host.pack.compiled}
+                return {"stage_losses": taken[:, 0], "grad_norms": taken[:, 1], **facts}
             case "load":
                 return {"loaded": server.do(lambda: host.pack.load_state_dict(seat, content))}
             case "state":

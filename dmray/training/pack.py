@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,7 @@ from dmray.training.trainer import autocast
 _log = logging.getLogger(__name__)
 _ALIGNED = 32  # numbers: a product's operand begins at a multiple of 128 bytes
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # those of torch's AdamW
+UNCOMPILED = "packed training steps are not compiled and so several times slower than they could be"
 _MOST_COMPILED = 1000  # shapes of networks in one process; torch would go on uncompiled after eight
 
 
@@ -88,13 +89,14 @@ class Pack:
         self.captured = on_gpu and capture == "auto"
         self.compiled = on_gpu and can_compile() if compiled is None else compiled
         with self._on_stream():
+            if self._stream is not None:
+                self._stream.wait_stream(torch.cuda.default_stream(self._device))  # which has the sampler's data
             self._allocate(policy, seats)
         self._seeds: list[int | None] = [None] * seats
         self._rngs: list[tuple[Tensor, Tensor | None]] = [(torch.empty(0), None)] * seats
         self._active_seats: frozenset[int] = frozenset()
-        compile_ = _compile if self.compiled else lambda function: function
-        self._packed_losses = compile_(_packed(self._losses))
-        self._packed_update = compile_(self._update)
+        self._packed_losses = self._maybe_compiled(_packed(self._losses))
+        self._packed_update = self._maybe_compiled(self._update)
         self._advance = CapturedStep(self._step, *self._generators) if self.captured else self._step
 
     def _allocate(self, policy: SequencePolicy, seats: int) -> None:
@@ -272,6 +274,25 @@ class Pack:
                 values.copy_(torch.where(active, new_values, values))
             return torch.stack(norms, dim=1)
 
+    def _maybe_compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`function`, compiled if the pack is; the whole pack goes on uncompiled if that fails."""
+        if not self.compiled:
+            return function
+        compiled = _compile(function)
+
+        def call(*given: Any) -> Tensor:
+            if self.compiled:
+                try:
+                    found: Tensor = compiled(*given)
+                except torch._dynamo.exc.TorchDynamoException as problem:
+                    self.compiled = False
+                    _log.warning("%s: %s", UNCOMPILED, str(problem).strip().splitlines()[0])
+                else:
+                    return found
+            return function(*given)
+
+        return call
+
     @contextmanager
     def _on_stream(self) -> Iterator[None]:
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
@@ -294,8 +315,8 @@ def can_compile() -> bool:
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         _log.warning(
-            "no C compiler (cc, gcc or clang, or $CC) is found, so packed training steps are not compiled, which "
-            "makes them about 1.4 times slower; install one, for example with apt-get install gcc"
+            "%s: no C compiler (cc, gcc or clang, or $CC) is found; install one, for example with apt-get install gcc",
+            UNCOMPILED,
         )
     return compiler is not None
 
@@ -303,7 +324,7 @@ def can_compile() -> bool:
 def _compile(function: Any) -> Any:
     torch._dynamo.config.recompile_limit = _MOST_COMPILED
     torch._dynamo.config.accumulated_recompile_limit = _MOST_COMPILED
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, dynamic=False, fullgraph=True)  # parts of it would not be worth it
 
 
 def _packed(losses: _Losses) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from dmray.datasets import WindowSampler
 from dmray.policies import SequencePolicy
 from dmray.specs import MethodName, TrainingSpec
 from dmray.training import Pack, StepMetrics, Trainer
+from dmray.training.pack import UNCOMPILED
 from tests.datasets.examples import episodes_of
 from tests.policies.windows import tiny_policy
 
@@ -160,6 +162,34 @@ def test_a_network_that_draws_random_numbers_is_refused_by_vmap() -> None:
     pack = pack_of("bc", dropout=0.1)
     with pytest.raises(RuntimeError, match="random"):
         pack.advance([join(pack, 0, "bc", dropout=0.1)], 1)
+
+
+def test_a_step_that_cannot_be_compiled_is_taken_uncompiled_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unsupported(function: object, **options: object) -> Callable[..., Tensor]:
+        def call(*given: object) -> Tensor:
+            raise torch._dynamo.exc.Unsupported("a graph break")
+
+        return call
+
+    plain, policy = pack_of(), policy_of()
+    monkeypatch.setattr(torch, "compile", unsupported)
+    pack = Pack(policy, sampler_of(policy), SPEC, 3, compiled=True)
+    assert torch.equal(pack.advance([join(pack, 1)], 2), plain.advance([join(plain, 1)], 2))
+    assert not pack.compiled
+    assert [record.message for record in caplog.records] == [f"{UNCOMPILED}: a graph break"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+def test_the_whole_step_compiles_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **kw: compile_(function, backend="aot_eager", **kw))
+    plain, policy = pack_of(), policy_of()
+    pack = Pack(policy, sampler_of(policy), SPEC, 3, compiled=True)
+    assert torch.equal(pack.advance([join(pack, 1)], 2), plain.advance([join(plain, 1)], 2))
+    assert pack.compiled
 
 
 def test_frozen_decay_rates_stay_and_a_step_size_without_weight_has_none_in_its_state() -> None:
