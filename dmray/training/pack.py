@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from dmray.training.captured_step import CapturedStep
 from dmray.training.trainer import autocast
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _ALIGNED = 32  # numbers: a product's operand begins at a multiple of 128 bytes
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # those of torch's AdamW
 UNCOMPILED = "packed training steps are not compiled and so several times slower than they could be"
@@ -97,6 +98,7 @@ class Pack:
         self._active_seats: frozenset[int] = frozenset()
         self._packed_losses = self._maybe_compiled(_packed(self._losses))
         self._packed_update = self._maybe_compiled(self._update)
+        self._packed_factors = self._maybe_compiled(self._factors)
         self._advance = CapturedStep(self._step, *self._generators) if self.captured else self._step
 
     def _allocate(self, policy: SequencePolicy, seats: int) -> None:
@@ -239,7 +241,7 @@ class Pack:
         with autocast(self._spec, self._device):
             losses = self._packed_losses(self._parameters, self._buffers, _by_seat(windows, self.seats))
         gradients = torch.autograd.grad(losses.sum(), leaves)
-        norms = self._packed_update(self._joined(gradients))
+        norms = self._packed_update(self._joined(gradients), *self._packed_factors())
         return torch.stack([losses.detach(), norms], dim=1)
 
     def _joined(self, gradients: Collection[Tensor]) -> Tensor:
@@ -251,39 +253,44 @@ class Pack:
                 parts.append(self._padding[place.padding])
         return torch.cat(parts, dim=1)
 
-    def _update(self, gradients: Tensor) -> Tensor:
-        """Clip the gradients by stage and take AdamW's step in the active seats; the norms before clipping, (P, S)."""
-        spec, active = self._spec, self._active[:, None]
-        with torch.no_grad():
-            self._steps.add_(self._active)
-            # in double precision, as Python numbers are; the step has been counted
-            rates = self._rates * (self._steps / max(spec.warmup_steps, 1)).clamp(max=1.0)
-            one, two = (1.0 - beta**self._steps for beta in _BETAS)
-            factors = (1.0 - rates * spec.weight_decay, rates / one, two.sqrt())
-            decay, scale, root = (factor.float()[:, None] for factor in factors)
-            norms = []
-            for stage in self._stages:
-                norms.append(torch.linalg.vector_norm(gradients[:, stage], dim=1))
-                gradient = gradients[:, stage] * (spec.grad_clip / (norms[-1] + 1e-6)).clamp(max=1.0)[:, None]
-                values, first, second = (rows[:, stage] for rows in (self._values, self._first, self._second))
-                new_first = torch.lerp(first, gradient, 1.0 - _BETAS[0])
-                new_second = second * _BETAS[1] + (1.0 - _BETAS[1]) * gradient * gradient
-                new_values = values * decay - scale * new_first / (new_second.sqrt() / root + _EPSILON)
-                first.copy_(torch.where(active, new_first, first))
-                second.copy_(torch.where(active, new_second, second))
-                values.copy_(torch.where(active, new_values, values))
-            return torch.stack(norms, dim=1)
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Count the step; AdamW's factor of the weights, of the first moment and of the second's root, (P, 1) each.
 
-    def _maybe_compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        In double precision, as Python numbers are, and not in `_update`: compiled, it would compute them per weight.
+        """
+        spec = self._spec
+        self._steps.add_(self._active)
+        rates = self._rates * (self._steps / max(spec.warmup_steps, 1)).clamp(max=1.0)
+        one, two = (1.0 - beta**self._steps for beta in _BETAS)
+        decay, scale, root = 1.0 - rates * spec.weight_decay, rates / one, two.sqrt()
+        return decay.float()[:, None], scale.float()[:, None], root.float()[:, None]
+
+    @torch.no_grad()
+    def _update(self, gradients: Tensor, decay: Tensor, scale: Tensor, root: Tensor) -> Tensor:
+        """Clip the gradients by stage and take AdamW's step in the active seats; the norms before clipping, (P, S)."""
+        active, norms = self._active[:, None], []
+        for stage in self._stages:
+            norms.append(torch.linalg.vector_norm(gradients[:, stage], dim=1))
+            gradient = gradients[:, stage] * (self._spec.grad_clip / (norms[-1] + 1e-6)).clamp(max=1.0)[:, None]
+            values, first, second = (rows[:, stage] for rows in (self._values, self._first, self._second))
+            new_first = torch.lerp(first, gradient, 1.0 - _BETAS[0])
+            new_second = second * _BETAS[1] + (1.0 - _BETAS[1]) * gradient * gradient
+            new_values = values * decay - scale * new_first / (new_second.sqrt() / root + _EPSILON)
+            first.copy_(torch.where(active, new_first, first))
+            second.copy_(torch.where(active, new_second, second))
+            values.copy_(torch.where(active, new_values, values))
+        return torch.stack(norms, dim=1)
+
+    def _maybe_compiled(self, function: Callable[..., _T]) -> Callable[..., _T]:
         """`function`, compiled if the pack is; the whole pack goes on uncompiled if that fails."""
         if not self.compiled:
             return function
         compiled = _compile(function)
 
-        def call(*given: Any) -> Tensor:
+        def call(*given: Any) -> _T:
             if self.compiled:
                 try:
-                    found: Tensor = compiled(*given)
+                    found: _T = compiled(*given)
                 except torch._dynamo.exc.TorchDynamoException as problem:
                     self.compiled = False
                     _log.warning("%s: %s", UNCOMPILED, str(problem).strip().splitlines()[0])
@@ -327,7 +334,7 @@ def _compile(function: Any) -> Any:
     return torch.compile(function, dynamic=False, fullgraph=True)  # parts of it would not be worth it
 
 
-def _packed(losses: _Losses) -> Any:
+def _packed(losses: _Losses) -> Callable[..., Tensor]:
     """The losses (P, S) of all seats from their parameters, buffers and windows (P, B, ...)."""
 
     def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], windows: Windows) -> Tensor:
