@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.driver.session import Runner
     from dmray.driver.sweep_evaluation import MakeService, SweepEvaluation
+    from dmray.exports import Export
     from dmray.inference import Evaluation, Policy, PolicyFunction
     from dmray.reporting import ReportPaths
     from dmray.reporting.frames import Results, SweepRun
@@ -311,10 +312,11 @@ def write_report_of(results: Results, first: str, into: str | Path | None, basel
 def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri: str | None = None) -> Policy:
     """Load a trained policy. `policy.start()` acts with it; `evaluate_policy` and `draw_episodes` take it.
 
-    `source`: a checkpoint file; a trial's folder; the URL of either in an object store; or the id of a trial's MLflow
-    run. `checkpoint`, for a trial's folder or an MLflow run: "final" or "best"; for a folder also "last", and
-    "step:10000" where the sweep keeps it. None: the final weights, or for a trial that has not finished the last ones.
-    `mlflow_uri` is the server of an MLflow run; None: $MLFLOW_TRACKING_URI.
+    `source`: a checkpoint file; a trial's folder; the URL of either in an object store; a folder that `export_policy`
+    wrote with the format "safetensors"; or the id of a trial's MLflow run. `checkpoint`, for a trial's folder or an
+    MLflow run: "final" or "best"; for a folder also "last", and "step:10000" where the sweep keeps it. None: the final
+    weights, or for a trial that has not finished the last ones. `mlflow_uri` is the server of an MLflow run; None:
+    $MLFLOW_TRACKING_URI.
 
         policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
         rollout = policy.start(num_episodes=2)
@@ -332,6 +334,48 @@ def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri
     from dmray import inference  # loads torch
 
     return inference.load_policy(source, checkpoint)
+
+
+def export_policy(
+    policy: Policy | str | Path,
+    folder: str | Path,
+    formats: str | Sequence[str] = "safetensors",
+    *,
+    checkpoint: str | None = None,
+    decode: str | None = None,
+    force: bool = False,
+    mlflow_uri: str | None = None,
+) -> Export:
+    """Write a policy into a folder for others, with a model card (docs/export.md). Returns the paths of its files.
+
+    `policy`: the result of `load_policy`, or a source that it takes (with `checkpoint` and `mlflow_uri`). `formats`:
+    "torchscript", "pt2" (torch.export) and "onnx" act step by step without dmray; "safetensors" has the weights, which
+    `load_policy(folder)` loads back. `decode`: of the former, "window" or "recurrent"; None: that of the policy's
+    sweep. Their actions are compared with dmray's own before the folder gets its name. `force`: replace an export.
+
+        exported = dmray.export_policy(policy, "exported", ["torchscript", "safetensors"], force=True)
+        same = dmray.load_policy(exported.folder)
+
+    Raises:
+        SpecError: a format or the mode is unknown, has no effect, or is not possible for the policy's method.
+        StorageError: the folder exists and `force` is false, or cannot be written.
+        CheckpointError, TrackingError: as `load_policy`. MissingPackageError: a format needs `dmray[export]`.
+    """
+    flag("force", force)
+    target = Path(place("folder", folder))
+    names = [formats] if isinstance(formats, str) else list(formats)
+    named = [line("format", name) for name in names]
+    if decode is not None:
+        line("decode", decode)
+    from dmray import exports, inference  # load torch
+
+    if isinstance(policy, inference.Policy):
+        if (checkpoint, mlflow_uri) != (None, None):
+            raise SpecError("checkpoint, mlflow_uri: the policy is loaded already; give them to load_policy")
+        loaded = policy
+    else:
+        loaded = load_policy(policy, checkpoint=checkpoint, mlflow_uri=mlflow_uri)
+    return exports.export(loaded, target, named, decode=decode, force=force)
 
 
 def load_published_policy(

@@ -12,7 +12,6 @@ attempts start another process.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import queue
@@ -335,5 +334,5 @@ def main() -> None:
     listening = listen(folder / SOCKET)
     os.write(ready, b"ready")
     os.close(ready)
-    _log.info("process %d trains packs of %d trials: %s", os.getpid(), settings.seats, json.dumps(sys.argv[2]))
+    _log.info("process %d trains packs of %d trials: %s", os.getpid(), settings.seats, sys.argv[2])
     PackServer(settings, folder, listening).run()
