@@ -92,7 +92,10 @@ class _Asked:
 
 
 class _Running(NamedTuple):
-    slice: Slice
+    """A slice, and the requests that it is for: a seat may have another trial when it ends."""
+
+    steps: int
+    asked: dict[int, _Asked]
     begun: float
     metrics: Tensor
     event: torch.cuda.Event | None
@@ -128,17 +131,17 @@ class _Host:
         step_s = self._step_s if self.pack.is_set_up else 0.0
         if (found := next_slice(self.pack.occupied, left, waited_s, step_s)) is not None:
             metrics = self.pack.advance(found.seats, found.steps)
-            self.running = _Running(found, now, metrics, self.pack.event())
+            asked = {seat: self.asked[seat] for seat in found.seats}
+            self.running = _Running(found.steps, asked, now, metrics, self.pack.event())
 
     def _end(self, done: _Running) -> None:
         self.running, now = None, time.monotonic()
         self.heard = self._waiting_since = now
-        self._step_s = (now - done.begun) / done.slice.steps
-        for seat in done.slice.seats & self.asked.keys():
-            asked = self.asked[seat]
-            asked.left -= done.slice.steps
+        self._step_s = (now - done.begun) / done.steps
+        for seat, asked in done.asked.items():
+            asked.left -= done.steps
             asked.parts.append(done.metrics[:, seat])
-            if asked.left == 0 or now - asked.begun > _SLICE_S:
+            if self.asked.get(seat) is asked and (asked.left == 0 or now - asked.begun > _SLICE_S):
                 del self.asked[seat]
                 asked.answer.set_result(torch.cat(asked.parts))
 

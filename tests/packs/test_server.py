@@ -53,6 +53,43 @@ def test_a_pack_steps_when_all_have_asked_or_the_others_let_it_wait(
     assert next_slice(frozenset(occupied), left, waited_s, step_s) == expected
 
 
+class SlowPack:
+    """A pack of two seats on a device that has not finished until the test says so."""
+
+    occupied = frozenset({0, 1})
+    is_set_up = True
+    finished = False
+
+    def advance(self, seats: frozenset[int], steps: int) -> torch.Tensor:
+        return torch.zeros(steps, 2, 2, 1)
+
+    def event(self) -> SlowPack:
+        return self
+
+    def query(self) -> bool:
+        return self.finished
+
+    def leave(self, seat: int) -> None: ...
+
+
+def test_steps_of_a_trial_that_left_are_not_those_of_the_next_one_in_its_seat() -> None:
+    pack = SlowPack()
+    host = server._Host(pack)  # type: ignore[arg-type]
+    stays, left, joined = Future[torch.Tensor](), Future[torch.Tensor](), Future[torch.Tensor]()
+    host.ask(0, 1, stays)
+    host.ask(1, 1, left)
+    host.move()
+    host.leave(1)
+    host.ask(1, 5, joined)
+    host.move()
+    assert not stays.done()
+    pack.finished = True
+    host.move()
+    assert stays.result(0).shape == (1, 2, 1)
+    assert not joined.done()
+    assert host.asked[1].left == 5
+
+
 class World:
     """A data set, and a server in a thread of this process."""
 
