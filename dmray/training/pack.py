@@ -30,7 +30,6 @@ from dmray.models.selective_scan import scan_backend
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
-from dmray.training.trainer import autocast
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -69,7 +68,8 @@ class Pack:
 
     The weights of `policy` are not used; its statistics are those of empty seats. The sampler draws the batch of one
     seat. On a GPU all work is on a stream of the pack's own, captured as a CUDA graph with `capture` "auto", and
-    compiled with `compiled` (None: where it pays and a C compiler is found). Not for networks that draw random numbers.
+    compiled with `compiled` (None: where it pays and a C compiler is found). Not for networks that draw random numbers, and not
+    for bfloat16 (`dmray.planning.packing`).
     """
 
     def __init__(
@@ -238,8 +238,7 @@ class Pack:
         draws = [self._sampler.draw(generator) for generator in self._generators]
         windows = self._sampler.cut(Draw(*(torch.cat(parts) for parts in zip(*draws, strict=True))))
         leaves = list(self._parameters.values())
-        with autocast(self._spec, self._device):
-            losses = self._packed_losses(self._parameters, self._buffers, _by_seat(windows, self.seats))
+        losses = self._packed_losses(self._parameters, self._buffers, _by_seat(windows, self.seats))
         gradients = torch.autograd.grad(losses.sum(), leaves)
         norms = self._packed_update(self._joined(gradients), *self._packed_factors())
         return torch.stack([losses.detach(), norms], dim=1)

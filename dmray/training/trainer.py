@@ -128,7 +128,7 @@ class Trainer:
     def _plain_step(self) -> Tensor:
         """Its stages' losses and gradient norms, (2, stages)."""
         windows = self._sampler.sample(self._generator)
-        with autocast(self._spec, self._device):
+        with self._precision():
             losses = self.policy.stage_losses(windows, self._spec.loss_mean)
         self._optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -168,13 +168,11 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
         self._advance = self._begin()  # the optimizer has new tensors, a graph has the old addresses
 
-
-def autocast(spec: TrainingSpec, device: torch.device) -> AbstractContextManager[None]:
-    """The context of a forward pass in the dtype of `spec`."""
-    if spec.dtype == "float32":
-        return nullcontext()
-    context: AbstractContextManager[None] = torch.autocast(device.type, dtype=torch.bfloat16)
-    return context
+    def _precision(self) -> AbstractContextManager[None]:
+        if self._spec.dtype == "float32":
+            return nullcontext()
+        autocast: AbstractContextManager[None] = torch.autocast(self._device.type, dtype=torch.bfloat16)
+        return autocast
 
 
 def warm_up(step: int, warmup_steps: int) -> float:

@@ -83,6 +83,14 @@ def test_a_seat_takes_the_steps_of_its_own_trainer(method: MethodName) -> None:
         assert torch.equal(ours["torch_rng"], torch.Generator().manual_seed(seed).get_state())
 
 
+@pytest.mark.parametrize("changes", [{"loss_mean": "all"}, {"warmup_steps": 0}])
+def test_a_seat_follows_the_fields_of_training(changes: dict[str, Any]) -> None:
+    spec = SPEC.model_copy(update=changes)
+    pack, trainer = pack_of(spec=spec), trainer_of(seed=2, spec=spec)
+    seat = join(pack, 2)
+    torch.testing.assert_close(pack.advance([seat], 3)[:, seat], steps(trainer, 3), rtol=1e-4, atol=1e-5)
+
+
 def test_adamw_and_clipping_are_those_of_torch_to_rounding() -> None:
     """With gradients that are clipped in one stage and not in the other, and a decay that shows."""
     spec = SPEC.model_copy(update={"grad_clip": 100.0, "weight_decay": 0.5})
