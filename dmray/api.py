@@ -276,24 +276,31 @@ def write_report(
     into: str | Path | None = None,
     baseline: str | None = None,
     protocol: str | None = None,
+    references: Sequence[str | Path] = (),
 ) -> ReportPaths:
     """Write the report of one or several sweeps: report.html, report.md, tables.tex, CSV files and figures.
 
     `into`: the folder to write; None: <sweep>/report of the first sweep, also in its object store. `baseline`: the
-    method that all others are compared with; None: each method's own baselines. `sweeps`, `protocol`: as in
-    `load_results`.
+    method that all others are compared with; None: each method's own baselines. `references`: CSV files of published
+    results, shown beside those that come with dmray. `sweeps`, `protocol`: as in `load_results`.
 
         paths = dmray.write_report("runs/quickstart", into="report", baseline="dt")
 
     Raises:
-        SpecError: the baseline or the protocol is unknown, or the sweeps have no trial of it.
+        SpecError: the baseline or the protocol is unknown, or the sweeps have no trial of it; or a file of published
+            results has a mistake, or nothing for these data sets.
         StorageError, StoreUnavailableError: as `load_results`.
     """
-    return write_report_of(load_results(*sweeps, protocol=protocol), str(sweeps[0]), into, baseline)
+    results = load_results(*sweeps, protocol=protocol)
+    return write_report_of(results, str(sweeps[0]), into, baseline, references)
 
 
-def write_report_of(results: Results, first: str, into: str | Path | None, baseline: str | None) -> ReportPaths:
+def write_report_of(
+    results: Results, first: str, into: str | Path | None, baseline: str | None, references: Sequence[str | Path] = ()
+) -> ReportPaths:
     """Write the report of loaded results as `write_report` does; `first` is the first of their sweeps."""
+    if isinstance(references, str) or not isinstance(references, Sequence):
+        raise SpecError(f"references {short_repr(references)}: give a list, for example ['published.csv']")
     target = None if into is None else folder_path("into", into)
     if baseline is not None:
         METHODS.find(line("baseline", baseline), SpecError)
@@ -302,7 +309,7 @@ def write_report_of(results: Results, first: str, into: str | Path | None, basel
             raise SpecError(
                 f"baseline {baseline}: these sweeps have no trial of this method, but of {', '.join(methods)}"
             )
-    paths = results.write_report(target, baseline)
+    paths = results.write_report(target, baseline, [place("references", each) for each in references])
     storage, name = locate(first)
     if into is None and is_url(storage):
         SweepCopy.for_reading(storage, name).push()
