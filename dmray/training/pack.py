@@ -68,8 +68,8 @@ class Pack:
 
     The weights of `policy` are not used; its statistics are those of empty seats. The sampler draws the batch of one
     seat. On a GPU all work is on a stream of the pack's own, captured as a CUDA graph with `capture` "auto", and
-    compiled with `compiled` (None: where it pays and a C compiler is found). Not for networks that draw random numbers, and not
-    for bfloat16 (`dmray.planning.packing`).
+    compiled with `compiled` (None: where it pays and a C compiler is found). Not for networks that draw random numbers,
+    and not for bfloat16 (`dmray.planning.packing`).
     """
 
     def __init__(
