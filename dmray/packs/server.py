@@ -151,7 +151,8 @@ class PackServer:
 
     def __init__(self, settings: PackSettings, folder: Path, listening: socket.socket) -> None:
         self._settings, self._folder, self._listening = settings, folder, listening
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        # Not a SimpleQueue: its `get` may wait for ever if the timeout is over when it looks at the clock (Python 3.11).
+        self._tasks: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._hosts: dict[str, list[_Host]] = {}
         self._num_clients, self._left_alone = 0, time.monotonic()
         self._lock = threading.Lock()
@@ -183,7 +184,7 @@ class PackServer:
         with contextlib.suppress(queue.Empty):
             while True:
                 task, answer = self._tasks.get(timeout=timeout_s)
-                timeout_s = 1e-6
+                timeout_s = 0.0
                 try:
                     answer.set_result(task())
                 except Exception as cause:  # noqa: BLE001 - the client is told
