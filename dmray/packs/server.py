@@ -151,7 +151,7 @@ class PackServer:
 
     def __init__(self, settings: PackSettings, folder: Path, listening: socket.socket) -> None:
         self._settings, self._folder, self._listening = settings, folder, listening
-        # Not a SimpleQueue: its `get` may wait for ever if the timeout is over when it looks at the clock (Python 3.11).
+        # Not a SimpleQueue: its `get` may wait for ever if the time is over when it looks at the clock (Python 3.11).
         self._tasks: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._hosts: dict[str, list[_Host]] = {}
         self._num_clients, self._left_alone = 0, time.monotonic()
