@@ -36,7 +36,6 @@ from dmray.planning.plan import Plan
 from dmray.processes import usable_cpus
 
 ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait that long
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # dmray handles Ctrl-C: it stops the sweep and says how to resume
     "RAY_AIR_NEW_OUTPUT": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads their files, and they leave some open
