@@ -16,8 +16,7 @@ from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.on_ray.handover import Received, Report
 from dmray.on_ray.trainable_config import TrainableConfig
 from dmray.records.phase import PhaseWriter
-from dmray.trial.job import TrialJob
-from dmray.trial.publish import fetch_command
+from dmray.trial.job import TrialJob, fetch_command
 
 if TYPE_CHECKING:
     from dmray.on_ray.train_slot import TrainSlot
