@@ -97,7 +97,7 @@ if [ "${2:-}" = --mamba-ssm ]; then
 import re, sys
 path = sys.argv[1]
 text = open(path).read()
-kept = re.sub(r'\n\s*cc_flag\.append\("-gencode"\)\n\s*cc_flag\.append\("arch=compute_(?!90,)[^"]*"\)', "", text)
+kept = re.sub(r'\n(\s*)cc_flag\.append\("-gencode"\)\n\s*cc_flag\.append\("arch=compute_(?!90,)[^"]*"\)', r"\n\1pass", text)
 open(path, "w").write(kept.replace('"--threads", nvcc_threads', '"--threads", "1"'))
 PYTHON
         nice "${pip[@]}" wheel --no-build-isolation --no-deps --wheel-dir "$work/wheels" "$work"/source/*/

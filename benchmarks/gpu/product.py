@@ -1,9 +1,10 @@
 """Section "product": a sweep on the card through Ray, as a user runs it.
 
-Eight short trials at an eighth of the GPU (DM and DT, four seeds) with GPU evaluation actors and MLflow on SQLite, with
+Four short trials at an eighth of the GPU (DM and DT, two seeds) with GPU evaluation actors and MLflow on SQLite, with
 executor "tune" and "train"; a training worker is killed with SIGKILL, the driver too, and `--resume` ends the sweep.
 Checked: every trial finished, every record of a step is there once, GPU metrics were recorded, and a resumed trial's
-scores are those of an undisturbed one up to what a GPU promises.
+losses are those of an undisturbed one up to what a GPU promises; its scores beside them, where actors may decide on
+another device than the undisturbed sweep's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def main() -> None:
     section = section_from_options(__doc__)
-    executors = ["tune", "train"] if find_spec("ray") else []
+    executors = ["train", "tune"] if find_spec("ray") else []
     if not executors:
         section.add("sweeps on Ray", left_out="ray is not installed")
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +51,7 @@ def main() -> None:
 
 def sweep_file(folder: Path, name: str, executor: str, section: Section) -> Path:
     gpu = section.device == "cuda"
-    steps, seeds = (60, [0]) if section.toy else (2000, [0, 1, 2, 3])
+    steps, seeds = (60, [0]) if section.toy else (2000, [0, 1])
     size = {"d_model": 16, "n_layer": 1, "context_length": 4} if section.toy else {"context_length": 20}
     content = {
         "name": name,
@@ -108,15 +109,19 @@ def disturbed(section: Section, file: Path, whole: Path) -> dict[str, Any]:
     plan, folder = _opened(file)
     started = time.monotonic()
     driver = run(file)
-    wait_until(section, lambda: bool(_steps(plan, folder)) or driver.poll() is not None)
-    begun_s = time.monotonic() - started
-    if driver.poll() is not None:
-        raise RuntimeError(f"the sweep ended with status {driver.returncode}: {_end_of_log(file)}")
-    os.kill(_worker(plan, folder), signal.SIGKILL)
-    wait_until(section, lambda: _attempts(plan, folder) > len(plan.trials) or driver.poll() is not None)
-    with suppress(ProcessLookupError):
-        os.kill(driver.pid, signal.SIGKILL)
-    driver.wait(10)
+    try:
+        wait_until(section, lambda: bool(_steps(plan, folder)) or driver.poll() is not None)
+        begun_s = time.monotonic() - started
+        if driver.poll() is not None:
+            raise RuntimeError(f"the sweep ended with status {driver.returncode}")
+        os.kill(_worker(plan, folder), signal.SIGKILL)
+        wait_until(section, lambda: _attempts(plan, folder) > len(plan.trials) or driver.poll() is not None)
+    except (RuntimeError, TimeoutError) as problem:
+        raise type(problem)(f"{problem}; the log's end: {_end_of_log(file)}") from None
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(driver.pid, signal.SIGKILL)
+        driver.wait(10)
     resumed = time.monotonic()
     status = ended(section, run(file, "--resume"))
     facts = _facts(file)
@@ -125,7 +130,8 @@ def disturbed(section: Section, file: Path, whole: Path) -> dict[str, Any]:
         "seconds_to_first_record": begun_s,
         "seconds_after_resume": time.monotonic() - resumed,
         **facts,
-        "scores_off_from_undisturbed": _scores_off(file, whole),
+        "loss_off_from_undisturbed": _off(file, whole, _losses),
+        "score_off_from_undisturbed": _off(file, whole, _scores),
         "right": status == 0 and facts["complete"] and (facts["gpu_recorded"] or section.device == "cpu"),
         "log_end": _end_of_log(file),
     }
@@ -188,19 +194,27 @@ def _facts(file: Path) -> dict[str, Any]:
     }
 
 
-def _scores_off(file: Path, whole: Path) -> float | None:
-    """The largest difference of a normalized score at the same step of the same trial."""
+def _off(file: Path, whole: Path, values: Callable[[Any], float | None]) -> float | None:
+    """The largest difference of a record's value at the same step of the same trial."""
     found = []
     for each in (file, whole):
         plan, folder = _opened(each)
         found.append({
-            (trial_id, r.step): r.first_target.normalized_mean
+            (trial_id, r.step): value
             for trial_id, records in _records(plan, folder).items()
             for r in counting(records)
-            if isinstance(r, EvaluationDone)
+            if (value := values(r)) is not None
         })  # fmt: skip
     ours, theirs = found
-    return max((abs(score - theirs[place]) for place, score in ours.items() if place in theirs), default=None)
+    return max((abs(value - theirs[place]) for place, value in ours.items() if place in theirs), default=None)
+
+
+def _losses(record: Any) -> float | None:
+    return float(record.loss) if isinstance(record, TrainProgress) else None
+
+
+def _scores(record: Any) -> float | None:
+    return float(record.first_target.normalized_mean) if isinstance(record, EvaluationDone) else None
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Section:
             values = measurement()
         except Exception as error:  # noqa: BLE001 - the next measurement does not depend on this one
             traceback.print_exc()
-            self.add(what, error=f"{type(error).__name__}: {error}"[:500])
+            self.add(what, error=f"{type(error).__name__}: {error}"[:1500])
         else:
             self.add(what, **values, took_s=time.monotonic() - started)
 

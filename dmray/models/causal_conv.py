@@ -7,24 +7,31 @@ Shapes: B windows, L tokens, D channels, K taps.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dmray.models.selective_scan import scan_backend
 
+_HAS_TRITON = find_spec("triton") is not None  # not asked for at each call: torch.compile could not follow
+
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, L, D) -> (B, L, D), contiguous, in the dtype of x; weight (D, 1, K) and bias (D,) as in `nn.Conv1d`.
 
-    Uses the compiled CPU implementation if the scan does (`scan_backend`); it is several times faster than PyTorch.
+    Uses the compiled implementation (numba, Triton) where the scan does (`scan_backend`).
     """
-    if scan_backend(weight.device, weight.dtype) != "numba":
+    backend = scan_backend(weight.device, weight.dtype)
+    if backend == "numba":
+        from dmray.models.conv_numba import numba_conv_silu as compiled
+    elif backend != "reference" and _HAS_TRITON:
+        from dmray.models.conv_triton import triton_conv_silu as compiled
+    else:
         return reference_conv_silu(x, weight, bias)
-    from dmray.models.conv_numba import numba_conv_silu
-
     with torch.autocast(x.device.type, enabled=False):
-        return numba_conv_silu(x.to(weight.dtype), weight, bias).to(x.dtype)
+        return compiled(x.to(weight.dtype), weight, bias).to(x.dtype)
 
 
 def reference_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -101,6 +101,12 @@ class MambaMixer(nn.Module):
             return memoryless_scan(x, delta, B, C, self.D, z, self.dt_proj.bias)
         return selective_scan(x, delta, self.rates(), B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
 
+    @property
+    def conv_bias(self) -> Tensor:
+        """(I,); as `torch.func.functional_call` has it, which `get_parameter` would not give."""
+        assert self.conv1d.bias is not None
+        return self.conv1d.bias
+
     def rates(self) -> Tensor:
         """A (I, N), contiguous: minus the decay rates; zeros if the mixer has none."""
         inner, d_state = len(self.D), self.splits[1]
@@ -116,7 +122,7 @@ class MambaMixer(nn.Module):
     def _selected(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """x (B, L, I) after the convolution, the gate z (B, L, I), and per token dt (B, L, R), B and C (B, L, N)."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.get_parameter("bias"))
+        x = causal_conv_silu(x, self.conv1d.weight, self.conv_bias)
         return x, z, *self.x_proj(x).split(self.splits, dim=-1)
 
     def begin(self, num_rows: int) -> MixerState:
@@ -154,7 +160,7 @@ class MambaMixer(nn.Module):
         inputs, tokens = torch.cat([state.taps, x], dim=1), x.shape[1]
         state.taps = inputs[:, tokens:]
         filters = self.conv1d.weight.squeeze(1).t().contiguous()
-        out = torch.addcmul(self.conv1d.get_parameter("bias"), inputs[:, :tokens], filters[0])
+        out = torch.addcmul(self.conv_bias, inputs[:, :tokens], filters[0])
         for tap in range(1, len(filters)):
             out.addcmul_(inputs[:, tap : tap + tokens], filters[tap])
         return out

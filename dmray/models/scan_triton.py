@@ -1,11 +1,12 @@
 """The selective scan as two Triton kernels (forward and backward), for GPUs without mamba-ssm.
 
-Shapes: B windows, L tokens, D channels, N state size. A program processes the tokens of one window for a block of
-channels, with the states in registers. The forward pass stores all states (B, L, D, N) for the backward pass. Sums over
-windows or channels are stored as partial sums and added by PyTorch. There are no atomics, so the same inputs give the
-same bits.
+Shapes: W windows, L tokens, D channels, N state size, G groups of W / G windows, each with rates, skip and bias of its
+own: one group for one network, one a seat for networks that are stacked (`torch.func.vmap`). A program processes the
+tokens of one window for a block of channels, with the states in registers. The forward pass stores all states
+(W, L, D, N) for the backward pass. Sums over windows or channels are stored as partial sums and added by PyTorch. There
+are no atomics, so the same inputs give the same bits; a group's numbers do not depend on what the other groups hold.
 
-Tested in Triton's interpreter only (`TRITON_INTERPRET=1`): no GPU was at hand.
+The kernels are custom operators of PyTorch, so that `torch.compile` and `torch.func.vmap` take them as they are.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-_BLOCK_D = 32
+from dmray.models.triton_rows import rows_of, sum_of_groups, to_groups
+
+# Channels of a program, as measured on an H200 with 256 channels and 40 tokens: few windows need many small programs
+_FEW_WINDOWS, _BLOCK_FEW, _BLOCK_MANY = 128, 8, 32
 
 
 def triton_scan(
@@ -32,51 +35,119 @@ def triton_scan(
     delta_bias: Tensor,
     delta_softplus: bool,
 ) -> Tensor:
-    """See `dmray.models.scan_reference.Scan`. CUDA and float32 only; differentiable once."""
-    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    """See `dmray.models.scan_reference.Scan`. CUDA and float32 only; differentiable once; has a rule for vmap."""
+    inputs = (u, delta, A[None], B, C, D[None], z, delta_bias[None])
     assert all(x.dtype == torch.float32 for x in inputs), "the Triton scan is float32"
-    y: Tensor = _Kernels.apply(*inputs, delta_softplus)  # type: ignore[no-untyped-call]
+    y: Tensor = _scan(*inputs, delta_softplus, torch.is_grad_enabled())[0]
     return y
 
 
-class _Kernels(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *tensors, ctx.softplus = inputs
-        kept = [x.contiguous() for x in tensors]
-        u, _, A, *_ = kept
-        keep = any(ctx.needs_input_grad)
-        y, states = torch.empty_like(u), u.new_empty(*u.shape, A.shape[1]) if keep else u
-        _forward[_grid(u)](*kept, y, states, *_sizes(u, A), SOFTPLUS=ctx.softplus, KEEP=keep, **_blocks(A), num_warps=1)
-        ctx.save_for_backward(*kept, states)
-        return y
+@torch.library.custom_op("dmray::selective_scan", mutates_args=())
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    bias: Tensor,
+    softplus: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """y (W, L, D), and the states, or nothing without `keep`. A (G, D, N); D, bias (G, D)."""
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    states = u.new_empty(*u.shape, A.shape[2]) if keep else u.new_empty(0)
+    rows, strides = rows_of(u, delta, B, C, z)
+    x, step, B, C, gate = rows
+    fixed = [each.contiguous() for each in (A, D, bias)]
+    _forward[_grid(u)](
+        x, step, B, C, gate, *fixed, y, states, *strides, *_sizes(u, A), SOFTPLUS=softplus, KEEP=keep, **_blocks(u, A)
+    )
+    return y, states
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        *kept, states = ctx.saved_tensors
-        u, _, A, B, _, D, *_ = kept
-        grad_u, grad_delta, grad_z = (torch.empty_like(u) for _ in range(3))
-        parts_B, parts_C = (B.new_empty(_grid(u)[1], *B.shape) for _ in range(2))
-        parts_A, parts_D, parts_bias = (x.new_empty(u.shape[0], *x.shape) for x in (A, D, D))
-        grads = (grad_u, grad_delta, parts_A, parts_B, parts_C, parts_D, grad_z, parts_bias)
-        _backward[_grid(u)](
-            grad_y.contiguous(), *kept, states, *grads, *_sizes(u, A), SOFTPLUS=ctx.softplus, **_blocks(A), num_warps=1
-        )
-        summed = (x.sum(0) if place in (2, 3, 4, 5, 7) else x for place, x in enumerate(grads))
-        return *(x if needed else None for x, needed in zip(summed, ctx.needs_input_grad, strict=False)), None
+
+@_scan.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    return y, u.new_empty(*u.shape, A.shape[2]) if rest[-1] else u.new_empty(0)
+
+
+@torch.library.custom_op("dmray::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    bias: Tensor,
+    states: Tensor,
+    softplus: bool,
+) -> list[Tensor]:
+    """The gradients of u, delta, z; B and C; A, D and bias. The last five are views of two sums."""
+    grad_u, grad_delta, grad_z = (torch.empty(u.shape, dtype=u.dtype, device=u.device) for _ in range(3))
+    windows, length, _ = u.shape
+    groups, channels, size = A.shape
+    across_channels = u.new_empty(_grid(u)[1], 2, windows, length, size)
+    across_windows = u.new_empty(windows, channels, size + 2)
+    rows, strides = rows_of(u, delta, B, C, z)
+    x, step, B, C, gate = rows
+    fixed = [each.contiguous() for each in (grad_y, A, D, bias)]
+    _backward[_grid(u)](
+        fixed[0], x, step, B, C, gate, *fixed[1:], states, grad_u, grad_delta, grad_z, across_channels, across_windows,
+        *strides, *_sizes(u, A), SOFTPLUS=softplus, **_blocks(u, A),
+    )  # fmt: skip
+    return [grad_u, grad_delta, grad_z, across_channels.sum(0), sum_of_groups(across_windows, groups)]
+
+
+@_scan_backward.register_fake
+def _(grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any) -> list[Tensor]:
+    rows = [torch.empty(u.shape, dtype=u.dtype, device=u.device) for _ in range(3)]
+    return [*rows, u.new_empty(2, *B.shape), u.new_empty(A.shape[0], A.shape[1], A.shape[2] + 2)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.softplus, keep = inputs
+    assert keep, "gradients need the states"
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _gradients(ctx: Any, grad_y: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad_u, grad_delta, grad_z, tokens, channels = _scan_backward(grad_y, *ctx.saved_tensors, ctx.softplus)
+    size = channels.shape[2] - 2
+    grad_A, grad_D, grad_bias = channels[..., :size], channels[..., size], channels[..., size + 1]
+    return grad_u, grad_delta, grad_A, tokens[0], tokens[1], grad_D, grad_z, grad_bias, None, None
+
+
+_scan.register_autograd(_gradients, setup_context=_save)
+
+
+@_scan.register_vmap
+def _(info: Any, in_dims: Any, *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+    *tensors, softplus, keep = inputs
+    y, states = _scan(*to_groups(info.batch_size, tensors, in_dims), softplus, keep)
+    seats = info.batch_size
+    return (y.unflatten(0, (seats, -1)), states.unflatten(0, (seats, -1)) if keep else states), (0, 0 if keep else None)
 
 
 def _grid(u: Tensor) -> tuple[int, int]:
-    return u.shape[0], -(-u.shape[2] // _BLOCK_D)
+    return u.shape[0], -(-u.shape[2] // _block(u))
 
 
-def _sizes(u: Tensor, A: Tensor) -> tuple[int, int, int]:
-    return u.shape[1], u.shape[2], A.shape[1]
+def _block(u: Tensor) -> int:
+    return _BLOCK_FEW if u.shape[0] < _FEW_WINDOWS else _BLOCK_MANY
 
 
-def _blocks(A: Tensor) -> dict[str, int]:
-    return {"BLOCK_D": _BLOCK_D, "BLOCK_N": triton.next_power_of_2(A.shape[1])}
+def _sizes(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
+    return u.shape[1], u.shape[2], A.shape[2], u.shape[0] // A.shape[0]
+
+
+def _blocks(u: Tensor, A: Tensor) -> dict[str, int]:
+    return {"BLOCK_D": _block(u), "BLOCK_N": triton.next_power_of_2(A.shape[2]), "num_warps": 1}
 
 
 @triton.jit
@@ -96,24 +167,28 @@ def _softplus(x):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
-    u, delta, A, B, C, D, z, bias, y, states, length, channels, size,
+    u, delta, B, C, z, A, D, bias, y, states, u_row, delta_row, B_row, C_row, z_row, length, channels, size, group,
     SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     d, n = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     in_d, in_n = d < channels, n < size
     in_both = in_d[:, None] & in_n[None, :]
-    rates = tl.load(A + d[:, None] * size + n[None, :], mask=in_both, other=0.0)
-    skip, shift = tl.load(D + d, mask=in_d, other=0.0), tl.load(bias + d, mask=in_d, other=0.0)
+    own = (tl.program_id(0) // group) * channels + d
+    rates = tl.load(A + own[:, None] * size + n[None, :], mask=in_both, other=0.0)
+    skip, shift = tl.load(D + own, mask=in_d, other=0.0), tl.load(bias + own, mask=in_d, other=0.0)
     h = tl.zeros((BLOCK_D, BLOCK_N), dtype=tl.float32)
     for t in range(length):
         token = tl.program_id(0).to(tl.int64) * length + t
         row = token * channels + d
-        x, gate = tl.load(u + row, mask=in_d, other=0.0), tl.load(z + row, mask=in_d, other=0.0)
-        step = tl.load(delta + row, mask=in_d, other=0.0) + shift
+        x, gate = (
+            tl.load(u + token * u_row + d, mask=in_d, other=0.0),
+            tl.load(z + token * z_row + d, mask=in_d, other=0.0),
+        )
+        step = tl.load(delta + token * delta_row + d, mask=in_d, other=0.0) + shift
         if SOFTPLUS:
             step = _softplus(step)
-        B_t = tl.load(B + token * size + n, mask=in_n, other=0.0)
-        C_t = tl.load(C + token * size + n, mask=in_n, other=0.0)
+        B_t = tl.load(B + token * B_row + n, mask=in_n, other=0.0)
+        C_t = tl.load(C + token * C_row + n, mask=in_n, other=0.0)
         h = tl.exp(step[:, None] * rates) * h + (step * x)[:, None] * B_t[None, :]
         if KEEP:
             tl.store(states + row[:, None] * size + n[None, :], h, mask=in_both)
@@ -123,17 +198,17 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward(  # type: ignore[no-untyped-def]
-    grad_y, u, delta, A, B, C, D, z, bias, states,
-    grad_u, grad_delta, parts_A, parts_B, parts_C, parts_D, grad_z, parts_bias, length, channels, size,
+    grad_y, u, delta, B, C, z, A, D, bias, states, grad_u, grad_delta, grad_z, across_channels, across_windows,
+    u_row, delta_row, B_row, C_row, z_row, length, channels, size, group,
     SOFTPLUS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     window, windows = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     d, n = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     in_d, in_n = d < channels, n < size
     in_both = in_d[:, None] & in_n[None, :]
-    across = d[:, None] * size + n[None, :]
-    rates = tl.load(A + across, mask=in_both, other=0.0)
-    skip, shift = tl.load(D + d, mask=in_d, other=0.0), tl.load(bias + d, mask=in_d, other=0.0)
+    own = (tl.program_id(0) // group) * channels + d
+    rates = tl.load(A + own[:, None] * size + n[None, :], mask=in_both, other=0.0)
+    skip, shift = tl.load(D + own, mask=in_d, other=0.0), tl.load(bias + own, mask=in_d, other=0.0)
     carried = tl.zeros((BLOCK_D, BLOCK_N), dtype=tl.float32)  # gradient with respect to the state, through later steps
     grad_A = tl.zeros((BLOCK_D, BLOCK_N), dtype=tl.float32)
     grad_D, grad_bias = tl.zeros((BLOCK_D,), dtype=tl.float32), tl.zeros((BLOCK_D,), dtype=tl.float32)
@@ -143,13 +218,16 @@ def _backward(  # type: ignore[no-untyped-def]
         t = length - 1 - back
         token = window * length + t
         row = token * channels + d
-        x, gate = tl.load(u + row, mask=in_d, other=0.0), tl.load(z + row, mask=in_d, other=0.0)
-        raw = tl.load(delta + row, mask=in_d, other=0.0) + shift
+        x, gate = (
+            tl.load(u + token * u_row + d, mask=in_d, other=0.0),
+            tl.load(z + token * z_row + d, mask=in_d, other=0.0),
+        )
+        raw = tl.load(delta + token * delta_row + d, mask=in_d, other=0.0) + shift
         step = raw
         if SOFTPLUS:
             step = _softplus(raw)
-        B_t = tl.load(B + token * size + n, mask=in_n, other=0.0)
-        C_t = tl.load(C + token * size + n, mask=in_n, other=0.0)
+        B_t = tl.load(B + token * B_row + n, mask=in_n, other=0.0)
+        C_t = tl.load(C + token * C_row + n, mask=in_n, other=0.0)
         before = tl.zeros((BLOCK_D, BLOCK_N), dtype=tl.float32)
         if t > 0:
             before = tl.load(states + (row[:, None] - channels) * size + n[None, :], mask=in_both, other=0.0)
@@ -158,9 +236,9 @@ def _backward(  # type: ignore[no-untyped-def]
         tl.store(grad_z + row, grad * out * opened * (1.0 + gate * (1.0 - opened)), mask=in_d)
         grad = grad * gate * opened
         g = carried + grad[:, None] * C_t[None, :]
-        part = (tl.program_id(1) * windows * length + token) * size + n
-        tl.store(parts_C + part, tl.sum(grad[:, None] * h, axis=0), mask=in_n)
-        tl.store(parts_B + part, tl.sum(g * (step * x)[:, None], axis=0), mask=in_n)
+        part = across_channels + (tl.program_id(1) * 2 * windows * length + token) * size + n
+        tl.store(part, tl.sum(g * (step * x)[:, None], axis=0), mask=in_n)
+        tl.store(part + windows * length * size, tl.sum(grad[:, None] * h, axis=0), mask=in_n)
         grad_entering = tl.sum(g * B_t[None, :], axis=1)
         carried = g * tl.exp(step[:, None] * rates)
         grad_exponent = carried * before
@@ -173,6 +251,7 @@ def _backward(  # type: ignore[no-untyped-def]
         grad_D += grad * x
         grad_bias += grad_step
         h = before
-    tl.store(parts_A + window * channels * size + across, grad_A, mask=in_both)
-    tl.store(parts_D + window * channels + d, grad_D, mask=in_d)
-    tl.store(parts_bias + window * channels + d, grad_bias, mask=in_d)
+    sums = across_windows + (window * channels + d) * (size + 2)
+    tl.store(sums[:, None] + n[None, :], grad_A, mask=in_both)
+    tl.store(sums + size, grad_D, mask=in_d)
+    tl.store(sums + size + 1, grad_bias, mask=in_d)

@@ -1,5 +1,7 @@
 """Decode mode `window`, as in the paper: the network runs on the last context_length timesteps at each step.
 
+On a GPU the network is recorded once for whole windows and replayed at each step (`CapturedPrediction`).
+
 Shapes: E live episodes, T timesteps, K tokens per timestep, W width.
 """
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmray.policies.captured import CapturedPrediction
 from dmray.policies.rollout_fields import RolloutFields
 
 
@@ -18,12 +21,12 @@ class WindowDecoder:
     def __init__(self, fields: RolloutFields, context: int | None = None) -> None:
         self._fields = fields
         model = fields.policy.recipe.model
+        length = context or model.context_length
         self._histories = [
-            _History(
-                fields.num_rows, context or model.context_length, len(stage.layout.tokens), model.d_model, fields.device
-            )
+            _History(fields.num_rows, length, len(stage.layout.tokens), model.d_model, fields.device)
             for stage in fields.stages
         ]
+        self._whole = [CapturedPrediction(stage.predict_last, fields.num_rows) for stage in fields.stages]
 
     @torch.inference_mode()
     def decide(
@@ -32,10 +35,11 @@ class WindowDecoder:
         """See `Decoder.decide`."""
         fields = self._fields
         fields.observe(observations, returns_to_go, known_actions)
-        for stage, history in zip(fields.stages, self._histories, strict=True):
+        for stage, history, whole in zip(fields.stages, self._histories, self._whole, strict=True):
             history.append(fields.embed(stage))
             if not fields.decided(stage):
-                fields.decide(stage, stage.predict_last(history.window()))
+                predict = whole if history.is_full else stage.predict_last
+                fields.decide(stage, predict(history.window()))
         for stage, history in zip(fields.stages, self._histories, strict=True):
             if stage.layout.has_late_tokens:
                 history.replace_last(fields.embed(stage))
@@ -73,6 +77,11 @@ class _History:
 
     def replace_last(self, timestep: Tensor) -> None:
         self._buffer[:, self._end - 1] = timestep
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are `length` timesteps or more."""
+        return self._end >= self._length
 
     def window(self) -> Tensor:
         """(E, T, K, W), T up to `length`."""

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -54,19 +51,6 @@ class TestMambaSsmsLayout(ScanContract):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(
-    find_spec("triton") is None or not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"),
-    reason="needs Triton and a GPU or TRITON_INTERPRET=1",
-)
-class TestTriton(ScanContract):
-    """On a CPU in Triton's interpreter: TRITON_INTERPRET=1."""
-
-    backend = "triton"
-    sizes = ((1, 6, 40, 16), (1, 1, 1, 1), (2, 5, 5, 3))  # small: the interpreter is slow
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(
     not torch.cuda.is_available() or find_spec("selective_scan_cuda") is None, reason="needs mamba-ssm and a GPU"
 )
 class TestMambaSsmsKernels(ScanContract):
@@ -74,20 +58,6 @@ class TestMambaSsmsKernels(ScanContract):
 
     backend = "mamba_ssm"
     device = "cuda"
-
-
-@pytest.mark.skipif(
-    find_spec("triton") is None or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1",
-    reason="needs Triton, and TestTriton must not run here already",
-)
-def test_the_triton_kernels_pass_the_contract_in_tritons_interpreter() -> None:
-    """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    command = [sys.executable, "-m", "pytest", f"{__file__}::TestTriton", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert ended.returncode == 0, ended.stdout
-    assert re.search(r"\d+ passed", ended.stdout), ended.stdout
-    assert "skipped" not in ended.stdout
 
 
 def tokens_last(
