@@ -1,5 +1,6 @@
 # make quickstart   set up, train Decision Mamba and Decision Transformer, print which one is better
 # make test         set up, lint, type-check, test
+# make test-pythons install dmray for each Python from 3.11 to 3.13 that is here, and run the tests without Ray
 # make fuzz         give odd inputs to everything that reads files, options or answers, for ten minutes
 # make chaos        all tests on Ray: kills and freezes of every kind of process, three random orders
 # make soak         200 short trials on Ray under random faults for an hour
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test suite fuzz chaos soak setup bullet mlflow lint format images-pin clean
+.PHONY: quickstart test suite test-pythons fuzz chaos soak setup bullet mlflow lint format images-pin clean
 
 quickstart: setup
 	$(BIN)/python -m dmray.sweep sweeps/quickstart.yaml --resume
@@ -22,6 +23,9 @@ test: setup
 
 suite: setup
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+
+test-pythons:
+	$(PYTHON) requirements/test_pythons.py
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --minutes 10
@@ -63,4 +67,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-3.* runs

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         draw_episodes,
         evaluate_policy,
         evaluate_sweep,
+        export_policy,
         load_policy,
         load_published_policy,
         load_results,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from dmray.driver.sweep_evaluation import SweepEvaluation
     from dmray.errors import DmrayError
+    from dmray.exports import Export
     from dmray.inference import Evaluation, Policy, Rollout
     from dmray.progress.summary import Summary
     from dmray.reporting.frames import Results, SweepRun
@@ -45,6 +47,7 @@ __all__ = [
     "DecayAnalysis",
     "DmrayError",
     "Evaluation",
+    "Export",
     "Policy",
     "Results",
     "Rollout",
@@ -61,6 +64,7 @@ __all__ = [
     "draw_episodes",
     "evaluate_policy",
     "evaluate_sweep",
+    "export_policy",
     "load_policy",
     "load_published_policy",
     "load_results",
@@ -74,6 +78,7 @@ _MODULES = {
     "DecayAnalysis": "dmray.analysis.decay",
     "DmrayError": "dmray.errors",
     "Evaluation": "dmray.inference",
+    "Export": "dmray.exports",
     "Policy": "dmray.inference",
     "Results": "dmray.reporting.frames",
     "Rollout": "dmray.inference",

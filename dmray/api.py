@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from dmray.analysis.subgoals import SubgoalAnalysis
     from dmray.driver.session import Runner
     from dmray.driver.sweep_evaluation import MakeService, SweepEvaluation
+    from dmray.exports import Export
     from dmray.inference import Evaluation, Policy, PolicyFunction
     from dmray.reporting import ReportPaths
     from dmray.reporting.frames import Results, SweepRun
@@ -274,24 +275,31 @@ def write_report(
     into: str | Path | None = None,
     baseline: str | None = None,
     protocol: str | None = None,
+    references: Sequence[str | Path] = (),
 ) -> ReportPaths:
     """Write the report of one or several sweeps: report.html, report.md, tables.tex, CSV files and figures.
 
     `into`: the folder to write; None: <sweep>/report of the first sweep, also in its object store. `baseline`: the
-    method that all others are compared with; None: each method's own baselines. `sweeps`, `protocol`: as in
-    `load_results`.
+    method that all others are compared with; None: each method's own baselines. `references`: CSV files of published
+    results, shown beside those that come with dmray. `sweeps`, `protocol`: as in `load_results`.
 
         paths = dmray.write_report("runs/quickstart", into="report", baseline="dt")
 
     Raises:
-        SpecError: the baseline or the protocol is unknown, or the sweeps have no trial of it.
+        SpecError: the baseline or the protocol is unknown, or the sweeps have no trial of it; or a file of published
+            results has a mistake, or nothing for these data sets.
         StorageError, StoreUnavailableError: as `load_results`.
     """
-    return write_report_of(load_results(*sweeps, protocol=protocol), str(sweeps[0]), into, baseline)
+    results = load_results(*sweeps, protocol=protocol)
+    return write_report_of(results, str(sweeps[0]), into, baseline, references)
 
 
-def write_report_of(results: Results, first: str, into: str | Path | None, baseline: str | None) -> ReportPaths:
+def write_report_of(
+    results: Results, first: str, into: str | Path | None, baseline: str | None, references: Sequence[str | Path] = ()
+) -> ReportPaths:
     """Write the report of loaded results as `write_report` does; `first` is the first of their sweeps."""
+    if isinstance(references, str) or not isinstance(references, Sequence):
+        raise SpecError(f"references {short_repr(references)}: give a list, for example ['published.csv']")
     target = None if into is None else folder_path("into", into)
     if baseline is not None:
         METHODS.find(line("baseline", baseline), SpecError)
@@ -300,7 +308,7 @@ def write_report_of(results: Results, first: str, into: str | Path | None, basel
             raise SpecError(
                 f"baseline {baseline}: these sweeps have no trial of this method, but of {', '.join(methods)}"
             )
-    paths = results.write_report(target, baseline)
+    paths = results.write_report(target, baseline, [place("references", each) for each in references])
     storage, name = locate(first)
     if into is None and is_url(storage):
         SweepCopy.for_reading(storage, name).push()
@@ -310,10 +318,11 @@ def write_report_of(results: Results, first: str, into: str | Path | None, basel
 def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri: str | None = None) -> Policy:
     """Load a trained policy. `policy.start()` acts with it; `evaluate_policy` and `draw_episodes` take it.
 
-    `source`: a checkpoint file; a trial's folder; the URL of either in an object store; or the id of a trial's MLflow
-    run. `checkpoint`, for a trial's folder or an MLflow run: "final" or "best"; for a folder also "last", and
-    "step:10000" where the sweep keeps it. None: the final weights, or for a trial that has not finished the last ones.
-    `mlflow_uri` is the server of an MLflow run; None: $MLFLOW_TRACKING_URI.
+    `source`: a checkpoint file; a trial's folder; the URL of either in an object store; a folder that `export_policy`
+    wrote with the format "safetensors"; or the id of a trial's MLflow run. `checkpoint`, for a trial's folder or an
+    MLflow run: "final" or "best"; for a folder also "last", and "step:10000" where the sweep keeps it. None: the final
+    weights, or for a trial that has not finished the last ones. `mlflow_uri` is the server of an MLflow run; None:
+    $MLFLOW_TRACKING_URI.
 
         policy = dmray.load_policy(results.trial_folder(results.trials.trial_id[0]))
         rollout = policy.start(num_episodes=2)
@@ -331,6 +340,48 @@ def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri
     from dmray import inference  # loads torch
 
     return inference.load_policy(source, checkpoint)
+
+
+def export_policy(
+    policy: Policy | str | Path,
+    folder: str | Path,
+    formats: str | Sequence[str] = "safetensors",
+    *,
+    checkpoint: str | None = None,
+    decode: str | None = None,
+    force: bool = False,
+    mlflow_uri: str | None = None,
+) -> Export:
+    """Write a policy into a folder for others, with a model card (docs/export.md). Returns the paths of its files.
+
+    `policy`: the result of `load_policy`, or a source that it takes (with `checkpoint` and `mlflow_uri`). `formats`:
+    "torchscript", "pt2" (torch.export) and "onnx" act step by step without dmray; "safetensors" has the weights, which
+    `load_policy(folder)` loads back. `decode`: of the former, "window" or "recurrent"; None: that of the policy's
+    sweep. Their actions are compared with dmray's own before the folder gets its name. `force`: replace an export.
+
+        exported = dmray.export_policy(policy, "exported", ["torchscript", "safetensors"], force=True)
+        same = dmray.load_policy(exported.folder)
+
+    Raises:
+        SpecError: a format or the mode is unknown, has no effect, or is not possible for the policy's method.
+        StorageError: the folder exists and `force` is false, or cannot be written.
+        CheckpointError, TrackingError: as `load_policy`. MissingPackageError: a format needs `dmray[export]`.
+    """
+    flag("force", force)
+    target = Path(place("folder", folder))
+    names = [formats] if isinstance(formats, str) else list(formats)
+    named = [line("format", name) for name in names]
+    if decode is not None:
+        line("decode", decode)
+    from dmray import exports, inference  # load torch
+
+    if isinstance(policy, inference.Policy):
+        if (checkpoint, mlflow_uri) != (None, None):
+            raise SpecError("checkpoint, mlflow_uri: the policy is loaded already; give them to load_policy")
+        loaded = policy
+    else:
+        loaded = load_policy(policy, checkpoint=checkpoint, mlflow_uri=mlflow_uri)
+    return exports.export(loaded, target, named, decode=decode, force=force)
 
 
 def load_published_policy(

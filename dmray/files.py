@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,17 +68,23 @@ def is_regular_file(path: Path) -> bool:
 
 
 def download_folders() -> list[Path]:
-    """$DMRAY_DATASETS, if set, and D4RL's own folder, if there is a home folder; files are downloaded to the first.
+    """$DMRAY_DATASETS, if it is a folder, and D4RL's own one, if there is a home folder; downloads go to the first.
 
     Raises:
         StorageError: the home folder in $DMRAY_DATASETS is not known.
     """
     named = os.environ.get("DMRAY_DATASETS")
-    folders = [user_path(named, "DMRAY_DATASETS")] if named else []
+    folders = [user_path(named, "DMRAY_DATASETS")] if named and "://" not in named else []
     try:
         return [*folders, Path.home() / ".d4rl" / "datasets"]
     except RuntimeError:  # no $HOME, and the user database does not know the user
         return folders
+
+
+def data_store_url() -> str | None:
+    """$DMRAY_DATASETS, if it is the URL of a folder in an object store: the one source of published data sets then."""
+    named = os.environ.get("DMRAY_DATASETS", "")
+    return named.rstrip("/") if "://" in named else None
 
 
 def cache_folder() -> Path:
@@ -165,6 +172,31 @@ def partial(path: Path) -> Iterator[Path]:
         replace_durably(part, path)
     finally:
         _remove(part)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """As `partial`, for a folder that may replace one: the caller has seen that the old one may go.
+
+    The old one is set aside before the new one takes its name. A kill in between leaves both whole, under names of
+    their own; a reader finds no half folder. What killed processes of this machine left of the same folder is removed,
+    if there is a folder.
+    """
+    make_folder(path.parent)
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
+        if path.exists() and _PART.fullmatch(left.name) and _ended(left):
+            _remove(left)
+    part, old = (path.with_name(f".{path.name}.{_writer()}.part") for _ in range(2))
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        replace_durably(part, path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        _remove(part)
+        _remove(old)
 
 
 def remove_stale_parts(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 COMMANDS = (
     "init", "sweep", "report", "evaluate", "data", "doctor", "track", "status", "pause", "resume", "stop", "logs",
-    "explain", "submit", "analyze",
+    "explain", "submit", "analyze", "export",
 )  # fmt: skip
 FLOORS = {
     "escaping": 0, "processes": 0, "errors": 1,
@@ -21,8 +21,8 @@ FLOORS = {
     "progress": 11,
     "trial": 12,
     "inference": 13,
-    "mlflow_mirror": 14, "reporting": 15,
-    "analysis": 16, "driver": 16, "on_ray": 17,
+    "mlflow_mirror": 14, "trackers": 15, "reporting": 15,
+    "analysis": 16, "driver": 16, "exports": 16, "on_ray": 17,
     "api": 18,
     "cli": 19,
     "execution": 20,

@@ -20,7 +20,10 @@ from tests.floors import COMMANDS, FLOORS
 
 PACKAGE = Path(__file__).parent.parent / "dmray"
 SIMULATORS = ("mujoco", "gymnasium", "envpool", "gym", "d4rl", "pybullet")
-RIM = {"ray": "on_ray", "mlflow": "mlflow_mirror", "minari": "datasets", **dict.fromkeys(SIMULATORS, "rollout")}
+RIM = {
+    "ray": "on_ray", "mlflow": "mlflow_mirror", "wandb": "trackers", "tensorboard": "trackers", "minari": "datasets",
+    **dict.fromkeys(SIMULATORS, "rollout"),
+}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -96,7 +99,7 @@ def test_every_module_has_a_floor() -> None:
 
 
 def test_importing_dmray_and_planning_load_neither_torch_nor_ray() -> None:
-    code = "import sys, dmray.cli.sweep; print({'torch', 'ray', 'mlflow'} & set(sys.modules))"
+    code = "import sys, dmray.cli.sweep; print({'torch', 'ray', 'mlflow', 'wandb', 'tensorboard'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

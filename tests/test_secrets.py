@@ -14,10 +14,10 @@ from dmray.cli.sweep import _continue_command
 from dmray.driver.local_runner import LocalRunner
 from dmray.driver.session import run_sweep
 from dmray.errors import StorageError, TrackingError
-from dmray.mlflow_mirror.replay import replay
 from dmray.planning.manifest import write_manifest
 from dmray.records import SweepFolder
 from dmray.storage import open_store
+from dmray.trackers.replay import replay
 from tests.mlflow_mirror.mlflow_server import free_port
 from tests.sweeps import tiny_plan
 
@@ -41,7 +41,7 @@ def test_a_sweep_stores_and_says_no_password(
     assert holding == []
     assert PASSWORD not in caplog.text
     with pytest.raises(TrackingError, match="dmray does not store passwords; set MLFLOW_TRACKING_USERNAME"):
-        replay(folder, None)
+        replay(folder)
 
 
 def _report(folder: SweepFolder) -> Path:

@@ -72,22 +72,33 @@ def fetch(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Names, patterns or families: hopper-medium-v2 'antmaze-*' maze2d.", autocompletion=_complete_name
+            help="Names, patterns or families: hopper-medium-v2 'antmaze-*' maze2d; with --to also files.",
+            autocompletion=_complete_name,
         ),
     ],
     protocol: Protocol = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Put them where all machines of a cluster read them: a shared folder, or s3://bucket/prefix.",
+        ),
+    ] = None,
 ) -> None:
     """Download data sets. A download that was interrupted continues. If one fails, the others are still downloaded."""
     from dmray.downloads import progress_bar
-    from dmray.sources import fetch_published
+    from dmray.sources import fetch_published, put_file, put_published
 
     with report_errors():
-        wanted = [name for given in names for name in _published(given, protocol)]
-    failed = 0
+        wanted = [each for given in names for each in _to_fetch(given, protocol, to)]
+    place, failed = None if to is None else to.rstrip("/") or "/", 0
     for name in dict.fromkeys(wanted):
         try:
             with progress_bar(err) as progress:
-                path = fetch_published(name, progress)
+                if place is None:
+                    path = fetch_published(str(name), progress)
+                else:
+                    path = put_file(name, place) if isinstance(name, Path) else put_published(name, place, progress)
             out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
         except DmrayError as problem:
             failed += 1
@@ -212,6 +223,19 @@ def _published(given: str, protocol: str | None = None) -> list[str]:
     if not names:
         raise SpecError(f"'{given}': no data set is published; record one: python -m dmray.data make --task {tasks[0]}")
     return names
+
+
+def _to_fetch(given: str, protocol: str | None, to: str | None) -> list[str | Path]:
+    """The published data sets of a name, a pattern, a task or a family; or the file itself.
+
+    Raises:
+        SpecError: there is none, or it is a file and no place for it is named.
+    """
+    if given in DATASETS or not is_regular_file(Path(given)):
+        return list(_published(given, protocol))
+    if to is None:
+        raise SpecError(f"{given}: a file of this machine; name the place where it is to be put with --to")
+    return [Path(given)]
 
 
 def _to_verify(given: str, task: str | None) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from dmray.datasets import WARNING
 from dmray.downloads import verify
 from dmray.errors import DatasetError, EngineError, SpecError
-from dmray.files import download_folders, is_regular_file, user_path
+from dmray.files import data_store_url, download_folders, is_regular_file, user_path
 from dmray.registry import lookup
 from dmray.rollout import furthest_number, replay_errors
 from dmray.sources import OpenedDataset, open_dataset, open_file, task_of_file
@@ -37,7 +37,7 @@ def read_dataset(name: str, task: str | None) -> tuple[OpenedDataset, list[str]]
         found, why = task_of_file(Path(name))
         return open_file(Path(name), found, cached=False), [f"task {found.name}: {why}"]
     entry = entry_of(name)
-    if entry.file_name is not None and _folder_with(entry.file_name) is None:
+    if entry.file_name is not None and data_store_url() is None and _folder_with(entry.file_name) is None:
         raise DatasetError(f"not on this machine: python -m dmray.data fetch {name}")
     return open_dataset(DatasetSpec(name=name), TASKS[entry.task], Path(), cached=False), []
 
@@ -84,6 +84,8 @@ def _folder_with(file_name: str) -> Path | None:
 
 def _checksum(name: str) -> list[str]:
     """The note on the checksum of a published file, from the manifest in its folder."""
+    if data_store_url() is not None and name in DATASETS:
+        return [f"sha256 as it is pinned in {data_store_url()}"]
     file_name = DATASETS[name].file_name if name in DATASETS else None
     folder = None if file_name is None else _folder_with(file_name)
     return [] if file_name is None or folder is None else [str(verify(file_name, folder))]

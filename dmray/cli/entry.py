@@ -32,6 +32,9 @@ COMMANDS = {
     "report": Command("dmray.cli.report", "app", "make tables and figures from a sweep's records"),
     "evaluate": Command("dmray.cli.evaluate", "app", "evaluate a checkpoint again"),
     "analyze": Command("dmray.cli.analyze", "app", "show what stored policies have learned"),
+    "export": Command(
+        "dmray.cli.export", "app", "write a policy as TorchScript, ONNX or safetensors, with a model card"
+    ),
     "track": Command("dmray.cli.track", "app", "copy a sweep's records to MLflow, register the best models"),
     "data": Command("dmray.cli.data", "app", "list, fetch, verify, summarize or record data sets"),
     "doctor": Command("dmray.cli.doctor", "app", "check this machine, measure its speed"),

@@ -208,6 +208,10 @@ def _published_policy(source: str, authors: Sequence[str], options: Mapping[str,
     """
     settings = {name: value for name, value in options.items() if value is not None}
     is_folder = not authors and not is_url(source) and is_regular_file(user_path(source) / "config.json")
+    if is_folder:
+        from dmray.inference.exported import is_exported  # loads torch
+
+        is_folder = not is_exported(user_path(source))
     if not authors and not is_folder:
         if settings:
             given = f"--{next(iter(settings)).replace('_', '-')}"

@@ -24,11 +24,15 @@ def main(
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="Only trials of this protocol, for example d4rl-mujoco.")] = None,
     into: Annotated[Path | None, typer.Option(help="Folder to write. Default: SWEEP/report of the first.")] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="CSV file of published results to show beside ours (docs/report.md); may be repeated."),
+    ] = None,
 ) -> None:
     """Write report.html, report.md, tables.tex, CSV files and figures, and print the tables."""
     with report_errors():
         results = load_results(*sweeps, protocol=protocol)
-        paths = write_report_of(results, sweeps[0], into, baseline)
+        paths = write_report_of(results, sweeps[0], into, baseline, reference or [])
     out.print(results)
     out.print(f"report: {paths.html}", highlight=False, soft_wrap=True)
 

@@ -15,7 +15,6 @@ from dmray.specs import SweepSpec, load_sweep
 from dmray.specs.loading import read_values
 from dmray.specs.showing import as_yaml
 from dmray.storage import is_url
-from dmray.tasks import MINARI_SCHEME
 
 app = new_app()
 
@@ -81,7 +80,7 @@ def _check_paths(file: Path, sweep: SweepSpec, storage: str) -> None:
         )
     for dataset in sweep.datasets:
         path = dataset.path
-        if path is not None and not path.startswith(MINARI_SCHEME) and not Path(path).is_absolute():
+        if path is not None and not is_url(path) and not Path(path).is_absolute():
             raise SpecError(
                 f"{file}: dataset '{dataset.name}': path '{path}' is relative; give its absolute path on the cluster"
             )

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,14 +17,13 @@ from dmray.cli.shared import err, finite_number, log_to_stderr, new_app, out, re
 from dmray.cli.sweep_plan import PlanFor, show_plan
 from dmray.errors import ClusterLostError, SpecError
 from dmray.interruption import SweepInterrupted, interruptible
-from dmray.mlflow_mirror.database import sqlite_uri
 from dmray.planning.trial_filter import TrialFilter
 from dmray.progress.trial_status import ENDED
 from dmray.redaction import HIDDEN, refuse_placeholders, without_secrets
-from dmray.specs import NO_MLFLOW
 from dmray.specs.loading import read_values
 from dmray.specs.showing import show_sweep
 from dmray.storage import is_url
+from dmray.trackers.table import wanted_trackers
 
 if TYPE_CHECKING:
     from dmray.reporting.frames import SweepRun
@@ -151,7 +151,7 @@ def _continue_command() -> str:
 
 
 def _print_end(run: SweepRun) -> None:
-    """Print the tables, the places of report and MLflow runs, and the trials that have not ended well."""
+    """Print the tables, the places of the report and the trackers, and the trials that have not ended well."""
     out.print(run)
     _print_places(run)
     if run.stopped_by is not None:
@@ -178,18 +178,14 @@ def _how_to_continue() -> str:
 
 
 def _print_places(run: SweepRun) -> None:
-    """Print where the report and the MLflow runs are."""
+    """Print where the report and the runs of each tracker are."""
     sweep, (folder,) = run.plan.sweep, run.folders
-    uri = sweep.tracking.mlflow_uri
     out.print(f"report   {run.report / 'report.html'}", highlight=False, soft_wrap=True)
     if is_url(sweep.storage):
         out.print(f"         {sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
-    if uri is None:
-        uri_here = shlex.quote(sqlite_uri(folder.mlflow_database))
-        out.print(f"MLflow   mlflow ui --backend-store-uri {uri_here}", highlight=False, markup=False, soft_wrap=True)
-        out.print(f"         then open http://127.0.0.1:5000, experiment dmray/{folder.name}", highlight=False)
-    elif uri != NO_MLFLOW:
-        out.print(f"MLflow   {without_secrets(uri)}, experiment dmray/{folder.name}", highlight=False, soft_wrap=True)
+    for kind in wanted_trackers(sweep.tracking):
+        for title, line in zip_longest((kind.name,), kind.place(sweep.tracking, folder), fillvalue=""):
+            out.print(f"{title:8} {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

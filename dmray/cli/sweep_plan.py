@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dmray.cli.shared import err, out
 from dmray.driver.plan_view import Price, counted, render_changes, render_needed_files, render_plan, render_time
 from dmray.errors import ClusterError, SpecError, StorageError
-from dmray.files import download_folders
+from dmray.files import cache_folder, data_store_url, download_folders
 from dmray.planning.calibration import (
     Calibration,
     calibration_names,
@@ -208,7 +208,7 @@ def _download_records(planned: Plan) -> None:
 
 def _data(todo: Sequence[TrialSpec], folder: SweepFolder) -> str:
     files = needed_files(list(dict.fromkeys(trial.dataset for trial in todo)), folder.datasets)
-    into = download_folders()
+    into = [cache_folder() / "data"] if data_store_url() else download_folders()
     return render_needed_files(files, str(into[0]) if into else "no folder: set DMRAY_DATASETS")
 
 

@@ -119,7 +119,7 @@ def fetch(
         for address in settings.addresses(remote):
             try:
                 with closing(open_remote(address)) as source:
-                    part = _download(source, path, manifest, settings, progress)
+                    part = _download(source, path, manifest.get(path.name), settings, progress)
                 _pin(part, path, shown(address), manifest, check)
             except (UnavailableError, InterruptedDownloadError, DatasetError) as problem:
                 problems.append(f"  {_shown(address)}: {problem}")
@@ -132,6 +132,28 @@ def fetch(
         + "\n".join(problems)
         + f"\nName an address that has it in DMRAY_MIRRORS, or put the file into {folder} by hand"
     )
+
+
+def fetch_pinned(
+    address: str, path: Path, pinned: ManifestEntry, settings: FetchSettings, progress: Progress = silent
+) -> None:
+    """Download the file at `address` to `path`, replacing what is there. The caller holds a lock for `path`.
+
+    Raises:
+        DatasetError: the address does not have it, or its content is not the pinned one.
+        InterruptedDownloadError: the address does not answer.
+        StorageError: there is no room for it. OSError: the folder of `path` cannot be written.
+    """
+    try:
+        with closing(open_remote(address)) as source:
+            part = _download(source, path, pinned, settings, progress)
+    except UnavailableError as problem:
+        raise DatasetError(f"{_shown(address)}: {problem}") from problem
+    if (digest := sha256_of(part)) != pinned.sha256:
+        part.unlink()
+        raise DatasetError(f"{_shown(address)}: sha256 is {digest}, but {pinned.sha256} is pinned beside it")
+    replace_durably(part, path)
+    _part_facts(path).unlink(missing_ok=True)
 
 
 def _pin(part: Path, path: Path, address: str, manifest: Manifest, check: Callable[[Path], None]) -> None:
@@ -175,9 +197,11 @@ class _Pace:
         self.restart()
 
 
-def _download(source: Remote, path: Path, manifest: Manifest, settings: FetchSettings, progress: Progress) -> Path:
+def _download(
+    source: Remote, path: Path, pinned: ManifestEntry | None, settings: FetchSettings, progress: Progress
+) -> Path:
     """Download the rest of the file; an interruption after new blocks starts the count of attempts again."""
-    part, pinned, pace = path.with_name(f"{path.name}.part"), manifest.get(path.name), _Pace(settings)
+    part, pace = path.with_name(f"{path.name}.part"), _Pace(settings)
     failures, pause_s = 0, settings.first_pause_s
     while True:
         before = part.stat().st_size if part.exists() else 0

@@ -71,15 +71,7 @@ class Manifest:
         Raises:
             DatasetError: the manifest, or the entry, is damaged.
         """
-        entries = self._read()
-        if name not in entries:
-            return None
-        try:
-            return ManifestEntry(**_ENTRY.validate_python(entries[name]).model_dump())
-        except ValidationError as cause:
-            what = cause.errors()[0]
-            where = ".".join(map(str, (name, *what["loc"])))
-            raise DatasetError(f"{self.path}: {where}: {what['msg']}; remove the entry to pin anew") from cause
+        return entry_in(self._read(), name, str(self.path))
 
     def put(self, name: str, entry: ManifestEntry) -> None:
         lock = self.path.with_name(f".{self.path.name}.lock")
@@ -104,18 +96,45 @@ class Manifest:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            entries = json.loads(read_small(self.path))
+            entries = entries_in(read_small(self.path), str(self.path))
         except FileNotFoundError:
             return {}
         except OSError as cause:
             raise DatasetError(
                 f"{self.path}: cannot be read ({cause.strerror or cause}); make it readable, or remove it to pin anew"
             ) from cause
-        except (ValueError, RecursionError) as cause:
-            raise DatasetError(f"{self.path}: not a manifest ({cause}); remove it to pin anew") from cause
-        if not isinstance(entries, dict):
-            raise DatasetError(f"{self.path}: not a manifest (no mapping of names); remove it to pin anew")
         return entries
+
+
+def entries_in(content: bytes, where: str) -> dict[str, dict[str, Any]]:
+    """The entries, not yet checked, of the manifest at `where` with this content.
+
+    Raises:
+        DatasetError: it is not a manifest.
+    """
+    try:
+        entries = json.loads(content)
+    except (ValueError, RecursionError) as cause:
+        raise DatasetError(f"{where}: not a manifest ({cause}); remove it to pin anew") from cause
+    if not isinstance(entries, dict):
+        raise DatasetError(f"{where}: not a manifest (no mapping of names); remove it to pin anew")
+    return entries
+
+
+def entry_in(entries: dict[str, dict[str, Any]], name: str, where: str) -> ManifestEntry | None:
+    """The entry of a file in the manifest at `where`.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    if name not in entries:
+        return None
+    try:
+        return ManifestEntry(**_ENTRY.validate_python(entries[name]).model_dump())
+    except ValidationError as cause:
+        what = cause.errors()[0]
+        place = ".".join(map(str, (name, *what["loc"])))
+        raise DatasetError(f"{where}: {place}: {what['msg']}; remove the entry to pin anew") from cause
 
 
 def verify(name: str, folder: Path) -> Verification:

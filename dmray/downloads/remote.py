@@ -22,7 +22,7 @@ import fsspec.asyn
 
 _CONNECT_TIMEOUT_S, _READ_TIMEOUT_S, _ANSWER_TIMEOUT_S = 10.0, 30.0, 60.0
 _MOST_REDIRECTS = 5
-_SCHEMES = ("http", "https", "s3", "file")
+_SCHEMES = ("http", "https", "s3", "gs", "file")
 _VERSION_KEYS = ("ETag", "Last-Modified", "LastModified", "mtime", "created")
 _HEADERS = {"Accept-Encoding": "identity"}  # what is compressed has another size than the file
 T = TypeVar("T")

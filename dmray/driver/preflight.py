@@ -14,6 +14,7 @@ from dmray.records.phase import PhaseWriter
 from dmray.rollout import furthest_number, make_engine
 from dmray.sources import OpenedDataset, locate, open_dataset, phase_of_locating
 from dmray.specs import DatasetSpec, TrialSpec
+from dmray.storage import stored_file
 from dmray.tasks import MINARI_SCHEME, task_of
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class CheckedData(NamedTuple):
 
 def check(trials: Sequence[TrialSpec], recordings: Path, phases: PhaseWriter | None = None) -> dict[str, CheckedData]:
     """Check that every data set has its file (downloading it where possible) and every task its simulator, that the
-    decode modes can be imported, and that the files can be read.
+    decode modes can be imported, and that the files can be read. Of a file in an object store only its place is
+    checked, unless this machine has a copy: the driver's machine need not have the data.
 
     What was noted about the data is logged, once for each data set. So is a file that cannot be read while others can:
     its trials will fail, and the others run. Returns those that were read, by name. `phases` says what takes long.
@@ -47,6 +49,9 @@ def check(trials: Sequence[TrialSpec], recordings: Path, phases: PhaseWriter | N
     unreadable: dict[str, str] = {}
     for dataset in (each for each in datasets if each.generate is None):  # others are recorded in the simulator itself
         try:
+            if (elsewhere := _only_in_store(dataset)) is not None:  # `_missing` has asked the store for it
+                _log.info("%s: %s is read by the machines that train on it, not here", dataset.name, elsewhere)
+                continue
             if phases is not None:
                 phases.enter("opening_data", dataset.name, if_slow=True)
             opened = open_dataset(dataset, task_of(dataset), recordings)
@@ -77,6 +82,8 @@ def _missing(dataset: DatasetSpec, recordings: Path, phases: PhaseWriter | None)
         make_engine(task, 1).close()
         if dataset.generate is not None:  # recorded by the first trial that wants it
             return None
+        if _only_in_store(dataset) is not None:
+            return None
         if phases is not None and (name := phase_of_locating(dataset, task, recordings)) != "opening_data":
             phases.enter(name, dataset.name)
         place = locate(dataset, task, recordings)
@@ -84,6 +91,17 @@ def _missing(dataset: DatasetSpec, recordings: Path, phases: PhaseWriter | None)
         return str(problem)
     missing = not place.startswith(MINARI_SCHEME) and not Path(place).exists()
     return f"{place}: no such file" if missing else None
+
+
+def _only_in_store(dataset: DatasetSpec) -> str | None:
+    """The address of a file that an object store has, pinned, and of which this machine has no copy.
+
+    Raises:
+        DatasetError: the store does not have it.
+        StorageError: the store refuses access, or does not answer.
+    """
+    stored = stored_file(dataset)
+    return stored.address if stored is not None and stored.copy() is None else None
 
 
 def _suspicious(opened: OpenedDataset) -> Iterator[str]:

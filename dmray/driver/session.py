@@ -1,4 +1,4 @@
-"""A sweep from start to end: lock, trial states, checks, runner, progress, MLflow, report."""
+"""A sweep from start to end: lock, trial states, checks, runner, progress, trackers, report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from dmray.driver import preflight
 from dmray.driver.store_session import Refresh, sweep_lock
 from dmray.files import remove_stale_parts
 from dmray.interruption import interruptible
-from dmray.mlflow_mirror.mirror import MlflowMirror
 from dmray.periodic_thread import PeriodicThread
 from dmray.planning.disk_space import require_space_for
 from dmray.planning.manifest import write_manifest
@@ -38,7 +37,8 @@ from dmray.progress.trial_status import (
 )
 from dmray.records import SweepFolder, provenance
 from dmray.records.phase import PhaseWriter
-from dmray.specs import NO_MLFLOW, TrialSpec
+from dmray.specs import TrialSpec
+from dmray.trackers.table import Tracked, Tracker, check_trackers, open_trackers, wanted_trackers
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +83,13 @@ def run_sweep(
         DatasetError: the file of a data set is not on this machine, or its task has no simulator here.
         StorageError: the folder cannot be written, another driver runs the sweep, or the sweep was started before and
             `resume` is false.
-        TrackingError: the MLflow server does not answer at the first start of the sweep. (Later outages are tolerated,
+        MissingPackageError: the package of a tracker is not installed.
+        TrackingError: a tracker's server does not answer at the first start of the sweep. (Later outages are tolerated,
             and so is a server that does not answer when the sweep is continued.)
         ClusterError: a trial needs more resources than the machines have.
     """
     check_filter(plan.sweep, trial_filter)
+    check_trackers(plan.sweep.tracking)
     folder.make_writable()
     with (
         interruptible() as interruption,
@@ -102,7 +104,7 @@ def run_sweep(
         todo = _checked_todo(plan, folder, resume, trial_filter, phases)
         while True:  # once; with a search once for each round
             with _mirrored(plan, folder, phases) as attach:
-                write_manifest(plan, folder)  # only now: if MLflow does not answer, the start has changed nothing
+                write_manifest(plan, folder)  # only now: if a tracker does not answer, the start has changed nothing
                 ended = True
                 if todo:
                     with (
@@ -257,21 +259,41 @@ def _run(plan: Plan, todo: Sequence[TrialSpec], folder: SweepFolder, runner: Run
 
 @contextlib.contextmanager
 def _mirrored(plan: Plan, folder: SweepFolder, phases: PhaseWriter) -> Iterator[Callable[[Path], None]]:
-    """Copy the ledgers to MLflow during the block, completely at its end. Yields a function that attaches a report."""
+    """Copy the ledgers to all trackers during the block, completely at its end.
+
+    Yields a function that attaches a report. Each tracker has a thread, so that a slow one delays no other.
+    """
     tracking = plan.sweep.tracking
-    if tracking.mlflow_uri == NO_MLFLOW:
+    names = ", ".join(kind.name for kind in wanted_trackers(tracking))
+    if not names:
         yield lambda report: None
         return
     started_before = folder.manifest.exists()  # a server that is down must not keep a started sweep from continuing
-    with phases.within("connecting_mlflow"):
-        mirror = MlflowMirror.open(tracking.mlflow_uri, folder, plan.sweep, plan.trials, may_be_late=started_before)
+    with phases.within("connecting_trackers", names):
+        trackers = open_trackers(Tracked(folder, plan.sweep, plan.trials, started_before))
     reports: list[Path] = []
     try:
-        with PeriodicThread(mirror.advance, tracking.flush_every_s, name="dmray-mlflow-mirror"):
+        with contextlib.ExitStack() as threads:
+            for tracker in trackers:
+                name = f"dmray-{tracker.name.lower()}-mirror"
+                threads.enter_context(PeriodicThread(tracker.advance, tracking.flush_every_s, name=name))
             try:
                 yield reports.append
             finally:
-                mirror.hurry()  # before the wait for the thread
+                for tracker in trackers:
+                    tracker.hurry()  # before the wait for the threads
     finally:
-        with phases.within("ending_mlflow"):
-            mirror.close(*reports)
+        with phases.within("ending_trackers", names):
+            for tracker in trackers:
+                _close(tracker, reports, folder)
+
+
+def _close(tracker: Tracker, reports: Sequence[Path], folder: SweepFolder) -> None:
+    """Bring a tracker up to date, at the end of a sweep. Whatever it raises, the sweep ends as it did."""
+    try:
+        tracker.close(*reports)
+    except Exception:  # noqa: BLE001 - of any kind: the results are on the disk, and the other trackers are to be closed
+        _log.exception(
+            "%s: copying the last records failed; to add them: python -m dmray.track replay %s",
+            *(tracker.name, folder.path),
+        )

@@ -16,6 +16,8 @@ from dmray.arguments import MAX_EPISODES, finite_number, line, place, whole_numb
 from dmray.errors import CheckpointError, SpecError
 from dmray.files import user_path
 from dmray.inference.acting import Rollout, act_on_windows
+from dmray.inference.exported import is_exported, read_exported
+from dmray.inference.weight_files import CONFIG
 from dmray.policies import PolicySnapshot, SequencePolicy
 from dmray.records import TrialFolder
 from dmray.registry import short, short_repr
@@ -33,7 +35,7 @@ class Policy:
     """A trained policy on the CPU. Made by `load_policy`.
 
     `trial`: the spec of its trial. `task`: the task, with the reference returns and the observation size of the trial's
-    data set. `step`: the number of optimizer steps. `folder`: the trial's folder; None for a policy from MLflow.
+    data set. `step`: the number of optimizer steps. `folder`: the trial's folder; None for a policy from elsewhere.
     `dataset_fingerprint`: of the content that it was trained on; None for published weights.
     `action_std`: the deviation of each action dimension in its data; None: not known.
     """
@@ -165,7 +167,7 @@ class Policy:
 
 
 def load_policy(source: str | Path, checkpoint: str | None = None) -> Policy:
-    """Load the policy in a checkpoint file, or in a trial's folder.
+    """Load the policy in a checkpoint file, in a trial's folder, or in a folder that `dmray export` wrote.
 
     `source` may also be the URL of either in an object store: s3://bucket/prefix/<sweep>/trials/<trial>. `checkpoint`,
     for a trial's folder: final, best, last or step:<N>; None: final, or last if there is no final.
@@ -179,10 +181,16 @@ def load_policy(source: str | Path, checkpoint: str | None = None) -> Policy:
     if checkpoint is not None:
         require_checkpoint_name(checkpoint, ("final", "best", "last"))
     path = fetch_from_store(given) if is_url(given) else user_path(given)
-    file = _checkpoint_in(path, checkpoint)
-    trial, snapshot = load_policy_snapshot(file)
-    content = load_checkpoint(file)
-    if path.is_dir() and path.parent.name == "trials" and trial.trial_id != path.name:
+    exported = is_exported(path)
+    if exported and checkpoint is not None:
+        raise SpecError(f"checkpoint {checkpoint}: {path} is an export, which has the weights of one; leave it out")
+    file = path / CONFIG if exported else _checkpoint_in(path, checkpoint)
+    if exported:
+        trial, snapshot, content = read_exported(path)
+    else:
+        trial, snapshot = load_policy_snapshot(file)
+        content = load_checkpoint(file)
+    if not exported and path.is_dir() and path.parent.name == "trials" and trial.trial_id != path.name:
         raise CheckpointError(
             f"{file}: is of another trial, {trial.trial_id}; put the trial's own checkpoint back, or name the file to "
             "load it as it is"
@@ -192,7 +200,7 @@ def load_policy(source: str | Path, checkpoint: str | None = None) -> Policy:
         snapshot=snapshot,
         task=_task_in(file, trial, snapshot, content),
         step=_step_in(file, content),
-        folder=path if path.is_dir() else path.parent.parent,
+        folder=None if exported else path if path.is_dir() else path.parent.parent,
         dataset_fingerprint=content["origin"]["dataset_fingerprint"],
         action_std=_action_std_in(content),
     )

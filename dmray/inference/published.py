@@ -9,10 +9,8 @@ from __future__ import annotations
 import io
 import json
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,33 +19,20 @@ import torch
 from torch import Tensor
 
 from dmray.datasets import Statistics, action_deviations
-from dmray.errors import CheckpointError, SpecError, StorageError
+from dmray.errors import CheckpointError, SpecError
 from dmray.files import cache_folder, is_regular_file, user_path
 from dmray.inference.policy import Policy
+from dmray.inference.weight_files import CONFIG, SAFETENSORS, read_safetensors, read_weights
 from dmray.methods import METHODS, ActionInput
 from dmray.policies import SequencePolicy, from_authors, snapshot
 from dmray.policies.huggingface import from_huggingface
-from dmray.records.disk import open_file
 from dmray.registry import lookup, short, short_repr
 from dmray.sources import open_dataset
 from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
 from dmray.tasks import DATASETS, TASKS, Task, task_of
 
-CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
-_LARGEST_HEADER = 2**26
+PICKLED = "pytorch_model.bin"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,7 @@ def load_huggingface(folder: str, settings: PublishedSettings) -> PublishedPolic
     """
     path, task = user_path(folder), _task(settings)
     try:
-        config = json.loads(_read(path / CONFIG))
+        config = json.loads(read_weights(path / CONFIG))
     except (ValueError, RecursionError) as cause:
         raise CheckpointError(f"{path / CONFIG}: not JSON ({cause}); download the file again") from None
     if not isinstance(config, dict):
@@ -153,36 +138,9 @@ def load_authors(files: Mapping[str, str], method: str, settings: PublishedSetti
     return _policy(network, task, settings, place)
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file: the length of a header, the header in JSON, then the numbers.
-
-    Raises:
-        CheckpointError: it is no such file, or a damaged one.
-    """
-    content = _read(path)
-    try:
-        (length,) = struct.unpack_from("<Q", content)
-        if length > min(_LARGEST_HEADER, len(content) - 8):
-            raise ValueError(f"a header of {length:,} bytes")
-        header, data = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
-        found = {}
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            (begin, end), shape, dtype = entry["data_offsets"], entry["shape"], _DTYPES[entry["dtype"]]
-            size = prod(shape) * torch.empty((), dtype=dtype).element_size()
-            if not 0 <= begin <= end <= len(data) or end - begin != size or any(each < 0 for each in shape):
-                raise ValueError(f"the place of '{short(name)}' is not in the file")
-            numbers = torch.frombuffer(bytearray(data[begin:end]), dtype=dtype) if size else torch.empty(0, dtype=dtype)
-            found[name] = numbers.reshape(shape)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError) as cause:
-        raise CheckpointError(f"{path}: not a .safetensors file ({cause}); download it again") from None
-    return found
-
-
 def _unpickled(path: Path) -> dict[str, Tensor]:
     """A state dict that `torch.save` wrote; no code of the file is run."""
-    content = _read(path)
+    content = read_weights(path)
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
@@ -198,16 +156,6 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             f"{path}: holds a {type(loaded).__name__}, not a state dict; save the network's state_dict()"
         )
     return loaded
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with open_file(path) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (StorageError, OSError) as cause:
-        raise CheckpointError(str(cause)) from cause
 
 
 def _task(settings: PublishedSettings) -> Task:
@@ -285,7 +233,7 @@ def _statistics(
     path = user_path(settings.statistics)
     try:
         if path.suffix == ".json":
-            values = json.loads(_read(path))
+            values = json.loads(read_weights(path))
             return np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64), None
         with np.load(path) as arrays:
             return np.asarray(arrays["mean"], np.float64), np.asarray(arrays["std"], np.float64), None

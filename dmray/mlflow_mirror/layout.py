@@ -265,12 +265,12 @@ def stopped_tags(record: TrialStopped) -> dict[str, str]:
     return _texts({"dmray.stopped_at_step": record.step, "dmray.stopped_at_rung": record.decision.step})
 
 
-def seed_group_params(trial: TrialSpec) -> dict[str, str]:
+def setting_values(trial: TrialSpec) -> dict[str, Any]:
     """Everything that defines the trial but its seed, flat: evaluation settings are `eval_*`."""
     content = trial.model_dump(mode="json")
     task = task_of(trial.dataset)
     evaluation = {f"eval_{key}": value for key, value in content["evaluation"].items()}
-    values = {
+    return {
         "model": METHODS[trial.method].label,
         "method": trial.method,
         "dataset": trial.dataset.name,
@@ -283,6 +283,11 @@ def seed_group_params(trial: TrialSpec) -> dict[str, str]:
         **content["training"],
         **evaluation,
     }
+
+
+def seed_group_params(trial: TrialSpec) -> dict[str, str]:
+    """`setting_values` as texts."""
+    values = setting_values(trial)
     return {key: value if isinstance(value, str) else canonical_json(value) for key, value in values.items()}
 
 

@@ -12,7 +12,6 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -44,6 +43,7 @@ from dmray.mlflow_mirror.layout import (
     trial_tags,
 )
 from dmray.mlflow_mirror.model_registry import BestPolicy, FinishedTrial, best_policies
+from dmray.mlflow_mirror.outage import CLOSING_S, Lag, Outage
 from dmray.mlflow_mirror.reevaluations import mirror_reevaluations
 from dmray.mlflow_mirror.store import (
     POINTS_PER_BATCH,
@@ -64,18 +64,6 @@ from dmray.records.identity import differing_parts
 from dmray.specs import SweepSpec, TrialSpec
 
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE_S = 30.0
-_CLOSING_TRIES = 3
-CLOSING_S = 600.0  # for MLflow at the end of a sweep; what is left then is for a replay
-
-
-@dataclass(frozen=True)
-class Lag:
-    """How far MLflow is behind: ledger records not known to be there, since when, and why (None: it works)."""
-
-    records: int
-    behind_s: float
-    problem: str | None
 
 
 class SeedGroupMirror:
@@ -165,6 +153,8 @@ def end_status(trials: Sequence[TrialMirror]) -> str:
 class MlflowMirror:
     """The one writer of a sweep's runs. Not for two threads at once, except `lag`."""
 
+    name = "MLflow"
+
     def __init__(self, store: RunStore, folder: SweepFolder, sweep: SweepSpec, trials: Sequence[TrialSpec]) -> None:
         self._store, self._folder, self._sweep = store, folder, sweep
         self._sweep_id = folder.sweep_id()
@@ -188,9 +178,7 @@ class MlflowMirror:
         self._sweep_run: str | None = None
         self._unreadable: set[str] = set()
         self._continued: set[str] = set()  # the ids of shorter trials whose runs are marked
-        self._problem: str | None = None
-        self._pause_s, self._next_try = 0.0, 0.0
-        self._up_to_date_at = time.monotonic()
+        self._outage = Outage(self.name)
 
     @classmethod
     def open(
@@ -222,16 +210,14 @@ class MlflowMirror:
     @property
     def lag(self) -> Lag:
         """Reads the ledgers; cheap enough to show once a second."""
-        records = sum(trial.behind for trial in self._trials)
-        behind_s = time.monotonic() - self._up_to_date_at if records or self._problem else 0.0
-        return Lag(records, behind_s, self._problem)
+        return self._outage.lag(sum(trial.behind for trial in self._trials))
 
     def advance(self) -> bool:
         """Bring over what is new; True when all of it is in the store. Raises nothing when the store fails."""
-        if time.monotonic() < self._next_try:
+        if self._outage.pausing:
             return False
         problem = self._read_all()
-        self._note(problem)
+        self._outage.note(problem)
         return problem is None
 
     def hurry(self, within_s: float = CLOSING_S) -> None:
@@ -243,18 +229,8 @@ class MlflowMirror:
 
         May be called again, for example with a report that is made later.
         """
-        for tries_left in reversed(range(_CLOSING_TRIES)):
-            self._next_try = 0.0
-            if self.advance() and self._end(report):
-                break
-            time.sleep(1.0 if tries_left else 0.0)
-        lag = self.lag
-        if lag.problem:
-            _log.warning(
-                "MLflow lacks %d records (%s); --resume adds them, or: python -m dmray.track replay %s",
-                *(lag.records, lag.problem, self._folder.path),
-            )
-        return lag
+        self._outage.try_to_close(lambda: self.advance() and self._end(report))
+        return self._outage.last_word(self.lag, self._folder.path)
 
     def register(self) -> list[BestPolicy]:
         """Put the sweep's best policies into the model registry, after `close`; those policies.
@@ -460,19 +436,6 @@ class MlflowMirror:
                 self._store.log(self._sweep_run, tags=note)
             self._store.set_status(self._sweep_run, end_status(self._trials), end_ms(self._trials))
         except StoreError as cause:
-            self._note(str(cause))
+            self._outage.note(str(cause))
             return False
         return True
-
-    def _note(self, problem: str | None) -> None:
-        """Remember whether the store works; tell the log when that changes; try ever less often while it does not."""
-        if problem is None:
-            if self._problem is not None:
-                _log.info("MLflow has caught up")
-            self._pause_s, self._up_to_date_at = 0.0, time.monotonic()
-        else:
-            if self._problem is None:
-                _log.warning("MLflow takes no records (%s); training goes on, they follow later", problem)
-            self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
-            self._next_try = time.monotonic() + self._pause_s
-        self._problem = problem

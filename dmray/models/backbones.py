@@ -25,6 +25,8 @@ from dmray.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
+    from dmray.models.explicit import ExplicitNetwork
+
 _SCAN_FLOPS = 9  # for each token, channel and state: exp(dt A), the update of the state, the product with C
 
 
@@ -55,7 +57,8 @@ class Backbone:
 
     `timestep_embedding`: a learned embedding of the timestep is added to tokens. `token_init(config)`: the initial
     weights of embeddings and head. `uses_selective_scan`: the network runs the scan of `dmray.models.selective_scan`,
-    so the name of the scan's implementation is recorded.
+    so the name of the scan's implementation is recorded. `explicit(network)`: the network as a function with explicit
+    state, for `dmray export`; None: its forward pass is exported as it is, for decode mode `window` only.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Backbone:
     timestep_embedding: bool = False
     token_init: Callable[[Any], TokenInit] = _pytorch_init
     uses_selective_scan: bool = False
+    explicit: Callable[[nn.Module], ExplicitNetwork] | None = None
 
 
 def linear_parameters(size_in: int, size_out: int, bias: bool = True) -> int:
@@ -106,6 +110,12 @@ def _mamba_init(config: MambaConfig) -> TokenInit:
     return TokenInit(zero_biases=True)
 
 
+def _explicit_mamba(network: nn.Module) -> ExplicitNetwork:
+    from dmray.models.explicit import explicit_mamba
+
+    return explicit_mamba(network)
+
+
 def _mamba_parameters(config: MambaConfig) -> int:
     width, inner, rank = config.d_model, config.expand * config.d_model, ceil(config.d_model / 16)
     hidden = ceil(width / MAMBA_MLP_MULTIPLE) * MAMBA_MLP_MULTIPLE
@@ -132,6 +142,12 @@ def _build_lstm(config: LSTMConfig) -> nn.Module:
     return ResidualLSTM(config)
 
 
+def _explicit_lstm(network: nn.Module) -> ExplicitNetwork:
+    from dmray.models.explicit import explicit_lstm
+
+    return explicit_lstm(network)
+
+
 def _lstm_parameters(config: LSTMConfig) -> int:
     width = config.d_model
     gates = 4 * (2 * width * width + 2 * width)  # torch's LSTM has two bias vectors
@@ -146,6 +162,12 @@ def _build_mlp(config: MLPConfig) -> nn.Module:
     from dmray.models.mlp import ResidualMLP
 
     return ResidualMLP(config)
+
+
+def _explicit_mlp(network: nn.Module) -> ExplicitNetwork:
+    from dmray.models.explicit import explicit_mlp
+
+    return explicit_mlp(network)
 
 
 def _mlp_parameters(config: MLPConfig) -> int:
@@ -175,9 +197,10 @@ MAMBA = Backbone(
     _mamba_flops,
     token_init=_mamba_init,
     uses_selective_scan=True,
+    explicit=_explicit_mamba,
 )
-LSTM = Backbone("lstm", LSTMConfig, _build_lstm, _lstm_parameters, _lstm_flops)
-MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops)
+LSTM = Backbone("lstm", LSTMConfig, _build_lstm, _lstm_parameters, _lstm_flops, explicit=_explicit_lstm)
+MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops, explicit=_explicit_mlp)
 
 BACKBONES: Registry[Backbone] = Registry(
     "backbone",

@@ -28,8 +28,8 @@ def mamba_ssm_scan() -> Scan:
     except Exception as cause:
         first_line = (str(cause).splitlines() or [""])[0]
         raise MissingPackageError(
-            f"mamba-ssm cannot be imported ({type(cause).__name__}: {first_line}); on a machine with a GPU and nvcc: "
-            'MAMBA_KEEP_CUDA_BUILD=TRUE pip install "dmray[mamba]" --no-build-isolation'
+            f"mamba-ssm cannot be imported ({type(cause).__name__}: {first_line}); it is built where there is "
+            'nvcc: after torch and causal-conv1d, pip install --no-build-isolation "dmray[mamba]" (docs/install.md)'
         ) from cause
 
     def scan(

@@ -1,4 +1,4 @@
-"""Which files a sweep needs: what is here, what is downloaded or recorded first, and how large it is. Fetches nothing.
+"""Which files a sweep needs: what is here, what is downloaded or recorded first, and how large it is. Fetches no file.
 
 `published_sizes.csv` has the sizes of D4RL's files that TensorFlow Datasets records for the same addresses (its
 checksums.tsv, tensorflow/datasets). The sizes of other files are known once they were downloaded.
@@ -14,8 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from dmray.errors import DatasetError
 from dmray.files import download_folders, is_regular_file, user_path
 from dmray.specs import DatasetSpec
+from dmray.storage import stored_file
 from dmray.tasks import MINARI_SCHEME, entry_of, recording_path, task_of
 
 FileState = Literal["here", "download", "record", "missing"]
@@ -38,7 +40,7 @@ def needed_files(datasets: Sequence[DatasetSpec], recordings: Path) -> tuple[Nee
     """The file of each data set. A data set of Minari counts as a download: only Minari knows whether it is here.
 
     Raises:
-        StorageError: a folder cannot be searched.
+        StorageError: a folder cannot be searched, or an object store that has a file does not answer.
     """
     return tuple(_needed(dataset, recordings) for dataset in datasets)
 
@@ -50,6 +52,12 @@ def _needed(dataset: DatasetSpec, recordings: Path) -> NeededFile:
         recording = recording_path(made, task_of(dataset), recordings)
         how = f"{made.transitions:,} transitions of {task_of(dataset).name}, {made.behaviour}"
         return _local(name, recording, "record", how)
+    if (stored := stored_file(dataset)) is not None:
+        try:
+            copy, size = stored.copy(), stored.pinned().size
+        except DatasetError as problem:
+            return NeededFile(name, "missing", None, str(problem))
+        return NeededFile(name, "download" if copy is None else "here", size, stored.address)
     if dataset.path is not None and not dataset.path.startswith(MINARI_SCHEME):
         return _local(name, user_path(dataset.path), "missing", dataset.path)
     url = dataset.path or entry_of(dataset.catalog_name).url

@@ -29,13 +29,13 @@ _NEVER_SAID = frozenset({"starting_trials", "training", "evaluating", "waiting_f
 
 PhaseName = Literal[
     "checking",
-    "connecting_mlflow",
+    "connecting_trackers",
     "starting_ray",
     "starting_actors",
     "starting_trials",
     "ending_ray",
     "writing_report",
-    "ending_mlflow",
+    "ending_trackers",
     "starting_worker",
     "fetching_trial",
     "opening_data",
@@ -50,13 +50,13 @@ PhaseName = Literal[
 ]
 PHASES: Mapping[PhaseName, str] = {
     "checking": "checking data sets and simulators",
-    "connecting_mlflow": "connecting to MLflow",
+    "connecting_trackers": "connecting to trackers",
     "starting_ray": "starting Ray",
     "starting_actors": "starting the evaluation actors",
     "starting_trials": "starting the first trials",
     "ending_ray": "ending Ray",
     "writing_report": "writing the report",
-    "ending_mlflow": "copying the last records to MLflow",
+    "ending_trackers": "copying the last records to trackers",
     "starting_worker": "starting its worker",
     "fetching_trial": "fetching its files from the object store",
     "opening_data": "opening the data set",

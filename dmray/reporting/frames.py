@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -121,13 +121,16 @@ class Results:
         paths = [folder.trial(trial_id).path for folder in self.folders]
         return next((path for path in paths if path.exists()), paths[0])
 
-    def write_report(self, into: str | Path | None = None, baseline: str | None = None) -> ReportPaths:
+    def write_report(
+        self, into: str | Path | None = None, baseline: str | None = None, references: Sequence[str | Path] = ()
+    ) -> ReportPaths:
         """Write report.html, report.md, tables.tex, CSV files and figures into the folder `into`.
 
         `into` None: `<sweep>/report` of the first sweep. `baseline`: the method that all others are compared with;
-        None: each method's own baselines.
+        None: each method's own baselines. `references`: CSV files of published results to show (docs/report.md).
         """
-        return write_results(self.collected, self.folders[0].report if into is None else Path(into), baseline)
+        target = self.folders[0].report if into is None else Path(into)
+        return write_results(self.collected, target, baseline, list(map(Path, references)))
 
     def __rich__(self) -> Group:
         return render_results(self.collected)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from dmray.errors import StorageError
 from dmray.files import write_atomic
@@ -41,6 +42,7 @@ from dmray.reporting.figures import draw_budgets, draw_effects, draw_learning_cu
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.reevaluations import reevaluation_blocks, reevaluation_columns
+from dmray.reporting.references import PublishedResult, reference_blocks, reference_table, references_of
 from dmray.reporting.results import UNSCORED, Comparison, SweepResults, TrialResult, collect
 from dmray.reporting.search import search_blocks, search_columns, search_figures
 from dmray.reporting.tables import (
@@ -93,6 +95,15 @@ class _Figures:
         )
 
 
+class _Parts(NamedTuple):
+    """What a report shows beside the results themselves."""
+
+    groups: list[ProtocolResults]
+    squares: list[FactorialResults]
+    figures: _Figures
+    published: Sequence[PublishedResult]
+
+
 def write_report(folder: SweepFolder) -> ReportPaths:
     """Write the report of the sweep in `folder` into `<sweep>/report`. The sweep may still be running.
 
@@ -102,16 +113,21 @@ def write_report(folder: SweepFolder) -> ReportPaths:
     return write_results(collect(folder), folder.report)
 
 
-def write_results(results: SweepResults, target: Path, baseline: str | None = None) -> ReportPaths:
+def write_results(
+    results: SweepResults, target: Path, baseline: str | None = None, references: Sequence[Path] = ()
+) -> ReportPaths:
     """Write the report of `results` into the folder `target`.
 
-    `baseline`: the method that all others are compared with; None: each method's own baselines.
+    `baseline`: the method that all others are compared with; None: each method's own baselines. `references`: CSV
+    files of published results, which the report shows beside those that come with dmray.
 
     Raises:
+        SpecError: a file of published results cannot be used.
         StorageError: the folder cannot be written.
     """
+    published = references_of(results, references)
     try:
-        return _write_files(results, target, baseline)
+        return _write_files(results, target, baseline, published)
     except OSError as cause:
         raise StorageError(
             f"{target}: the report cannot be written: {cause.strerror or cause}; free disk space or "
@@ -119,11 +135,13 @@ def write_results(results: SweepResults, target: Path, baseline: str | None = No
         ) from cause
 
 
-def _write_files(results: SweepResults, target: Path, baseline: str | None) -> ReportPaths:
+def _write_files(
+    results: SweepResults, target: Path, baseline: str | None, published: Sequence[PublishedResult]
+) -> ReportPaths:
     groups = results_by_protocol(results.comparisons)
     squares = factorials(groups)
     figures = _draw(results, groups, squares, target / "figures")
-    blocks = list(report_blocks(results, groups, squares, figures, baseline))
+    blocks = list(report_blocks(results, _Parts(groups, squares, figures, published), baseline))
     paths = ReportPaths(
         folder=target,
         markdown=target / "report.md",
@@ -179,14 +197,9 @@ def _draw(
     return _Figures(curves, budgets, profiles, search_figures(results, folder), effects)
 
 
-def report_blocks(
-    results: SweepResults,
-    groups: list[ProtocolResults],
-    squares: list[FactorialResults],
-    figures: _Figures,
-    baseline: str | None,
-) -> Iterable[Block]:
+def report_blocks(results: SweepResults, parts: _Parts, baseline: str | None) -> Iterable[Block]:
     """The report's content: results over all data sets, each data set, then explanations and versions."""
+    groups, squares, figures, published = parts
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)
     yield Paragraph(_summary(results))
     if warnings := warnings_of(results):
@@ -194,6 +207,7 @@ def report_blocks(
     yield from note_blocks(results)
     yield from search_blocks(results, figures.searches)
     yield from early_stopping_blocks(results)
+    shown: set[str] = set()  # of a data set with several protocols, published results are below the first one
     alone = {id(group.comparisons[0]): group for group in groups if len(group.comparisons) == 1}
     for place, group in enumerate(groups):
         if len(group.comparisons) > 1:
@@ -209,12 +223,16 @@ def report_blocks(
         if id(comparison) in alone:
             yield from _differences_and_cost(alone[id(comparison)], baseline)
         yield Bullets(tuple(_notes(comparison)))
+        if (table := reference_table(comparison, published)) and table.title not in shown:
+            shown.add(table.title)
+            yield table
     yield from factorial_blocks(squares, figures.effects)
     yield from reevaluation_blocks(results, baseline)
-    if published := paper_table(results.comparisons):
+    if of_paper := paper_table(results.comparisons):
         yield Heading("Comparison with the paper", 2)
-        yield published
+        yield of_paper
         yield Bullets(DIFFERENCES)
+    yield from reference_blocks(published)
     yield Heading("How to read the numbers", 2)
     yield Bullets(_EXPLANATIONS)
     yield Heading("Missing results", 2)

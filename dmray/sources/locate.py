@@ -12,6 +12,7 @@ from dmray.files import download_folders, is_regular_file, user_path
 from dmray.records.phase import PhaseName
 from dmray.sources.recordings import recorded_file
 from dmray.specs import DatasetSpec
+from dmray.storage import stored_file
 from dmray.tasks import MINARI_SCHEME, Task, entry_of, recording_path
 
 
@@ -20,9 +21,12 @@ def locate(dataset: DatasetSpec, task: Task, recordings: Path) -> str:
 
     Raises:
         DatasetError: the file is missing and cannot be fetched; the message says where it was looked for.
+        StoreUnavailableError: it is in an object store that does not answer.
     """
     if dataset.generate is not None:
         return str(recorded_file(dataset.generate, task, recordings))
+    if (stored := stored_file(dataset)) is not None:
+        return str(stored.fetch())
     if dataset.path is None:
         return fetch_published(dataset.catalog_name)
     return dataset.path if dataset.path.startswith(MINARI_SCHEME) else str(user_path(dataset.path).absolute())
@@ -34,6 +38,8 @@ def phase_of_locating(dataset: DatasetSpec, task: Task, recordings: Path) -> Pha
         return (
             "opening_data" if os.path.exists(recording_path(dataset.generate, task, recordings)) else "recording_data"
         )
+    if (stored := stored_file(dataset)) is not None:
+        return "fetching_data" if stored.copy() is None else "opening_data"
     place = dataset.path or entry_of(dataset.catalog_name).url
     if place.startswith(MINARI_SCHEME):
         files = [minari_metadata_file(place.removeprefix(MINARI_SCHEME))]
@@ -47,6 +53,8 @@ def phase_of_locating(dataset: DatasetSpec, task: Task, recordings: Path) -> Pha
 def fetch_published(name: str, progress: Progress = silent) -> str:
     """The file of a published data set, from one of the folders or by download; for Minari its address, after download.
 
+    If DMRAY_DATASETS is the URL of an object store, the file is fetched from there or not at all.
+
     Raises:
         DatasetError: it cannot be fetched from anywhere; the message lists what was tried.
         SpecError: there is no such data set.
@@ -56,13 +64,25 @@ def fetch_published(name: str, progress: Progress = silent) -> str:
     if url.startswith(MINARI_SCHEME):
         fetch_minari(url.removeprefix(MINARI_SCHEME))
         return url
+    if (stored := stored_file(DatasetSpec(name=name))) is not None:
+        return str(stored.fetch(progress))
+    return str(download_published(name, progress))
+
+
+def download_published(name: str, progress: Progress = silent) -> Path:
+    """The file of a data set that D4RL published, from a folder of this machine, a mirror or D4RL's server.
+
+    Raises:
+        DatasetError: it cannot be fetched from anywhere; the message lists what was tried.
+        StorageError: there is no folder to keep it in, or that cannot be written.
+    """
     remote, folders = remote_file(name), download_folders()
     if not folders:
         raise StorageError(f"{name}: there is no home folder to keep it in; name a folder in DMRAY_DATASETS")
     found = [folder / remote.name for folder in folders if is_regular_file(folder / remote.name)]
     if found and found[0].parent != folders[0]:
-        return str(found[0])
-    return str(fetch(remote, folders[0], FetchSettings.from_environment(), check_is_d4rl, progress))
+        return found[0]
+    return fetch(remote, folders[0], FetchSettings.from_environment(), check_is_d4rl, progress)
 
 
 def fetch_minari(dataset_id: str) -> None:

@@ -15,6 +15,7 @@ from dmray.specs.sweep import (
     ResourcesSpec,
     SweepSpec,
     TrackingSpec,
+    WandbSpec,
     matches,
     unmatched,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "TrialSpec",
     "Values",
     "Varied",
+    "WandbSpec",
     "Within",
     "canonical_json",
     "content_hash",

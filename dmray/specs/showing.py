@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from dmray.escaping import printable
 from dmray.redaction import without_secrets
+from dmray.specs.domains import Varied
 from dmray.specs.merging import MergedValues, Place, leaves
 from dmray.specs.sweep import SweepSpec
 from dmray.specs.yaml_values import read_yaml
@@ -53,16 +54,22 @@ def _completed(
     content: dict[str, Any] = {}
     defaults: set[Place] = set()
     for name, field in model.model_fields.items():
-        if name not in given:
-            default = field.get_default(call_default_factory=True)
-            content[name] = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
-            defaults.update(leaves(content[name], (*place, name)))
-        elif isinstance(given[name], dict) and (inner := _model_in(field.annotation)) is not None:
-            content[name], below = _completed(inner, given[name], (*place, name))
+        inner, default = _model_in(field.annotation), field.get_default(call_default_factory=True)
+        present = given.get(name, default)
+        if inner is not None and (isinstance(present, dict) or (name not in given and _is_one(default))):
+            content[name], below = _completed(inner, given.get(name, {}), (*place, name))
             defaults |= below
+        elif name not in given:
+            content[name] = default
+            defaults.update(leaves(default, (*place, name)))
         else:
             content[name] = given[name]
     return content, defaults
+
+
+def _is_one(default: Any) -> bool:
+    """Whether a default is one value of a model, with or without alternatives for its fields."""
+    return isinstance(default, BaseModel | Varied)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -311,14 +311,41 @@ class FaultSpec(Spec):
         return int(steps) if every else None
 
 
-class TrackingSpec(Spec):
-    """Which records are copied to MLflow. `mlflow_uri` None: an SQLite file in the sweep's folder; "off": no MLflow.
+def _name_for_wandb(name: str) -> str:
+    """W&B's own rule for the names of projects and groups."""
+    if bad := sorted(set(name) & set("/\\#?%:")):
+        raise ValueError(f"'{short(name)}': W&B allows no {bad[0]!r} in a name; leave it out")
+    return name
 
+
+WandbName = Annotated[Line, Field(max_length=128), AfterValidator(_name_for_wandb)]
+
+
+class WandbSpec(Spec):
+    """The project of Weights & Biases (W&B) to which a sweep's records are copied, one run a trial.
+
+    `entity`: the team or the user; None: W&B's default. `group`: None: the name of the sweep. `mode` "offline" writes
+    files in the sweep's folder, which `wandb sync` uploads later; None: $WANDB_MODE, else "online". The API key is in
+    no sweep file: `wandb login`, or $WANDB_API_KEY.
+    """
+
+    project: WandbName
+    entity: WandbName | None = None
+    group: WandbName | None = None
+    mode: Literal["online", "offline"] | None = None
+
+
+class TrackingSpec(Spec):
+    """To which trackers the records are copied. `mlflow_uri` None: an SQLite file in the storage; "off": no MLflow.
+
+    `wandb`: a project of W&B; None: no W&B. `tensorboard`: event files for TensorBoard in the sweep's folder.
     `log_every_steps`: training steps between two training records of the ledger. `flush_every_s`: seconds between two
-    updates of MLflow.
+    updates of each tracker.
     """
 
     mlflow_uri: Line | None = None
+    wandb: WandbSpec | None = None
+    tensorboard: bool = False
     log_every_steps: Count = 100
     flush_every_s: Seconds = 2.0
 

@@ -3,6 +3,7 @@
 Importing this package does not import fsspec; opening a store does.
 """
 
+from dmray.storage.data_store import StoredFile, entry_of_file, stored_file
 from dmray.storage.place import Role, existing_sweep_store, is_url, object_name, open_store, split_url, sweep_folder
 from dmray.storage.publisher import Publisher
 from dmray.storage.read_only_view import ReadOnlyView
@@ -15,14 +16,17 @@ __all__ = [
     "ReadOnlyView",
     "Role",
     "Store",
+    "StoredFile",
     "SweepCopy",
     "clear_trial",
     "download_trial",
+    "entry_of_file",
     "existing_sweep_store",
     "fetch_from_store",
     "is_url",
     "object_name",
     "open_store",
     "split_url",
+    "stored_file",
     "sweep_folder",
 ]

@@ -120,6 +120,10 @@ class Store:
         else:
             self._ask(lambda: self._files.pipe_file(self._path(name), content))
 
+    def upload(self, name: str, path: Path) -> None:
+        """Write a file as an object; a failed upload leaves the old content. (Not for file://, where it would not.)"""
+        self._ask(lambda: self._files.put_file(str(path), self._path(name)))
+
     def create(self, name: str, content: bytes) -> bool:
         """Write the object unless it exists. Returns whether it was written.
 

@@ -7,4 +7,5 @@ and `targets_source` says so.
 
 MUJOCO = "d4rl-mujoco"
 FILES = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+LICENSE = "cc-by-4.0"  # of the data, by D4RL's README; its code is under Apache 2.0
 D4RL, CHEN, CORL, OURS = "D4RL infos.py", "Chen et al. 2021", "CORL", "dmray (none established)"

@@ -28,6 +28,7 @@ class TaskFamily:
     * `simulator_packages`: the packages whose releases decide the simulator's numbers: scores share a mean only where
       these are equal.
     * `optional_packages`: the simulator needs packages that dmray does not require.
+    * `data_license`: the licence of all `datasets`, as the Hugging Face Hub writes it ("cc-by-4.0"); empty: not known.
     * `simulator`: a function that imports and returns a `dmray.rollout.Simulator`. None for an engine that dmray has.
 
     Raises:
@@ -41,6 +42,7 @@ class TaskFamily:
     calibration_task: str | None = None
     simulator_packages: tuple[str, ...] = ()
     optional_packages: bool = False
+    data_license: str = ""
     simulator: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:

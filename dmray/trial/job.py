@@ -12,7 +12,6 @@ from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
 from dmray.storage import is_url, open_store, sweep_folder
 from dmray.storage.outages import retry_while_unavailable
-from dmray.tasks import MINARI_SCHEME
 
 
 class TrialJob(Spec):
@@ -91,7 +90,7 @@ def fetch_command(job: TrialJob) -> None:
 
 def _with_absolute_path(trial: TrialSpec) -> TrialSpec:
     """A relative data set path is relative to the driver's working folder; Ray's workers have other ones."""
-    if trial.dataset.path is None or trial.dataset.path.startswith(MINARI_SCHEME):
+    if trial.dataset.path is None or is_url(trial.dataset.path):
         return trial
     path = str(user_path(trial.dataset.path).absolute())
     return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"path": path})})

@@ -45,14 +45,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_api_page_and_the_docstrings_run(workplace: Path) -> None:
     blocks = code_blocks((ROOT / "docs" / "api.md").read_text())
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/api.md", "exec"), names)
     assert (workplace / "report" / "report.html").is_file()
     assert len(list((workplace / "drawn" / "pictures").iterdir())) == 2
     examples = docstring_examples(ROOT / "dmray" / "api.py")
-    assert len(examples) == 11
+    assert len(examples) == 12
     names |= {"observations": names["observations"][:2, 0], "sweep": dmray.plan_sweep("sweeps/quickstart.yaml")}
     for example in examples:
         if not any(name in example for name in _NOT_RUN):

@@ -144,6 +144,15 @@ def test_kubernetes_heads_drive_and_workers_ask_for_what_they_may_use() -> None:
     assert "nvidia.com/gpu" not in cpu["resources"]["limits"]
 
 
+def test_each_cluster_says_where_the_data_are() -> None:
+    (head,) = [line for line in cluster_file("gpu")["head_start_ray_commands"] if "ray start" in line]
+    assert "export DMRAY_DATASETS=$DMRAY_STORE/data " in head
+    (container,) = kubernetes()["RayCluster"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": "DMRAY_DATASETS", "value": "/runs/data"} in container["env"]
+    compose = yaml.safe_load((REPOSITORY / "docker/compose.yaml").read_text())
+    assert compose["services"]["head"]["environment"]["DMRAY_DATASETS"] == "s3://dmray/data"
+
+
 def test_no_pod_runs_as_root() -> None:
     cluster = kubernetes()["RayCluster"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:

@@ -41,6 +41,7 @@ from dmray.progress.summary import follower_of, summarize
 from dmray.progress.sweep_handle import find_sweep
 from dmray.progress.trial_status import TrialStatus, trial_statuses
 from dmray.records import SweepFolder
+from dmray.reporting.references import read_published
 from dmray.sources import open_dataset, open_file
 from dmray.sources.opening import file_rules
 from dmray.specs import DatasetSpec
@@ -302,6 +303,16 @@ def _write_report(sweep: Path) -> object:
         return dmray.write_report(sweep, into=sweep.parent / "report")
 
 
+def _published(rng: Random, folder: Path, templates: Templates) -> Path:
+    table = folder / "published.csv"
+    content = (SWEEPS.parent / "dmray/reporting/published/corl.csv").read_bytes()
+    cells = content.decode().split("\n", 3)[1].split(",")
+    cells[rng.randrange(len(cells))] = rng.choice(("1e9", "-5", "", '"', "\x00", "9" * 40, odd_text(rng, "12.5")))
+    row = ",".join(cells).encode(errors="surrogatepass")
+    table.write_bytes(rng.choice((content, mutate_bytes(rng, content), content.split(b"\n")[0] + b"\n" + row + b"\n")))
+    return table
+
+
 def _sweep_files(rng: Random, folder: Path, templates: Templates) -> Path:
     sweep = templates.copy_sweep(folder)
     files = sorted(path for path in sweep.iterdir() if path.is_file() and not path.name.endswith(".lock"))
@@ -537,6 +548,7 @@ EDGES = {
         Edge("data-commands", _checked_file, lambda words: _run_command(("data", words)), (SystemExit,), slow=4),
         Edge("trial-folder", _trial_folder, _read_trial_folder, slow=2),
         Edge("report", _trial_folder, _write_report, slow=20),
+        Edge("published-results", _published, read_published),
         Edge("reports", record_edges.copied, record_edges.report_several, slow=20),
         Edge("several-sweeps", record_edges.copied, record_edges.read_several, slow=4),
         Edge("ledger", record_edges.ledger, record_edges.read_ledgers, slow=2),

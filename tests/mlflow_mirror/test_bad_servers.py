@@ -144,7 +144,7 @@ def test_a_sweep_that_was_started_goes_on_with_a_bad_server_and_tells_it_once(
     mirror.hurry(3.0)
     for _ in range(2):
         assert not mirror.advance()
-        mirror._next_try = 0.0
+        mirror._outage._next_try = 0.0
     assert mirror.close().records == 1
     told = [record.getMessage() for record in caplog.records]
     assert len([message for message in told if "takes no records" in message]) == 1

@@ -91,7 +91,7 @@ def test_in_postgresql(postgres_uri: str, tmp_path: Path) -> None:
 def test_on_a_server_that_is_killed_and_started_again(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dmray.mlflow_mirror.mirror._LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("dmray.mlflow_mirror.outage._LONGEST_PAUSE_S", 0.1)
     sweeps = Sweeps(server.uri, tmp_path, ("killed-one", "killed-two"))
 
     def kill() -> None:

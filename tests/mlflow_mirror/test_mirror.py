@@ -30,8 +30,8 @@ from tests.mlflow_mirror.fake_store import FakeRun, FakeStore
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmray.mlflow_mirror.mirror._LONGEST_PAUSE_S", 0.0)
-    monkeypatch.setattr("dmray.mlflow_mirror.mirror.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("dmray.mlflow_mirror.outage._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("dmray.mlflow_mirror.outage.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture

@@ -247,3 +247,10 @@ def test_merging_keeps_neither_side_as_it_was_changed() -> None:
     assert (top.content, base.content) == ({"a": {"b": 2, "c": [5], "d": 1}}, {"a": {"b": 1, "c": [1]}})
     assert [top.origin_of(("a", key)) for key in "bd"] == ["top", "-o"]
     assert (top.origin_of(("a", "c", "0")), top.origin_of(("a", "c", "1"))) == ("-o", "base, with -o")
+
+
+def test_a_section_that_is_left_out_is_shown_with_its_defaults(write: Write) -> None:
+    file = write("short.yaml", "name: s\ndatasets: [hopper-medium-v2]\ngrid: [{methods: [dm]}]\nseeds: [0]\n")
+    shown = show_sweep(read_values(file))
+    assert re.search(r"training:\n +steps: \d+ +# default\n", shown)
+    assert dmray.plan_sweep(write("shown.yaml", shown)).trial_ids == dmray.plan_sweep(file).trial_ids

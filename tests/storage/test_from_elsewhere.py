@@ -274,7 +274,7 @@ def test_a_replay_from_a_store_is_found_again_by_the_next_machine(
         monkeypatch.setenv("DMRAY_CACHE", str(tmp_path / machine))
         told = runner.invoke(track.app, ["replay", f"{s3_url}/tiny", "--mlflow-uri", uri])
         assert told.exit_code == 0, told.output
-    assert f"{s3_url}/tiny: all records are in experiment dmray/tiny" in told.output
+    assert f"{s3_url}/tiny: MLflow has all records: {uri}, experiment dmray/tiny" in told.output
     client = mlflow.MlflowClient(uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "dmray/tiny"]
     runs = client.search_runs([experiment.experiment_id])

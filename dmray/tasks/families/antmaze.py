@@ -6,7 +6,7 @@ ends at the first. So terminals do not split episodes, and rewards after the fir
 
 from __future__ import annotations
 
-from dmray.tasks.d4rl import CORL, D4RL, FILES, MUJOCO
+from dmray.tasks.d4rl import CORL, D4RL, FILES, LICENSE, MUJOCO
 from dmray.tasks.family import TaskFamily
 from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
@@ -48,6 +48,7 @@ _DATASETS = (
 )
 FAMILIES = (
     TaskFamily(
+        data_license=LICENSE,
         simulator_packages=("gymnasium", "mujoco"),
         tasks=(_task("umaze", 700), _task("medium", 1000), _task("large", 1000)),
         datasets=_DATASETS,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dmray.tasks.d4rl import D4RL, FILES, OURS
+from dmray.tasks.d4rl import D4RL, FILES, LICENSE, OURS
 from dmray.tasks.family import TaskFamily
 from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
@@ -38,6 +38,7 @@ def _family(
     return TaskFamily(
         tasks=(task,),
         datasets=tuple(_datasets(robot)),
+        data_license=LICENSE,
         simulator_packages=("pybullet", "gym", "d4rl"),
         optional_packages=True,
     )

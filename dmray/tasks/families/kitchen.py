@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dmray.tasks.d4rl import D4RL, FILES, MUJOCO, OURS
+from dmray.tasks.d4rl import D4RL, FILES, LICENSE, MUJOCO, OURS
 from dmray.tasks.family import TaskFamily
 from dmray.tasks.task import DatasetEntry, ReferenceScores, SubtaskGoal, Task
 
@@ -56,6 +56,7 @@ def _entry(name: str, task: str, file: str) -> DatasetEntry:
 FAMILIES = (
     TaskFamily(
         behaviours=("expert", "play"),
+        data_license=LICENSE,
         simulator_packages=("mujoco",),
         tasks=(
             _task("complete", "microwave", "kettle", "light switch", "slide cabinet"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dmray.tasks.d4rl import CHEN, D4RL, FILES, MUJOCO, OURS
+from dmray.tasks.d4rl import CHEN, D4RL, FILES, LICENSE, MUJOCO, OURS
 from dmray.tasks.family import TaskFamily
 from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
@@ -49,6 +49,7 @@ def _family(
         tasks=(task,),
         datasets=tuple(_datasets(robot)),
         behaviours=_RECORDED if robot in _RECORDED_IN else (),
+        data_license=LICENSE,
         simulator_packages=("envpool",),
     )
 

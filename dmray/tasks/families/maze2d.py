@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmray.tasks.d4rl import CORL, D4RL, FILES, MUJOCO, OURS
+from dmray.tasks.d4rl import CORL, D4RL, FILES, LICENSE, MUJOCO, OURS
 from dmray.tasks.family import TaskFamily
 from dmray.tasks.task import DatasetEntry, ReferenceScores, Task
 
@@ -37,6 +37,7 @@ def _entry(name: str, task: str, file: str) -> DatasetEntry:
 
 FAMILIES = (
     TaskFamily(
+        data_license=LICENSE,
         simulator_packages=("mujoco",),
         tasks=(
             _task("open", 150, (0.01, 20.66), (100.0, 50.0), OURS),  # its 150 steps cannot pay CORL's 280
