@@ -233,9 +233,9 @@ class ResourcesSpec(Spec):
     are the same either way. An evaluation actor with a share of a GPU runs its policy there and the simulators on its
     CPU; its actions differ from a CPU's in the last bits.
 
-    `executor` "train" starts a Ray Train worker and a driver process for each trial. This takes about ten seconds and
-    eight processes, which does not matter for trials of hours. "tune" runs the trial in a Ray Tune actor, a single
-    process that is reused for the next trial: for trials of seconds or minutes. The records are the same.
+    `executor` "train": a Ray Train worker takes trial after trial, and the process that drives it runs on the head, so
+    that it outlives a worker on a machine that is taken away. "tune" runs trials in a Ray Tune actor, one process with
+    less memory. The records are the same.
     """
 
     executor: Literal["train", "tune"] = "train"
