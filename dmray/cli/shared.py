@@ -25,6 +25,7 @@ SweepSource = Annotated[
     str, typer.Argument(help="A sweep file, or a sweep's folder or URL: runs/quickstart, s3://bucket/runs/quickstart.")
 ]
 SweepStorage = Annotated[str | None, typer.Option(help="With a sweep file: the --storage given to dmray.sweep.")]
+CONTINUE_WITH = "DMRAY_CONTINUE_WITH"  # of a submitted job: the command that continues its sweep
 out = safe_console()
 err = safe_console(stderr=True)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dmray.api import plan_sweep, run_sweep
-from dmray.cli.shared import err, finite_number, log_to_stderr, new_app, out, report_errors, sweep_files
+from dmray.cli.shared import CONTINUE_WITH, err, finite_number, log_to_stderr, new_app, out, report_errors, sweep_files
 from dmray.cli.sweep_plan import PlanFor, show_plan
 from dmray.errors import ClusterLostError, SpecError
 from dmray.interruption import SweepInterrupted, interruptible
@@ -85,11 +86,7 @@ def main(
     ] = None,
 ) -> None:
     """Run the trials of a sweep file on Ray, write the report, and print which method has the higher score."""
-    options = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
-    overrides = [
-        *(override or []),
-        *(f"{key}={_as_text(value)}" for key, value in options.items() if value is not None),
-    ]
+    overrides = overrides_of(override, storage, mlflow_uri)
     log_to_stderr()
     try:
         with interruptible(last_words=f"Ended at once. {_how_to_continue()}"), report_errors():
@@ -109,6 +106,8 @@ def main(
                 return
             where.refuse_without_plan()
             refuse_placeholders()
+            if CONTINUE_WITH in os.environ:
+                os.chdir("/")  # the folder of a job is Ray's, which may remove it
             try:
                 run = run_sweep(
                     planned,
@@ -132,6 +131,15 @@ def main(
     raise typer.Exit(0 if run.succeeded or run.stopped_by is not None else 1)
 
 
+def overrides_of(override: Sequence[str] | None, storage: str | None, mlflow_uri: str | None) -> list[str]:
+    """The options that replace values of the sweep file, as `key.path=value`."""
+    options = {"storage": storage, "tracking.mlflow_uri": mlflow_uri}
+    return [
+        *(override or []),
+        *(f"{key}={_as_text(value)}" for key, value in options.items() if value is not None),
+    ]
+
+
 def _check_alone(others: Mapping[str, object]) -> None:
     """Raise a SpecError if an option is given that --show makes no use of."""
     for option, value in others.items():
@@ -146,6 +154,8 @@ def _as_text(value: str) -> str:
 
 def _continue_command() -> str:
     """The command that continues this sweep, without passwords: it is stored and shown."""
+    if CONTINUE_WITH in os.environ:
+        return without_secrets(os.environ[CONTINUE_WITH])
     options = [without_secrets(word) for word in sys.argv[1:] if word not in ("--resume", "--retry-failed")]
     return shlex.join(["python", "-m", "dmray.sweep", *options, "--resume"])
 

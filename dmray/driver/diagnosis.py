@@ -78,10 +78,14 @@ def _packages() -> Iterator[Finding]:
 
 
 def _scans() -> Iterator[Finding]:
-    """Run each scan backend once, on the device that it is for."""
+    """Run each scan backend once, on the device that it is for, and name the one that trials use."""
     import torch
 
-    from dmray.models.selective_scan import SCAN_BACKENDS
+    from dmray.models.selective_scan import SCAN_BACKENDS, scan_backend
+
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    used = [f"{scan_backend(torch.device(device), torch.float32)} on {device}" for device in devices]
+    yield Finding("scan of trials", "ok", ", ".join(used))
 
     for name, load in SCAN_BACKENDS.items():
         device = "cpu" if name in {"reference", "numba"} else "cuda"

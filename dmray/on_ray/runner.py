@@ -1,4 +1,4 @@
-"""Runs the unfinished trials of a plan on Ray: Tune over the grid, a Train worker a trial, one evaluation pool."""
+"""Runs the unfinished trials of a plan on Ray: Tune over the grid, a Train worker a slot, one evaluation pool."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _tune(trainables: list[TrainableConfig], placement: Placement, ray_storage: 
     stopper = PauseStopper(folder, trainables[0].job.command_number)
     trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
-        tune.with_resources(trainable, placement.tune_resources),
+        tune.with_resources(trainable, tune.PlacementGroupFactory(list(placement.bundles))),
         param_space={"trainable": tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=placement.concurrent_trials,

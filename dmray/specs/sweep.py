@@ -237,9 +237,9 @@ class ResourcesSpec(Spec):
     share (docs/sweeps.md). P changes the last bits of a trial's numbers; the other trials do not. Each trial stays a
     process with its own records, checkpoints and retries.
 
-    `executor` "train" starts a Ray Train worker and a driver process for each trial. This takes about ten seconds and
-    eight processes, which does not matter for trials of hours. "tune" runs the trial in a Ray Tune actor, a single
-    process that is reused for the next trial: for trials of seconds or minutes. The records are the same.
+    `executor` "train": a Ray Train worker takes trial after trial, and the process that drives it runs on the head, so
+    that it outlives a worker on a machine that is taken away. "tune" runs trials in a Ray Tune actor, one process with
+    less memory. The records are the same.
     """
 
     executor: Literal["train", "tune"] = "train"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from dmray.coordination.commands import read_command
+from dmray.coordination.store_commands import StoreCommands
 from dmray.files import user_path
 from dmray.planning.packing import why_unpacked
 from dmray.records.disk import removed
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
-from dmray.storage import is_url, sweep_folder
+from dmray.storage import is_url, open_store, sweep_folder
+from dmray.storage.outages import retry_while_unavailable
 
 
 class TrialJob(Spec):
@@ -80,6 +82,13 @@ class TrialJob(Spec):
     @property
     def folder(self) -> TrialFolder:
         return self.sweep_folder.trial(self.trial.trial_id)
+
+
+def fetch_command(job: TrialJob) -> None:
+    """Copy the store's current command to the worker's folder."""
+    if is_url(job.storage):
+        store = open_store(job.storage, job.sweep_name)
+        retry_while_unavailable(lambda: StoreCommands(store).download(job.sweep_folder))
 
 
 def _with_absolute_path(trial: TrialSpec) -> TrialSpec:

@@ -48,11 +48,11 @@ from dmray.trial.checkpoints import is_finite, save_checkpoint, to_tensors
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
 from dmray.trial.extension import begin_extended
-from dmray.trial.job import TrialJob
+from dmray.trial.job import TrialJob, fetch_command
 from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
 from dmray.trial.pending_evaluations import PendingEvaluations
-from dmray.trial.publish import fetch_command, share_recording, sync_trial
+from dmray.trial.publish import share_recording, sync_trial
 from dmray.trial.start import Start, find_start, start_over
 from dmray.trial.watchdog import Watchdog, note_hang
 

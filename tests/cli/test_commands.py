@@ -15,15 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from dmray import __version__ as dmray_version
-from dmray.cli import explain, logs, status, submit
+from dmray.cli import explain, logs, status
 from dmray.cli.control import pause_app, resume_app, stop_app
 from dmray.cli.entry import COMMANDS
 from dmray.cli.program import run_program
 from dmray.coordination.commands import read_command, send_command
 from dmray.coordination.sweep_lock import folder_lock
-from dmray.on_ray.submission import Submission
 from dmray.records import SweepFolder
-from dmray.specs import load_sweep
 from dmray.terminal import LineFormatter
 from dmray.trial.evaluation import InlineEvaluation
 from dmray.trial.run import run_trial
@@ -248,57 +246,6 @@ def test_an_ambiguous_key_lists_what_it_may_mean(tmp_path: Path) -> None:
     said = runner.invoke(logs.app, [str(folder.path), "open-expert"])
     assert said.exit_code == 1
     assert all(trial_id in said.output for trial_id in plan.trial_ids)
-
-
-def test_a_submission_names_what_cannot_be_on_the_cluster(tmp_path: Path) -> None:
-    """Before anything is sent."""
-    file = str(sweep_file(tmp_path))
-    relative = runner.invoke(submit.app, [file, "--", "-o", "storage=runs"])
-    assert "storage 'runs' is relative" in relative.output
-    elsewhere = runner.invoke(submit.app, [file, "--", "-o", "datasets.0={name: x, task: hopper, path: x.hdf5}"])
-    assert "path 'x.hdf5' is relative" in elsewhere.output
-    misspelt = runner.invoke(submit.app, [file, "--", "-o", "training.stepps=1"])
-    assert "did you mean 'steps'?" in misspelt.output
-    for storage in ("/mnt/runs", "s3://bucket/runs"):
-        nobody = runner.invoke(submit.app, [file, "--address", "http://127.0.0.1:1", "--", "--storage", storage])
-        assert "no Ray dashboard" in nobody.output
-    assert {ran.exit_code for ran in (relative, elsewhere, misspelt, nobody)} == {1}
-
-
-def test_a_submitted_sweep_is_one_file_with_the_values_of_the_file_that_it_extends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: dict[str, object] = {}
-
-    class Cluster:
-        def __init__(self, address: str) -> None:
-            pass
-
-        def list_jobs(self) -> list[object]:
-            return []
-
-        def submit_job(self, *, runtime_env: dict[str, str], **job: str) -> str:
-            (file,) = Path(runtime_env["working_dir"]).iterdir()
-            sent.update(job, file=file.name, sweep=load_sweep(file))
-            return job["submission_id"]
-
-    monkeypatch.setattr("dmray.on_ray.submission.JobSubmissionClient", Cluster)
-    sweep_file(tmp_path).rename(tmp_path / "base.yaml")
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("extends: base.yaml\nname: mine\nseeds: [4]\nstorage: /mnt/runs")
-    done = runner.invoke(submit.app, [str(mine), "--", "-o", "training.steps=9"])
-    assert done.exit_code == 0, done.output
-    assert (sent["file"], sent["sweep"]) == ("mine.yaml", load_sweep(mine)), "-o is among the options of the job"
-    assert sent["entrypoint"] == "python -m dmray.sweep mine.yaml --address auto --resume -o training.steps=9"
-    assert runner.invoke(submit.app, ["quickstart", "--", "--storage", "/mnt/runs"]).exit_code == 0
-    assert (sent["file"], sent["sweep"]) == ("quickstart.yaml", load_sweep("quickstart"))
-
-
-def test_a_submitted_sweep_goes_on_where_it_was() -> None:
-    submission = Submission("tiny", "my sweep.yaml", "name: tiny", ["--storage", "/mnt/runs", "-o", "seeds=[0, 1]"])
-    assert submission.entrypoint == (
-        "python -m dmray.sweep 'my sweep.yaml' --address auto --resume --storage /mnt/runs -o 'seeds=[0, 1]'"
-    )
 
 
 def test_a_trial_is_explained_by_its_sweep_its_folder_its_url_and_in_its_folder(

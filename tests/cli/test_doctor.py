@@ -14,6 +14,7 @@ def test_the_doctor_lists_what_is_installed_and_how_to_install_the_rest(tmp_path
     assert {name for name, finding in findings.items() if finding.status == "missing"} <= {"MLflow", "GPU", "disk"}
     for name in ("processor", "torch", "ray", "scan numba", "scan reference", "simulator envpool", "simulator kitchen"):
         assert findings[name].status == "ok", findings[name]
+    assert "numba on cpu" in findings["scan of trials"].detail
     assert "no MLflow server answers" in findings["MLflow"].detail
     assert "--mlflow-uri off" in findings["MLflow"].detail
 

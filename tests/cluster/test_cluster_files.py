@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from dmray.on_ray.placement import DRIVER_RESOURCE
+from dmray.shipped import shipped_sweeps
 from tests.cluster.conftest import REPOSITORY
 
 LAUNCHED = ("gpu", "local")  # by `ray up`
@@ -106,7 +108,7 @@ def test_machines_install_the_pinned_versions_of_what_is_copied_to_them(name: st
 
 
 def test_an_unfilled_file_lets_nobody_in() -> None:
-    """What must be filled in is no valid value of AWS's, so that forgetting it fails instead of opening a door."""
+    """What is to be filled in is no valid value of AWS's, so that `ray up` fails instead of opening a door."""
     text = (REPOSITORY / "cluster/gpu.yaml").read_text()
     assert "0.0.0.0" not in text
     for word in ("&cpu_image ami-", "&gpu_image ami-", "&security_groups [sg-", "DMRAY_STORE=s3://"):
@@ -163,13 +165,63 @@ def test_no_pod_runs_as_root() -> None:
             assert container["resources"]["requests"].keys() == container["resources"]["limits"].keys()
 
 
-def test_the_kubernetes_job_runs_a_sweep_of_the_image_on_that_cluster() -> None:
-    documents = list(yaml.safe_load_all((REPOSITORY / "cluster/kuberay.yaml").read_text()))
-    job = kubernetes()["RayJob"]
-    assert job["clusterSelector"] == {"ray.io/cluster": documents[0]["metadata"]["name"]}
-    (sweep,) = re.findall(r"/home/dmray/app/(sweeps/\S+)", job["entrypoint"])
-    assert (REPOSITORY / sweep).exists()
-    assert "--resume" in job["entrypoint"]
+def documents(name: str, *changes: tuple[str, str]) -> list[dict[str, Any]]:
+    text = (REPOSITORY / f"cluster/{name}.yaml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return list(yaml.safe_load_all(text))
+
+
+def test_the_kubernetes_job_runs_a_sweep_of_the_image_in_the_volume_with_mlflow() -> None:
+    job, cluster = kubernetes()["RayJob"], kubernetes()["RayCluster"]
+    assert job["clusterSelector"] == {"ray.io/cluster": documents("kuberay")[0]["metadata"]["name"]}
+    words = job["entrypoint"].split()
+    assert words[:3] == ["python", "-m", "dmray.sweep"]
+    assert words[3] in shipped_sweeps()
+    assert "--resume" in words
+    options = dict(pairwise(words))
+    (mount,) = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert options["--storage"] == mount["mountPath"], "the sweep's name is added to it once"
+    (service,) = [each for each in documents("kuberay_storage") if each["kind"] == "Service"]
+    (port,) = service["spec"]["ports"]
+    assert options["--mlflow-uri"] == f"http://{service['metadata']['name']}:{port['port']}"
+
+
+def test_every_volume_of_the_kubernetes_cluster_is_claimed_in_the_other_file() -> None:
+    claims = {
+        each["metadata"]["name"]: each["spec"] for each in documents("kuberay_storage") if "Claim" in each["kind"]
+    }
+    cluster = kubernetes()["RayCluster"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        (volume,) = group["template"]["spec"]["volumes"]
+        claim = claims[volume["persistentVolumeClaim"]["claimName"]]
+        assert claim["accessModes"] == ["ReadWriteMany"], "pods of many machines write to it"
+
+
+def test_mlflow_on_kubernetes_takes_the_names_that_it_is_called_by_and_lets_only_ray_in() -> None:
+    kinds = {each["kind"]: each["spec"] for each in documents("kuberay_storage")}
+    pod = kinds["Deployment"]["template"]
+    (container,) = pod["spec"]["containers"]
+    options = dict(pairwise(container["command"]))
+    elsewhere = "".join((REPOSITORY / name).read_text() for name in ("docker/compose.yaml", "cluster/mlflow_server.py"))
+    assert all(word in elsewhere for word in container["command"] if word.startswith("--")), (
+        "flags that are tried there"
+    )
+    assert {"dmray-mlflow:5000", "127.0.0.1:5000"} <= set(options["--allowed-hosts"].split(","))
+    assert pod["spec"]["securityContext"]["runAsNonRoot"]
+    assert kinds["Service"]["selector"] == pod["metadata"]["labels"] == kinds["Deployment"]["selector"]["matchLabels"]
+    (rule,) = kinds["NetworkPolicy"]["ingress"]
+    cluster = documents("kuberay")[0]["metadata"]["name"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"ray.io/cluster": cluster}}}]
+
+
+def test_the_documents_variant_with_a_bucket_needs_no_volume() -> None:
+    text = (REPOSITORY / "docs/cluster.md").read_text()
+    changes = re.findall(r"""-e ['"]s\|([^|]+)\|([^|]+)\|['"]""", text)
+    cluster, job = documents("kuberay", *(each for each in changes if each[0] != "STORAGE_CLASS"))
+    assert cluster["spec"]["headGroupSpec"]["template"]["spec"]["volumes"] == [{"name": "runs", "emptyDir": {}}]
+    assert "--storage s3://my-sweeps/dmray/runs " in job["spec"]["entrypoint"]
 
 
 @pytest.mark.parametrize(

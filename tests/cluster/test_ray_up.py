@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,61 +24,75 @@ import yaml
 from cluster import prepare_aws
 from dmray.on_ray.placement import DRIVER_RESOURCE, Machines, place_trials
 from dmray.specs import load_sweep
-from tests.cluster.conftest import REGION, REPOSITORY, MockedAws
+from tests.cluster.conftest import REPOSITORY, MockedAws
 
 pytestmark = pytest.mark.slow
 RECORDER = '#!/bin/sh\necho "$(basename "$0") $*" >> "$COMMANDS"\n'
+STAND_INS = {  # for programs of the document's commands
+    **dict.fromkeys(("ssh", "rsync", "scp"), RECORDER),
+    "aws": "#!/bin/sh\necho 123456789012\n",  # its only use: the account's number
+    "curl": "#!/bin/sh\necho 203.0.113.7\n",  # and here: this machine's address
+    "python": f'#!/bin/sh\nif [ "$1 $2" = "-m pip" ]; then {RECORDER[10:-1]}; else exec {sys.executable} "$@"; fi\n',
+}
 
 
 @dataclass(frozen=True)
 class Launch:
     """A cluster that is up: what was sent to its head, and how to reach it."""
 
-    file: Path
-    commands: str
+    folder: Path
     environment: dict[str, str]
 
+    @property
+    def file(self) -> Path:
+        return self.folder / "checkout/cluster/gpu.yaml"
+
+    @property
+    def commands(self) -> str:
+        return (self.folder / "commands").read_text()
+
     def ray(self, *words: str) -> str:
-        return _ray(words, self.environment)
+        ray = Path(sys.executable).parent / "ray"
+        return _run([str(ray), *words], self)
 
     def completed(self) -> dict[str, Any]:
         """The file as `ray up` completed it, with subnets, keys and each instance type's resources; it keeps that."""
-        (cache,) = self.file.parent.glob("ray-config-*")
+        (cache,) = self.folder.glob("ray-config-*")
         return json.loads(cache.read_text())["config"]
 
 
 @pytest.fixture(scope="module")
 def launch(mocked_aws: MockedAws, tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """The commands of docs/cluster.md from an empty account to a cluster, as they are written there."""
     folder = tmp_path_factory.mktemp("launch")
-    environment = _environment(folder, mocked_aws)
-    file = folder / "gpu.yaml"
-    file.write_text(_filled_in())
-    _ray(("up", "--yes", str(file)), environment)
-    return Launch(file, (folder / "commands").read_text(), environment)
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for name in ("dmray", "sweeps", "examples", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        (checkout / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "cluster", checkout / "cluster")
+    up = Launch(folder, _environment(folder, mocked_aws))
+    _run(["bash", "-euo", "pipefail", "-c", "\n".join(documented("From an empty account to a cluster"))], up)
+    return up
 
 
-def _filled_in() -> str:
-    """The cluster file as a user fills it in."""
-    image = boto3.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-    text = (REPOSITORY / "cluster/gpu.yaml").read_text().replace("ami-CHANGE-ME", image)
-    for line in prepare_aws.prepare("a-bucket", REGION, "203.0.113.7/32").splitlines():
-        name = line.split("&")[1].split()[0]
-        text = re.sub(rf"(?m)^  {name}: &.*$", line, text)
-    return text
+def documented(section: str) -> list[str]:
+    """The commands of a section of docs/cluster.md."""
+    text = (REPOSITORY / "docs/cluster.md").read_text()
+    (body,) = re.findall(rf"(?ms)^##+ {section}\n(.*?)(?=^##)", text)
+    return re.findall(r"(?m)^    (.*)$", body)
 
 
 def _environment(folder: Path, aws: MockedAws) -> dict[str, str]:
     tools, home = folder / "bin", folder / "home"
     tools.mkdir()
-    (home / ".ray").mkdir(parents=True)
-    (home / ".ray" / "auth_token").write_text("a-token")
-    for name in ("ssh", "rsync", "scp"):
-        (tools / name).write_text(RECORDER)
+    home.mkdir()
+    for name, script in STAND_INS.items():
+        (tools / name).write_text(script)
         (tools / name).chmod(0o755)
     ours = {
         "HOME": str(home),
         "TMPDIR": str(folder),
-        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COMMANDS": str(folder / "commands"),
     }
     return (
@@ -85,9 +100,11 @@ def _environment(folder: Path, aws: MockedAws) -> dict[str, str]:
     )
 
 
-def _ray(words: tuple[str, ...], environment: dict[str, str]) -> str:
-    ray = Path(sys.executable).parent / "ray"
-    done = subprocess.run([ray, *words], env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+def _run(command: list[str], up: Launch) -> str:
+    where, questions = up.folder / "checkout", "y\n" * 5
+    done = subprocess.run(
+        command, env=up.environment, cwd=where, capture_output=True, text=True, input=questions, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -136,9 +153,10 @@ def test_the_project_and_the_token_are_copied_to_the_head(launch: Launch) -> Non
 
 def test_set_up_installs_pinned_versions_before_ray_starts(launch: Launch) -> None:
     steps = [
-        "DMRAY_STORE=s3://a-bucket/dmray",
+        "DMRAY_STORE=s3://dmray-123456789012/dmray",
         "uv==0.13.9",
-        "-c constraints.txt",
+        "--torch-backend=auto -c constraints.txt",
+        "install_kernels.py --uv",
         "ray stop",
         "mlflow_server.py --store",
         "ray start",
@@ -154,7 +172,9 @@ def test_ray_starts_with_token_loopback_dashboard_and_driver_slots(launch: Launc
     assert "RAY_AUTH_MODE=token" in start
     assert "--autoscaling-config" in start
     assert f'"{DRIVER_RESOURCE}":32' in start.replace("\\", "").replace(" ", "")
-    assert "a-token" not in launch.commands  # it travels as a file
+    token = (launch.folder / "home/.ray/auth_token").read_text().strip()
+    assert token
+    assert token not in launch.commands  # it travels as a file
 
 
 def test_get_head_ip_prints_the_heads_address(launch: Launch) -> None:
