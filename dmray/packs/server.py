@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -331,6 +332,7 @@ class _Client:
 def main() -> None:
     """`folder settings ready`: serve in `folder`; write to the file descriptor `ready` once clients can connect."""
     folder, settings, ready = Path(sys.argv[1]), PackSettings.model_validate_json(sys.argv[2]), int(sys.argv[3])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM})  # workers block them
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(settings.torch_threads)
     be_deterministic(settings.deterministic)

@@ -262,7 +262,7 @@ def test_a_packed_trial_survives_the_death_of_its_server_and_goes_on_from_its_ch
     place = build._pack_server(broken)
     try:
         with pytest.raises(PackServerError):
-            run_trial(broken, InlineEvaluation(), _then(lambda: os.kill(place._pid() or 0, signal.SIGKILL), at=20))
+            run_trial(broken, InlineEvaluation(), _then(lambda: _kill(place), at=20))
         with pytest.raises(Killed):
             run_trial(broken, InlineEvaluation(), StopAt(30))
         pid = place._pid()
@@ -281,6 +281,12 @@ def test_a_packed_trial_survives_the_death_of_its_server_and_goes_on_from_its_ch
     assert ours == pytest.approx(theirs, rel=1e-4)
     weights, expected = (load_checkpoint(one.folder.last_checkpoint)["trainer"]["policy"] for one in (broken, whole))
     torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
+
+
+def _kill(place: ServerPlace) -> None:
+    pid = place._pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
 
 
 def _then(action: Callable[[], object], at: int) -> Callable[[int, float | None], None]:
