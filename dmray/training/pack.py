@@ -151,7 +151,6 @@ class Pack:
         """Give a trial with these initial weights (a policy's state_dict) the first free seat; returns the seat."""
         seat = min(set(range(self.seats)) - self.occupied)
         on_gpu = self._device.type == "cuda"
-        self._seeds[seat] = seed
         # as `Trainer` leaves torch's own generators: nothing draws from them here
         cuda_rng = torch.Generator(self._device).manual_seed(seed).get_state() if on_gpu else None
         self._rngs[seat] = (torch.Generator().manual_seed(seed).get_state(), cuda_rng)
@@ -159,6 +158,7 @@ class Pack:
             self._generators[seat].manual_seed(seed)
             self._rates[seat] = learning_rate
             self._write(seat, weights, {}, 0)
+        self._seeds[seat] = seed
         return seat
 
     def leave(self, seat: int) -> None:
