@@ -23,6 +23,7 @@ from dmray.on_ray.liveness import RayWatch
 from dmray.on_ray.placement import Machines, Placement, overload, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES
 from dmray.on_ray.trainable_config import TrainableConfig
+from dmray.planning.packing import packs_together
 from dmray.planning.plan import Plan
 from dmray.progress.extensions import find_extensions
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
@@ -55,7 +56,8 @@ class RayRunner:
         records_before = {trial.trial_id: _count_records(folder.trial(trial.trial_id)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         extended = find_extensions(plan, folder)
-        jobs = [TrialJob.of(trial, plan.sweep, folder, extended.get(trial.trial_id)) for trial in todo]
+        ordered = packs_together(todo, plan.sweep.resources.trials_per_pack)
+        jobs = [TrialJob.of(trial, plan.sweep, folder, extended.get(trial.trial_id)) for trial in ordered]
         own_ray = self._address in (None, "local") and not ray.is_initialized()
         watch, phases = RayWatch(folder, jobs, plan.sweep.faults, own_ray), driver_phases(folder)
         with watch.ending_in_time(), _in_phases(connected(self._address, plan), phases) as machines, watch.watching():

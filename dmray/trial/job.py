@@ -7,6 +7,7 @@ from typing import Literal
 from dmray.coordination.commands import read_command
 from dmray.coordination.store_commands import StoreCommands
 from dmray.files import user_path
+from dmray.planning.packing import why_unpacked
 from dmray.records.disk import removed
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
@@ -31,6 +32,7 @@ class TrialJob(Spec):
     when_evaluations_lag: Literal["wait", "skip"]
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
+    trials_per_pack: int  # 1: the trial is not packed
     early_stopping: EarlyStoppingSpec | None
     data_warnings: tuple[str, ...]  # what the driver's check of the data set found; for the records
     command_number: int  # the command to run; a worker stops when the sweep has a newer one
@@ -55,6 +57,7 @@ class TrialJob(Spec):
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
+            trials_per_pack=sweep.resources.trials_per_pack if why_unpacked(trial) is None else 1,
             early_stopping=sweep.early_stopping_of(trial),
             data_warnings=folder.read_data_warnings(trial.dataset.name),
             extends=extends,
