@@ -95,6 +95,7 @@ def in_one_graph(section: Section, method: str, count: int, fields: dict[str, An
             branch.wait_stream(main)
             with torch.cuda.stream(branch):
                 results.append(trainer._plain_step())
+        for branch in branches:  # after all have begun, or each would wait for the one before
             main.wait_stream(branch)
         return results
 
@@ -120,7 +121,7 @@ def in_one_graph(section: Section, method: str, count: int, fields: dict[str, An
 def in_packs(section: Section, method: str, fields: dict[str, Any]) -> None:
     """`count` packs of so many seats each, every pack on its stream; one thread launches their graphs in turn."""
     cases = [(2, 1), (2, 2)] if section.toy else [(seats, packs) for packs in PACKS for seats in SEATS]
-    variants: list[dict[str, Any]] = [{}] if section.device == "cpu" else [{}, {"tf32": True}, {"compiled": False}]
+    variants: list[dict[str, Any]] = [{}] if section.device == "cpu" else [{}, {"dtype": "tf32"}, {"compiled": False}]
     for number, variant in enumerate(variants):
         for seats, packs in cases if number < 2 and method == "dm" else cases[:1]:
             named = "".join(f", {name} {value}" for name, value in variant.items())
@@ -132,9 +133,8 @@ def in_packs(section: Section, method: str, fields: dict[str, Any]) -> None:
 
 
 def packed(
-    section: Section, method: str, seats: int, packs: int, fields: dict[str, Any], tf32: bool = False, **options: Any
+    section: Section, method: str, seats: int, packs: int, fields: dict[str, Any], **options: Any
 ) -> dict[str, Any]:
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     begun = time.perf_counter()
     found = [pack_of(method, fields, section.device, seats, first=seats * number, **options) for number in range(packs)]
     steps = 1 if section.toy else 10
