@@ -33,7 +33,10 @@ class Sampler(Protocol):
 
 
 class StepMetrics(NamedTuple):
-    """What one step measured, detached and still on the device: reading a number waits for it."""
+    """What a step measured, detached and still on the device: reading a number waits for it.
+
+    Of several steps: the first dimension of each tensor is the step.
+    """
 
     stage_losses: Tensor  # (stages,) before the step
     grad_norms: Tensor  # (stages,) before clipping
@@ -41,7 +44,7 @@ class StepMetrics(NamedTuple):
     @property
     def grad_norm(self) -> Tensor:
         """The norm of all stages' gradients together, ()."""
-        norm: Tensor = torch.linalg.vector_norm(self.grad_norms)
+        norm: Tensor = torch.linalg.vector_norm(self.grad_norms, dim=-1)
         return norm
 
 
@@ -95,6 +98,29 @@ class Trainer:
         losses, norms = self._advance()
         self._steps_done += 1
         return StepMetrics(losses, norms)
+
+    def advance(self, most: int) -> StepMetrics:
+        """Take at least one and at most `most` steps (one, which returns at once): metrics of (steps, stages)."""
+        losses, norms = self.step()
+        return StepMetrics(losses[None], norms[None])
+
+    @property
+    def device(self) -> str:
+        """Where metrics and state are."""
+        return self._device.type
+
+    @property
+    def scan_backend(self) -> str | None:
+        """See `SequencePolicy.scan_backend`."""
+        return self.policy.scan_backend
+
+    @property
+    def gpu_uuid(self) -> str | None:
+        """The GPU that trains; None on a CPU."""
+        return str(torch.cuda.get_device_properties(self._device).uuid) if self.device == "cuda" else None
+
+    def close(self) -> None:
+        """Nothing: a trainer has nothing outside its process."""
 
     def _begin(self) -> Callable[[], Tensor]:
         return CapturedStep(self._plain_step, self._generator) if self.captured else self._plain_step
