@@ -30,6 +30,7 @@ from dmray.models.selective_scan import scan_backend
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
+from dmray.training.determinism import tf32_allowed
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -238,8 +239,9 @@ class Pack:
         draws = [self._sampler.draw(generator) for generator in self._generators]
         windows = self._sampler.cut(Draw(*(torch.cat(parts) for parts in zip(*draws, strict=True))))
         leaves = list(self._parameters.values())
-        losses = self._packed_losses(self._parameters, self._buffers, _by_seat(windows, self.seats))
-        gradients = torch.autograd.grad(losses.sum(), leaves)
+        with tf32_allowed(self._spec.dtype == "tf32"):
+            losses = self._packed_losses(self._parameters, self._buffers, _by_seat(windows, self.seats))
+            gradients = torch.autograd.grad(losses.sum(), leaves)
         norms = self._packed_update(self._joined(gradients), *self._packed_factors())
         return torch.stack([losses.detach(), norms], dim=1)
 

@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
+from dmray.training.determinism import tf32_allowed
 
 if TYPE_CHECKING:
     from dmray.datasets import Windows
@@ -128,10 +129,11 @@ class Trainer:
     def _plain_step(self) -> Tensor:
         """Its stages' losses and gradient norms, (2, stages)."""
         windows = self._sampler.sample(self._generator)
-        with self._precision():
-            losses = self.policy.stage_losses(windows, self._spec.loss_mean)
-        self._optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with tf32_allowed(self._spec.dtype == "tf32"):
+            with self._autocast():
+                losses = self.policy.stage_losses(windows, self._spec.loss_mean)
+            self._optimizer.zero_grad(set_to_none=True)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
         norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]
         if self.captured:  # AdamW must know that it is recorded, and warns if it is told so without need
             self._optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
@@ -168,8 +170,8 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
         self._advance = self._begin()  # the optimizer has new tensors, a graph has the old addresses
 
-    def _precision(self) -> AbstractContextManager[None]:
-        if self._spec.dtype == "float32":
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self._spec.dtype != "bfloat16":
             return nullcontext()
         autocast: AbstractContextManager[None] = torch.autocast(self._device.type, dtype=torch.bfloat16)
         return autocast
