@@ -34,12 +34,11 @@ from dmray.specs import SweepSpec
 SLOTS = 2
 HEAD_SLOTS = 16  # the head of a cluster with so many trials at once
 MODELS = [{"d_model": 64, "n_layer": layers, "context_length": 5} for layers in (2, 4)]
-ON_THE_HEAD = {"Tune trial", "TrainController", "helpers"}  # with executor train; workers are elsewhere
+ON_THE_HEAD = {"Tune trial", "helpers"}  # with executor train; workers are elsewhere
 KINDS = {
     "ray::ImplicitFunc": "Tune trial",
     "ray::run_in_tune": "Tune trial",
     "ray::run_through_train": "Tune trial",
-    "ray::TrainController": "TrainController",
     "ray::RayTrainWorker": "Train worker",
     "ray::RolloutActor": "evaluation actor",
     "ray::Dispatcher": "dispatcher",

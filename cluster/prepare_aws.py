@@ -71,11 +71,11 @@ def main() -> None:
         if filled != text:
             options.file.write_text(filled, encoding="utf-8")
         print(f"{options.file}: {'filled in' if filled != text else 'is filled in already'}")
-        for line in missing_quotas(session, yaml.safe_load(filled)):
-            print(line)
+        quotas = missing_quotas(session, yaml.safe_load(filled))
+        print(*quotas, sep="\n", end="\n" if quotas else "")
     except (BotoCoreError, ClientError) as refused:
         sys.exit(f"error: {explained(refused, options.bucket)}")
-    print(f"next: ray up {options.file}")
+    print(f"next: {'settle the quotas, then ' if quotas else ''}ray up {options.file}")
 
 
 def explained(refused: Exception, bucket: str) -> str:

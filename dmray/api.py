@@ -37,6 +37,7 @@ from dmray.errors import SpecError
 from dmray.methods import METHODS
 from dmray.mlflow_mirror.policies import load_policy_of_run, mlflow_run_of
 from dmray.planning.manifest import read_manifest
+from dmray.planning.packing import require_processes
 from dmray.planning.plan import Plan, plan
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.summary import Summary
@@ -216,7 +217,7 @@ def run_sweep(
         all_statuses = session.run_sweep(
             planned,
             folder,
-            _runner(local, address),
+            _runner(planned, local, address),
             lambda sweep_: write_sweep_report(sweep_).folder,
             resume=resume,
             trial_filter=trial_filter,
@@ -724,10 +725,11 @@ def _with_storage(planned: SweepPlan, storage: str | Path | None, mlflow_uri: st
     return replace(planned, sweep=sweep)
 
 
-def _runner(local: bool, address: str | None) -> Runner:
+def _runner(planned: SweepPlan, local: bool, address: str | None) -> Runner:
     if local:
         from dmray.driver.local_runner import LocalRunner
 
+        require_processes(planned.sweep.resources)
         return LocalRunner()
     from dmray.on_ray import RayRunner
 

@@ -73,6 +73,10 @@ class CaptureError(DmrayError):
     """A training step cannot be captured as a CUDA graph."""
 
 
+class PackServerError(DmrayError, ConnectionError):
+    """The process that trains packed trials ended or does not answer: a transient error that is retried."""
+
+
 class MissingPackageError(DmrayError):
     """A required package is not installed, or cannot be imported."""
 

@@ -76,15 +76,14 @@ def ray_session() -> Iterator[None]:
     from dmray.on_ray.cluster import ENVIRONMENT
     from dmray.on_ray.placement import DRIVER_RESOURCE
 
-    os.environ |= ENVIRONMENT | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+    os.environ |= ENVIRONMENT | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
     folder = tempfile.mkdtemp(prefix="dmr", dir="/tmp")  # a short path: Unix sockets allow 107 bytes
     ray.init(
         "local",
         namespace="dmray",
         num_cpus=8,
         resources={DRIVER_RESOURCE: 100},
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
+        include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
         object_store_memory=100 * 2**20,

@@ -18,7 +18,7 @@ FLOORS = {
     "policies": 8, "storage": 8,
     "training": 9, "rollout": 9,
     "sources": 10, "planning": 10, "coordination": 10,
-    "progress": 11,
+    "packs": 11, "progress": 11,
     "trial": 12,
     "inference": 13,
     "mlflow_mirror": 14, "trackers": 15, "reporting": 15,

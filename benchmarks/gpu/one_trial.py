@@ -7,8 +7,6 @@ products of a step; and the kernels that take the time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -46,31 +44,20 @@ def main() -> None:
                 section.measure(f"{method}, {size}, profile", lambda m=method, f=fields: kernels(section, m, f))
     for method in () if section.toy else ("dm", "dt"):  # compiling takes most of a minute
         section.measure(
-            f"{method}, {first}, torch.compile",
-            lambda m=method: ours(section, m, sizes[first], "captured compiled"),
+            f"{method}, {first}, torch.compile tf32",
+            lambda m=method: ours(section, m, sizes[first], "captured compiled tf32"),
             needs_s=40,
         )
 
 
 def ours(section: Section, method: str, fields: dict[str, Any], way: str) -> dict[str, Any]:
     capture: Literal["auto", "off"] = "off" if way == "plain" else "auto"
-    dtype = "bfloat16" if "bfloat16" in way else "float32"
-    with tf32("tf32" in way):
-        trainer = trainer_of(method, fields, section.device, capture, dtype=dtype)
-        if "compiled" in way:
-            trainer.policy.stage_losses = torch.compile(trainer.policy.stage_losses)  # type: ignore[method-assign]
-        rate = steps_per_s(trainer.step, section.device, 0.1 if section.toy else 1.5)
+    dtype = next((name for name in ("bfloat16", "tf32") if name in way), "float32")
+    trainer = trainer_of(method, fields, section.device, capture, dtype=dtype)
+    if "compiled" in way:
+        trainer.policy.stage_losses = torch.compile(trainer.policy.stage_losses)  # type: ignore[method-assign]
+    rate = steps_per_s(trainer.step, section.device, 0.1 if section.toy else 1.5)
     return {"steps_per_s": rate, "ms": 1e3 / rate, "peak_mib": peak_memory_mib(section.device)}
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if allowed else before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def published_way(section: Section, fields: dict[str, Any]) -> dict[str, Any]:

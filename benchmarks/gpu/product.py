@@ -4,11 +4,13 @@ Four short trials at an eighth of the GPU (DM and DT, two seeds) with GPU evalua
 executor "tune" and "train"; a training worker is killed with SIGKILL, the driver too, and `--resume` ends the sweep.
 Checked: every trial finished, every record of a step is there once, GPU metrics were recorded, and a resumed trial's
 losses are those of an undisturbed one up to what a GPU promises; its scores beside them, where actors may decide on
-another device than the undisturbed sweep's.
+another device than the undisturbed sweep's. Last, four seeds of DM in one pack (`resources.trials_per_pack`), longer
+ones: a trial is killed, then the process that trains the pack, then the driver.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -47,19 +49,29 @@ def main() -> None:
                 lambda file=broken: disturbed(section, file, whole),
                 needs_s=20,
             )
+        if executors:
+            packed = sweep_file(Path(folder), "packed", "tune", section, seats=4)
+            section.measure(
+                "a pack: trial, server and driver killed",
+                lambda: disturbed(section, packed, whole, lambda driver: kill_pack(section, packed, driver)),
+                needs_s=30,
+            )
 
 
-def sweep_file(folder: Path, name: str, executor: str, section: Section) -> Path:
+def sweep_file(folder: Path, name: str, executor: str, section: Section, seats: int = 1) -> Path:
+    """`seats`: above 1, so many seeds of DM alone, in one pack."""
     gpu = section.device == "cuda"
     steps, seeds = (60, [0]) if section.toy else (2000, [0, 1])
+    methods = ["dm", "dt"] if seats == 1 else ["dm"]
+    steps = steps if seats == 1 else 6 * steps  # they train on while a killed process is replaced
     size = {"d_model": 16, "n_layer": 1, "context_length": 4} if section.toy else {"context_length": 20}
     content = {
         "name": name,
         "datasets": [
             {"name": "open-expert", "task": "maze2d-open", "generate": {"behaviour": "expert", "transitions": 2000}}
         ],
-        "grid": [{"methods": ["dm", "dt"], "models": [size]}],
-        "seeds": seeds,
+        "grid": [{"methods": methods, "models": [size]}],
+        "seeds": seeds if seats == 1 else list(range(seats)),
         "training": {"steps": steps, "learning_rate": 1e-3, "warmup_steps": 100},
         "evaluation": {"episodes": 10, "every_steps": steps // 2, "cohort_size": 10, "target_returns": [50.0]},
         "resources": {
@@ -77,6 +89,9 @@ def sweep_file(folder: Path, name: str, executor: str, section: Section) -> Path
         },
         "storage": str(folder),
     }
+    if seats > 1:
+        content["resources"] |= {"trials_per_pack": seats, "gpus_per_trial": 0.125}  # type: ignore[operator]
+        content["resources"] |= {} if gpu else {"device": "cpu"}  # type: ignore[operator]
     if gpu and executor == "train":  # room for the actor beside eight trials
         content["resources"]["gpus_per_trial"] = 0.11  # type: ignore[index]
     file = folder / f"{name}.yaml"
@@ -87,7 +102,10 @@ def sweep_file(folder: Path, name: str, executor: str, section: Section) -> Path
 def run(file: Path, *options: str) -> subprocess.Popen[bytes]:
     log = file.with_suffix(".log").open("ab")
     command = [sys.executable, "-m", "dmray.sweep", str(file), *options]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "TMPDIR": str(file.parent),  # where pack servers have their folders
+    }
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
@@ -105,7 +123,33 @@ def undisturbed(section: Section, file: Path) -> dict[str, Any]:
     return {"exit_status": status, "seconds": time.monotonic() - started, **_facts(file)}
 
 
-def disturbed(section: Section, file: Path, whole: Path) -> dict[str, Any]:
+Driver = subprocess.Popen[bytes]
+
+
+def kill_worker(section: Section, file: Path, driver: Driver) -> None:
+    """Kill a worker that trains, and wait for the trial's next attempt."""
+    plan, folder = _opened(file)
+    os.kill(_worker(plan, folder), signal.SIGKILL)
+    wait_until(section, lambda: _attempts(plan, folder) > len(plan.trials) or driver.poll() is not None)
+
+
+def kill_pack(section: Section, file: Path, driver: Driver) -> None:
+    """Kill one trial of the pack, then the process that trains it, each time waiting for the next attempts."""
+    plan, folder = _opened(file)
+    kill_worker(section, file, driver)
+    attempts = _attempts(plan, folder)
+    servers = [json.loads(path.read_text())["pid"] for path in file.parent.glob("dmray-packs-*/*/pid.json")]
+    for server in servers:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+    if len(servers) != 1:
+        raise RuntimeError(f"{len(servers)} pack servers instead of 1")
+    wait_until(section, lambda: _attempts(plan, folder) >= attempts + 4 or driver.poll() is not None)
+
+
+def disturbed(
+    section: Section, file: Path, whole: Path, kill: Callable[[Driver], None] | None = None
+) -> dict[str, Any]:
     plan, folder = _opened(file)
     started = time.monotonic()
     driver = run(file)
@@ -114,8 +158,10 @@ def disturbed(section: Section, file: Path, whole: Path) -> dict[str, Any]:
         begun_s = time.monotonic() - started
         if driver.poll() is not None:
             raise RuntimeError(f"the sweep ended with status {driver.returncode}")
-        os.kill(_worker(plan, folder), signal.SIGKILL)
-        wait_until(section, lambda: _attempts(plan, folder) > len(plan.trials) or driver.poll() is not None)
+        if kill is None:
+            kill_worker(section, file, driver)
+        else:
+            kill(driver)
     except (RuntimeError, TimeoutError) as problem:
         raise type(problem)(f"{problem}; the log's end: {_end_of_log(file)}") from None
     finally:

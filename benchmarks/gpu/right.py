@@ -1,7 +1,8 @@
 """Section "right": are the GPU's numbers those of the CPU and of double precision?
 
-Both scan kernels against float64; 200 captured steps against plain ones, and a run that is resumed in the middle; the
-golden files of the authors' networks; decode modes; bfloat16; the tests that need a GPU (marker `gpu`).
+Both scan kernels against float64; 200 captured steps against plain ones, and a run that is resumed in the middle; a
+seat of a pack against a trainer of its own, with and without its neighbours; the golden files of the authors' networks;
+decode modes; bfloat16; the tests that need a GPU (marker `gpu`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from section import SMALL, Section, policy_of, section_from_options, trainer_of, wait_for
+from section import SMALL, Section, pack_of, policy_of, section_from_options, trainer_of, wait_for
 from torch import Tensor
 
 from dmray.methods import METHODS
@@ -37,6 +38,13 @@ def main() -> None:
         section.measure(f"captured {method}", lambda method=method: captured_against_plain(section, method, sizes))
     for method in methods:
         section.measure(f"resumed {method}", lambda method=method: resumed_against_whole(section, method, sizes))
+    for method in ("dm",) if section.toy else ("dm", "hdm", "dt"):
+        for compiled in (False, True) if section.device == "cuda" else (False,):
+            section.measure(
+                f"packed {method}{', compiled' if compiled else ''}",
+                lambda method=method, compiled=compiled: packed_against_single(section, method, sizes, compiled),
+                needs_s=30 if compiled else 4,
+            )
     for method in methods:
         section.measure(f"golden {method}", lambda method=method: golden(section, method))
     for method in methods:
@@ -104,6 +112,28 @@ def resumed_against_whole(section: Section, method: str, sizes: dict[str, Any]) 
     found = torch.stack([torch.stack([*resumed.step()]) for _ in range(20)]).cpu()
     off = float(((found - expected).abs() / expected.abs().clamp(min=1e-6)).max())
     return {"worst_off": off, "bits_equal": bool(torch.equal(found, expected)), "right": off < 1e-2}
+
+
+def packed_against_single(section: Section, method: str, sizes: dict[str, Any], compiled: bool) -> dict[str, Any]:
+    """A seat among four against a trainer of its own, and against itself while the others take no steps."""
+    count, seat = (5 if section.toy else 50), 2
+    if "dropout" in METHODS[method].config.model_fields:
+        sizes = sizes | {"dropout": 0.0}
+    single = trainer_of(method, sizes, section.device, seed=seat)
+    expected = torch.stack([torch.stack([*single.step()]) for _ in range(count)]).cpu()
+    crowded, alone = (pack_of(method, sizes, section.device, 4, compiled=compiled) for _ in range(2))
+    found = [crowded.advance(crowded.occupied, count), alone.advance([seat], count)]
+    wait_for(section.device)
+    ours, undisturbed = (metrics[:, seat] for metrics in found)
+    off = ((ours - expected).abs() / expected.abs().clamp(min=1e-6)).amax((1, 2))
+    independent = bool(torch.equal(ours, undisturbed))
+    return {
+        "steps": count,
+        "first_step_off": float(off[0]),
+        "worst_off": float(off.max()),
+        "independent_of_neighbours": independent,
+        "right": independent and bool(torch.isfinite(off).all()) and float(off.max()) < 2e-2,
+    }
 
 
 def golden(section: Section, method: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from dmray.datasets import WindowSampler
 from dmray.methods import METHODS, PolicyShape
 from dmray.policies import PolicyRecipe, SequencePolicy
 from dmray.specs import TrainingSpec
-from dmray.training import Trainer
+from dmray.training import Pack, Trainer
 
 HOPPER = PolicyShape(11, 3, 1.0, 1000)
 SMALL = {"d_model": 16, "n_layer": 1, "context_length": 4}
@@ -108,6 +108,28 @@ def trainer_of(
         random_episodes(), policy.tokens, context_length=context, batch_size=batch_size, device=device
     )
     return Trainer(policy, sampler, TrainingSpec(batch_size=batch_size, **training), seed, device, capture)
+
+
+def pack_of(
+    method: str,
+    sizes: dict[str, Any],
+    device: str,
+    seats: int,
+    *,
+    first: int = 0,
+    compiled: bool | None = None,
+    **training: Any,
+) -> Pack:
+    """A pack whose seats are all taken, by trials of the seeds from `first` on; without dropout, which no pack has."""
+    if "dropout" in METHODS[method].config.model_fields:
+        sizes = sizes | {"dropout": 0.0}
+    policy, spec = policy_of(method, sizes), TrainingSpec(batch_size=16, **training)
+    context = policy.recipe.model.context_length
+    sampler = WindowSampler(random_episodes(), policy.tokens, context_length=context, batch_size=16, device=device)
+    pack = Pack(policy, sampler, spec, seats, device, compiled=compiled)
+    for seed in range(first, first + seats):
+        pack.join(seed, spec.learning_rate, policy_of(method, sizes, seed).state_dict())
+    return pack
 
 
 def wait_for(device: str) -> None:

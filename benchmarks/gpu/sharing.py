@@ -1,7 +1,8 @@
 """Section "sharing": total training steps a second of 1 to 32 DM trials on one card, by how they share it.
 
 Processes that take turns; processes under MPS; streams of one process, each trial with its own CUDA graph; one CUDA
-graph with a branch for each trial; and trials packed into one network (`seed_packing.py`). With the GPU memory of each.
+graph with a branch for each trial; and trials packed into one network (`dmray.training.Pack`), with one or several
+packs on streams of one process. With the GPU memory of each.
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # before CUDA starts: as dmray's pack server has it
+
 import torch
-from section import SMALL, Section, peak_memory_mib, section_from_options, steps_per_s, trainer_of, wait_for
+from section import SMALL, Section, pack_of, peak_memory_mib, section_from_options, steps_per_s, trainer_of, wait_for
 
 from dmray.training import Trainer
 
 COUNTS = (1, 2, 4, 8, 16, 32)
+SEATS, PACKS = (16, 8, 4), (1, 2, 4)
 
 
 def main() -> None:
     section = section_from_options(__doc__)
     counts, fields = ((1, 2), SMALL) if section.toy else (COUNTS, {})
-    ways = {"streams": in_streams, "one graph": in_one_graph, "packed": packed}
+    ways = {"streams": in_streams, "one graph": in_one_graph}
+    for method in ("dm",) if section.toy else ("dm", "dt", "hdm"):
+        in_packs(section, method, fields)
     for method in ("dm",) if section.toy else ("dm", "dt"):
         for count in counts:
             for way, measurement in ways.items():
@@ -89,6 +95,7 @@ def in_one_graph(section: Section, method: str, count: int, fields: dict[str, An
             branch.wait_stream(main)
             with torch.cuda.stream(branch):
                 results.append(trainer._plain_step())
+        for branch in branches:  # after all have begun, or each would wait for the one before
             main.wait_stream(branch)
         return results
 
@@ -111,16 +118,36 @@ def in_one_graph(section: Section, method: str, count: int, fields: dict[str, An
     return _result(section, count, steps_per_s(step, section.device, _budget_s(section)))
 
 
-def packed(section: Section, method: str, count: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """`count` seeds as one network with stacked parameters, captured."""
-    from seed_packing import PackedTrainer
+def in_packs(section: Section, method: str, fields: dict[str, Any]) -> None:
+    """`count` packs of so many seats each, every pack on its stream; one thread launches their graphs in turn."""
+    cases = [(2, 1), (2, 2)] if section.toy else [(seats, packs) for packs in PACKS for seats in SEATS]
+    variants: list[dict[str, Any]] = [{}] if section.device == "cpu" else [{}, {"dtype": "tf32"}, {"compiled": False}]
+    for number, variant in enumerate(variants):
+        for seats, packs in cases if number < 2 and method == "dm" else cases[:1]:
+            named = "".join(f", {name} {value}" for name, value in variant.items())
+            section.measure(
+                f"{method} x {seats * packs}, {packs} packs of {seats}{named}",
+                lambda s=seats, p=packs, v=variant: packed(section, method, s, p, fields, **v),
+                needs_s=4 if section.toy else 20,
+            )
 
-    from dmray.training.captured_step import CapturedStep
 
-    trainer = PackedTrainer(method, fields, 16, seeds=count, device=section.device)
-    trainer.check()
-    step = CapturedStep(trainer.step, trainer.generator) if section.device == "cuda" else trainer.step
-    return _result(section, count, steps_per_s(step, section.device, _budget_s(section)))
+def packed(
+    section: Section, method: str, seats: int, packs: int, fields: dict[str, Any], **options: Any
+) -> dict[str, Any]:
+    begun = time.perf_counter()
+    found = [pack_of(method, fields, section.device, seats, first=seats * number, **options) for number in range(packs)]
+    steps = 1 if section.toy else 10
+
+    def step() -> None:
+        for pack in found:
+            pack.advance(pack.occupied, steps)
+
+    step()
+    wait_for(section.device)
+    set_up_s = time.perf_counter() - begun  # compiled, and captured
+    rate = steps_per_s(step, section.device, _budget_s(section)) * steps
+    return _result(section, seats * packs, rate) | {"set_up_s": set_up_s, "compiled": found[0].compiled}
 
 
 def in_processes(section: Section, method: str, counts: tuple[int, ...], fields: dict[str, Any], *, mps: bool) -> None:

@@ -20,6 +20,7 @@ from dmray.planning.calibration import (
     load_calibration,
 )
 from dmray.planning.needed_files import needed_files
+from dmray.planning.packing import packing_lines, require_processes
 from dmray.planning.plan import Plan
 from dmray.planning.time_estimate import Capacity, estimate_time, shorter_evaluation
 from dmray.planning.trial_filter import TrialFilter, select_trials
@@ -220,6 +221,9 @@ def _time(planned: Plan, todo: Sequence[TrialSpec], where: PlanFor, calibration:
             result says so.)
     """
     resources = planned.sweep.resources
+    if where.local:
+        require_processes(resources)
+    packing = packing_lines(todo, resources.trials_per_pack)
     try:
         place, placement, num_machines = _placement(planned, len(todo), where, calibration)
     except ClusterError as problem:
@@ -228,15 +232,15 @@ def _time(planned: Plan, todo: Sequence[TrialSpec], where: PlanFor, calibration:
         return [f"to run: {counted(len(todo), 'trial')}, but not on this machine: {problem}", _OTHER_MACHINES]
     if calibration is None:
         measure = "time: unknown; measure this hardware once: python -m dmray.doctor --calibrate"
-        return [*placement, measure, _OTHER_MACHINES]
+        return [*placement, *packing, measure, _OTHER_MACHINES]
     try:
         capacity = place(resources)
         made = estimate_time(todo, resources, calibration, capacity)
         ways = shorter_evaluation(todo, resources, calibration, place)
     except SpecError as lacking:
-        return [*placement, f"time: unknown; {lacking}"]
+        return [*placement, *packing, f"time: unknown; {lacking}"]
     price = None if where.price is None else Price(where.price, num_machines)
-    return [*placement, render_time(made, planned.sweep, capacity, calibration, price), render_changes(ways)]
+    return [*placement, *packing, render_time(made, planned.sweep, capacity, calibration, price), render_changes(ways)]
 
 
 def _placement(

@@ -21,10 +21,11 @@ from dmray.datasets.minari_dataset import (
 from dmray.datasets.statistics import Statistics, action_deviations
 from dmray.datasets.subgoals import subgoal_rows
 from dmray.datasets.subtask_rewards import Subtask
-from dmray.datasets.windows import Windows, WindowSampler
+from dmray.datasets.windows import Draw, Windows, WindowSampler
 
 __all__ = [
     "WARNING",
+    "Draw",
     "Episodes",
     "FileRules",
     "FileSizes",

@@ -25,6 +25,13 @@ class Windows(NamedTuple):
     valid: Tensor  # (B, T) bool
 
 
+class Draw(NamedTuple):
+    """The random part of a batch: an episode for each window, and where in it the window is, uniform in [0, 1)."""
+
+    episode: Tensor  # (B,) int64
+    chance: Tensor  # (B,) float64
+
+
 class WindowSampler:
     """Draws windows of `episodes`: an episode, uniformly or by its length, then one of its steps, uniformly.
 
@@ -59,9 +66,19 @@ class WindowSampler:
 
         Does not wait for the device.
         """
+        return self.cut(self.draw(generator))
+
+    def draw(self, generator: torch.Generator) -> Draw:
+        """The draws for a batch. All random numbers come from here."""
         episode = self._draw_episodes(generator)
+        return Draw(
+            episode, torch.rand(self._batch_size, generator=generator, device=self._device, dtype=torch.float64)
+        )
+
+    def cut(self, draw: Draw) -> Windows:
+        """The windows of these draws, of one batch or of several after one another."""
+        episode, chance = draw
         length = self._lengths[episode]
-        chance = torch.rand(self._batch_size, generator=generator, device=self._device, dtype=torch.float64)
         drawn = (chance * length).long()  # uniform in 0 ... length - 1
         if self._anchor == "first":
             first, end = drawn, torch.minimum(drawn + len(self._steps), length)

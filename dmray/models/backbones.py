@@ -57,8 +57,10 @@ class Backbone:
 
     `timestep_embedding`: a learned embedding of the timestep is added to tokens. `token_init(config)`: the initial
     weights of embeddings and head. `uses_selective_scan`: the network runs the scan of `dmray.models.selective_scan`,
-    so the name of the scan's implementation is recorded. `explicit(network)`: the network as a function with explicit
-    state, for `dmray export`; None: its forward pass is exported as it is, for decode mode `window` only.
+    so the name of the scan's implementation is recorded. `packable`: the network's training pass works under
+    `torch.func.vmap` over its parameters, so that several trials can share a pack (`resources.trials_per_pack`).
+    `explicit(network)`: the network as a function with explicit state, for `dmray export`; None: its forward pass is
+    exported as it is, for decode mode `window` only.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Backbone:
     timestep_embedding: bool = False
     token_init: Callable[[Any], TokenInit] = _pytorch_init
     uses_selective_scan: bool = False
+    packable: bool = False
     explicit: Callable[[nn.Module], ExplicitNetwork] | None = None
 
 
@@ -188,6 +191,7 @@ TRANSFORMER = Backbone(
     _transformer_flops,
     timestep_embedding=True,
     token_init=_transformer_init,
+    packable=True,
 )
 MAMBA = Backbone(
     "mamba",
@@ -197,10 +201,11 @@ MAMBA = Backbone(
     _mamba_flops,
     token_init=_mamba_init,
     uses_selective_scan=True,
+    packable=True,
     explicit=_explicit_mamba,
 )
 LSTM = Backbone("lstm", LSTMConfig, _build_lstm, _lstm_parameters, _lstm_flops, explicit=_explicit_lstm)
-MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops, explicit=_explicit_mlp)
+MLP = Backbone("mlp", MLPConfig, _build_mlp, _mlp_parameters, _mlp_flops, packable=True, explicit=_explicit_mlp)
 
 BACKBONES: Registry[Backbone] = Registry(
     "backbone",

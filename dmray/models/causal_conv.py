@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmray.models.selective_scan import scan_backend
+from dmray.models.selective_scan import backend_of
 
 _HAS_TRITON = find_spec("triton") is not None  # not asked for at each call: torch.compile could not follow
 
@@ -21,9 +21,9 @@ _HAS_TRITON = find_spec("triton") is not None  # not asked for at each call: tor
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, L, D) -> (B, L, D), contiguous, in the dtype of x; weight (D, 1, K) and bias (D,) as in `nn.Conv1d`.
 
-    Uses the compiled implementation (numba, Triton) where the scan does (`scan_backend`).
+    Uses the compiled implementation (numba, Triton) where the scan does (`backend_of`).
     """
-    backend = scan_backend(weight.device, weight.dtype)
+    backend = backend_of(weight)
     if backend == "numba":
         from dmray.models.conv_numba import numba_conv_silu as compiled
     elif backend != "reference" and _HAS_TRITON:

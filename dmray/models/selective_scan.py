@@ -58,23 +58,35 @@ SCAN_BACKENDS: Mapping[str, Callable[[], Scan]] = {
 _load = cache(lambda backend: SCAN_BACKENDS[backend]())
 
 
-def scan_backend(device: torch.device, dtype: torch.dtype) -> str:
+def scan_backend(device: torch.device, dtype: torch.dtype, stacked: bool = False) -> str:
     """The name in `SCAN_BACKENDS` of the fastest implementation for parameters of this device and dtype.
 
-    With `torch.use_deterministic_algorithms(True)` it is "reference".
+    `stacked`: for those of several networks at once (`torch.func.vmap`, `dmray.training.Pack`). With
+    `torch.use_deterministic_algorithms(True)` it is "reference".
     """
-    return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled())
+    name: str = _selected(device, dtype, stacked)
+    return name
+
+
+def backend_of(parameter: Tensor) -> str:
+    """`scan_backend` for a parameter, which may be that of several networks inside `torch.func.vmap`."""
+    return scan_backend(parameter.device, parameter.dtype, torch._C._functorch.is_batchedtensor(parameter))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _selected(device: torch.device, dtype: torch.dtype, stacked: bool) -> str:
+    return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled(), stacked)
 
 
 @cache
-def _select(device: str, dtype: torch.dtype, deterministic: bool) -> str:
+def _select(device: str, dtype: torch.dtype, deterministic: bool, stacked: bool) -> str:
     if deterministic or dtype != torch.float32:
         backend = "reference"
     elif device == "cuda":
-        backend = _on_cuda()
+        backend = _triton_or_reference() if stacked else _on_cuda()
     else:
-        backend = "numba" if device == "cpu" else "reference"
-    mode = ", deterministic" if deterministic else ""
+        backend = "numba" if device == "cpu" and not stacked else "reference"
+    mode = f"{', stacked' if stacked else ''}{', deterministic' if deterministic else ''}"
     _log.info("selective scan: %s (%s, %s%s)", backend, device, str(dtype).removeprefix("torch."), mode)
     return backend
 
@@ -86,6 +98,10 @@ def _on_cuda() -> str:
             return "mamba_ssm"
         except MissingPackageError as broken:
             _log.warning("%s", broken)
+    return _triton_or_reference()
+
+
+def _triton_or_reference() -> str:
     return "triton" if find_spec("triton") else "reference"
 
 
@@ -112,7 +128,7 @@ def selective_scan(
     """
     if u.shape[1] == 0:
         raise ValueError("a scan needs at least one token")
-    scan = _load(backend or scan_backend(A.device, A.dtype))
+    scan = _load(backend or backend_of(A))
     with torch.autocast(u.device.type, enabled=False):
         x, delta, B, C, z = (given.to(A.dtype) for given in (u, delta, B, C, z))
         return scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus).to(u.dtype)

@@ -1,6 +1,6 @@
-"""Callbacks of Tune and of Ray Train: they report workers that died, and end Tune when the sweep is paused or stopped.
+"""Callbacks of Tune: they report actors that died, and end Tune when the sweep is paused or stopped.
 
-A worker that died is one line at the driver; Ray's own message is in the trial's log.txt.
+An actor that died is one line at the driver; Ray's own message is in the trial's log.txt.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ray import train, tune
+from ray import tune
 
 from dmray.coordination.commands import CommandWatcher
 from dmray.on_ray.trainable_config import TrainableConfig
@@ -29,17 +29,6 @@ class TuneFailureCallback(tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         config = TrainableConfig.model_validate_json(trial.config["trainable"])
         _report(config, trial, "no attempt is left")
-
-
-class TrainFailureCallback(train.UserCallback):  # type: ignore[misc]
-    """Writes the failure of a Ray Train worker to the trial's log; runs in the process that started the worker."""
-
-    def __init__(self, log: TrialLog) -> None:
-        self._log = log
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for cause in worker_exceptions.values():
-            self._log.write(f"its worker ended: {type(cause).__name__}: {cause}")
 
 
 class PauseStopper(tune.Callback, tune.Stopper):  # type: ignore[misc]

@@ -17,14 +17,11 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import ray
 from ray._private import ray_constants
-from ray._private.node import Node
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RaySystemError
 
@@ -38,7 +35,6 @@ from dmray.planning.plan import Plan
 from dmray.processes import usable_cpus
 
 ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s makes every report wait that long
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # dmray handles Ctrl-C: it stops the sweep and says how to resume
     "RAY_AIR_NEW_OUTPUT": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody reads their files, and they leave some open
@@ -49,10 +45,6 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ROTATION_MAX_BYTES": str(16 * 2**20),  # of each log file; Ray's defaults are 512 MiB and 5 older files
     "RAY_ROTATION_BACKUP_COUNT": "1",
 }
-_STATE_API = (  # where it looks for a Ray, in this order
-    ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE,
-    ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE,
-)
 SWEEP_KEY = "dmray.sweep"  # in the metadata of a job that `dmray submit` has sent
 _CONNECT_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 3.0
@@ -99,8 +91,6 @@ def _joined(address: str) -> Iterator[Machines]:
     _check_address(address, where)
     ours = {name: value for name, value in os.environ.items() if name.startswith("DMRAY_")}  # mirrors, folders
     try:
-        if found := canonicalize_bootstrap_address(address):
-            ours[_STATE_API[0]] = found  # see _workers_know_their_ray
         with interrupted_at_once(), _keep_signal_handlers():
             ray.init(
                 address=address,
@@ -165,7 +155,7 @@ def _started(plan: Plan) -> Iterator[Machines]:
     machines = machines_for_one_node(plan.sweep.resources, usable_cpus(), torch.cuda.device_count())
     with session_folder() as folder:
         try:
-            with interrupted_at_once(), _keep_signal_handlers(), _for_one_machine(folder), _workers_know_their_ray():
+            with interrupted_at_once(), _keep_signal_handlers(), _for_one_machine(folder):
                 try:
                     _start(machines, folder)
                 except ClusterError as problem:
@@ -187,8 +177,7 @@ def _start(machines: Machines, folder: Path) -> None:
             num_cpus=int(machines.cpus),
             num_gpus=int(machines.gpus),
             resources={DRIVER_RESOURCE: machines.drivers},
-            include_dashboard=True,  # Ray Train frees the GPUs of a trial that died through the dashboard's state API
-            dashboard_host="127.0.0.1",
+            include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
@@ -230,32 +219,6 @@ def _for_one_machine(folder: Path) -> Iterator[None]:
         for name in ours:
             os.environ.pop(name, None)
         signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
-
-
-@contextlib.contextmanager
-def _workers_know_their_ray() -> Iterator[None]:
-    """Tell the workers of a Ray that starts meanwhile its address, through the environment that they inherit.
-
-    Ray Train asks the State API which trials have died, and that asks the one Ray that it finds on the machine. It
-    finds none if two sweeps run, or another one if RAY_ADDRESS names it; the CPUs of dead trials are never freed then.
-    """
-    start = Node.start_ray_processes
-
-    def start_ray_processes(node: Any) -> None:
-        before = {name: os.environ.get(name) for name in _STATE_API}
-        os.environ |= dict.fromkeys(_STATE_API, node.gcs_address)
-        try:
-            start(node)
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                os.environ |= {name: value} if value is not None else {}
-
-    Node.start_ray_processes = start_ray_processes
-    try:
-        yield
-    finally:
-        Node.start_ray_processes = start
 
 
 @contextlib.contextmanager

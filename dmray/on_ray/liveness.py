@@ -7,8 +7,6 @@ if the raylet of its machine dies. Here:
   `ClusterLostError`, whatever the driver's thread waits for. (Other machines are Ray's business: it runs their trials
   again elsewhere.)
 * Another process of the sweep is stopped for `frozen_timeout_s`: it is killed, and replaced like one that died.
-* The dashboard of a Ray that was started for the sweep ended: it is started again. Ray Train asks it which trials have
-  died, and would never free their CPUs and GPUs.
 * The dispatcher of evaluations does not answer for two minutes: it is restarted.
 * Ray neither starts nor ends within three minutes, or its GCS or raylet is stopped meanwhile: its processes are
   killed, and the sweep ends with `ClusterLostError`.
@@ -37,7 +35,6 @@ from ray.exceptions import RayError
 from dmray.coordination.commands import read_command
 from dmray.errors import ClusterLostError
 from dmray.interruption import interrupt_thread
-from dmray.on_ray.dashboard import Dashboard
 from dmray.on_ray.frozen_processes import FrozenProcesses, Persistent, Stopped, stopped_among
 from dmray.on_ray.session_folder import session_processes
 from dmray.periodic_thread import PeriodicThread
@@ -86,7 +83,6 @@ class RayWatch:
         self._processes: dict[str, list[Any]] = {}  # of Ray, by name, if they were started here
         self._ip = "127.0.0.1"
         self._left = threading.Event()
-        self._dashboard: Dashboard | None = None
         self._stage: _Stage | None = None  # None: Ray is in use
 
     @contextlib.contextmanager
@@ -151,7 +147,6 @@ class RayWatch:
     def _connect(self) -> None:
         node = ray_worker._global_node
         self._processes = {name: node.all_processes.get(name, []) for name in _CORE} if node else {}
-        self._dashboard = Dashboard.of(node) if node and self._own_ray else None
         self._node = ray.get_runtime_context().get_node_id()
         self._gcs = ray_worker.global_worker.gcs_client
         [here] = [item for item in ray.nodes() if item["NodeID"] == self._node]
@@ -173,8 +168,6 @@ class RayWatch:
             self._give_up(lost)
             return
         try:
-            if self._dashboard is not None:
-                self._dashboard.keep()
             self._look_at_dispatcher()
             if self._frozen is not None:
                 self._frozen.look()

@@ -43,13 +43,13 @@ class Machines:
 
 @dataclass(frozen=True)
 class Placement:
-    """How many trials run at once, and the resources that each Tune trial takes.
+    """How many trials run at once, and the bundles of resources that each Tune trial takes.
 
-    A Tune trial is a driver without work of its own, or the whole trial if the executor is "tune".
+    A Tune trial is a driver without work of its own beside a worker, or the whole trial if the executor is "tune".
     """
 
     concurrent_trials: int
-    tune_resources: dict[str, float]
+    bundles: tuple[dict[str, float], ...]
 
 
 def machine_here(resources: ResourcesSpec) -> Machines:
@@ -107,10 +107,17 @@ def place_trials(resources: ResourcesSpec, machines: Machines, num_trials: int) 
     limits = [limit for limit in (resources.max_concurrent_trials, num_trials) if limit is not None]
     concurrent = min(slots, *limits)
     if resources.executor == "tune":
-        return Placement(concurrent, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
+        return Placement(concurrent, (trial_bundle(resources),))
     if machines.drivers >= 1:
-        return Placement(min(concurrent, floor(machines.drivers)), {DRIVER_RESOURCE: 1.0})
-    return Placement(concurrent, {"cpu": _DRIVER_CPU})
+        driver = {DRIVER_RESOURCE: 1.0}
+        return Placement(min(concurrent, floor(machines.drivers)), (driver, trial_bundle(resources)))
+    return Placement(concurrent, ({"CPU": _DRIVER_CPU}, trial_bundle(resources)))
+
+
+def trial_bundle(resources: ResourcesSpec) -> dict[str, float]:
+    """What the process that trains takes, by Ray's names."""
+    gpus = {"GPU": resources.gpus_per_trial} if resources.gpus_per_trial else {}
+    return {"CPU": resources.cpus_per_trial} | gpus
 
 
 def _trial_slots(resources: ResourcesSpec, machines: Machines) -> int:

@@ -1,4 +1,4 @@
-"""Runs the unfinished trials of a plan on Ray: Tune over the grid, a Train worker a trial, one evaluation pool."""
+"""Runs the unfinished trials of a plan on Ray: Tune over the grid, a Train worker a slot, one evaluation pool."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dmray.on_ray.liveness import RayWatch
 from dmray.on_ray.placement import Machines, Placement, overload, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES
 from dmray.on_ray.trainable_config import TrainableConfig
+from dmray.planning.packing import packs_together
 from dmray.planning.plan import Plan
 from dmray.progress.extensions import find_extensions
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
@@ -55,7 +56,8 @@ class RayRunner:
         records_before = {trial.trial_id: _count_records(folder.trial(trial.trial_id)) for trial in todo}
         attempt = datetime.now().strftime("%Y%m%d-%H%M%S")
         extended = find_extensions(plan, folder)
-        jobs = [TrialJob.of(trial, plan.sweep, folder, extended.get(trial.trial_id)) for trial in todo]
+        ordered = packs_together(todo, plan.sweep.resources.trials_per_pack)
+        jobs = [TrialJob.of(trial, plan.sweep, folder, extended.get(trial.trial_id)) for trial in ordered]
         own_ray = self._address in (None, "local") and not ray.is_initialized()
         watch, phases = RayWatch(folder, jobs, plan.sweep.faults, own_ray), driver_phases(folder)
         with watch.ending_in_time(), _in_phases(connected(self._address, plan), phases) as machines, watch.watching():
@@ -140,7 +142,7 @@ def _tune(trainables: list[TrainableConfig], placement: Placement, ray_storage: 
     stopper = PauseStopper(folder, trainables[0].job.command_number)
     trainable, restarts = TUNE_TRAINABLES[trainables[0].resources.executor], trainables[0].tune_restarts
     tuner = tune.Tuner(
-        tune.with_resources(trainable, placement.tune_resources),
+        tune.with_resources(trainable, tune.PlacementGroupFactory(list(placement.bundles))),
         param_space={"trainable": tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=placement.concurrent_trials,

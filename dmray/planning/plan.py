@@ -78,13 +78,16 @@ def plan(sweep: SweepSpec, outcome_of: OutcomeOf = lambda trial: OPEN) -> Plan:
                 trials.setdefault(trial.trial_id, trial)
     planned = tuple(trials.values())
     _check_sizes(planned)
+    _check_dtypes(sweep, planned)
     if sweep.early_stopping is not None:
         _check_early_stopping(sweep.early_stopping, planned)
     return Plan(sweep, ordered(planned, sweep.order))
 
 
 def _search_plan(sweep: SweepSpec, search: SearchSpec, cells: Sequence[Cell], outcome_of: OutcomeOf) -> Plan:
-    _check_sizes(tuple(setting.trial(0) for cell in cells for setting in cell.probes()))
+    probes = tuple(setting.trial(0) for cell in cells for setting in cell.probes())
+    _check_sizes(probes)
+    _check_dtypes(sweep, probes)
     groups = groups_of(search, cells)
     selection, report = num_trials(sweep, search, groups)
     if selection + report > MAX_TRIALS:
@@ -161,6 +164,15 @@ def _check_sizes(trials: Sequence[TrialSpec]) -> None:
                 f"grid: {size} has {parameters:,} parameters and needs {parameters * 16 / 2**30:,.0f} GiB to train; "
                 "give smaller sizes"
             )
+
+
+def _check_dtypes(sweep: SweepSpec, trials: Sequence[TrialSpec]) -> None:
+    """Refuse a precision that only GPUs have where no trial gets one."""
+    if sweep.resources.trial_device == "cpu" and any(trial.training.dtype == "tf32" for trial in trials):
+        raise SpecError(
+            "training.dtype tf32: the products of a CPU are float32; give float32, or the trials a share of a GPU "
+            "(resources.gpus_per_trial)"
+        )
 
 
 def _check_early_stopping(rule: EarlyStoppingSpec, trials: Sequence[TrialSpec], at_least: int = 0) -> None:

@@ -233,9 +233,13 @@ class ResourcesSpec(Spec):
     are the same either way. An evaluation actor with a share of a GPU runs its policy there and the simulators on its
     CPU; its actions differ from a CPU's in the last bits.
 
-    `executor` "train" starts a Ray Train worker and a driver process for each trial. This takes about ten seconds and
-    eight processes, which does not matter for trials of hours. "tune" runs the trial in a Ray Tune actor, a single
-    process that is reused for the next trial: for trials of seconds or minutes. The records are the same.
+    With `trials_per_pack` P above 1 the trials on a GPU train as batched networks of P trials, in a process that they
+    share (docs/sweeps.md). P changes the last bits of a trial's numbers; the other trials do not. Each trial stays a
+    process with its own records, checkpoints and retries.
+
+    `executor` "train": a Ray Train worker takes trial after trial, and the process that drives it runs on the head, so
+    that it outlives a worker on a machine that is taken away. "tune" runs trials in a Ray Tune actor, one process with
+    less memory. The records are the same.
     """
 
     executor: Literal["train", "tune"] = "train"
@@ -243,6 +247,7 @@ class ResourcesSpec(Spec):
     gpus_per_trial: Annotated[float, Field(ge=0, le=1e5)] = 0.0
     device: Literal["auto", "cpu"] = "auto"
     capture: Literal["auto", "off"] = "auto"
+    trials_per_pack: Annotated[int, Field(ge=1, le=64)] = 1
     max_concurrent_trials: Count | None = None
     torch_threads: Annotated[int, Field(gt=0, le=10_000)] = 1
     deterministic: bool = False
@@ -251,6 +256,28 @@ class ResourcesSpec(Spec):
     gpus_per_evaluation_actor: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_pending_evaluations: Annotated[int, Field(gt=0, le=10**6)] = 4
     when_evaluations_lag: Literal["wait", "skip"] = "wait"
+
+    @model_validator(mode="after")
+    def _packs_can_fill(self) -> ResourcesSpec:
+        seats, share = self.trials_per_pack, self.gpus_per_trial
+        if seats == 1:
+            return self
+        if share == 0 or share >= 1:
+            raise ValueError(
+                f"trials_per_pack {seats}: packed trials share a GPU, but gpus_per_trial is {share:g}; give it "
+                f"gpus_per_trial: {1 / seats:.4g}, or trials_per_pack: 1"
+            )
+        if (fitting := int(1 / share + 1e-6)) < seats:
+            raise ValueError(
+                f"trials_per_pack {seats}: only {fitting} trials with gpus_per_trial {share:g} fit on a GPU; give "
+                f"trials_per_pack: {fitting}, or gpus_per_trial: {int(1e6 / seats) / 1e6:g}"
+            )
+        if self.max_concurrent_trials is not None and self.max_concurrent_trials < seats:
+            raise ValueError(
+                f"trials_per_pack {seats}: max_concurrent_trials {self.max_concurrent_trials} leaves seats empty; give "
+                f"at least {seats}"
+            )
+        return self
 
     @property
     def trial_device(self) -> Literal["cpu", "cuda"]:

@@ -106,7 +106,7 @@ class TrainingSpec(Spec):
     subgoal_head: SubgoalHead = "published"
     subgoal_target: SubgoalTarget = "state"
     loss_mean: LossMean = "valid"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 class EvaluationSpec(Spec):

@@ -20,13 +20,13 @@ class CapturedStep:
     """Calls `step` a few times on a stream of its own, then records its kernels once and replays them.
 
     Every call is one step, replayed or not. `step` must not read anything back from the GPU and must change tensors in
-    place only. It draws random numbers from `generator` and from the device's default one; both advance as without a
+    place only. It draws random numbers from `generators` and from the device's default one; all advance as without a
     graph. The graph holds addresses: after a tensor that it uses was replaced, make a new `CapturedStep`.
     """
 
-    def __init__(self, step: Callable[[], Tensor], generator: torch.Generator) -> None:
-        self._step, self._generator = step, generator
-        self._stream = torch.cuda.Stream(generator.device)  # type: ignore[no-untyped-call]
+    def __init__(self, step: Callable[[], Tensor], *generators: torch.Generator) -> None:
+        self._step, self._generators = step, generators
+        self._stream = torch.cuda.Stream(generators[0].device)  # type: ignore[no-untyped-call]
         self._plain_calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result = torch.empty(0)
@@ -60,7 +60,8 @@ class CapturedStep:
 
     def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
+        for generator in self._generators:
+            graph.register_generator_state(generator)
         try:
             # thread_local: other threads of the process may go on using the GPU
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):

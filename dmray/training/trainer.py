@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
+from dmray.training.determinism import tf32_allowed
 
 if TYPE_CHECKING:
     from dmray.datasets import Windows
@@ -33,7 +34,10 @@ class Sampler(Protocol):
 
 
 class StepMetrics(NamedTuple):
-    """What one step measured, detached and still on the device: reading a number waits for it."""
+    """What a step measured, detached and still on the device: reading a number waits for it.
+
+    Of several steps: the first dimension of each tensor is the step.
+    """
 
     stage_losses: Tensor  # (stages,) before the step
     grad_norms: Tensor  # (stages,) before clipping
@@ -41,7 +45,7 @@ class StepMetrics(NamedTuple):
     @property
     def grad_norm(self) -> Tensor:
         """The norm of all stages' gradients together, ()."""
-        norm: Tensor = torch.linalg.vector_norm(self.grad_norms)
+        norm: Tensor = torch.linalg.vector_norm(self.grad_norms, dim=-1)
         return norm
 
 
@@ -96,16 +100,40 @@ class Trainer:
         self._steps_done += 1
         return StepMetrics(losses, norms)
 
+    def advance(self, most: int) -> StepMetrics:
+        """Take at least one and at most `most` steps (one, which returns at once): metrics of (steps, stages)."""
+        losses, norms = self.step()
+        return StepMetrics(losses[None], norms[None])
+
+    @property
+    def device(self) -> str:
+        """Where metrics and state are."""
+        return self._device.type
+
+    @property
+    def scan_backend(self) -> str | None:
+        """See `SequencePolicy.scan_backend`."""
+        return self.policy.scan_backend
+
+    @property
+    def gpu_uuid(self) -> str | None:
+        """The GPU that trains; None on a CPU."""
+        return str(torch.cuda.get_device_properties(self._device).uuid) if self.device == "cuda" else None
+
+    def close(self) -> None:
+        """Nothing: a trainer has nothing outside its process."""
+
     def _begin(self) -> Callable[[], Tensor]:
         return CapturedStep(self._plain_step, self._generator) if self.captured else self._plain_step
 
     def _plain_step(self) -> Tensor:
         """Its stages' losses and gradient norms, (2, stages)."""
         windows = self._sampler.sample(self._generator)
-        with self._precision():
-            losses = self.policy.stage_losses(windows, self._spec.loss_mean)
-        self._optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with tf32_allowed(self._spec.dtype == "tf32"):
+            with self._autocast():
+                losses = self.policy.stage_losses(windows, self._spec.loss_mean)
+            self._optimizer.zero_grad(set_to_none=True)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
         norms = [clip_grad_norm_(stage, self._spec.grad_clip) for stage in self._stages]
         if self.captured:  # AdamW must know that it is recorded, and warns if it is told so without need
             self._optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
@@ -142,8 +170,8 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
         self._advance = self._begin()  # the optimizer has new tensors, a graph has the old addresses
 
-    def _precision(self) -> AbstractContextManager[None]:
-        if self._spec.dtype == "float32":
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self._spec.dtype != "bfloat16":
             return nullcontext()
         autocast: AbstractContextManager[None] = torch.autocast(self._device.type, dtype=torch.bfloat16)
         return autocast

@@ -7,10 +7,12 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from dmray.datasets import Episodes, Statistics, WindowSampler, action_deviations
+from dmray.datasets import Episodes, action_deviations
 from dmray.methods import METHODS
 from dmray.models.backbones import BACKBONES
-from dmray.policies import PolicyShape, SequencePolicy, initial_policy, policy_recipe
+from dmray.packs.packed_trainer import PackedTrainer, ServerPlace
+from dmray.packs.server import PackSettings
+from dmray.policies import SequencePolicy
 from dmray.records import AttemptStarted, provenance
 from dmray.records.provenance import version_of
 from dmray.sources import OpenedDataset
@@ -19,42 +21,39 @@ from dmray.specs.decode import DECODE_MODES, parse_decode
 from dmray.tasks import FAMILIES, Task
 from dmray.tasks.registry import package_of_task
 from dmray.training import Trainer
+from dmray.training.build import build_policy, build_sampler
 from dmray.trial.checkpoints import Origin
 from dmray.trial.job import TrialJob
 
+AnyTrainer = Trainer | PackedTrainer
 
-def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[Trainer, Origin]:
+
+def build_trainer(job: TrialJob, task: Task, episodes: Episodes) -> tuple[AnyTrainer, Origin]:
     """A trainer on the job's device before its first step, and the origin that its checkpoints will name."""
     trial, device = job.trial, job.device
-    shape = PolicyShape(
-        observation_dim=task.observation_dim,
-        action_dim=task.action_dim,
-        action_limit=task.action_limit,
-        max_timesteps=max(task.horizon, int(episodes.lengths.max())),
+    policy = build_policy(trial, task, episodes)
+    origin = Origin(trial, episodes.fingerprint, policy.recipe, task.reference, action_deviations(episodes))
+    if job.trials_per_pack > 1:
+        recordings = job.sweep_folder.datasets
+        return PackedTrainer(trial, policy, episodes.fingerprint, recordings, _pack_server(job)), origin
+    sampler = build_sampler(trial, policy, episodes, device)
+    return Trainer(policy.to(device), sampler, trial.training, trial.seed, device, job.capture), origin
+
+
+def _pack_server(job: TrialJob) -> ServerPlace:
+    """Shared by the trials of one sweep, on one machine and GPU, since the sweep's last start or resume."""
+    settings = PackSettings(
+        seats=job.trials_per_pack,
+        device=job.device,
+        capture=job.capture,
+        deterministic=job.deterministic,
+        torch_threads=job.torch_threads,
     )
-    recipe = policy_recipe(trial, shape)
-    policy = initial_policy(recipe, trial.seed)
-    statistics = Statistics.of(episodes)
-    policy.set_statistics(statistics.mean, statistics.std)
-    if recipe.predicts_differences:
-        differences = Statistics.of_differences(episodes)
-        policy.set_difference_statistics(differences.mean, differences.std)
-    sampler = WindowSampler(
-        episodes,
-        policy.tokens,
-        context_length=trial.model.context_length,
-        batch_size=trial.training.batch_size,
-        episode_weighting=trial.training.episode_weighting,
-        anchor=trial.training.window_anchor,
-        device=device,
-    )
-    policy = policy.to(device)
-    trainer = Trainer(policy, sampler, trial.training, trial.seed, device, job.capture)
-    return trainer, Origin(trial, episodes.fingerprint, recipe, task.reference, action_deviations(episodes))
+    return ServerPlace(f"{job.sweep_folder.path} {job.command_number}", settings)
 
 
 def attempt_started(
-    job: TrialJob, attempt: int, trainer: Trainer, origin: Origin, opened: OpenedDataset
+    job: TrialJob, attempt: int, trainer: AnyTrainer, origin: Origin, opened: OpenedDataset
 ) -> AttemptStarted:
     """The record of everything that the attempt's results may depend on."""
     return AttemptStarted(
@@ -68,12 +67,13 @@ def attempt_started(
             "pid": os.getpid(),
             "device": job.device,
             "captured": trainer.captured,
+            "packed": job.trials_per_pack,
             "dataset_fingerprint": origin.dataset_fingerprint,
             "dataset_notes": [*opened.episodes.notes, *job.data_warnings],
             "dataset": _describe_data(opened.episodes),
             "policy": _describe_policy(trainer.policy),
             **evaluation_provenance(job.trial, opened.task),
-            "scan_backend": trainer.policy.scan_backend,
+            "scan_backend": trainer.scan_backend,
         },
     )
 

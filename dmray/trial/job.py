@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from dmray.coordination.commands import read_command
+from dmray.coordination.store_commands import StoreCommands
 from dmray.files import user_path
+from dmray.planning.packing import why_unpacked
 from dmray.records.disk import removed
 from dmray.records.folders import SweepFolder, TrialFolder
 from dmray.specs import EarlyStoppingSpec, Spec, SweepSpec, TrialSpec
-from dmray.storage import is_url, sweep_folder
+from dmray.storage import is_url, open_store, sweep_folder
+from dmray.storage.outages import retry_while_unavailable
 
 
 class TrialJob(Spec):
@@ -29,6 +32,7 @@ class TrialJob(Spec):
     when_evaluations_lag: Literal["wait", "skip"]
     device: Literal["cpu", "cuda"]
     capture: Literal["auto", "off"]
+    trials_per_pack: int  # 1: the trial is not packed
     early_stopping: EarlyStoppingSpec | None
     data_warnings: tuple[str, ...]  # what the driver's check of the data set found; for the records
     command_number: int  # the command to run; a worker stops when the sweep has a newer one
@@ -53,6 +57,7 @@ class TrialJob(Spec):
             when_evaluations_lag=sweep.resources.when_evaluations_lag,
             device=sweep.resources.trial_device,
             capture=sweep.resources.capture,
+            trials_per_pack=sweep.resources.trials_per_pack if why_unpacked(trial) is None else 1,
             early_stopping=sweep.early_stopping_of(trial),
             data_warnings=folder.read_data_warnings(trial.dataset.name),
             extends=extends,
@@ -77,6 +82,13 @@ class TrialJob(Spec):
     @property
     def folder(self) -> TrialFolder:
         return self.sweep_folder.trial(self.trial.trial_id)
+
+
+def fetch_command(job: TrialJob) -> None:
+    """Copy the store's current command to the worker's folder."""
+    if is_url(job.storage):
+        store = open_store(job.storage, job.sweep_name)
+        retry_while_unavailable(lambda: StoreCommands(store).download(job.sweep_folder))
 
 
 def _with_absolute_path(trial: TrialSpec) -> TrialSpec:

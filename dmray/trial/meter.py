@@ -22,10 +22,11 @@ class Meter:
         self._started = time.perf_counter()
 
     def add(self, metrics: StepMetrics) -> None:
-        """Add the metrics of one step."""
-        self._sums[:-1] += metrics.stage_losses
-        self._sums[-1] += metrics.grad_norm
-        self._steps += 1
+        """Add the metrics of steps, (steps, stages): one after the other, so that sums do not depend on the calls."""
+        for losses, norm in zip(metrics.stage_losses, metrics.grad_norm, strict=True):
+            self._sums[:-1] += losses
+            self._sums[-1] += norm
+            self._steps += 1
 
     @property
     def steps(self) -> int:

@@ -26,13 +26,6 @@ _COMMANDS_EVERY_S = 5.0
 _PATIENCE_AFTER_FAILURE_S = 20.0
 
 
-def fetch_command(job: TrialJob) -> None:
-    """Copy the store's current command to the worker's folder."""
-    if is_url(job.storage):
-        store = open_store(job.storage, job.sweep_name)
-        retry_while_unavailable(lambda: StoreCommands(store).download(job.sweep_folder))
-
-
 @contextlib.contextmanager
 def sync_trial(job: TrialJob, report: Report, phases: PhaseWriter) -> Iterator[Report]:
     """Download the trial, upload it while the block runs, and return when all of it is in the store.

@@ -13,6 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Literal, NoReturn
 
 import torch
@@ -20,6 +21,7 @@ import torch
 from dmray.coordination.commands import CommandWatcher, TrialPaused
 from dmray.errors import CheckpointError, StorageError
 from dmray.file_lock import file_lock
+from dmray.packs.packed_trainer import PackedTrainer
 from dmray.planning.disk_space import require_space
 from dmray.policies import snapshot
 from dmray.progress.trial_status import read_history
@@ -46,11 +48,11 @@ from dmray.trial.checkpoints import is_finite, save_checkpoint, to_tensors
 from dmray.trial.early_stopping import EarlyStopping
 from dmray.trial.evaluation import EvaluationService, request_for
 from dmray.trial.extension import begin_extended
-from dmray.trial.job import TrialJob
+from dmray.trial.job import TrialJob, fetch_command
 from dmray.trial.log import TrialLog
 from dmray.trial.meter import Meter
 from dmray.trial.pending_evaluations import PendingEvaluations
-from dmray.trial.publish import fetch_command, share_recording, sync_trial
+from dmray.trial.publish import share_recording, sync_trial
 from dmray.trial.start import Start, find_start, start_over
 from dmray.trial.watchdog import Watchdog, note_hang
 
@@ -96,10 +98,10 @@ def run_trial(
         run: _Attempt | None = None
         watchdog = Watchdog(job.folder, job.no_progress_timeout_s)
         try:
-            with log.listening(), watchdog.watching():
+            with log.listening(), watchdog.watching(), ExitStack() as ends:
                 if begin_extended(job):
                     attempt = 1 + read_history(job.folder, job.trial, job.early_stopping).attempts
-                run = _Attempt(job, service, report, ledger, attempt, watchdog, phases)
+                run = _Attempt(job, service, report, ledger, attempt, watchdog, phases, ends)
                 return run.run()
         except TrialPaused:
             raise
@@ -116,8 +118,10 @@ def run_trial(
             raise
 
 
-def phase_of_first_step(captured: bool, scan_backend: str | None) -> tuple[PhaseName, str]:
-    """What the first steps of an attempt do beside training, and with what."""
+def phase_of_first_step(captured: bool, scan_backend: str | None, compiled: bool = False) -> tuple[PhaseName, str]:
+    """What the first steps of an attempt do beside training, and with what. `compiled`: by torch.compile."""
+    if compiled:
+        return "compiling", "torch.compile"
     if captured:
         return "capturing", ""
     compiles = scan_backend if scan_backend in _COMPILED_AT_FIRST_STEP else None
@@ -136,11 +140,12 @@ class _Attempt:
         attempt: int,
         watchdog: Watchdog,
         phases: PhaseWriter,
+        ends: ExitStack,
     ) -> None:
+        """`ends`: what is done when the attempt ends."""
         self.job, self.report, self.ledger, self.attempt, self.phases = job, report, ledger, attempt, phases
         self.log = TrialLog(job.folder.log)
         self.command = CommandWatcher(job.sweep_folder, job.command_number)
-        self.device = job.device
         torch.set_num_threads(job.torch_threads)
         be_deterministic(job.deterministic)
         dataset, recordings = job.trial.dataset, job.sweep_folder.datasets
@@ -149,13 +154,14 @@ class _Attempt:
         self.opened = open_dataset(dataset, task_of(dataset), recordings)
         phases.enter("building")
         self.trainer, self.origin = build_trainer(job, self.opened.task, self.opened.episodes)
+        ends.callback(self.trainer.close)
         policy = self.trainer.policy
         deviations = Deviations(self.origin.action_std, tuple(policy.state_std.tolist()))
         request = request_for(job.trial, self.opened.task, policy.takes_target, deviations)
-        self.meter = Meter(self.trainer.policy.stage_names, self.device)
-        self.usage = SystemUsage(str(torch.cuda.get_device_properties(0).uuid) if self.device == "cuda" else None)
+        self.meter = Meter(self.trainer.policy.stage_names, self.trainer.device)
+        self.usage = SystemUsage(self.trainer.gpu_uuid)
         self.watchdog = watchdog
-        start = find_start(job.folder, self.origin, self.trainer.policy, self.device)
+        start = find_start(job.folder, self.origin, self.trainer.policy, self.trainer.device)
         if start.over is not None:
             start_over(job.folder, ledger, attempt, start.over)
         self.train_s, self.started = 0.0, time.perf_counter()
@@ -172,7 +178,9 @@ class _Attempt:
         spec = self.job.trial
         self.started = time.perf_counter()
         if self.trainer.steps_done < spec.training.steps:
-            self.phases.enter(*phase_of_first_step(self.trainer.captured, self.trainer.policy.scan_backend))
+            trainer = self.trainer
+            compiled = isinstance(trainer, PackedTrainer) and trainer.compiled
+            self.phases.enter(*phase_of_first_step(trainer.captured, trainer.scan_backend, compiled))
         while self.trainer.steps_done < spec.training.steps:
             if (decision := self.early_stopping.decide(self.evaluations.scores)) is not None:
                 return self._stop(decision)
@@ -207,7 +215,7 @@ class _Attempt:
     def _train_until(self, step: int) -> None:
         while self.trainer.steps_done < step:
             self._pause_if_commanded()  # nothing is due at the step that is done
-            self.meter.add(self.trainer.step())
+            self.meter.add(self.trainer.advance(step - self.trainer.steps_done))
             self.watchdog.step()
             if self.trainer.is_set_up:
                 self.phases.enter("training")
@@ -245,13 +253,14 @@ class _Attempt:
     def _save(self) -> None:
         prefix = self.ledger.sync()  # on the disk before the checkpoint that relies on it
         require_space(self.job.folder.path, self.job.min_free_gib)
+        state = self.trainer.state_dict()
         content = {
-            "trainer": self.trainer.state_dict(),
+            "trainer": state,
             "meter": self.meter.state_dict(),
             "open_evaluations": self.evaluations.state_dict(),
             "train_s": self.train_s + time.perf_counter() - self.started,
             "ledger": tuple(prefix),
-            "finite": is_finite(self.trainer.policy.state_dict()),
+            "finite": is_finite(state["policy"]),
         }
         save_checkpoint(self.job.folder.last_checkpoint, self.origin, content)
         self.log.write(f"checkpoint at step {self.trainer.steps_done:,}")

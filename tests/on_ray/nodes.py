@@ -17,8 +17,8 @@ from tests.mlflow_mirror.mlflow_server import free_port
 
 def main() -> None:
     os.environ |= ENVIRONMENT | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-    head = {"num_cpus": 2, "num_gpus": 0, "resources": {DRIVER_RESOURCE: 10}, "include_dashboard": True}
-    head |= {"dashboard_port": free_port()}  # another Ray of this machine may have the usual one
+    head = {"num_cpus": 2, "num_gpus": 0, "resources": {DRIVER_RESOURCE: 10}, "include_dashboard": False}
+    head |= {"dashboard_port": free_port()}  # of its API server; another Ray of this machine may have the usual one
     cluster = Cluster(initialize_head=True, head_node_args=head)
     gpu_nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
     print(cluster.address, flush=True)

@@ -37,8 +37,6 @@ VICTIMS = {
     "worker": ("ray::ImplicitFunc", "ray::RayTrainWorker", "ray::run_in_tune"),
     "evaluation actor": ("ray::RolloutActor",),
     "dispatcher": ("ray::Dispatcher",),
-    "controller": ("ray::TrainController",),
-    "dashboard": ("dashboard.py",),
     "raylet": ("raylet",),
     "gcs": ("gcs_server",),
     "driver": (),

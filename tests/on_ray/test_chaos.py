@@ -4,7 +4,7 @@
 with Ray Tune alone, whose trials start fast (tests/on_ray/test_nodes.py takes workers of Ray Train away).
 
 Kill -9 of the driver (which is then resumed) and of the MLflow server (which is then started again); kill -9 or SIGSTOP
-of workers that train, of evaluation actors and their dispatcher, of Ray Train's controllers. In random order, each when
+of workers that train, of evaluation actors and their dispatcher, of the drivers of trials. In random order, each when
 the sweep has done a random part of its steps: on a fast machine too, no hit comes after the end.
 """
 
@@ -33,7 +33,7 @@ from tests.sweeps import science_of, sweep_file
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 CHAOS = int(os.environ.get("DMRAY_CHAOS", "0"))
-SEEDS = {"tune": 2, "train": 2}  # of DM and DT; a trial of Ray Train takes ten seconds to start
+SEEDS = {"tune": 2, "train": 2}  # of DM and DT
 CHANGES = {
     "training": {"steps": 400, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 5},
     "evaluation": {"episodes": 4, "every_steps": 100, "cohort_size": 2, "target_returns": [50.0]},
@@ -91,7 +91,7 @@ class Monkey:
             "worker": self._kill_worker,
             "evaluation actor": lambda: self._kill_process("ray::RolloutActor"),
             "dispatcher": lambda: self._kill_process("ray::Dispatcher"),
-            "controller": lambda: self._kill_process("ray::TrainController"),
+            "driver of a trial": lambda: self._kill_process("ray::ImplicitFunc"),
             "MLflow": self._kill_server,
         }
 

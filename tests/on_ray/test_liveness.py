@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import psutil
@@ -22,7 +21,6 @@ from dmray.driver.local_runner import LocalRunner
 from dmray.errors import ClusterLostError, StorageError
 from dmray.on_ray import RayRunner, evaluation_pool, liveness
 from dmray.on_ray.cohort_deadlines import CohortDeadlines
-from dmray.on_ray.dashboard import Dashboard
 from dmray.on_ray.evaluation_pool import Dispatcher
 from dmray.on_ray.frozen_processes import Persistent
 from dmray.on_ray.liveness import RayWatch
@@ -223,29 +221,6 @@ def stopped_gcs(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 class Started(NamedTuple):
     process: subprocess.Popen[bytes]
-
-
-def test_a_dashboard_that_ended_is_started_again_but_not_again_and_again() -> None:
-    def kill() -> int:
-        [started] = node.all_processes["dashboard"]
-        started.process.kill()
-        started.process.wait()
-        dashboard.keep()
-        return started.process.pid
-
-    first = subprocess.Popen([shutil.which("sleep") or "", "60"], env={"TOKEN": "7"})
-    wait_until(lambda: psutil.Process(first.pid).cmdline()[1:] == ["60"])
-    node = SimpleNamespace(all_processes={"dashboard": [Started(first)]}, kernel_fate_share=sys.platform == "linux")
-    dashboard = Dashboard(node)
-    dashboard.keep()
-    assert node.all_processes["dashboard"] == [Started(first)]
-    assert kill() == first.pid
-    [again] = node.all_processes["dashboard"]
-    process = psutil.Process(again.process.pid)
-    wait_until(lambda: process.cmdline()[1:] == ["60"])
-    assert process.environ()["TOKEN"] == "7"
-    assert kill() == again.process.pid
-    assert node.all_processes["dashboard"] == [again], "it ends as soon as it starts"
 
 
 def test_a_gcs_that_is_stopped_while_ray_starts_ends_the_sweep(

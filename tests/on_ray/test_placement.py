@@ -96,13 +96,13 @@ def test_a_trial_is_never_spread_over_two_machines() -> None:
 
 
 def test_a_driver_takes_the_heads_resource_or_almost_nothing() -> None:
-    assert place_trials(ResourcesSpec(), Machines(4, 0, 9), 9).tune_resources == {"dmray_driver": 1.0}
-    assert place_trials(ResourcesSpec(), Machines(4, 0, 0), 9).tune_resources == {"cpu": 0.01}
+    assert place_trials(ResourcesSpec(), Machines(4, 0, 9), 9).bundles == ({"dmray_driver": 1.0}, {"CPU": 1.0})
+    assert place_trials(ResourcesSpec(), Machines(4, 0, 0), 9).bundles == ({"CPU": 0.01}, {"CPU": 1.0})
 
 
 def test_a_trial_that_runs_in_tunes_own_actor_takes_the_trials_share_there() -> None:
     resources = ResourcesSpec(executor="tune", cpus_per_trial=2, gpus_per_trial=0.5)
-    assert place_trials(resources, Machines(8, 2, 0), 9).tune_resources == {"cpu": 2, "gpu": 0.5}
+    assert place_trials(resources, Machines(8, 2, 0), 9).bundles == ({"CPU": 2, "GPU": 0.5},)
 
 
 def test_a_small_laptop_is_oversubscribed_rather_than_refused() -> None:

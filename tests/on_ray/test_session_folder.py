@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -157,34 +156,6 @@ def test_a_ray_that_is_too_slow_to_start_is_started_once_more(monkeypatch: pytes
     assert len(starts) == 2
     assert starts[0] == starts[1]
     assert not starts[0].exists()
-
-
-def test_the_workers_of_a_ray_ask_no_other_ray_which_trials_have_died(
-    monkeypatch: pytest.MonkeyPatch, short: Path
-) -> None:
-    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-    seen: list[list[str | None]] = []
-
-    def environment(*_: object, **__: object) -> None:
-        seen.append([os.environ.get(name) for name in names])
-
-    def init(*_: object, **__: object) -> None:
-        environment()
-        cluster.Node.start_ray_processes(SimpleNamespace(gcs_address="127.0.0.1:7"))
-        environment()
-
-    monkeypatch.setenv("RAY_TMPDIR", str(short))
-    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster.Node, "start_ray_processes", environment)
-    monkeypatch.setattr(cluster.ray, "init", init)
-    monkeypatch.setattr(cluster.ray._private.worker, "_global_node", SimpleNamespace(kill_all_processes=None))
-    monkeypatch.setattr(cluster, "_end", lambda: None)
-    with cluster._started(tiny_plan(short)):
-        pass
-    outside = ["elsewhere:6379", None]
-    assert seen == [outside, ["127.0.0.1:7"] * 2, outside]
-    assert cluster.Node.start_ray_processes is environment
 
 
 def test_the_handler_of_sigterm_is_the_same_after_ray_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,3 +201,10 @@ def test_what_no_machine_or_simulator_can_do_is_an_error_of_the_plan(
 ) -> None:
     with pytest.raises(SpecError, match=problem):
         tiny_plan(tmp_path, **changes)
+
+
+def test_tf32_is_refused_where_no_trial_gets_a_gpu(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, training={"dtype": ["float32", "tf32"]})
+    with pytest.raises(SpecError, match=r"training.dtype tf32: the products of a CPU are float32; give float32, or"):
+        plan(load_sweep(file))
+    assert len(plan(load_sweep(file, ["resources.gpus_per_trial=0.5"])).trials) == 4

@@ -144,3 +144,4 @@ def test_the_first_step_says_if_it_compiles_or_captures(
     captured: bool, backend: str | None, phase: tuple[str, str]
 ) -> None:
     assert phase_of_first_step(captured, backend) == phase
+    assert phase_of_first_step(captured, backend, compiled=True) == ("compiling", "torch.compile")

@@ -6,13 +6,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from dmray.datasets import Windows
 from dmray.models.configs import Evolution
-from dmray.policies import snapshot
+from dmray.policies import SequencePolicy, snapshot
 from dmray.specs import MethodName, TrainingSpec
-from dmray.training import Trainer
+from dmray.training import Trainer, be_deterministic
 from dmray.training.trainer import warm_up
 from tests.policies.windows import random_fields, tiny_policy, windows_of
 from tests.training.trainers import SPEC, RandomCuts, numbers, trainer_of, weights
@@ -140,6 +141,24 @@ def test_bfloat16_trains_float32_parameters_near_the_float32_loss(method: Method
     assert numbers(metrics) == pytest.approx(numbers(exact), rel=0.05)
     assert numbers(metrics) != numbers(exact)
     assert all(parameter.dtype == torch.float32 for parameter in trainer.policy.parameters())
+
+
+def test_a_step_may_use_tf32_only_if_its_spec_says_so_and_nothing_else_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyTorch is told; on a GPU it decides the numbers."""
+    seen: list[tuple[bool, bool]] = []
+    losses_of = SequencePolicy.stage_losses
+
+    def watched(*given: Any) -> Tensor:
+        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return losses_of(*given)
+
+    monkeypatch.setattr(SequencePolicy, "stage_losses", watched)
+    be_deterministic(False)
+    for dtype in ("float32", "tf32"):
+        trainer_of("dm", SPEC.model_copy(update={"dtype": dtype})).step()
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+    assert seen == [(False, False), (True, True)]
 
 
 def test_metrics_hold_no_graph() -> None:
