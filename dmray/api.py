@@ -25,6 +25,7 @@ from dmray.arguments import (
     flag,
     folder_path,
     line,
+    local_path,
     place,
     whole_number,
     writable_folder,
@@ -369,7 +370,9 @@ def export_policy(
         CheckpointError, TrackingError: as `load_policy`. MissingPackageError: a format needs `dmray[export]`.
     """
     flag("force", force)
-    target = Path(place("folder", folder))
+    target = local_path("folder", folder)
+    if not isinstance(formats, Sequence):
+        raise SpecError(f"format {short_repr(formats)}: give a name or a list of names")
     names = [formats] if isinstance(formats, str) else list(formats)
     named = [line("format", name) for name in names]
     if decode is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
@@ -24,6 +25,7 @@ MAX_WINDOWS = 10**4
 MAX_COHORT = 10**5
 MAX_WORKERS = 10**4
 MAX_NOISE = 1000.0  # deviations of the data
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` leaves one slash of two
 
 
 def whole_number(name: str, value: Any, least: int, most: int = MAX_COUNT) -> int:
@@ -101,14 +103,26 @@ def place(name: str, value: Any) -> str:
     return line(name, fspath(value))
 
 
-def folder_path(name: str, value: Any) -> Path:
-    """`value`, the path of a folder that exists or can be made.
+def local_path(name: str, value: Any) -> Path:
+    """`value`, a path on this machine.
 
     Raises:
-        SpecError: it is no path.
+        SpecError: it is no path, or an address: as a path it would be a folder called `s3:`.
+    """
+    text = place(name, value)
+    if _ADDRESS.match(text):
+        raise SpecError(f"{name} {text}: is an address; give a folder on this machine and upload it from there")
+    return Path(text)
+
+
+def folder_path(name: str, value: Any) -> Path:
+    """`value`, the path of a folder on this machine that exists or can be made.
+
+    Raises:
+        SpecError: it is no path, or an address.
         StorageError: it is a file.
     """
-    path = Path(place(name, value))
+    path = local_path(name, value)
     try:
         is_file = path.exists() and not path.is_dir()
     except OSError as cause:

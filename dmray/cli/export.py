@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ def main(
     run: Annotated[
         str, typer.Argument(help="A checkpoint file, a trial's folder, the URL of either, or the id of its MLflow run.")
     ],
-    folder: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    folder: Annotated[str, typer.Option("--out", help="Folder to write.")],
     formats: Annotated[
         list[str],
         typer.Option("--format", help="torchscript, pt2 (torch.export), onnx or safetensors; give several one by one."),

@@ -190,12 +190,14 @@ def _how_to_continue() -> str:
 def _print_places(run: SweepRun) -> None:
     """Print where the report and the runs of each tracker are."""
     sweep, (folder,) = run.plan.sweep, run.folders
-    out.print(f"report   {run.report / 'report.html'}", highlight=False, soft_wrap=True)
+    trackers = wanted_trackers(sweep.tracking)
+    width = max([8, *(len(kind.name) for kind in trackers)])
+    out.print(f"{'report':<{width}} {run.report / 'report.html'}", highlight=False, soft_wrap=True)
     if is_url(sweep.storage):
-        out.print(f"         {sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
-    for kind in wanted_trackers(sweep.tracking):
+        out.print(f"{'':<{width}} {sweep.storage}/{folder.name}/report/report.html", highlight=False, soft_wrap=True)
+    for kind in trackers:
         for title, line in zip_longest((kind.name,), kind.place(sweep.tracking, folder), fillvalue=""):
-            out.print(f"{title:8} {line}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"{title:<{width}} {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

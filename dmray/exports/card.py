@@ -69,10 +69,10 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
         "tags": [_TASK, "offline-rl", "behaviour-cloning", method.backbone.name, method.label, facts.policy.task.name],
         "datasets": [trial.dataset.name],
     }
-    metrics = [
+    metrics = [  # of these weights: the Hub shows them as results of the model
         {"type": "normalized_score", "name": f"normalized score, {score.name}", "value": round(value, 2)}
         for score in facts.scores.of_trial
-        if (value := score.normalized.value) == value
+        if score.step == facts.policy.step and (value := score.normalized.value) == value
     ]
     if metrics:
         result = {

@@ -18,10 +18,11 @@ from dmray.inference import Policy
 from dmray.inference.exported import ExportConfig, is_exported
 from dmray.inference.weight_files import CONFIG, SAFETENSORS
 from dmray.records.provenance import version_of
-from dmray.registry import unknown
+from dmray.registry import short_repr, unknown
 
 WEIGHTS, CARD = "safetensors", "README.md"
 ALL_FORMATS = (WEIGHTS, *FORMATS)
+_WRITTEN = {CONFIG, CARD, SAFETENSORS, *(each.file for each in FORMATS.values())}
 _PACKAGES = ("dmray", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors")
 
 
@@ -91,6 +92,13 @@ def _check_target(folder: Path, force: bool) -> None:
         raise StorageError(f"{folder}: exists; give another folder, or --force to replace an export")
     if occupied and (folder.is_symlink() or not is_exported(folder)):
         raise StorageError(f"{folder}: is no export of dmray, so --force does not replace it; give another folder")
+    with as_storage_error(folder, "give another folder"):
+        others = sorted({each.name for each in folder.iterdir()} - _WRITTEN) if occupied else []
+    if others:
+        raise StorageError(
+            f"{folder}: has {short_repr(others[0])}, which no export wrote, and --force would delete it; move it, or "
+            "give another folder"
+        )
 
 
 def _write_weights(policy: Policy, path: Path) -> str:

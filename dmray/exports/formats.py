@@ -103,7 +103,7 @@ class Recorded:
             left = left - drawn.normal(size=_ROWS) * policy.recipe.return_scale / shape.max_timesteps
             wanted = decoder.decide(observations, left.astype(np.float32))
             actions, state = act(torch.from_numpy(observations), torch.from_numpy(left.astype(np.float32)), state)
-            largest = max(largest, float(np.abs(wanted - actions).max()))
+            largest = float(np.maximum(largest, np.abs(wanted - actions).max()))  # Python's max would lose NaN
         return largest
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ from dmray.tasks import ReferenceScores
 from dmray.trial.checkpoints import to_arrays
 
 MODEL_TYPE = "dmray"
+_BEGINNING = re.compile(rb'\s*\{\s*"model_type":\s*"dmray"')
 _CURE = "export the policy again"
 
 
@@ -49,9 +51,13 @@ def is_exported(path: Path) -> bool:
     """Whether `path` is a folder with the config.json of an export, damaged or not."""
     file = path / CONFIG
     try:
-        return is_regular_file(file) and json.loads(read_small(file)).get("model_type") == MODEL_TYPE
-    except (StorageError, OSError, ValueError, AttributeError, RecursionError):  # who loads it says what is wrong
+        content = read_small(file) if is_regular_file(file) else b""
+    except (StorageError, OSError):  # who loads it says what is wrong
         return False
+    try:
+        return bool(json.loads(content).get("model_type") == MODEL_TYPE)
+    except (ValueError, AttributeError, RecursionError):
+        return _BEGINNING.match(content) is not None  # cut off, or damaged
 
 
 def read_exported(folder: Path) -> tuple[TrialSpec, PolicySnapshot, dict[str, Any]]:
@@ -86,6 +92,11 @@ def _config_in(folder: Path) -> ExportConfig:
         return ExportConfig.model_validate_json(read_small(file))
     except ValidationError as invalid:
         mistake = mistakes_of(invalid, ExportConfig)[0]
+        if any(each["type"] == "json_invalid" for each in invalid.errors()):
+            raise CheckpointError(f"{file}: is damaged or cut off: it is no JSON; {_CURE}") from None
+        if any(each["loc"] == ("format_version",) for each in invalid.errors()):
+            cure = f"load it with the version of dmray that wrote it, or {_CURE}"
+            raise CheckpointError(f"{file}: {mistake}; {cure}") from None
         raise CheckpointError(f"{file}: {mistake}; if it comes from another package, install that package") from None
     except (OSError, ValueError) as cause:
         raise CheckpointError(f"{file}: cannot be read ({short(str(cause))}); {_CURE}") from cause

@@ -198,7 +198,8 @@ def _rows(name: str, text: str, own_datasets: Collection[str] = ()) -> tuple[Pub
     found: dict[tuple[str, ...], int] = {}
     rows = []
     try:
-        columns = _header(name, next(lines, []))
+        head = next((cells for cells in lines if any(cell.strip() for cell in cells)), [])
+        columns = _header(name, max(1, lines.line_num), head)
         for cells in lines:
             place = f"{name}, line {lines.line_num}"
             if not any(cell.strip() for cell in cells):
@@ -219,12 +220,16 @@ def _rows(name: str, text: str, own_datasets: Collection[str] = ()) -> tuple[Pub
     return tuple(rows)
 
 
-def _header(name: str, cells: Sequence[str]) -> list[str]:
+def _header(name: str, line: int, cells: Sequence[str]) -> list[str]:
     columns = [cell.strip() for cell in cells]
-    place = f"{name}, line 1"
+    place = f"{name}, line {line}"
+    if len(columns) == 1 and columns[0] and (separator := next((each for each in ";\t" if each in columns[0]), "")):
+        said = "semicolons" if separator == ";" else "tabs"
+        raise SpecError(f"{place}: its cells are separated by {said}; save the table as CSV with commas")
     for column in columns:
         if column not in _READ:
-            raise SpecError(f"{place}: {unknown('column', column, _READ)}")
+            problem = unknown("column", column, _READ) if column else "a column has no name; name it, or delete it"
+            raise SpecError(f"{place}: {problem}")
         if columns.count(column) > 1:
             raise SpecError(f"{place}: column '{column}' is there twice; delete one")
     for column in _READ:

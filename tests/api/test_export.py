@@ -18,6 +18,7 @@ import dmray
 from dmray.cli.export import app
 from dmray.errors import CheckpointError, SpecError, StorageError
 from dmray.exports import card
+from dmray.exports.scores import scores_of
 from dmray.specs import DatasetSpec
 
 pytest.importorskip("safetensors", reason="needs dmray[export]")
@@ -132,11 +133,11 @@ def test_the_card_has_the_scores_of_the_ledger(weights: Path, ran: dmray.SweepRu
     text = (weights / "README.md").read_text()
     front = yaml.safe_load(text.split("---\n")[1])
     row = ran.trials.set_index("method").loc["dm"]
+    last, best = "last (weights after the last step)", "best (highest during training)"
     values = {each["name"]: each["value"] for each in front["model-index"][0]["results"][0]["metrics"]}
-    assert values == {
-        "normalized score, last (weights after the last step)": round(row.last_normalized_score, 2),
-        "normalized score, best (highest during training)": round(row.best_normalized_score, 2),
-    }
+    assert values[f"normalized score, {last}"] == round(row.last_normalized_score, 2)
+    assert f"| {last} |" in text
+    assert f"| {best} |" in text
     policy = dmray.load_policy(weights)
     for fact in (
         policy.dataset_fingerprint, "# DM of open-expert, seed 0, after 40 steps", "- seed: 0", "evaluation seed: 0",
@@ -144,6 +145,20 @@ def test_the_card_has_the_scores_of_the_ledger(weights: Path, ran: dmray.SweepRu
         "| all seeds |", "- trained with: python",
     ):  # fmt: skip
         assert str(fact) in text
+
+
+def test_the_front_matter_has_only_scores_of_the_exported_weights(
+    trial_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub shows them as results of the model. Here the best score is of earlier weights than the exported ones."""
+    found = scores_of(dmray.load_policy(trial_folders["dm"]))
+    last, best = found.of_trial
+    earlier = replace(found, of_trial=(last, replace(best, step=20)))
+    monkeypatch.setattr("dmray.exports.folder.scores_of", lambda policy: earlier)
+    text = (dmray.export_policy(trial_folders["dm"], tmp_path / "out").folder / "README.md").read_text()
+    (result,) = yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"]
+    assert [each["name"] for each in result["metrics"]] == [f"normalized score, {last.name}"]
+    assert f"| {best.name} | 20 |" in text
 
 
 def test_a_checkpoint_alone_has_a_card_without_scores(trial_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -161,7 +176,7 @@ def test_the_hub_reads_the_card_and_loads_the_folder(weights: Path, tmp_path: Pa
     assert hub.metadata_load(weights / "README.md") == loaded.data.to_dict()
     assert loaded.data.license == "other"
     assert loaded.data.library_name == "dmray"
-    assert [result.dataset_type for result in loaded.data.eval_results] == ["made", "made"]
+    assert {result.dataset_type for result in loaded.data.eval_results} == {"made"}
     place = tmp_path / "models--somebody--dm"
     for folder in ("refs", "blobs", "snapshots/0123"):
         (place / folder).mkdir(parents=True)
@@ -184,7 +199,21 @@ def test_a_folder_is_replaced_only_if_it_is_an_export_and_force_is_given(
         dmray.export_policy(trial_folders["dt"], tmp_path / "out")
     dmray.export_policy(trial_folders["dt"], tmp_path / "out", force=True)
     assert dmray.load_policy(tmp_path / "out").method == "dt"
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"out: has 'notes.txt', which no export wrote, and --force would delete it"):
+        dmray.export_policy(trial_folders["dm"], tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_an_address_is_no_folder_to_export_to(
+    trial_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for address in ("s3://bucket/exported", Path("s3://bucket/exported"), "file:///exported"):
+        with pytest.raises(SpecError, match=r"folder (s3|file):/.* is an address; give a folder on this machine"):
+            dmray.export_policy(trial_folders["dm"], address)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_that_fails_leaves_what_was_there(
@@ -221,7 +250,12 @@ def test_damaged_exports_are_refused(weights: Path, tmp_path: Path) -> None:
     config = json.loads(files["config.json"])
     refused("model.safetensors", flipped, "not the file that was exported .its checksum differs.")
     refused("model.safetensors", None, r"model\.safetensors: no such file")
-    refused("config.json", json.dumps(config | {"format_version": 2}).encode(), "config.json: format_version")
+    refused("config.json", files["config.json"][:300], r"config\.json: is damaged or cut off: it is no JSON; export")
+    refused(
+        "config.json",
+        json.dumps(config | {"format_version": 2}).encode(),
+        "config.json: format_version: .*; load it with the version of dmray that wrote it, or export the policy again",
+    )
     refused("config.json", json.dumps(config | {"shape": config["shape"] | {"action_dim": 3}}).encode(), "sizes")
     refused("config.json", json.dumps(config | {"weights_sha256": None}).encode(), "without model.safetensors")
     refused("README.md", b"", "checkpoint best: .* is an export", checkpoint="best")
@@ -231,6 +265,7 @@ def test_damaged_exports_are_refused(weights: Path, tmp_path: Path) -> None:
     ("formats", "options", "problem"),
     [
         (["onx"], {}, "unknown format 'onx', did you mean 'onnx'?"),
+        (None, {}, "format None: give a name or a list of names"),
         ([], {}, "format: give each once, and at least one of safetensors, torchscript, pt2, onnx"),
         (["pt2", "pt2"], {}, "format: give each once"),
         (["safetensors"], {"decode": "window"}, "decode window: model.safetensors has the weights alone"),

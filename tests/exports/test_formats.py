@@ -165,6 +165,13 @@ def test_a_file_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch: pyte
         write_format("torchscript", Recorded(policy, "window"), tmp_path)
 
 
+def test_a_file_whose_actions_are_no_numbers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    act = lambda observations, left, state: (np.full((len(observations), SHAPE.action_dim), np.nan), state)  # noqa: E731
+    monkeypatch.setitem(FORMATS, "torchscript", FORMATS["torchscript"]._replace(load=lambda recorded, path: act))
+    with pytest.raises(SpecError, match=r"method 'bc' acts otherwise than dmray \(an action differs by nan\)"):
+        write_format("torchscript", Recorded(tiny_policy("bc"), "window"), tmp_path)
+
+
 def test_a_network_that_cannot_be_recorded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy("dt", n_layer=1)
 

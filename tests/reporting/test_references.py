@@ -219,6 +219,9 @@ def test_a_mistake_is_named_with_its_line_column_value_and_cure(tmp_path: Path, 
         (HEADER.replace("url,", ""), "line 1: column 'url' is missing; the columns are source, url, method"),
         (HEADER + ",note", "line 1: column 'note' is there twice"),
         ("", "line 1: column 'source' is missing"),
+        ("\n\n" + HEADER + ",", "line 3: a column has no name; name it, or delete it"),
+        (HEADER.replace(",", ";"), "line 1: its cells are separated by semicolons; save the table as CSV with commas"),
+        (HEADER.replace(",", "\t"), "line 1: its cells are separated by tabs; save the table as CSV with commas"),
     ],
 )
 def test_a_wrong_header_is_named(tmp_path: Path, header: str, said: str) -> None:
