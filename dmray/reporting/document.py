@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from dmray.escaping import html as escape
 from dmray.escaping import latex, markdown
 
+_IN_AN_ADDRESS = "%:/?#[]@!$&'()*+,;=-._~"  # what else stands in one is written as %XX
 _NOT_IN_A_LABEL = re.compile("[^a-z0-9]+")
 
 
@@ -55,6 +57,13 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Bullets that begin with a link; `items`: the link's text, its address (http or https), and what follows it."""
+
+    items: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
 class Image:
     """A PNG file inside the report's folder. `alt`: the text that describes it."""
 
@@ -62,7 +71,7 @@ class Image:
     alt: str
 
 
-Block = Table | Heading | Paragraph | Bullets | Image
+Block = Table | Heading | Paragraph | Bullets | Links | Image
 
 
 def to_markdown(blocks: Iterable[Block], folder: Path) -> str:
@@ -103,6 +112,11 @@ def _markdown(block: Block, folder: Path) -> str:
             return markdown(block.text)
         case Bullets():
             return "\n".join(f"- {markdown(item)}" for item in block.items)
+        case Links():
+            return "\n".join(
+                f"- [{markdown(text)}](<{quote(url, _IN_AN_ADDRESS)}>){markdown(rest)}"
+                for text, url, rest in block.items
+            )
         case Image():
             return f"![{markdown(block.alt)}]({block.path.relative_to(folder).as_posix()})"
         case Table():
@@ -126,6 +140,11 @@ def _html(block: Block) -> str:
             return f"<p>{escape(block.text)}</p>"
         case Bullets():
             return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in block.items) + "</ul>"
+        case Links():
+            items = (
+                f'<li><a href="{escape(url)}">{escape(text)}</a>{escape(rest)}</li>' for text, url, rest in block.items
+            )
+            return f"<ul>{''.join(items)}</ul>"
         case Image():
             data = base64.b64encode(block.path.read_bytes()).decode()
             return f'<img alt="{escape(block.alt)}" src="data:image/png;base64,{data}">'

@@ -19,7 +19,7 @@ from typing import Any
 
 from dmray.errors import SpecError
 from dmray.registry import short, short_repr, unknown
-from dmray.reporting.document import Block, Bullets, Heading, Paragraph, Table, TableCell
+from dmray.reporting.document import Block, Heading, Links, Paragraph, Table, TableCell
 from dmray.reporting.results import Comparison, SweepResults
 from dmray.tasks import DATASETS, entry_of
 
@@ -156,11 +156,11 @@ def reference_blocks(references: Sequence[PublishedResult]) -> Iterable[Block]:
     sources: dict[tuple[str, str], list[PublishedResult]] = {}
     for row in references:
         sources.setdefault((row.source, row.url), []).append(row)
-    yield Bullets(tuple(_protocol(source, url, rows) for (source, url), rows in sources.items()))
+    yield Links(tuple((source, url, _protocol(rows)) for (source, url), rows in sources.items()))
 
 
-def _protocol(source: str, url: str, rows: Sequence[PublishedResult]) -> str:
-    """A sentence on a source; a note that is only for some of its rows names their data sets."""
+def _protocol(rows: Sequence[PublishedResult]) -> str:
+    """What follows the name of a source; a note that is only for some of its rows names their data sets."""
     families: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.note:
@@ -176,7 +176,7 @@ def _protocol(source: str, url: str, rows: Sequence[PublishedResult]) -> str:
         f"seeds: {_listed(row.seeds for row in rows)}",
         f"episodes of an evaluation: {_listed(row.episodes for row in rows)}",
     ]
-    return f"{source} ({url}): {'; '.join([*facts, *notes])}."
+    return f": {'; '.join([*facts, *notes])}."
 
 
 def _listed(values: Iterable[object]) -> str:

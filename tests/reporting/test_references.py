@@ -15,7 +15,7 @@ from dmray.cli.report import app
 from dmray.errors import SpecError
 from dmray.records import SweepFolder
 from dmray.reporting import collect
-from dmray.reporting.document import Table, to_html, to_latex
+from dmray.reporting.document import Links, Table, to_html, to_latex, to_markdown
 from dmray.reporting.references import (
     PublishedResult,
     read_published,
@@ -104,7 +104,9 @@ def test_a_report_shows_them_below_the_data_set_and_names_their_sources(folder: 
         ["69.42 ± 3.64", "best", "4", "100", "100,000"],
     ]
     sources = theirs.split("## Published results")[1].split("\n## ")[0]
-    assert "corl-team/CORL/blob/eeeeef2671235fcce3a3eb255576a207d78840e6/README.md" in sources
+    address = "https://github.com/corl-team/CORL/blob/eeeeef2671235fcce3a3eb255576a207d78840e6/README.md"
+    assert f"- [CORL](<{address}>): " in sources
+    assert f'<li><a href="{address}">CORL</a>: ' in paths.html.read_text(encoding="utf-8")
     assert "five target returns" in sources
     assert "published by others" in paths.html.read_text(encoding="utf-8")
     assert r"\label{tab:published-hopper-medium-v2}" in paths.latex.read_text(encoding="utf-8")
@@ -264,3 +266,9 @@ def test_markup_in_a_table_is_text(folder: SweepFolder, tmp_path: Path) -> None:
     assert isinstance(found, Table)
     assert "<script>" not in to_html([found], "x")
     assert r"a\_b \& c" in to_latex([found])
+
+
+def test_an_address_cannot_break_out_of_its_link(tmp_path: Path) -> None:
+    links = Links((("a](x", 'https://example.org/"><script>)', ": **b**"),))
+    assert to_markdown([links], tmp_path) == "- [a\\](x](<https://example.org/%22%3E%3Cscript%3E)>): \\*\\*b\\*\\*\n"
+    assert '<a href="https://example.org/&quot;&gt;&lt;script&gt;)">a](x</a>: **b**' in to_html([links], "x")
