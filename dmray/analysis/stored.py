@@ -20,6 +20,7 @@ from dmray.storage.outages import retry_while_unavailable
 from dmray.tasks import task_of
 
 CHECKPOINTS = ("final", "best")
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _policies_of_sweep(source: str, checkpoint: str) -> StoredPolicies:
     folder = copy.folder if copy else SweepFolder(Path(at), name)
     plan = read_manifest(folder)
     found: list[StoredPolicy] = []
-    left_out: list[str] = []
+    without: dict[tuple[str, ...], list[str]] = {}  # the trials' ids by the checkpoints that they have
     for trial in plan.trials:
         if plan.sweep.is_selection(trial):
             continue
@@ -149,8 +150,18 @@ def _policies_of_sweep(source: str, checkpoint: str) -> StoredPolicies:
         if checkpoint in there:
             found.append(StoredPolicy(str(place.path), checkpoint))
         else:
-            left_out.append(f"{trial.trial_id}: no checkpoint '{checkpoint}'; it has {', '.join(there) or 'none'}")
-    return StoredPolicies(tuple(found), tuple(left_out))
+            without.setdefault(tuple(there), []).append(trial.trial_id)
+    left_out = tuple(
+        f"{_named(trials)}: no checkpoint '{checkpoint}'; there {'is' if len(there) == 1 else 'are'} "
+        f"{', '.join(there) or 'none'}"
+        for there, trials in without.items()
+    )
+    return StoredPolicies(tuple(found), left_out)
+
+
+def _named(trials: Sequence[str]) -> str:
+    more = len(trials) - _MOST_NAMED
+    return ", ".join(trials[:_MOST_NAMED]) + (f" and {more} more trials" if more > 0 else "")
 
 
 def _recordings_of(policy: Policy) -> Path:

@@ -13,6 +13,9 @@ import dmray
 from dmray.analysis.stored import find_policies, open_data
 from dmray.cli.analyze import app
 from dmray.errors import DatasetError, SpecError, StorageError
+from dmray.planning.manifest import write_manifest
+from dmray.records import SweepFolder
+from tests.sweeps import tiny_plan
 
 
 def test_a_sweep_its_trials_and_their_files_name_the_same_policies(
@@ -45,6 +48,18 @@ def test_a_checkpoint_that_is_named_twice_counts_once(trial_folders: dict[str, P
     assert set(made.lengths["setting"]) == {""}
     assert len(made.left_out) == 2
     assert all(f"the same trial and step as {folder}, so it is not counted again" in text for text in made.left_out)
+
+
+def test_trials_without_a_checkpoint_are_one_sentence_however_many_they_are(tmp_path: Path) -> None:
+    planned = tiny_plan(tmp_path, seeds=list(range(5)))
+    folder = SweepFolder(tmp_path, planned.sweep.name)
+    folder.path.mkdir()
+    write_manifest(planned, folder)
+    first = ", ".join(planned.trial_ids[:3])
+    with pytest.raises(StorageError) as refused:
+        find_policies([str(folder.path)])
+    said = f"{first} and 7 more trials: no checkpoint 'final'; there are none"
+    assert str(refused.value) == f"no trial has a checkpoint 'final': {said}"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
