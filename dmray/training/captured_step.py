@@ -1,8 +1,8 @@
 """A training step recorded as a CUDA graph: launching the kernels of a small network costs more than running them.
 
-On an H200 a captured step has the bits of the plain one, for five methods over 200 steps (benchmarks/gpu). The tests check
-on the CPU what a graph requires of the step (it reads nothing back and keeps tensors at their addresses); on a machine
-with a GPU they also compare the graph with the plain step.
+On an H200 a captured step has the bits of the plain one, for five methods over 200 steps (benchmarks/gpu). The tests
+check on the CPU what a graph requires of the step (it reads nothing back and keeps tensors at their addresses); on a
+machine with a GPU they also compare the graph with the plain step.
 """
 
 from __future__ import annotations
