@@ -190,7 +190,7 @@ class ServerPlace:
     def _pid(self) -> int | None:
         """The id of the server's process, if it still runs."""
         try:
-            known = json.loads((self.folder / PID).read_text())
+            known = json.loads((self.folder / PID).read_text(encoding="utf-8"))
             pid = int(known["pid"])
         except (OSError, ValueError, KeyError):
             return None

@@ -89,7 +89,7 @@ def test_the_commands_take_the_mlflow_server_that_the_message_asks_for(
 
 
 def test_what_is_not_there_is_said(ran: dmray.SweepRun, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"no trial has a checkpoint 'step:10': .*it has best, final"):
+    with pytest.raises(StorageError, match=r"no trial has a checkpoint 'step:10': .*there are best, final"):
         find_policies([str(ran.folders[0].path)], "step:10")
     with pytest.raises(SpecError, match="checkpoint 'newest': give one of final, best"):
         find_policies([str(ran.folders[0].path)], "newest")

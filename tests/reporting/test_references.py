@@ -122,7 +122,7 @@ def test_no_published_number_is_in_a_mean_a_test_or_an_interval(folder: SweepFol
     with_them, without = (path.read_text(encoding="utf-8") for path in (absurd / "report.md", plain.markdown))
     added = [line for line in with_them.splitlines() if line not in without.splitlines()]
     assert len(added) == 3, "two rows and the source"
-    assert all(line.startswith(("| Ours: D", "- Ours (")) for line in added)
+    assert all(line.startswith(("| Ours: D", "- [Ours](")) for line in added)
     assert [line for line in with_them.splitlines() if line not in added] == without.splitlines()
     assert "**987654.3" not in with_them
     assert dmray.load_results(folder.path).scores.to_csv().count("987654") == 0
@@ -169,7 +169,7 @@ def test_a_table_of_a_user_joins_the_shipped_ones(folder: SweepFolder, tmp_path:
     assert "| Ours: DT | 1.5 ± 0.1 | - | last | 3 | 10 | 100 |" in text
     assert "| Ours: DT | - | 2100.0 | last | - | 10 | 100 |" in text
     assert "65.10 ± 1.61" in text
-    assert re.search(r"Ours \(.*not said.*as there; &lt;b&gt;", text)
+    assert re.search(r"\[Ours\]\(.*not said.*as there; &lt;b&gt;", text)
     dmray.write_report(folder.path, into=tmp_path / "api", references=[file])
     assert (tmp_path / "api/report.md").read_text(encoding="utf-8").count("2100.0") == 1
 

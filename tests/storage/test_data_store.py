@@ -267,7 +267,7 @@ def test_workers_and_jobs_get_the_url_of_a_file_as_it_is(tmp_path: Path) -> None
     sweep = tiny_sweep(tmp_path, datasets=[{"name": "mine", "task": OPEN.name, "path": url}])
     plan = tiny_plan(tmp_path, datasets=[{"name": "mine", "task": OPEN.name, "path": url}])
     assert TrialJob.of(plan.trials[0], sweep, SweepFolder(tmp_path, "tiny")).trial.dataset.path == url
-    _check_paths(tmp_path / "a.yaml", sweep, str(tmp_path))
+    _check_paths(tmp_path / "a.yaml", sweep)
 
 
 def test_a_url_with_a_password_is_refused(s3_url: str) -> None:

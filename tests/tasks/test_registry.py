@@ -149,6 +149,10 @@ def test_a_family_stands_for_its_engine_by_its_first_task_unless_it_names_anothe
 def test_families_are_values() -> None:
     first = FAMILIES["d4rl-mujoco", "hopper"]
     same = TaskFamily(
-        first.tasks, first.datasets, behaviours=first.behaviours, simulator_packages=first.simulator_packages
+        first.tasks,
+        first.datasets,
+        behaviours=first.behaviours,
+        simulator_packages=first.simulator_packages,
+        data_license=first.data_license,
     )
     assert same == first
