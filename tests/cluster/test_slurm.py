@@ -213,6 +213,7 @@ def undisturbed(folder: Path) -> tuple[Plan, list[object]]:
     return plan, science_of(where, plan.trial_ids)
 
 
+@pytest.mark.chaos
 def test_shards_of_an_array_one_of_them_requeued_at_its_limit_have_the_records_of_an_undisturbed_run(
     job: Callable[..., Job], tmp_path: Path
 ) -> None:

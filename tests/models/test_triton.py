@@ -27,6 +27,15 @@ needs_triton = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes a while for each program."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from dmray.models import scan_triton
+
+        monkeypatch.setattr(scan_triton, "_BLOCK_FEW", 32)
+
+
 @pytest.mark.gpu
 @needs_triton
 class TestScan(ScanContract):
@@ -45,14 +54,14 @@ class TestScan(ScanContract):
     def test_stacked_networks_each_have_their_own_numbers(self) -> None:
         from dmray.models.scan_triton import triton_scan
 
-        inputs = stacked([scan_inputs((2, 5, 33, 3), seed=seed) for seed in range(SEATS)])
+        inputs = stacked([scan_inputs((2, 3, 33, 3), seed=seed) for seed in range(SEATS)])
         compare_seats(partial(triton_scan, delta_softplus=True), partial(reference_scan, delta_softplus=True), inputs)
 
 
 @pytest.mark.gpu
 @needs_triton
 class TestConvolution:
-    @pytest.mark.parametrize("size", [(2, 5, 33, 4), (1, 37, 70, 4), (1, 1, 1, 2), (2, 20, 16, 3), (1, 3, 4, 1)])
+    @pytest.mark.parametrize("size", [(2, 5, 33, 4), (1, 70, 3, 4), (1, 1, 1, 2), (1, 3, 4, 1)])
     def test_outputs_and_gradients_are_pytorchs(self, size: tuple[int, int, int, int]) -> None:
         from dmray.models.conv_triton import triton_conv_silu
 
