@@ -25,7 +25,19 @@ _PACKAGES = (
     *("mujoco", "gymnasium", "envpool", "pybullet", "gym", "d4rl"),  # a score holds for a release of its simulator
 )
 DECIDE_NUMBERS = (  # the code that weights and scores depend on, beside the versions in `dmray.records.identity`
-    *("fields.py", "models", "methods", "specs", "tasks", "datasets", "policies", "training", "rollout", "trial"),
+    *(
+        "fields.py",
+        "models",
+        "methods",
+        "specs",
+        "tasks",
+        "datasets",
+        "policies",
+        "training",
+        "packs",
+        "rollout",
+        "trial",
+    ),
 )
 _DRAW = ("rollout/film.py", "rollout/pictures.py")  # they change no number
 _SOURCE = Path(__file__).resolve().parent.parent
