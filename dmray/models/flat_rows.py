@@ -17,13 +17,26 @@ class Rows(NamedTuple):
 
 def rows_of(x: Tensor) -> Rows:
     """The rows of x (B, L, D), float32 on a CPU. A view if possible, so that a slice of channels is not copied."""
+    return rows_in(x if _is_even(x) else x.contiguous())
+
+
+def rows_in(x: Tensor) -> Rows:
+    """The rows of x (B, L, D), float32 on a CPU, to be written: always a view. The rows of x have one distance."""
+    assert _is_even(x), "the strides are not regular"
     windows, length, channels = x.shape
-    x = x.detach()
-    stride = x.stride(1) if length > 1 else x.stride(0)
-    even = x.stride(2) == 1 and stride >= channels and (windows == 1 or x.stride(0) == length * stride)
-    if not even:
-        x, stride = x.contiguous(), channels
-    return Rows(x.as_strided(((windows * length - 1) * stride + channels,), (1,)).numpy(), stride)
+    stride = _distance(x)
+    return Rows(x.detach().as_strided(((windows * length - 1) * stride + channels,), (1,)).numpy(), stride)
+
+
+def _distance(x: Tensor) -> int:
+    return x.stride(1) if x.shape[1] > 1 else x.stride(0) if x.shape[0] > 1 else x.shape[2]
+
+
+def _is_even(x: Tensor) -> bool:
+    windows, length, channels = x.shape
+    distance = _distance(x)
+    across = windows == 1 or x.stride(0) == length * distance
+    return (channels == 1 or x.stride(2) == 1) and distance >= channels and across
 
 
 def flat(x: Tensor) -> np.ndarray:

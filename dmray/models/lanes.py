@@ -20,13 +20,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 # four of the registers of AVX-512, of AVX2: enough independent work to fill the pipelines
-LANES = 64 if get_host_cpu_features().get("avx512f") else 32
+_AVX512 = bool(get_host_cpu_features().get("avx512f"))
+LANES = 64 if _AVX512 else 32
 FOLDED = 16  # a sum over lanes is kept in this many numbers until its end: fewer shuffles
 # Sums may be reordered. NaN stays NaN, so that a diverged run is noticed. NumPy's division has no branch for zero.
 FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
 INLINED: dict[str, Any] = {**FAST, "inline": "always"}
 
-_ZERO, _ONE, _TWO, _HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 LOG2_E = np.float32(1.44269504088896341)
 # 2^f = 1 + f p(f) on |f| <= 1/2, fitted for the least largest relative error: 1e-7, with rounding 2e-7
 _P0, _P1, _P2 = np.float32(0.69314697758), np.float32(0.24022242083), np.float32(0.05550733745)
@@ -127,12 +128,12 @@ def at_least(typing_context: Any, value: Any, bound: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _floor(typing_context: Any, value: Any) -> Any:
-    """Each lane's floor."""
+def _rounded(typing_context: Any, value: Any) -> Any:
+    """Each lane's nearest integer."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.floor.v{LANES}f32"
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.rint.v{LANES}f32"
         )
         return builder.call(function, args)
 
@@ -140,17 +141,38 @@ def _floor(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _power_of_two(typing_context: Any, exponent: Any) -> Any:
-    """2^k for integer k, by setting the exponent bits. 0 below 2^-126, infinite above 2^127."""
+def _scaled(typing_context: Any, value: Any, exponent: Any) -> Any:
+    """value * 2^k for integer k; values near 1. 0 where k is below -126, infinite where it is above 127."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bias, most, none, place = (ir.Constant(_INTS, [number] * LANES) for number in (127, 255, 0, 23))
-        biased = builder.add(builder.fptosi(args[0], _INTS), bias)
-        biased = builder.select(builder.icmp_signed(">", none, biased), none, biased)
-        biased = builder.select(builder.icmp_signed("<", most, biased), most, biased)
-        return builder.bitcast(builder.shl(biased, place), _VECTOR)
+        return (_scaled_by_instruction if _AVX512 else _scaled_by_bits)(builder, *args)
 
-    return lanes(lanes), generate
+    return lanes(lanes, lanes), generate
+
+
+def _scaled_by_bits(builder: Any, value: Any, exponent: Any) -> Any:
+    bias, most, none, place = (ir.Constant(_INTS, [number] * LANES) for number in (127, 255, 0, 23))
+    biased = builder.add(builder.fptosi(exponent, _INTS), bias)
+    biased = builder.select(builder.icmp_signed(">", none, biased), none, biased)
+    biased = builder.select(builder.icmp_signed("<", most, biased), most, biased)
+    return builder.fmul(value, builder.bitcast(builder.shl(biased, place), _VECTOR))
+
+
+def _scaled_by_instruction(builder: Any, value: Any, exponent: Any) -> Any:
+    """AVX-512 has one for it; LLVM has a function for one register."""
+    register, mask = ir.VectorType(_F32, 16), ir.IntType(16)
+    kind = ir.FunctionType(register, [register, register, register, mask, _I32])
+    scale = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.mask.scalef.ps.512")
+    parts = []
+    for first in range(0, LANES, 16):
+        places = ir.Constant(ir.VectorType(_I32, 16), list(range(first, first + 16)))
+        given = [builder.shuffle_vector(each, each, places) for each in (value, exponent)]
+        parts.append(builder.call(scale, [*given, ir.Constant(register, ir.Undefined), mask(-1), _I32(4)]))
+    while len(parts) > 1:
+        pairs, width = zip(parts[::2], parts[1::2], strict=True), parts[0].type.count
+        places = ir.Constant(ir.VectorType(_I32, 2 * width), list(range(2 * width)))
+        parts = [builder.shuffle_vector(left, right, places) for left, right in pairs]
+    return parts[0]
 
 
 def _arithmetic(symbol: Any, instruction: str) -> None:
@@ -188,11 +210,17 @@ def at(rows: Any, row: Any, first: Any) -> Any:
 
 
 @njit(**INLINED)  # type: ignore[untyped-decorator]
+def put(rows: Any, row: Any, first: Any, value: Any) -> None:
+    """Write `value` where `at` reads."""
+    store(rows.numbers, row * rows.stride + first, value)
+
+
+@njit(**INLINED)  # type: ignore[untyped-decorator]
 def exp2(x: Any) -> Any:
     """2^x; the error relative to the result is at most 2e-7."""
-    k = _floor(x + _HALF)
+    k = _rounded(x)
     f = x - k
-    return (((((f * _P4 + _P3) * f + _P2) * f + _P1) * f + _P0) * f + _ONE) * _power_of_two(k)
+    return _scaled(((((f * _P4 + _P3) * f + _P2) * f + _P1) * f + _P0) * f + _ONE, k)
 
 
 @njit(**INLINED)  # type: ignore[untyped-decorator]

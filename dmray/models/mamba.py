@@ -32,16 +32,14 @@ class Mamba(nn.Module):
         residual = tokens
         for layer in self.layers:
             residual = layer(residual)
-        normed: Tensor = self.norm_f(residual)
-        return normed
+        return self.normed(residual)
 
     def last(self, tokens: Tensor) -> Tensor:
         """See `dmray.models.network.BackboneNetwork`."""
         residual = tokens
         for layer in self.layers[:-1]:
             residual = layer(residual)
-        normed: Tensor = self.norm_f(cast(Block, self.layers[-1]).last(residual))
-        return normed
+        return self.normed(cast(Block, self.layers[-1]).last(residual))
 
     def begin(self, num_rows: int, num_groups: int = 1) -> MambaState:
         """See `dmray.models.network.BackboneNetwork`."""
@@ -60,6 +58,15 @@ class Mamba(nn.Module):
             return state.compiled.advance(tokens, state.layers, absent)
         for layer, mixer_state in zip(self.layers, state.layers, strict=True):
             residual = cast(Block, layer).advance(residual, mixer_state, absent)
+        normed: Tensor = self.norm_f(residual)
+        return normed
+
+    def normed(self, residual: Tensor) -> Tensor:
+        """The output for the last residual: the final norm."""
+        if cast(Block, self.layers[-1]).is_compiled(residual):
+            from dmray.models.block_numba import numba_rms_norm
+
+            return numba_rms_norm(residual, self.norm_f.weight, NORM_EPSILON)
         normed: Tensor = self.norm_f(residual)
         return normed
 

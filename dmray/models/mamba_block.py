@@ -21,6 +21,7 @@ float32 under autocast.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,10 @@ from dmray.models.causal_conv import causal_conv_silu
 from dmray.models.configs import MAMBA_MLP_MULTIPLE, Evolution, MambaConfig
 from dmray.models.group_rows import Absent
 from dmray.models.mamba_state import MixerState
-from dmray.models.selective_scan import memoryless_scan, selective_scan
+from dmray.models.selective_scan import backend_of, memoryless_scan, selective_scan
+
+if TYPE_CHECKING:
+    from dmray.models.block_numba import BlockWeights
 
 NORM_EPSILON = 1e-5
 # mamba_ssm's range of initial step sizes (log-uniform), and their minimum
@@ -48,15 +52,54 @@ class Block(nn.Module):
         self.mlp = _GatedMlp(spec.d_model)
 
     def forward(self, residual: Tensor) -> Tensor:
+        if self.is_compiled(residual):
+            from dmray.models.block_numba import numba_block
+
+            return numba_block(residual, self._weights(), NORM_EPSILON)
         return self._finish(residual, self.mixer(self.norm(residual)))
 
     def last(self, residual: Tensor) -> Tensor:
-        """The output for the last token only, (B, D)."""
+        """The output for the last token only, (B, D). Without gradients."""
+        if self.is_compiled(residual):
+            from dmray.models.block_numba import numba_block_last
+
+            return numba_block_last(residual, self._weights(), NORM_EPSILON)
         scanned = self.mixer.scanned(self.norm(residual))
         return self._finish(residual[:, -1], self.mixer.out_proj(scanned[:, -1]))
 
     def advance(self, residual: Tensor, state: MixerState, absent: Absent | None) -> Tensor:
         return self._finish(residual, self.mixer.advance(self.norm(residual), state, absent))
+
+    def is_compiled(self, residual: Tensor) -> bool:
+        """Whether the whole block runs in compiled loops: where the scan does, with whole vectors of inner channels."""
+        mixer = self.mixer
+        if mixer.memoryless or residual.dtype != torch.float32 or torch.is_autocast_enabled(residual.device.type):
+            return False
+        if backend_of(mixer.D) != "numba":
+            return False
+        from dmray.models.block_numba import whole_vectors
+
+        return whole_vectors(len(mixer.D))
+
+    def _weights(self) -> BlockWeights:
+        from dmray.models.block_numba import BlockWeights
+
+        mixer, mlp = self.mixer, self.mlp
+        return BlockWeights(
+            norm=self.norm.weight,
+            in_proj=mixer.in_proj.weight,
+            taps=mixer.conv1d.weight.squeeze(1).t().contiguous(),
+            conv_bias=mixer.conv_bias,
+            x_proj=mixer.x_proj.weight,
+            dt_proj=mixer.dt_proj.weight,
+            dt_bias=mixer.dt_proj.bias,
+            A=mixer.rates(),
+            skip=mixer.D,
+            out_proj=mixer.out_proj.weight,
+            norm2=self.norm2.weight,
+            fc1=mlp.fc1.weight,
+            fc2=mlp.fc2.weight,
+        )
 
     def _finish(self, residual: Tensor, mixed: Tensor) -> Tensor:
         residual = residual + mixed

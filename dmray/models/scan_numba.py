@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dmray.models.compiled import compiled
-from dmray.models.flat_rows import Rows, flat, rows_of
+from dmray.models.flat_rows import Rows, flat, rows_in, rows_of
 from dmray.models.lanes import (
     FAST,
     FOLDED,
@@ -32,6 +32,7 @@ from dmray.models.lanes import (
     exp2,
     fold_into,
     load,
+    put,
     sigmoid,
     softplus,
     spread,
@@ -80,15 +81,15 @@ class _Layer(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """The gradients of the inputs, as flat arrays. Those of A, D and bias must be zero at the start."""
+    """Where the gradients of the inputs go. Those of A, D and bias are added to what is there."""
 
-    u: np.ndarray
-    delta: np.ndarray
+    u: Rows
+    delta: Rows
     A: np.ndarray
-    B: np.ndarray
-    C: np.ndarray
+    B: Rows
+    C: Rows
     D: np.ndarray
-    z: np.ndarray
+    z: Rows
     bias: np.ndarray
 
 
@@ -104,15 +105,48 @@ class _Scratch(NamedTuple):
     carried: np.ndarray  # gradient of the loss with respect to the state, through later steps
 
 
+def scan_forward(inputs: Sequence[Tensor], soft: bool, keep: bool) -> tuple[Tensor, Tensor]:
+    """y (B, L, D), and the states for `scan_backward` if it is to `keep` them.
+
+    `inputs`: u, delta, the rates of `rates_for_scan`, B, C, D, z, delta_bias; the channels are a multiple of `LANES`.
+    """
+    u, rates = inputs[0], inputs[2]
+    y = torch.empty(u.shape)
+    states = torch.empty(u.shape[0] * -(-u.shape[1] // _CHUNK) * rates.numel() if keep else 0)
+    state = flat(torch.empty(rates.shape[1] * LANES))
+    _forward(_layer(inputs, soft), keep, state, flat(y), flat(states))
+    return y, states
+
+
+def scan_backward(
+    inputs: Sequence[Tensor], soft: bool, states: Tensor, grad_y: Tensor, grads: Sequence[Tensor]
+) -> None:
+    """Write the gradients of `inputs` into `grads`; those of the rates, D and delta_bias are added to what is there.
+
+    The gradient of the rates is that of A, in the layout of the rates.
+    """
+    layer = _layer(inputs, soft)
+    u, delta, rates, B, C, D, z, bias = grads
+    into = _Gradients(rows_in(u), rows_in(delta), flat(rates), rows_in(B), rows_in(C), flat(D), rows_in(z), flat(bias))
+    _backward(layer, _scratch(*layer.sizes[2:]), flat(states), rows_of(grad_y), into)
+
+
+def rates_for_scan(A: Tensor) -> Tensor:
+    """A (D, N) for powers of two, as (D / LANES, N, LANES)."""
+    return (A * float(LOG2_E)).view(-1, LANES, A.shape[1]).transpose(1, 2).contiguous()
+
+
+def rates_from_scan(rates: Tensor) -> Tensor:
+    """The layout of A (D, N) for the layout of `rates_for_scan`."""
+    return rates.transpose(1, 2).flatten(0, 1)
+
+
 class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         u, delta, A, B, C, D, z, bias, ctx.soft = inputs
-        keep = any(ctx.needs_input_grad)
-        kept = (u, delta, _vector_by_vector(A * LOG2_E), B, C, D, z, bias)
-        y = torch.empty(u.shape)
-        states = torch.empty(u.shape[0] * -(-u.shape[1] // _CHUNK) * A.numel() if keep else 0)
-        _forward(_layer(kept, ctx.soft), keep, flat(y), flat(states))
+        kept = (u, delta, rates_for_scan(A), B, C, D, z, bias)
+        y, states = scan_forward(kept, ctx.soft, any(ctx.needs_input_grad))
         ctx.save_for_backward(*kept, states)
         return y
 
@@ -121,14 +155,9 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         *kept, states = ctx.saved_tensors
         grads = [torch.zeros(x.shape) if place in (2, 5, 7) else torch.empty(x.shape) for place, x in enumerate(kept)]
-        _backward(_layer(kept, ctx.soft), flat(states), rows_of(grad_y), _Gradients(*(flat(x) for x in grads)))
-        grads[2] = grads[2].transpose(1, 2).flatten(0, 1)
+        scan_backward(kept, ctx.soft, states, grad_y, grads)
+        grads[2] = rates_from_scan(grads[2])
         return *(x if needed else None for x, needed in zip(grads, ctx.needs_input_grad, strict=False)), None
-
-
-def _vector_by_vector(A: Tensor) -> Tensor:
-    """(D, N) as (D / LANES, N, LANES)."""
-    return A.view(-1, LANES, A.shape[1]).transpose(1, 2).contiguous()
 
 
 def _layer(kept: Sequence[Tensor], soft: bool) -> _Layer:
@@ -137,6 +166,21 @@ def _layer(kept: Sequence[Tensor], soft: bool) -> _Layer:
     return _Layer(
         sizes, rows_of(u), rows_of(delta), flat(A), rows_of(B), rows_of(C), flat(D), rows_of(z), flat(bias), soft
     )
+
+
+def _scratch(channels: int, size: int) -> _Scratch:
+    """From torch, whose memory begins at a cache line."""
+    block = size * LANES
+    numbers = {
+        "decays": _CHUNK * block,
+        "states": (_CHUNK + 1) * block,
+        "steps": _CHUNK * LANES,
+        "grads": _CHUNK * LANES,
+        "sums_in": _CHUNK * size * FOLDED,
+        "sums_out": _CHUNK * size * FOLDED,
+        "carried": channels * size,
+    }
+    return _Scratch(**{name: flat(torch.empty(count)) for name, count in numbers.items()})
 
 
 @njit(**INLINED)  # type: ignore[untyped-decorator]
@@ -148,9 +192,9 @@ def _step(layer: Any, token: Any, first: Any) -> Any:
 
 
 @compiled(**FAST, nogil=True)
-def _forward(layer: Any, keep: Any, y: Any, states: Any) -> None:
+def _forward(layer: Any, keep: Any, state: Any, y: Any, states: Any) -> None:
     windows, length, channels, size = layer.sizes
-    B, C, state = layer.B, layer.C, np.empty(size * LANES, np.float32)
+    B, C = layer.B, layer.C
     chunks = (length - 1) // _CHUNK + 1
     for b in range(windows):
         for first in range(0, channels, LANES):
@@ -173,18 +217,9 @@ def _forward(layer: Any, keep: Any, y: Any, states: Any) -> None:
 
 
 @compiled(**FAST, nogil=True)
-def _backward(layer: Any, states: Any, grad_y: Any, grads: Any) -> None:
+def _backward(layer: Any, scratch: Any, states: Any, grad_y: Any, grads: Any) -> None:
     windows, length, channels, size = layer.sizes
-    block, chunks = size * LANES, (length - 1) // _CHUNK + 1
-    scratch = _Scratch(
-        np.empty(_CHUNK * block, np.float32),
-        np.empty((_CHUNK + 1) * block, np.float32),
-        np.empty(_CHUNK * LANES, np.float32),
-        np.empty(_CHUNK * LANES, np.float32),
-        np.empty(_CHUNK * size * FOLDED, np.float32),
-        np.empty(_CHUNK * size * FOLDED, np.float32),
-        np.empty(channels * size, np.float32),
-    )
+    chunks = (length - 1) // _CHUNK + 1
     for b in range(windows):
         scratch.carried[:] = _ZERO
         for chunk in range(chunks - 1, -1, -1):
@@ -198,12 +233,14 @@ def _backward(layer: Any, states: Any, grad_y: Any, grads: Any) -> None:
                     store(scratch.states, n * LANES, load(states, kept + n * LANES))
                 _recompute(layer, scratch, start, tokens, first, grad_y, grads)
                 _back(layer, scratch, start, tokens, first, grads)
-            for place in range(tokens * size):
-                sum_B, sum_C = _ZERO, _ZERO
-                for part in range(place * FOLDED, (place + 1) * FOLDED):
-                    sum_B += scratch.sums_in[part]
-                    sum_C += scratch.sums_out[part]
-                grads.B[start * size + place], grads.C[start * size + place] = sum_B, sum_C
+            for k in range(tokens):
+                for n in range(size):
+                    sum_B, sum_C, place = _ZERO, _ZERO, k * size + n
+                    for part in range(place * FOLDED, (place + 1) * FOLDED):
+                        sum_B += scratch.sums_in[part]
+                        sum_C += scratch.sums_out[part]
+                    grads.B.numbers[(start + k) * grads.B.stride + n] = sum_B
+                    grads.C.numbers[(start + k) * grads.C.stride + n] = sum_C
 
 
 @njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
@@ -211,7 +248,7 @@ def _recompute(
     layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grad_y: Any, grads: Any
 ) -> None:  # fmt: skip
     """Recompute a chunk's forward pass, store its states and decays, and go back through its gates."""
-    _, _, channels, size = layer.sizes
+    size = layer.sizes[3]
     B, C, states, block = layer.B, layer.C, scratch.states, size * LANES
     for k in range(tokens):
         token = start + k
@@ -226,7 +263,7 @@ def _recompute(
             out = out + h * C.numbers[token * C.stride + n]
         gate, grad = at(layer.z, token, first), at(grad_y, token, first)
         opened = sigmoid(gate)
-        store(grads.z, token * channels + first, grad * out * opened * (gate * (_ONE - opened) + _ONE))
+        put(grads.z, token, first, grad * out * opened * (gate * (_ONE - opened) + _ONE))
         store(scratch.grads, k * LANES, grad * gate * opened)
         store(scratch.steps, k * LANES, step)
 
@@ -234,7 +271,7 @@ def _recompute(
 @njit(**FAST, nogil=True)  # type: ignore[untyped-decorator]
 def _back(layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grads: Any) -> None:
     """The backward pass through the recurrence of a chunk."""
-    _, _, channels, size = layer.sizes
+    size = layer.sizes[3]
     B, C, states, carried, block = layer.B, layer.C, scratch.states, scratch.carried, size * LANES
     for k in range(tokens - 1, -1, -1):
         token = start + k
@@ -251,10 +288,10 @@ def _back(layer: Any, scratch: Any, start: Any, tokens: Any, first: Any, grads: 
             g = g * load(states, place)
             grad_step = grad_step + g * load(layer.A, across)
             store(grads.A, across, load(grads.A, across) + g * step)
-        store(grads.u, token * channels + first, grad_entering * step + grad * load(layer.D, first))
+        put(grads.u, token, first, grad_entering * step + grad * load(layer.D, first))
         grad_step = grad_step * _LN_2 + grad_entering * x
         if layer.soft:
             grad_step = grad_step * sigmoid(at(layer.delta, token, first) + load(layer.bias, first))
-        store(grads.delta, token * channels + first, grad_step)
+        put(grads.delta, token, first, grad_step)
         store(grads.bias, first, load(grads.bias, first) + grad_step)
         store(grads.D, first, load(grads.D, first) + grad * x)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmray.models.block_numba import gate_into, rms_norm_into
 from dmray.models.compiled import compiled
 from dmray.models.flat_rows import flat
 from dmray.models.group_rows import Absent
@@ -26,7 +27,7 @@ from dmray.models.lanes import FAST, LANES, LOG2_E, exp2, load, sigmoid, softplu
 from dmray.models.mamba_block import Block
 from dmray.models.mamba_state import MixerState
 
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO = np.float32(0)
 _NO_ABSENT = (0, 0, 0)  # first row, last row (exclusive), number of tokens
 
 
@@ -57,19 +58,19 @@ class CompiledSteps:
         work.residual.copy_(tokens.reshape(-1, width))
         for layer, state in zip(self._layers, states, strict=True):
             self._mix(layer, state, work, (rows, num_tokens), gone)
-            self._norm_into(work.residual, layer.norm2, work.normed)
+            self._norm_into(work, layer.norm2, work.normed)
             torch.mm(work.normed, layer.fc1, out=work.opened)
-            _gate(work.opened.numpy(), work.gated.numpy())
+            gate_into(work.opened.numpy(), work.gated.numpy())
             work.residual.addmm_(work.gated, layer.fc2)
         normed = torch.empty_like(work.residual)
-        self._norm_into(work.residual, self._norm, normed)
+        self._norm_into(work, self._norm, normed)
         return normed.view(tokens.shape)
 
     def _mix(
         self, layer: _Layer, state: MixerState, work: _Buffers, batch: tuple[int, int], gone: tuple[int, int, int]
     ) -> None:
         rank, _, _ = self._sizes
-        self._norm_into(work.residual, layer.norm, work.normed)
+        self._norm_into(work, layer.norm, work.normed)
         torch.mm(work.normed, layer.in_proj, out=work.both)
         both, x = flat(work.both), flat(work.x)
         _convolve((*batch, *layer.filters.shape), both, flat(state.taps), layer.filters, layer.conv_bias, x, gone)
@@ -90,8 +91,8 @@ class CompiledSteps:
         weight = F.softplus(work.steps.add_(bias)).mul_((B * C).sum(1, keepdim=True)).add_(skip)
         work.x.mul_(weight).mul_(F.silu(work.both[:, inner:]))
 
-    def _norm_into(self, x: Tensor, weight: np.ndarray, out: Tensor) -> None:
-        _rms_norm(x.numpy(), weight, self._epsilon, out.numpy())
+    def _norm_into(self, work: _Buffers, weight: np.ndarray, out: Tensor) -> None:
+        rms_norm_into(work.residual.numpy(), weight, self._epsilon, out.numpy(), work.scales.numpy())
 
     def _buffers_for(self, rows: int, num_tokens: int) -> _Buffers:
         """Buffers for this number of rows and tokens: those of the last call, or new ones."""
@@ -99,13 +100,15 @@ class CompiledSteps:
             layer = self._layers[0]
             (width, both), (hidden, _) = layer.in_proj.shape, layer.fc2.shape
             widths = (width, width, both, both // 2, sum(self._sizes), both // 2, 2 * hidden, hidden)
-            self._buffers = _Buffers(*(torch.empty(rows * num_tokens, columns) for columns in widths))
+            matrices = (torch.empty(rows * num_tokens, columns) for columns in widths)
+            self._buffers = _Buffers(torch.empty(rows * num_tokens), *matrices)
         return self._buffers
 
 
 class _Buffers(NamedTuple):
     """The results inside a layer; each is (M, width in the comment)."""
 
+    scales: Tensor  # (M,): of the norm, not read
     residual: Tensor  # D
     normed: Tensor  # D
     both: Tensor  # 2 I: the convolution's input, and the gate
@@ -166,18 +169,6 @@ def _weights(block: Block) -> _Layer:
 
 
 @compiled(**FAST, nogil=True)
-def _rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
-    rows, width = x.shape
-    for row in range(rows):
-        total = _ZERO
-        for i in range(width):
-            total += x[row, i] * x[row, i]
-        scale = _ONE / np.sqrt(total / np.float32(width) + epsilon)
-        for i in range(width):
-            out[row, i] = x[row, i] * scale * weight[i]
-
-
-@compiled(**FAST, nogil=True)
 def _convolve(sizes: Any, both: Any, taps: Any, filters: Any, bias: Any, x: Any, gone: Any) -> None:
     """Write x (M, I) from the first halves of `both`. Updates `taps` (B, K - 1, I). Tokens in `gone` are zeros."""
     rows, tokens, num_taps, channels = sizes
@@ -227,13 +218,3 @@ def _recur(
                     out = out + h * mixed[token, size + n]
                 gate = load(both, token * 2 * channels + channels + first)
                 store(x, place, out * gate * sigmoid(gate))
-
-
-@compiled(**FAST, nogil=True)
-def _gate(opened: Any, gated: Any) -> None:
-    rows, width = gated.shape
-    opened, gated = opened.reshape(-1), gated.reshape(-1)
-    for row in range(rows):
-        for first in range(0, width, LANES):
-            gate = load(opened, row * 2 * width + width + first)
-            store(gated, row * width + first, load(opened, row * 2 * width + first) * gate * sigmoid(gate))
