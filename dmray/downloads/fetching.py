@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from dmray.downloads.manifest import Manifest, ManifestEntry, now, sha256_of
 from dmray.downloads.progress import Progress, silent
 from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts, UnavailableError, open_remote, shown
-from dmray.errors import DatasetError
+from dmray.errors import DatasetError, DatasetUnavailableError
 from dmray.file_lock import file_lock
 from dmray.files import as_storage_error, replace_durably
 from dmray.registry import short
@@ -101,6 +101,7 @@ def fetch(
     Raises:
         DatasetError: no address has it (all are named, with what happened), its content is not the pinned one, or it is
             not in `folder` and `settings.offline`.
+        DatasetUnavailableError: no address has it, and one did not answer or broke off.
         StorageError: `folder` cannot be written or has no room, or another process does not finish its download.
     """
     path, manifest = folder / remote.name, Manifest(folder)
@@ -115,7 +116,7 @@ def fetch(
         if path.is_file():
             _check_size(path, manifest)
             return path
-        problems = []
+        problems, may_work_later = [], False
         for address in settings.addresses(remote):
             try:
                 with closing(open_remote(address)) as source:
@@ -123,11 +124,13 @@ def fetch(
                 _pin(part, path, shown(address), manifest, check)
             except (UnavailableError, InterruptedDownloadError, DatasetError) as problem:
                 problems.append(f"  {_shown(address)}: {problem}")
+                may_work_later |= isinstance(problem, InterruptedDownloadError)
             else:
                 replace_durably(part, path)
                 _part_facts(path).unlink(missing_ok=True)
                 return path
-    raise DatasetError(
+    kind = DatasetUnavailableError if may_work_later else DatasetError
+    raise kind(
         f"{remote.name}: cannot be downloaded:\n"
         + "\n".join(problems)
         + f"\nName an address that has it in DMRAY_MIRRORS, or put the file into {folder} by hand"
