@@ -262,7 +262,7 @@ def _score_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
         cells = []
         for fed in FED:
             value, interval = setting.score(fed)
-            cells.append(f"{value:.1f}" + (f"\n[{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""))
+            cells.append(f"{value:z.1f}" + (f"\n[{interval[0]:z.1f}, {interval[1]:z.1f}]" if interval else ""))
         table.add_row(setting.label, *cells)
     return table
 
@@ -278,4 +278,4 @@ def _new_table(title: str, heads: Sequence[str]) -> FittingTable:
 def _spread(values: np.ndarray, digits: int) -> str:
     spread = Spread.of(values.tolist())
     assert spread is not None, "a setting has runs"
-    return f"{spread.mean:.{digits}f}" + ("" if spread.std is None else f" ± {spread.std:.{digits}f}")
+    return f"{spread.mean:z.{digits}f}" + ("" if spread.std is None else f" ± {spread.std:z.{digits}f}")

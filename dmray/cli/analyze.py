@@ -109,7 +109,7 @@ def _scores_table(made: DecayAnalysis) -> FittingTable:
     for (dataset, method, setting), group in rows.groupby(["dataset", "method", "setting"], sort=False):
         means = dict(zip(group["timesteps"], group["mean"], strict=True))
         named = ", ".join(filter(None, (METHODS[method].label, setting)))
-        table.add_row(dataset, named, *(f"{means[each]:.1f}" if each in means else "" for each in cuts))
+        table.add_row(dataset, named, *(f"{means[each]:z.1f}" if each in means else "" for each in cuts))
     return table
 
 

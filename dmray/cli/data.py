@@ -150,13 +150,13 @@ def stats(
     for heading in ("", "mean", "std", "min", "median", "max"):
         table.add_column(heading, justify="right" if heading else "left")
     for label, values in statistics(opened).items():
-        table.add_row(label, *(f"{value:,.3f}" for value in values))
+        table.add_row(label, *(f"{value:z,.3f}" for value in values))
     episodes = opened.episodes
     sizes = f"{episodes.num_episodes:,} episodes, {episodes.num_transitions:,} transitions"
     out.print(f"{name}: {sizes}, task {opened.task.name} ({opened.task.protocol})", highlight=False)
     out.print(table)
     targets = ", ".join(f"{target:g}" for target in opened.task.target_returns)
-    highest = f"the highest return in the data is {episodes.returns().max():,.1f}"
+    highest = f"the highest return in the data is {episodes.returns().max():z,.1f}"
     out.print(f"target returns {targets}; {highest}", highlight=False)
     out.print(f"fingerprint {episodes.fingerprint}", highlight=False, soft_wrap=True)
     for note in (*notes, *episodes.notes):

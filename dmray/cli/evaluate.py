@@ -288,8 +288,8 @@ def _evaluate_sweep(source: str, **settings: Any) -> None:
                 record.conditions.checkpoint,
                 f"{record.step:,}",
                 "-" if result.target_return is None else f"{result.target_return:g}",
-                f"{result.normalized_mean:.2f} ± {result.normalized_std:.2f}",
-                f"{result.return_mean:.2f} ± {result.return_std:.2f}",
+                f"{result.normalized_mean:z.2f} ± {result.normalized_std:z.2f}",
+                f"{result.return_mean:z.2f} ± {result.return_std:z.2f}",
             )
     out.print(table)
     out.print(f"{len(made.records)} evaluations ({made.kept} were there already); ± is over episodes.", highlight=False)
@@ -324,9 +324,9 @@ def _table(evaluations: Sequence[tuple[str, Evaluation]]) -> FittingTable:
             table.add_row(
                 *([name, f"{evaluation.step:,}"] if name else []),
                 "-" if result.target_return is None else f"{result.target_return:g}",
-                f"{result.normalized_mean:.2f} ± {result.normalized_std:.2f}",
-                f"{result.return_mean:.2f} ± {result.return_std:.2f}",
-                f"{result.length_mean:.0f}",
+                f"{result.normalized_mean:z.2f} ± {result.normalized_std:z.2f}",
+                f"{result.return_mean:z.2f} ± {result.return_std:z.2f}",
+                f"{result.length_mean:z.0f}",
             )
     return table
 
@@ -343,7 +343,7 @@ def _compare_with_record(policy: Policy, evaluation: Evaluation) -> str:
     if all(recorded.get(each.target_return) == each.returns for each in evaluation.scores):
         return f"{spread} The sweep recorded the same returns, to the last digit."
     if len(record.first_target.returns) == evaluation.request.episodes:
-        return f"{spread} The sweep recorded {record.first_target.normalized_mean:.2f} for the first target."
+        return f"{spread} The sweep recorded {record.first_target.normalized_mean:z.2f} for the first target."
     return spread
 
 

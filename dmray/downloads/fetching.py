@@ -86,6 +86,11 @@ class FetchSettings:
         return list(dict.fromkeys([*mirrored, remote.url]))
 
 
+def forbidden(folder: Path, url: str) -> str:
+    """Why a file that is not in `folder` is not downloaded with DMRAY_OFFLINE."""
+    return f"not in {folder}, and DMRAY_OFFLINE forbids a download of {url}"
+
+
 def fetch(
     remote: RemoteFile,
     folder: Path,
@@ -109,7 +114,7 @@ def fetch(
         _check_size(path, manifest)
         return path
     if settings.offline:
-        raise DatasetError(f"{remote.name}: not in {folder}, and DMRAY_OFFLINE forbids a download of {remote.url}")
+        raise DatasetError(f"{remote.name}: {forbidden(folder, remote.url)}")
     busy = "another process has been downloading this file for an hour: wait for it, or end it and try again"
     lock = file_lock(folder / f".{remote.name}.lock", _LOCK_TIMEOUT_S, busy, unwritable=_CURE)
     with as_storage_error(folder, _CURE), lock:
@@ -196,7 +201,7 @@ class _Pace:
             return
         rate = self._received / (now_s - self._window_s)
         if rate < self._settings.least_bytes_per_s:
-            raise UnavailableError(f"sends {rate:,.0f} bytes a second, less than {self._settings.least_bytes_per_s:,}")
+            raise UnavailableError(f"sends {rate:z,.0f} bytes a second, less than {self._settings.least_bytes_per_s:,}")
         self.restart()
 
 

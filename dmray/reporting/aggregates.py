@@ -119,9 +119,9 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndar
 def estimate_text(found: Estimate) -> str:
     """The estimate as text for tables: "71.5" or "71.5 [70.0, 73.0]"."""
     if found.interval is None:
-        return f"{found.value:.1f}"
+        return f"{found.value:z.1f}"
     low, high = found.interval
-    return f"{found.value:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{found.value:z.1f} [{low:z.1f}, {high:z.1f}]"
 
 
 def _several_seeds(scores: Scores) -> bool:
