@@ -30,6 +30,16 @@ def test_a_sweep_its_trials_and_their_files_name_the_same_policies(
     assert len(find_policies([sweep, *folders]).policies) == 2, "each once"
 
 
+def test_policies_are_in_the_order_of_their_sweep_however_they_are_named(
+    ran: dmray.SweepRun, trial_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    first, second = (str(ran.trial_folder(trial_id)) for trial_id in ran.plan.trial_ids)
+    other = tmp_path / "other.pt"
+    shutil.copy(f"{first}/checkpoints/final.pt", other)
+    found = find_policies([f"{second}/checkpoints/final.pt", str(other), first])
+    assert [policy.source for policy in found.policies] == [first, f"{second}/checkpoints/final.pt", str(other)]
+
+
 def test_the_data_are_those_of_the_training(ran: dmray.SweepRun, trial_folders: dict[str, Path]) -> None:
     policy = find_policies([str(trial_folders["dm"])]).policies[0].load()
     opened = open_data(policy)
