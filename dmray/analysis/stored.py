@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from dmray.errors import DatasetError, EngineError, StorageError
+from dmray.errors import DatasetError, EngineError, SpecError, StorageError
 from dmray.escaping import one_line
 from dmray.files import cache_folder, user_path
 from dmray.inference.policy import Policy, load_policy, require_checkpoint_name, stored_checkpoints
@@ -16,6 +16,7 @@ from dmray.planning.manifest import read_manifest
 from dmray.planning.settings import details_of
 from dmray.progress.sweep_handle import locate
 from dmray.records import SweepFolder
+from dmray.redaction import without_secrets
 from dmray.sources import OpenedDataset
 from dmray.sources.opening import open_dataset
 from dmray.specs import TrialSpec
@@ -86,11 +87,13 @@ def find_policies(sources: Sequence[str], checkpoint: str = "final", mlflow_uri:
     not used for a file.
 
     Raises:
-        SpecError: `checkpoint` is no such name.
+        SpecError: `checkpoint` is no such name, or `mlflow_uri` is given for no MLflow run.
         StorageError: a source does not exist, or no trial has such a checkpoint.
         StoreUnavailableError: the object store does not answer.
     """
     require_checkpoint_name(checkpoint, CHECKPOINTS)
+    if mlflow_uri is not None and not any(map(mlflow_run_of, sources)):
+        raise SpecError(f"mlflow_uri {without_secrets(mlflow_uri)}: no run is the id of an MLflow run; leave it out")
     found: dict[StoredPolicy, None] = {}
     left_out: list[str] = []
     for source in sources:

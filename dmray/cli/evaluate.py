@@ -115,8 +115,10 @@ def main(
     return_scale: Annotated[
         float | None, typer.Option(parser=finite_number, metavar="<float>", help="Default: the task's.")
     ] = None,
-    n_head: Annotated[int, typer.Option(min=1, help="Attention heads of --authors.")] = 1,
-    action_input: Annotated[str, typer.Option(help="Of --authors: paper, or dt for Chen et al.'s DT.")] = "paper",
+    n_head: Annotated[int | None, typer.Option(min=1, help="Attention heads of --authors. Default: 1.")] = None,
+    action_input: Annotated[
+        str | None, typer.Option(help="Of --authors: paper (default), or dt for Chen et al.'s DT.")
+    ] = None,
     mlflow_uri: Annotated[str | None, typer.Option(help="MLflow server. Default: $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
     """Evaluate a stored policy, or all stored policies of a sweep; without options, exactly as the sweep did it.
@@ -142,8 +144,8 @@ def main(
         "statistics": statistics,
         "context_length": context_length,
         "return_scale": return_scale,
-        "n_head": n_head if n_head != 1 else None,
-        "action_input": action_input if action_input != "paper" else None,
+        "n_head": n_head,
+        "action_input": action_input,
     }
     with report_errors():
         source = _one_source(source, authors)
@@ -159,6 +161,7 @@ def main(
             _refuse({"--checkpoint": checkpoint, "--mlflow-uri": mlflow_uri}, f"{source} has published weights only")
         if checkpoint == "all":
             _refuse(of_a_policy, "--checkpoint all evaluates several policies; name one of them")
+            _refuse({"--mlflow-uri": mlflow_uri}, "--checkpoint all reads a trial's folder; leave it out")
             _evaluate_all(source, settings, workers or 1, deterministic)
             return
         if records is not None:

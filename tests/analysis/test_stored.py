@@ -98,6 +98,11 @@ def test_the_commands_take_the_mlflow_server_that_the_message_asks_for(
         assert "nonsense" in given.output
 
 
+def test_a_server_without_an_mlflow_run_is_an_error(trial_folders: dict[str, Path]) -> None:
+    with pytest.raises(SpecError, match="mlflow_uri http://h: no run is the id of an MLflow run; leave it out"):
+        find_policies([str(trial_folders["dm"])], mlflow_uri="http://h")
+
+
 def test_what_is_not_there_is_said(ran: dmray.SweepRun, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no trial has a checkpoint 'step:10': .*there are best, final"):
         find_policies([str(ran.folders[0].path)], "step:10")
