@@ -600,7 +600,7 @@ def analyze_decay(
         SpecError: no policy has Mamba, a cut is as long as an episode, or an argument is wrong.
         StorageError: a run does not exist, none has such a checkpoint, or nothing can be written to `into`.
         TrackingError: MLflow does not answer, or has no such model.
-        CheckpointError: a policy cannot be read. DatasetError: no data set can; if others can, `failed` names it.
+        CheckpointError, DatasetError: no policy, or no data set, can be read. (If some can, `failed` names the others.)
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
     sources = _sources(runs)
@@ -655,7 +655,7 @@ def analyze_subgoals(
         SpecError: no policy predicts subgoals, or an argument is wrong.
         StorageError: a run does not exist, none has such a checkpoint, or nothing can be written to `into`.
         TrackingError: MLflow does not answer, or has no such model.
-        CheckpointError: a policy cannot be read. DatasetError: no data set can; if others can, `failed` names it.
+        CheckpointError, DatasetError: no policy, or no data set, can be read. (If some can, `failed` names the others.)
         EngineError: there are to be episodes, and the task has no simulator here.
     """
     sources = _sources(runs)

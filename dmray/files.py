@@ -189,7 +189,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     what they were writing at once, an old folder when there is a new one.
     """
     make_folder(path.parent)
-    _remove_left(path, "part")
+    remove_ended_parts_of(path)
     part = path.with_name(f".{path.name}.{_writer()}.part")
     old = part.with_suffix(".old")
     try:
@@ -197,7 +197,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old)
         replace_durably(part, path)
-        _remove_left(path, "old")
+        remove_ended_parts_of(path, "old")
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -205,7 +205,8 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         _remove(old)
 
 
-def _remove_left(path: Path, ending: str) -> None:
+def remove_ended_parts_of(path: Path, ending: str = "part") -> None:
+    """Remove what processes of this machine that have ended were writing for `path`. Needs no lock."""
     for left in path.parent.glob(f".{escape(path.name)}.*.{ending}"):
         if _PART.fullmatch(left.name) and _ended(left):
             _remove(left)

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dmray.analysis.stored import DataSets, MeasuredPolicy, StoredPolicies, open_data, settings_of
+from dmray.analysis.stored import DataSets, LeftOut, MeasuredPolicy, StoredPolicies, open_data, settings_of
 from dmray.datasets import Episodes, Windows, WindowSampler
 from dmray.errors import SpecError
 from dmray.inference import Policy, evaluate, evaluation_request
@@ -47,7 +47,8 @@ class CutOff:
 
 @dataclass(frozen=True)
 class DecayAnalysis:
-    """The tables; `left_out`, `failed`: sentences about policies and about data sets that are in none of them.
+    """The tables; `left_out`: sentences about policies that are in none of them. `failed`: about policies and data sets
+    that cannot be read.
 
     `lengths`: memory lengths in timesteps, a row for each policy, stage, layer and `weights` (start, trained).
     `scores`: normalized scores, a row for each policy and cut (empty without a cut). `lengths_by_setting` and
@@ -93,21 +94,21 @@ def analyze_decay(
 ) -> DecayAnalysis:
     """Measure the memory lengths of stored policies in `windows` windows of their data sets; evaluate with `cut_off`.
 
-    A data set that is missing, damaged or another one by now is in `failed`; the others are analysed.
+    A policy or a data set that is missing, damaged or another one by now is in `failed`; the others are analysed.
 
     Raises:
         SpecError: no policy has Mamba, or an episode of a task is not longer than a cut.
-        CheckpointError: a policy cannot be read. DatasetError: no data set can be used.
+        CheckpointError, DatasetError: no policy, or no data set, can be used.
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
-    left_out, without = list(stored.left_out), list[str]()
+    left_out, without, unread = list(stored.left_out), list[str](), list[str]()
     drawn = DataSets(lambda policy: draw_windows(open_data(policy).episodes, policy, windows))
     measured: list[MeasuredPolicy] = []
     lengths: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for number, (each, policy) in enumerate(stored.load_each(), start=1):
-        if isinstance(policy, str):
-            left_out.append(policy)
+        if isinstance(policy, LeftOut):
+            (unread if policy.failed else left_out).append(policy.sentence)
         elif has_mamba(policy.network):
             of_data = drawn.of(policy, policy.network.tokens, policy.context_length)
             if of_data is not None:
@@ -119,13 +120,13 @@ def analyze_decay(
             without.append(f"{each.source}: {policy.method.upper()} has no Mamba, so nothing decays in it")
         if on_policy is not None:
             on_policy(number, len(stored.policies))
-    drawn.require_one(measured)
+    failed = drawn.failed_with(unread, measured)
     if not measured:
         raise SpecError(f"{without[0]}; give policies of a method with Mamba: dm, dm+r or hdm")
     names = settings_of(measured)
     for row in (*lengths, *scores):
         row |= names[row["trial_id"], row["step"]]._asdict()
-    return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), (*left_out, *without), drawn.failed)
+    return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), (*left_out, *without), failed)
 
 
 def has_mamba(policy: SequencePolicy) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from dmray.errors import DatasetError, EngineError, SpecError, StorageError
+from dmray.errors import CheckpointError, DatasetError, EngineError, SpecError, StorageError
 from dmray.escaping import one_line
 from dmray.files import cache_folder, user_path
 from dmray.inference.policy import Policy, load_policy, require_checkpoint_name, stored_checkpoints
@@ -52,6 +52,13 @@ class StoredPolicy:
         return load_policy(self.source, self.checkpoint)
 
 
+class LeftOut(NamedTuple):
+    """A sentence about a policy that is not analysed. `failed`: because it cannot be read."""
+
+    sentence: str
+    failed: bool
+
+
 @dataclass(frozen=True)
 class StoredPolicies:
     """`left_out`: sentences about trials of a sweep that have no such checkpoint."""
@@ -59,21 +66,27 @@ class StoredPolicies:
     policies: tuple[StoredPolicy, ...]
     left_out: tuple[str, ...] = ()
 
-    def load_each(self) -> Iterator[tuple[StoredPolicy, Policy | str]]:
-        """Each policy, loaded when its turn comes; or a sentence, where it is a checkpoint that came before.
+    def load_each(self) -> Iterator[tuple[StoredPolicy, Policy | LeftOut]]:
+        """Each policy, loaded when its turn comes; or why it is left out: it is damaged, or a checkpoint that came
+        before.
 
         A checkpoint can be named in several ways, and a trial may be in several sweeps. Counted twice it would look
         like one more seed.
 
         Raises:
-            CheckpointError, TrackingError: as `StoredPolicy.load`.
+            TrackingError: as `StoredPolicy.load`.
         """
         came: dict[tuple[str, int], str] = {}
         for each in self.policies:
-            policy = each.load()
+            try:
+                policy = each.load()
+            except CheckpointError as damage:
+                yield each, LeftOut(one_line(str(damage)), failed=True)
+                continue
             key = policy.trial.trial_id, policy.step
             if key in came:
-                yield each, f"{each.source}: the same trial and step as {came[key]}, so it is not counted again"
+                again = f"{each.source}: the same trial and step as {came[key]}, so it is not counted again"
+                yield each, LeftOut(again, failed=False)
             else:
                 came[key] = each.source
                 yield each, policy
@@ -147,10 +160,16 @@ class DataSets(Generic[T]):
             sentences.append(f"data set {what} is not analysed: {problem}")
         return tuple(sentences)
 
-    def require_one(self, measured: Sequence[object]) -> None:
-        """Raise a DatasetError if nothing was measured because of the data sets."""
-        if self.failed and not measured:
-            raise DatasetError("; ".join(self.failed))
+    def failed_with(self, unread: Sequence[str], measured: Sequence[object]) -> tuple[str, ...]:
+        """`unread`, sentences about policies that cannot be read, and `failed`.
+
+        Raises:
+            CheckpointError, DatasetError: nothing was measured because of them.
+        """
+        sentences = (*unread, *self.failed)
+        if sentences and not measured:
+            raise (CheckpointError if unread else DatasetError)("; ".join(sentences))
+        return sentences
 
 
 def write_notes(sentences: Sequence[str], into: Path) -> None:

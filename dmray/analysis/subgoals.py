@@ -16,7 +16,7 @@ import pyarrow as pa
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from dmray.analysis.stored import DataSets, StoredPolicies, open_data, write_notes
+from dmray.analysis.stored import DataSets, LeftOut, StoredPolicies, open_data, write_notes
 from dmray.analysis.subgoal_figures import Picture, draw_picture, draw_reach, draw_scores, draw_sources
 from dmray.analysis.subgoal_measures import (
     BASELINES,
@@ -78,8 +78,8 @@ class SubgoalOptions:
 class SubgoalAnalysis:
     """The result; printed with `rich` it is a summary.
 
-    `left_out`, `failed`: sentences about policies and about data sets that were not analysed. `pictures`: what is drawn
-    of each policy, by trial id and step.
+    `left_out`: sentences about policies that were not analysed. `failed`: about policies and data sets that cannot be
+    read. `pictures`: what is drawn of each policy, by trial id and step.
     """
 
     options: SubgoalOptions
@@ -111,20 +111,20 @@ def analyze_subgoals(
 ) -> SubgoalAnalysis:
     """Analyse the stored policies whose method predicts subgoals.
 
-    A data set that is missing, damaged or another one by now is in `failed`; the others are analysed.
+    A policy or a data set that is missing, damaged or another one by now is in `failed`; the others are analysed.
 
     Raises:
         SpecError: no policy predicts subgoals.
-        CheckpointError: a policy cannot be read. DatasetError: no data set can be used.
+        CheckpointError, DatasetError: no policy, or no data set, can be used.
         EngineError: there are to be episodes, and the task has no simulator here.
     """
     runs: list[RunSubgoals] = []
-    left_out, without = list(stored.left_out), list[str]()
+    left_out, without, unread = list(stored.left_out), list[str](), list[str]()
     data = DataSets(lambda policy: _Data.of(policy, options))
     pictures: dict[tuple[str, int], Picture] = {}
     for number, (_, policy) in enumerate(stored.load_each(), start=1):
-        if isinstance(policy, str):
-            left_out.append(policy)
+        if isinstance(policy, LeftOut):
+            (unread if policy.failed else left_out).append(policy.sentence)
         elif policy.predicts_subgoals:
             of_data = data.of(policy)
             if of_data is not None:
@@ -135,11 +135,11 @@ def analyze_subgoals(
         else:
             without.append(f"{policy}: {METHODS[policy.method].label} predicts no subgoals")
         on_policy(number, len(stored.policies))
-    data.require_one(runs)
+    failed = data.failed_with(unread, runs)
     if not runs:
         known = ", ".join(name for name in METHODS if METHODS[name].predicts_subgoals)
         raise SpecError(f"{without[0]}; give runs of a method that does: {known}")
-    return SubgoalAnalysis(options, tuple(group_runs(runs)), (*left_out, *without), pictures, data.failed)
+    return SubgoalAnalysis(options, tuple(group_runs(runs)), (*left_out, *without), pictures, failed)
 
 
 def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:

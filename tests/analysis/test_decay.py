@@ -18,7 +18,7 @@ from dmray.analysis.decay import memory_lengths, with_context
 from dmray.analysis.decay_files import Panel, panels_of
 from dmray.analysis.stored import MeasuredPolicy, find_policies, open_data, settings_of
 from dmray.cli.analyze import app
-from dmray.errors import DatasetError, SpecError
+from dmray.errors import CheckpointError, DatasetError, SpecError
 from dmray.inference import Policy
 from dmray.policies import SequencePolicy, initial_policy, make_decoder
 from dmray.records import SweepFolder
@@ -229,19 +229,24 @@ def test_panels_are_in_the_order_of_the_settings_with_a_column_for_each_method(
     assert panels_of(given) == [Panel(*at, *name.split("/")) for name, at in sorted(places.items(), key=lambda i: i[1])]
 
 
-def test_a_data_set_that_is_missing_is_named_at_the_end_and_the_others_are_analysed(
+def test_what_cannot_be_read_is_named_at_the_end_and_the_others_are_analysed(
     dm: Policy, trial_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     gone = DatasetSpec(name="gone", task="maze2d-open", path=str(tmp_path / "gone.hdf5"))
     trial, into = dm.trial.model_copy(update={"dataset": gone}), tmp_path / "into"
     rewrite_checkpoint(trial_folders["dm"] / "checkpoints/final.pt", tmp_path / "gone.pt", trial)
-    files = [str(tmp_path / "gone.pt"), str(trial_folders["dm"])]
+    files = [str(tmp_path / "gone.pt"), str(trial_folders["dm"]), str(tmp_path / "torn.pt")]
+    Path(files[2]).write_bytes(Path(files[0]).read_bytes()[:100])
     done = CliRunner().invoke(app, ["decay", *files, "--windows", "2", "--into", str(into)])
     sentence = f"data set gone (1 policy) is not analysed: {tmp_path}/gone.hdf5"
-    assert (done.exit_code, f"error: {sentence}" in done.output.splitlines()[-1]) == (1, True), done.output
-    assert (into / "notes.txt").read_text().startswith(sentence)
+    torn, gone_data = done.output.splitlines()[-2:]
+    assert (done.exit_code, gone_data.startswith(f"error: {sentence}")) == (1, True), done.output
+    assert torn.startswith(f"error: {files[2]}: not a dmray checkpoint as it was written")
+    assert f"\n{sentence}" in (into / "notes.txt").read_text()
     assert set(pd.read_csv(into / "lengths.csv")["dataset"]) == {"open-expert"}
     with pytest.raises(DatasetError, match=r"data set gone \(1 policy\) is not analysed"):
         dmray.analyze_decay(files[0])
+    with pytest.raises(CheckpointError, match=r"torn\.pt: not a dmray checkpoint"):
+        dmray.analyze_decay(files[2])
     dmray.analyze_decay(files[1], windows=2, into=into)
     assert not (into / "notes.txt").exists()
