@@ -44,6 +44,7 @@ from dmray.progress.summary import Summary
 from dmray.progress.sweep_handle import locate
 from dmray.progress.trial_status import ENDED, failures
 from dmray.records import SweepFolder, TrialFolder
+from dmray.redaction import without_secrets
 from dmray.registry import lookup, short_repr
 from dmray.specs import SweepSpec
 from dmray.specs.loading import located, read_values, validated, values_of
@@ -203,6 +204,8 @@ def run_sweep(
         if text is not None:
             line(name, text)
     _check_progress(progress)
+    if console is not None and progress is not True:
+        raise SpecError("console: only progress=True shows something on it; leave it out")
     if local and address is not None:
         raise SpecError(f"address {address}: a local run does not use Ray; give either address or local")
     planned = _with_storage(plan_sweep(sweep), storage, mlflow_uri)
@@ -333,12 +336,14 @@ def load_policy(source: str | Path, *, checkpoint: str | None = None, mlflow_uri
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be read.
-        SpecError: `checkpoint` is unknown, or is given for a file.
+        SpecError: `checkpoint` is unknown, or is given for a file; or `mlflow_uri` is given for no MLflow run.
         StorageError: the store has no such trial. TrackingError: MLflow does not answer, or has no such model.
     """
     given = place("source", source)
     if mlflow_run_of(given) is not None:
         return load_policy_of_run(given, checkpoint, mlflow_uri)
+    if mlflow_uri is not None:
+        raise SpecError(f"mlflow_uri {without_secrets(mlflow_uri)}: {given} is no MLflow run; leave it out")
     from dmray import inference  # loads torch
 
     return inference.load_policy(source, checkpoint)
@@ -397,8 +402,8 @@ def load_published_policy(
     statistics: str | Path | None = None,
     context_length: int | None = None,
     return_scale: float | None = None,
-    n_head: int = 1,
-    action_input: str = "paper",
+    n_head: int | None = None,
+    action_input: str | None = None,
 ) -> Policy:
     """Load weights that dmray did not train, to be evaluated like any policy: of the published code, or a DT of Hugging
     Face's transformers.
@@ -409,8 +414,8 @@ def load_published_policy(
 
     `task`: for example "hopper" or "bullet-hopper". The files have no mean and deviation of the states: `data` is the
     data set that they were trained on (a name of the catalog or a file), or `statistics` a file with the arrays `mean`
-    and `std`. `context_length`: 20, or that of the config. `return_scale`: the task's. `n_head`, `action_input`: of the
-    authors' networks; action_input "dt" is that of Chen et al.'s DT.
+    and `std`. `context_length`: 20, or that of the config. `return_scale`: the task's. `n_head` (1), `action_input`
+    ("paper"; "dt" is that of Chen et al.'s DT): of the authors' networks. A setting that the method lacks is an error.
 
         policy = dmray.load_published_policy("hopper-medium-dt", "hopper", data="hopper-medium-v2")
         policy = dmray.load_published_policy("dm.pt", "bullet-hopper", method="dm", data="bullet-hopper-medium-v0")
@@ -435,7 +440,7 @@ def load_published_policy(
             raise SpecError(
                 "weights: not a folder with a config.json of Hugging Face; for files of the authors' code give `method`"
             )
-        if (n_head, action_input) != (1, "paper"):
+        if (n_head, action_input) != (None, None):
             raise SpecError("n_head, action_input: are in the folder's config.json; leave them out")
         return published.load_huggingface(place("weights", weights), settings)
     files = weights if isinstance(weights, Mapping) else {"": weights}
@@ -595,7 +600,7 @@ def analyze_decay(
         SpecError: no policy has Mamba, a cut is as long as an episode, or an argument is wrong.
         StorageError: a run does not exist, none has such a checkpoint, or nothing can be written to `into`.
         TrackingError: MLflow does not answer, or has no such model.
-        CheckpointError, DatasetError: a policy or its data set cannot be read.
+        CheckpointError, DatasetError: no policy, or no data set, can be read. (If some can, `failed` names the others.)
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
     sources = _sources(runs)
@@ -650,7 +655,7 @@ def analyze_subgoals(
         SpecError: no policy predicts subgoals, or an argument is wrong.
         StorageError: a run does not exist, none has such a checkpoint, or nothing can be written to `into`.
         TrackingError: MLflow does not answer, or has no such model.
-        CheckpointError, DatasetError: a policy or its data set cannot be read.
+        CheckpointError, DatasetError: no policy, or no data set, can be read. (If some can, `failed` names the others.)
         EngineError: there are to be episodes, and the task has no simulator here.
     """
     sources = _sources(runs)

@@ -33,6 +33,10 @@ class DatasetError(DmrayError):
     """A data set is missing or truncated, has the wrong layout, or holds values that are not finite."""
 
 
+class DatasetUnavailableError(DatasetError, ConnectionError):
+    """No address of a data set answers, or all break off: a transient error that is retried."""
+
+
 class EngineError(DmrayError):
     """A task's simulator is not installed, or its observation or action size is not the declared one."""
 

@@ -27,6 +27,7 @@ _HIDDEN = re.compile(
 _MARKDOWN = re.compile(r"([\\`*\[\]~|#$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")  # an underscore in a word is text
 _MARKDOWN_LIST = re.compile(r"^(?:([-+])|(\d+)([.)]))(?= )")
 _MARKDOWN_LINK = re.compile(r"(?i)\b(https?|ftp|mailto|www)([:.])")
+_NO_FILE_PART = re.compile(r"[^A-Za-z0-9._-]")
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"} | {
     letter: f"\\{letter}" for letter in "&%$#_{}"
 }
@@ -89,6 +90,11 @@ def csv_text(text: str) -> str:
     """`text` as a cell of a CSV file that no spreadsheet takes for a formula: such a text gets a quote in front."""
     clean = plain(text)
     return f"'{clean}" if clean.lstrip(" \n").startswith(_FORMULA) else clean
+
+
+def file_part(text: str) -> str:
+    """`text` as a part of a file's name."""
+    return _NO_FILE_PART.sub("_", text)
 
 
 def ascii_text(text: str) -> str:

@@ -4,7 +4,8 @@ A power cut may lose what was not flushed to the disk, the entry of a folder inc
 takes its name, and its folder after that.
 
 A file or folder that is being written is called `.<name>.<machine>-<pid>-<start>-<number>.part`: which process of which
-machine writes it. So what a killed process left can be told from what is still written.
+machine writes it. So what a killed process left can be told from what is still written. A folder that is replaced has
+such a name with `.old` at its end until the new one has its name.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dmray.errors import StorageError
+from dmray.errors import DmrayError, StorageError
 from dmray.processes import started_at, this_machine
 
 _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP)  # what file systems say that cannot flush a folder
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PART = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-\d+\.part")
+_PART = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-\d+\.(?:part|old)")
 _OLD_S = 7 * 24 * 3600.0  # no process writes to one file for so long without adding to it
 _numbers = itertools.count()
 
@@ -124,9 +125,14 @@ def is_full(error: OSError) -> bool:
 
 @contextmanager
 def as_storage_error(path: Path, cure: str) -> Iterator[None]:
-    """Turn an OSError of the block, which writes to `path`, into a StorageError of one sentence that ends in `cure`."""
+    """Turn an OSError of the block, which writes to `path`, into a StorageError of one sentence that ends in `cure`.
+
+    Errors of dmray stay as they are, also those that are an OSError, as StoreUnavailableError: it is a transient error.
+    """
     try:
         yield
+    except DmrayError:
+        raise
     except OSError as cause:
         advice = f"free some space, or {cure}" if is_full(cause) else cure
         raise StorageError(f"{path}: cannot be written ({cause.strerror or cause}); {advice}") from cause
@@ -179,24 +185,31 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     """As `partial`, for a folder that may replace one: the caller has seen that the old one may go.
 
     The old one is set aside before the new one takes its name. A kill in between leaves both whole, under names of
-    their own; a reader finds no half folder. What killed processes of this machine left of the same folder is removed,
-    if there is a folder.
+    their own; a reader finds no half folder. What killed processes of this machine left of the same folder is removed:
+    what they were writing at once, an old folder when there is a new one.
     """
     make_folder(path.parent)
-    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
-        if path.exists() and _PART.fullmatch(left.name) and _ended(left):
-            _remove(left)
-    part, old = (path.with_name(f".{path.name}.{_writer()}.part") for _ in range(2))
+    remove_ended_parts_of(path)
+    part = path.with_name(f".{path.name}.{_writer()}.part")
+    old = part.with_suffix(".old")
     try:
         yield part
         if path.exists():
             path.rename(old)
         replace_durably(part, path)
+        remove_ended_parts_of(path, "old")
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
         _remove(part)
         _remove(old)
+
+
+def remove_ended_parts_of(path: Path, ending: str = "part") -> None:
+    """Remove what processes of this machine that have ended were writing for `path`. Needs no lock."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.{ending}"):
+        if _PART.fullmatch(left.name) and _ended(left):
+            _remove(left)
 
 
 def remove_stale_parts(folder: Path) -> list[Path]:

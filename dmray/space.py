@@ -119,4 +119,4 @@ def size_text(size: int) -> str:
     while value >= 1024 and len(units) > 1:
         value /= 1024
         units.pop(0)
-    return f"{value:,.0f} {units[0]}" if units[0] == "bytes" else f"{value:,.1f} {units[0]}"
+    return f"{value:z,.0f} {units[0]}" if units[0] == "bytes" else f"{value:z,.1f} {units[0]}"

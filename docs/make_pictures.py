@@ -62,15 +62,15 @@ def _top_of_a_report() -> Iterable[str]:
     from dmray.reporting import collect
     from dmray.reporting.across import results_by_protocol
     from dmray.reporting.document import Image
-    from dmray.reporting.render import _Figures, _Parts, report_blocks
+    from dmray.reporting.render import ReportFigures, ReportParts, report_blocks
     from tests.reporting.examples import write
 
     with tempfile.TemporaryDirectory() as storage:
         folder = SweepFolder(Path(storage), "example")
         write(folder, {"dm 0": [80, 50], "dm 1": [56, 56], "dt 0": [10, 20], "dt 1": [40, 30]})
         results = collect(folder)
-    figures = _Figures({0: Path("figure.png")})
-    parts = _Parts(results_by_protocol(results.comparisons), [], figures, [])
+    figures = ReportFigures({0: Path("figure.png")})
+    parts = ReportParts(results_by_protocol(results.comparisons), [], figures, [])
     for block in report_blocks(results, parts, None):
         yield repr(block)
         if isinstance(block, Image):

@@ -54,7 +54,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     from dmray.reporting import render
 
     draw = _DRAW.setdefault("draw", render._draw)
-    render._draw = draw if item.get_closest_marker("figures") else lambda *given: render._Figures()
+    render._draw = draw if item.get_closest_marker("figures") else lambda *given: render.ReportFigures()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -98,6 +98,14 @@ def test_every_module_has_a_floor() -> None:
     assert {floor_name(name) for name in NAMES - {"dmray"}} - {"testing"} == set(FLOORS)
 
 
+def test_a_rounded_number_is_never_shown_as_minus_zero() -> None:
+    """The option z of a number's format: a normalized score at the minimum is 0.0, also just below it."""
+    fixed = re.compile(r":[^:{}\"']*\.(?:\d|\{\w+\})f\b")
+    found = [(path.name, spec) for path in MODULES for spec in fixed.findall(path.read_text(encoding="utf-8"))]
+    assert len(found) > 50
+    assert [each for each in found if "z" not in each[1]] == []
+
+
 def test_importing_dmray_and_planning_load_neither_torch_nor_ray() -> None:
     code = "import sys, dmray.cli.sweep; print({'torch', 'ray', 'mlflow', 'wandb', 'tensorboard'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dmray.errors import StorageError
+from dmray.errors import StorageError, StoreUnavailableError
 from dmray.files import (
+    as_storage_error,
     cache_folder,
     partial,
     read_small,
     remove_parts_of,
     remove_stale_parts,
+    replaced_folder,
     user_path,
     write_atomic,
     write_json,
@@ -169,6 +171,38 @@ with partial(Path(sys.argv[1])) as part:
     print(part, flush=True)
     time.sleep(600)
 """
+
+
+def test_a_folder_that_a_killed_process_never_finished_is_removed_by_the_next_and_an_old_one_when_there_is_a_new_one(
+    tmp_path: Path,
+) -> None:
+    with replaced_folder(tmp_path / "export") as part:
+        part.mkdir()
+        machine, pid, start, number = part.name.removesuffix(".part").rpartition(".")[2].split("-")
+        killed = f".export.{machine}-{pid}-{int(start) - 1}-{number}"
+    (tmp_path / "export").rename(tmp_path / f"{killed}.old")  # it was killed when it had set the old one aside
+    for name in (f"{killed}.part", part.name, ".export.00000000-1-1-0.part", f".exports.{killed[9:]}.part"):
+        (tmp_path / name).mkdir()
+    others = {
+        part.name,
+        ".export.00000000-1-1-0.part",
+        f".exports.{killed[9:]}.part",
+    }  # now, elsewhere, another
+    with replaced_folder(tmp_path / "export") as new:
+        new.mkdir()
+        assert set(os.listdir(tmp_path)) == {*others, new.name, f"{killed}.old"}
+    assert set(os.listdir(tmp_path)) == {*others, "export"}
+
+
+def test_a_transient_error_stays_one_in_a_block_that_writes(tmp_path: Path) -> None:
+    def write(problem: OSError) -> None:
+        with as_storage_error(tmp_path, "give another folder"):
+            raise problem
+
+    with pytest.raises(StoreUnavailableError, match=r"^s3://b: the store does not answer$"):
+        write(StoreUnavailableError("s3://b: the store does not answer"))
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left.*; free some space, or give another"):
+        write(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

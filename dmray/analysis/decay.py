@@ -11,7 +11,7 @@ anything older. What a token itself says of the timestep before it (an action th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -20,15 +20,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dmray.analysis.stored import StoredPolicies, open_data
+from dmray.analysis.stored import DataSets, LeftOut, MeasuredPolicy, StoredPolicies, open_data, settings_of
 from dmray.datasets import Episodes, Windows, WindowSampler
 from dmray.errors import SpecError
 from dmray.inference import Policy, evaluate, evaluation_request
 from dmray.models.mamba import Mamba
 from dmray.models.mamba_block import Block, MambaMixer
-from dmray.planning.settings import details_of
 from dmray.policies import SequenceModel, SequencePolicy, initial_policy
-from dmray.specs import TrialSpec
 
 QUANTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 START, TRAINED = "start", "trained"
@@ -49,7 +47,8 @@ class CutOff:
 
 @dataclass(frozen=True)
 class DecayAnalysis:
-    """The tables; `left_out`: sentences about policies that are in none of them.
+    """The tables; `left_out`: sentences about policies that are in none of them. `failed`: about policies and data sets
+    that cannot be read.
 
     `lengths`: memory lengths in timesteps, a row for each policy, stage, layer and `weights` (start, trained).
     `scores`: normalized scores, a row for each policy and cut (empty without a cut). `lengths_by_setting` and
@@ -59,6 +58,7 @@ class DecayAnalysis:
     lengths: pd.DataFrame
     scores: pd.DataFrame
     left_out: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     @property
     def lengths_by_setting(self) -> pd.DataFrame:
@@ -74,14 +74,6 @@ class DecayAnalysis:
         groups = self.scores.groupby([*_SETTING, "timesteps"], sort=False)["normalized_score"]
         table = groups.agg(["mean", "min", "max", "count"]).reset_index()
         return table.rename(columns={"count": "seeds"})
-
-
-class Measured(NamedTuple):
-    """What was measured: the trial, the step of its checkpoint, and the content of its data set."""
-
-    trial: TrialSpec
-    step: int
-    data: str | None
 
 
 class LayerLengths(NamedTuple):
@@ -102,36 +94,39 @@ def analyze_decay(
 ) -> DecayAnalysis:
     """Measure the memory lengths of stored policies in `windows` windows of their data sets; evaluate with `cut_off`.
 
+    A policy or a data set that is missing, damaged or another one by now is in `failed`; the others are analysed.
+
     Raises:
         SpecError: no policy has Mamba, or an episode of a task is not longer than a cut.
-        CheckpointError: a policy cannot be read. DatasetError: its data set is missing, or another one by now.
+        CheckpointError, DatasetError: no policy, or no data set, can be used.
         EngineError: a cut is to be evaluated, and the task has no simulator here.
     """
-    left_out, without, drawn = list(stored.left_out), list[str](), dict[object, Windows]()
-    measured: list[Measured] = []
+    left_out, without, unread = list(stored.left_out), list[str](), list[str]()
+    drawn = DataSets(lambda policy: draw_windows(open_data(policy).episodes, policy, windows))
+    measured: list[MeasuredPolicy] = []
     lengths: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for number, (each, policy) in enumerate(stored.load_each(), start=1):
-        if isinstance(policy, str):
-            left_out.append(policy)
+        if isinstance(policy, LeftOut):
+            (unread if policy.failed else left_out).append(policy.sentence)
         elif has_mamba(policy.network):
-            kind = (policy.dataset_fingerprint, policy.network.tokens, policy.context_length)
-            if kind not in drawn:
-                drawn[kind] = draw_windows(open_data(policy).episodes, policy, windows)
-            lengths += [_about(policy) | row for row in _rows_of(policy, drawn[kind])]
-            if cut_off is not None:
-                scores += [_about(policy) | row for row in scores_when_cut_off(policy, cut_off)]
-            measured.append(Measured(policy.trial, policy.step, policy.dataset_fingerprint))
+            of_data = drawn.of(policy, policy.network.tokens, policy.context_length)
+            if of_data is not None:
+                lengths += [_about(policy) | row for row in _rows_of(policy, of_data)]
+                if cut_off is not None:
+                    scores += [_about(policy) | row for row in scores_when_cut_off(policy, cut_off)]
+                measured.append(MeasuredPolicy(policy.trial, policy.step, policy.dataset_fingerprint))
         else:
             without.append(f"{each.source}: {policy.method.upper()} has no Mamba, so nothing decays in it")
         if on_policy is not None:
             on_policy(number, len(stored.policies))
+    failed = drawn.failed_with(unread, measured)
     if not measured:
         raise SpecError(f"{without[0]}; give policies of a method with Mamba: dm, dm+r or hdm")
-    settings = settings_of(measured)
+    names = settings_of(measured)
     for row in (*lengths, *scores):
-        row["setting"] = settings[row["trial_id"], row["step"]]
-    return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), (*left_out, *without))
+        row |= names[row["trial_id"], row["step"]]._asdict()
+    return DecayAnalysis(pd.DataFrame(lengths), pd.DataFrame(scores), (*left_out, *without), failed)
 
 
 def has_mamba(policy: SequencePolicy) -> bool:
@@ -188,29 +183,6 @@ def with_context(policy: Policy, timesteps: int) -> Policy:
     recipe = policy.snapshot.recipe
     model = recipe.model.model_copy(update={"context_length": timesteps})
     return replace(policy, snapshot=replace(policy.snapshot, recipe=replace(recipe, model=model)))
-
-
-def settings_of(measured: Sequence[Measured]) -> dict[tuple[str, int], str]:
-    """What tells the settings of a method on a data set apart, by trial id and step.
-
-    The step is named if a trial was measured at several, and the data if two data sets have one name.
-    """
-    details: dict[str, str] = {}
-    data: dict[str, set[str | None]] = {}
-    for each in measured:
-        data.setdefault(each.trial.dataset.name, set()).add(each.data)
-    for name in data:
-        details |= details_of([each.trial for each in measured if each.trial.dataset.name == name])
-    several_steps = len({each.trial.trial_id for each in measured}) < len(measured)
-    settings = {}
-    for trial, step, content in measured:
-        parts = [
-            details[trial.seed_group_id],
-            f"step {step:,}" if several_steps else "",
-            f"data {content or ''}"[:13] if len(data[trial.dataset.name]) > 1 else "",
-        ]
-        settings[trial.trial_id, step] = ", ".join(filter(None, parts))
-    return settings
 
 
 def _rows_of(policy: Policy, windows: Windows) -> Iterator[dict[str, Any]]:

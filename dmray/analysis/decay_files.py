@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from dmray.analysis.decay import START, DecayAnalysis
+from dmray.analysis.stored import write_notes
+from dmray.escaping import file_part
 from dmray.methods import METHODS, Method
 from dmray.reporting.columns import write_csv
 from dmray.reporting.figures import save_figure
@@ -29,8 +30,12 @@ _CONTEXT_LINE: dict[str, Any] = {
 
 
 def write_decay(analysis: DecayAnalysis, into: Path) -> list[Path]:
-    """Write all tables, and each data set's figures, to the folder `into`. Returns the files, of figures the PNG."""
+    """Write all tables, and each data set's figures, to the folder `into`; and what they lack to `notes.txt`.
+
+    Returns the files, of figures the PNG.
+    """
     into.mkdir(parents=True, exist_ok=True)
+    write_notes((*analysis.left_out, *analysis.failed), into)
     tables = {"lengths": analysis.lengths, "lengths_by_setting": analysis.lengths_by_setting}
     if not analysis.scores.empty:
         tables |= {"scores": analysis.scores, "scores_by_setting": analysis.scores_by_setting}
@@ -39,11 +44,11 @@ def write_decay(analysis: DecayAnalysis, into: Path) -> list[Path]:
         files.append(into / f"{name}.csv")
         write_csv(files[-1], pa.Table.from_pandas(table, preserve_index=False))
     for dataset, rows in analysis.lengths_by_setting.groupby("dataset", sort=False):
-        files.append(into / f"lengths-{_file_part(str(dataset))}.png")
+        files.append(into / f"lengths-{file_part(str(dataset))}.png")
         draw_lengths(rows, str(dataset), files[-1])
     if not analysis.scores.empty:
         for dataset, rows in analysis.scores_by_setting.groupby("dataset", sort=False):
-            files.append(into / f"scores-{_file_part(str(dataset))}.png")
+            files.append(into / f"scores-{file_part(str(dataset))}.png")
             draw_scores(rows, str(dataset), files[-1])
     return files
 
@@ -88,30 +93,52 @@ def draw_scores(rows: pd.DataFrame, title: str, path: Path) -> None:
     _finish(figure, panels[0][0], title, path)
 
 
+class Panel(NamedTuple):
+    """The place of a method's setting in a figure: `line` and `column` from 0."""
+
+    line: int
+    column: int
+    method: str
+    setting: str
+
+
+def panels_of(settings: Sequence[tuple[str, str]]) -> list[Panel]:
+    """A panel for each method and setting, in their order.
+
+    A column for each method, and a line for each setting, where methods have settings in common; else line by line.
+    """
+    methods, names = (list(dict.fromkeys(each)) for each in zip(*settings, strict=True))
+    if 1 < len(methods) <= _MOST_COLUMNS and len(names) < len(settings):
+        placed = [Panel(names.index(name), methods.index(method), method, name) for method, name in settings]
+        return sorted(placed)
+    return [Panel(*divmod(number, _MOST_COLUMNS), *each) for number, each in enumerate(settings)]
+
+
 def _panels(rows: pd.DataFrame) -> tuple[Any, list[tuple[Any, Method, pd.DataFrame]]]:
-    """A figure with a panel for each setting: its axes, its method, and its rows. One column a method, if that fits."""
+    """A figure with a panel for each setting: its axes, its method, and its rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because it is slow to import
     from matplotlib.figure import Figure
 
-    groups = list(rows.groupby(["method", "setting"], sort=False))
-    methods = rows["method"].nunique()
-    columns = min(len(groups), methods if 1 < methods <= _MOST_COLUMNS else _MOST_COLUMNS)
-    lines = math.ceil(len(groups) / columns)
+    by_setting = rows.groupby(["method", "setting"], sort=False)
+    groups = {(str(method), str(setting)): of_setting for (method, setting), of_setting in by_setting}
+    placed = panels_of(list(groups))
+    lines, columns = 1 + max(each.line for each in placed), 1 + max(each.column for each in placed)
     figure = Figure(figsize=(max(5.0, 3.2 * columns), 1.0 + 2.3 * lines), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    every = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
-    for axes in every[len(groups) :]:
+    every = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for axes in every.flatten():
         axes.set_visible(False)
     panels = []
-    for ((method, setting), of_setting), axes in zip(groups, every, strict=False):
-        look = METHODS[str(method)]
-        axes.set_title(", ".join(filter(None, (look.label, str(setting)))), loc="left", fontsize=9)
+    for line, column, method, setting in placed:
+        look, axes = METHODS[method], every[line, column]
+        axes.set_visible(True)
+        axes.set_title(", ".join(filter(None, (look.label, setting))), loc="left", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        panels.append((axes, look, of_setting))
+        panels.append((axes, look, groups[method, setting]))
     return figure, panels
 
 
@@ -145,7 +172,3 @@ def _finish(figure: Any, first: Any, title: str, path: Path) -> None:
     columns = 3 if figure.get_figwidth() > _WIDE_ENOUGH else 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     save_figure(figure, path)
-
-
-def _file_part(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)

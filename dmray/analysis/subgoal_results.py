@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dmray.analysis.stored import MeasuredPolicy, SettingNames, settings_of
 from dmray.analysis.subgoal_measures import SOURCES, Measured, reach_curve
-from dmray.analysis.subgoal_sources import FED, bootstrap_interval
+from dmray.analysis.subgoal_sources import FED
 from dmray.methods import METHODS
-from dmray.planning.settings import details_of
-from dmray.reporting.aggregates import estimate, mean
+from dmray.reporting.aggregates import estimate, interval_of_runs, mean
 from dmray.specs import TrialSpec
 
 _RADII = 40  # of the curve
@@ -66,23 +65,17 @@ class Setting(NamedTuple):
         return _mean_and_interval(self.runs, fed)
 
 
-def settings_of(runs: Sequence[RunSubgoals]) -> list[Setting]:
+def group_runs(runs: Sequence[RunSubgoals]) -> list[Setting]:
     """The runs by setting, data set by data set. Checkpoints of one trial are settings of their own."""
-    contents = {run.trial.dataset.name: {other.fingerprint for other in runs if _same_name(run, other)} for run in runs}
-    times = Counter(run.trial.trial_id for run in runs)
-    found: list[Setting] = []
-    for name, fingerprints in contents.items():
-        for fingerprint in sorted(fingerprints):
-            of_data = [run for run in runs if (run.trial.dataset.name, run.fingerprint) == (name, fingerprint)]
-            dataset = name if len(fingerprints) == 1 else f"{name} (data {fingerprint[:6]})"
-            details = details_of([run.trial for run in of_data])
-            groups: dict[tuple[str, int | None], list[RunSubgoals]] = {}
-            for run in of_data:
-                step = run.step if times[run.trial.trial_id] > 1 else None
-                groups.setdefault((run.trial.seed_group_id, step), []).append(run)
-            for (group, step), same in groups.items():
-                parts = [METHODS[same[0].trial.method].label, details[group], f"step {step}" if step else ""]
-                found.append(Setting(dataset, ", ".join(part for part in parts if part), tuple(same)))
+    names = settings_of([MeasuredPolicy(run.trial, run.step, run.fingerprint) for run in runs])
+    groups: dict[tuple[SettingNames, str], list[RunSubgoals]] = {}
+    for run in runs:
+        groups.setdefault((names[run.trial.trial_id, run.step], run.trial.seed_group_id), []).append(run)
+    datasets = list(dict.fromkeys(named.dataset for named, _ in groups))
+    found = []
+    for (named, _), same in sorted(groups.items(), key=lambda item: datasets.index(item[0][0].dataset)):
+        label = ", ".join(filter(None, (METHODS[same[0].trial.method].label, named.setting)))
+        found.append(Setting(named.dataset, label, tuple(same)))
     return found
 
 
@@ -98,10 +91,6 @@ def tables_of(settings: Sequence[Setting]) -> dict[str, list[dict[str, Any]]]:
         "reach": [row for setting in settings for row in _reach_rows(setting)],
         "scores": [row for setting in settings for row in _score_rows(setting)],
     }
-
-
-def _same_name(first: RunSubgoals, second: RunSubgoals) -> bool:
-    return first.trial.dataset.name == second.trial.dataset.name
 
 
 def _run_rows(setting: Setting) -> Iterable[dict[str, Any]]:
@@ -163,4 +152,4 @@ def _score_rows(setting: Setting) -> Iterable[dict[str, Any]]:
 
 def _mean_and_interval(runs: Sequence[RunSubgoals], fed: str) -> tuple[float, tuple[float, float] | None]:
     scores = [run.scores[fed] for run in runs]
-    return float(np.mean([each.mean() for each in scores])), bootstrap_interval(scores)
+    return float(np.mean([each.mean() for each in scores])), interval_of_runs(scores)

@@ -5,7 +5,7 @@ Shapes: E live episodes, M remembered states, S observation_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple
 
@@ -15,13 +15,11 @@ from dmray.analysis.subgoal_measures import LABEL, PREDICTED, PRESENT
 from dmray.datasets import Episodes
 from dmray.inference import Policy, evaluation_request
 from dmray.policies import SubgoalSource, make_decoder
-from dmray.reporting.aggregates import percentiles
 from dmray.rollout import cohorts, make_engine, roll_out
 
 RANDOM = "random state"
 FED = (PREDICTED, LABEL, RANDOM, PRESENT)
 _REMEMBERED = 20_000  # states of the data set that are searched for the nearest one
-_DRAWS = 2000
 
 
 class Remembered(NamedTuple):
@@ -127,18 +125,3 @@ def _scores(policy: Policy, episodes: int, source_for: Callable[[int], SubgoalSo
         with closing(make_engine(request.task, rows)) as engine:
             returns += [each.episode_return for each in roll_out(decoder, engine, request, cohort)]
     return np.array([request.task.reference.normalize(each) for each in returns])
-
-
-def bootstrap_interval(runs: Sequence[np.ndarray]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean over runs of the mean over each one's episodes; None for a single episode.
-
-    The runs are drawn with replacement, and in each one its episodes. A single run's interval is over its episodes.
-    """
-    if len(runs) == 1 and len(runs[0]) < 2:
-        return None
-    draw = np.random.default_rng(0)
-    means = np.zeros(_DRAWS)
-    for _ in runs:
-        of_each = [each[draw.integers(len(each), size=(_DRAWS, len(each)))].mean(axis=1) for each in runs]
-        means += np.stack(of_each)[draw.integers(len(runs), size=_DRAWS), np.arange(_DRAWS)] / len(runs)
-    return percentiles(means)

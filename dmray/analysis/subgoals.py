@@ -6,7 +6,6 @@ On windows of the data set: `dmray.analysis.subgoal_measures`. In the simulator,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from dmray.analysis.stored import StoredPolicies, open_data
+from dmray.analysis.stored import DataSets, LeftOut, StoredPolicies, open_data, write_notes
 from dmray.analysis.subgoal_figures import Picture, draw_picture, draw_reach, draw_scores, draw_sources
 from dmray.analysis.subgoal_measures import (
     BASELINES,
@@ -36,10 +35,11 @@ from dmray.analysis.subgoal_measures import (
     predicted_states,
     reference_subgoals,
 )
-from dmray.analysis.subgoal_results import RunSubgoals, Setting, settings_of, tables_of
+from dmray.analysis.subgoal_results import RunSubgoals, Setting, group_runs, tables_of
 from dmray.analysis.subgoal_sources import FED, Remembered, remember, scores_by_source
 from dmray.datasets import Episodes, subgoal_rows
 from dmray.errors import SpecError
+from dmray.escaping import file_part
 from dmray.inference import Policy
 from dmray.inference.evaluation import computing_as_an_actor
 from dmray.methods import METHODS
@@ -76,15 +76,17 @@ class SubgoalOptions:
 
 @dataclass(frozen=True)
 class SubgoalAnalysis:
-    """The result; printed with `rich` it is a summary. `left_out`: sentences about policies that were not analysed.
+    """The result; printed with `rich` it is a summary.
 
-    `pictures`: what is drawn of each policy, by trial id and step.
+    `left_out`: sentences about policies that were not analysed. `failed`: about policies and data sets that cannot be
+    read. `pictures`: what is drawn of each policy, by trial id and step.
     """
 
     options: SubgoalOptions
     settings: tuple[Setting, ...]
     left_out: tuple[str, ...]
     pictures: Mapping[tuple[str, int], Picture] = field(repr=False)
+    failed: tuple[str, ...] = ()
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -109,40 +111,44 @@ def analyze_subgoals(
 ) -> SubgoalAnalysis:
     """Analyse the stored policies whose method predicts subgoals.
 
+    A policy or a data set that is missing, damaged or another one by now is in `failed`; the others are analysed.
+
     Raises:
         SpecError: no policy predicts subgoals.
-        CheckpointError, DatasetError, EngineError: a policy, its data or its simulator is missing or damaged.
+        CheckpointError, DatasetError: no policy, or no data set, can be used.
+        EngineError: there are to be episodes, and the task has no simulator here.
     """
     runs: list[RunSubgoals] = []
-    left_out, without = list(stored.left_out), list[str]()
-    data: dict[tuple[str, str | None], _Data] = {}
+    left_out, without, unread = list(stored.left_out), list[str](), list[str]()
+    data = DataSets(lambda policy: _Data.of(policy, options))
     pictures: dict[tuple[str, int], Picture] = {}
     for number, (_, policy) in enumerate(stored.load_each(), start=1):
-        if isinstance(policy, str):
-            left_out.append(policy)
+        if isinstance(policy, LeftOut):
+            (unread if policy.failed else left_out).append(policy.sentence)
         elif policy.predicts_subgoals:
-            key = (policy.trial.dataset.name, policy.dataset_fingerprint)
-            if key not in data:
-                data[key] = _Data.of(policy, options)
-            with computing_as_an_actor(deterministic=False):  # one thread: the batches are too small for more
-                run, picture = _analyse(policy, data[key], options)
-            runs.append(run)
-            pictures[run.trial.trial_id, run.step] = picture
+            of_data = data.of(policy)
+            if of_data is not None:
+                with computing_as_an_actor(deterministic=False):  # one thread: the batches are too small for more
+                    run, picture = _analyse(policy, of_data, options)
+                runs.append(run)
+                pictures[run.trial.trial_id, run.step] = picture
         else:
             without.append(f"{policy}: {METHODS[policy.method].label} predicts no subgoals")
         on_policy(number, len(stored.policies))
+    failed = data.failed_with(unread, runs)
     if not runs:
         known = ", ".join(name for name in METHODS if METHODS[name].predicts_subgoals)
         raise SpecError(f"{without[0]}; give runs of a method that does: {known}")
-    return SubgoalAnalysis(options, tuple(settings_of(runs)), (*left_out, *without), pictures)
+    return SubgoalAnalysis(options, tuple(group_runs(runs)), (*left_out, *without), pictures, failed)
 
 
 def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:
-    """Write the tables (CSV), the figures of each data set, and a picture of each setting's first run.
+    """Write the tables (CSV), the figures of each data set, a picture of each setting's first run, and `notes.txt`.
 
     Returns the files, of figures the PNG; each has an SVG beside it.
     """
     into.mkdir(parents=True, exist_ok=True)
+    write_notes((*analysis.left_out, *analysis.failed), into)
     paths: list[Path] = []
     for name, table in analysis.tables.items():
         paths.append(into / f"{name}.csv")
@@ -152,7 +158,7 @@ def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:
         if analysis.options.episodes:
             figures["scores"] = draw_scores
         for what, draw in figures.items():
-            paths.append(into / f"{what}-{_file_part(dataset)}.png")
+            paths.append(into / f"{what}-{file_part(dataset)}.png")
             draw(dataset, settings, paths[-1])
     for setting in analysis.settings:
         run = setting.runs[0]
@@ -231,10 +237,6 @@ def _analyse(policy: Policy, data: _Data, options: SubgoalOptions) -> tuple[RunS
     return run, Picture(policy.task, data.remembered.states, data.present, data.labels, fed_back, states)
 
 
-def _file_part(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
 def _by_dataset(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     found: dict[str, list[Setting]] = {}
     for setting in settings:
@@ -262,7 +264,7 @@ def _score_table(dataset: str, settings: Sequence[Setting]) -> FittingTable:
         cells = []
         for fed in FED:
             value, interval = setting.score(fed)
-            cells.append(f"{value:.1f}" + (f"\n[{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""))
+            cells.append(f"{value:z.1f}" + (f"\n[{interval[0]:z.1f}, {interval[1]:z.1f}]" if interval else ""))
         table.add_row(setting.label, *cells)
     return table
 
@@ -278,4 +280,4 @@ def _new_table(title: str, heads: Sequence[str]) -> FittingTable:
 def _spread(values: np.ndarray, digits: int) -> str:
     spread = Spread.of(values.tolist())
     assert spread is not None, "a setting has runs"
-    return f"{spread.mean:.{digits}f}" + ("" if spread.std is None else f" ± {spread.std:.{digits}f}")
+    return f"{spread.mean:z.{digits}f}" + ("" if spread.std is None else f" ± {spread.std:z.{digits}f}")

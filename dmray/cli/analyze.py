@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,8 @@ import typer
 
 from dmray.api import analyze_decay, analyze_subgoals
 from dmray.arguments import MAX_EPISODES, MAX_SEED, MAX_WINDOWS, MAX_WORKERS
-from dmray.cli.shared import err, finite_number, new_app, out, report_errors
-from dmray.errors import SpecError
+from dmray.cli.shared import err, finite_number, new_app, out, print_error, report_errors
+from dmray.errors import DatasetError, SpecError
 from dmray.methods import METHODS
 from dmray.registry import short
 from dmray.terminal import FittingTable
@@ -67,14 +68,27 @@ def decay(
             mlflow_uri=mlflow_uri,
             progress=True,
         )
-        for sentence in made.left_out:
-            err.print(f"left out: {sentence}", markup=False, highlight=False)
+        _print_left_out(made.left_out)
         out.print("median memory lengths of layers 1, 2, ... in timesteps", style="bold")
         out.print(_lengths_table(made))
         if not made.scores.empty:
             out.print("\nnormalized score with states cut off after so many timesteps", style="bold")
             out.print(_scores_table(made))
         out.print(f"\ntables and figures: {into}", markup=False, highlight=False, soft_wrap=True)
+        _end(made.failed)
+
+
+def _print_left_out(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        err.print(f"left out: {sentence}", markup=False, highlight=False)
+
+
+def _end(failed: Sequence[str]) -> None:
+    """Name the data sets that failed; then the exit status is 1."""
+    for sentence in failed:
+        print_error(DatasetError(sentence))
+    if failed:
+        raise typer.Exit(1)
 
 
 def _lengths_table(made: DecayAnalysis) -> FittingTable:
@@ -109,7 +123,7 @@ def _scores_table(made: DecayAnalysis) -> FittingTable:
     for (dataset, method, setting), group in rows.groupby(["dataset", "method", "setting"], sort=False):
         means = dict(zip(group["timesteps"], group["mean"], strict=True))
         named = ", ".join(filter(None, (METHODS[method].label, setting)))
-        table.add_row(dataset, named, *(f"{means[each]:.1f}" if each in means else "" for each in cuts))
+        table.add_row(dataset, named, *(f"{means[each]:z.1f}" if each in means else "" for each in cuts))
     return table
 
 
@@ -159,7 +173,7 @@ def subgoals(
             mlflow_uri=mlflow_uri,
             progress=True,
         )
-        for sentence in made.left_out:
-            err.print(f"left out: {sentence}", markup=False, highlight=False)
+        _print_left_out(made.left_out)
         out.print(made)
         out.print(f"tables and figures: {into}", markup=False, highlight=False, soft_wrap=True)
+        _end(made.failed)

@@ -14,9 +14,18 @@ import typer
 from dmray.arguments import MAX_COUNT, MAX_SEED
 from dmray.cli.shared import check_writable, err, finite_number, new_app, out, print_error, report_errors
 from dmray.errors import DmrayError, SpecError, StorageError
-from dmray.files import download_folders, is_regular_file
+from dmray.files import download_folders, is_regular_file, user_path
 from dmray.registry import lookup
-from dmray.tasks import DATASETS, RANDOM, TASKS, Task, check_behaviour, families_by_behaviours, find_names
+from dmray.tasks import (
+    DATASETS,
+    MINARI_SCHEME,
+    RANDOM,
+    TASKS,
+    Task,
+    check_behaviour,
+    families_by_behaviours,
+    find_names,
+)
 from dmray.tasks.registry import BUILT_IN
 from dmray.terminal import FittingTable
 
@@ -70,13 +79,17 @@ def list_datasets(
 @app.command()
 def fetch(
     names: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Names, patterns or families: hopper-medium-v2 'antmaze-*' maze2d; with --to also files.",
             autocompletion=_complete_name,
         ),
-    ],
+    ] = None,
     protocol: Protocol = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="All data sets of this sweep file, or shipped sweep."),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -90,15 +103,22 @@ def fetch(
     from dmray.sources import fetch_published, put_file, put_published
 
     with report_errors():
-        wanted = [each for given in names for each in _to_fetch(given, protocol, to)]
+        if not names and sweep is None:
+            raise SpecError("nothing to fetch: give names of data sets, or a sweep file with --sweep")
+        if sweep is not None and protocol is not None and not names:
+            raise SpecError(f"--protocol {protocol}: --sweep names data sets one by one; leave out one of the two")
+        wanted = [each for given in names or () for each in _to_fetch(given, protocol, to)]
+        if sweep is not None:
+            wanted += _of_sweep(sweep, to)
     place, failed = None if to is None else to.rstrip("/") or "/", 0
     for name in dict.fromkeys(wanted):
         try:
             with progress_bar(err) as progress:
-                if place is None:
-                    path = fetch_published(str(name), progress)
+                if isinstance(name, Path):
+                    assert place is not None
+                    path = put_file(name, place)
                 else:
-                    path = put_file(name, place) if isinstance(name, Path) else put_published(name, place, progress)
+                    path = fetch_published(name, progress) if place is None else put_published(name, place, progress)
             out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
         except DmrayError as problem:
             failed += 1
@@ -150,13 +170,13 @@ def stats(
     for heading in ("", "mean", "std", "min", "median", "max"):
         table.add_column(heading, justify="right" if heading else "left")
     for label, values in statistics(opened).items():
-        table.add_row(label, *(f"{value:,.3f}" for value in values))
+        table.add_row(label, *(f"{value:z,.3f}" for value in values))
     episodes = opened.episodes
     sizes = f"{episodes.num_episodes:,} episodes, {episodes.num_transitions:,} transitions"
     out.print(f"{name}: {sizes}, task {opened.task.name} ({opened.task.protocol})", highlight=False)
     out.print(table)
     targets = ", ".join(f"{target:g}" for target in opened.task.target_returns)
-    highest = f"the highest return in the data is {episodes.returns().max():,.1f}"
+    highest = f"the highest return in the data is {episodes.returns().max():z,.1f}"
     out.print(f"target returns {targets}; {highest}", highlight=False)
     out.print(f"fingerprint {episodes.fingerprint}", highlight=False, soft_wrap=True)
     for note in (*notes, *episodes.notes):
@@ -236,6 +256,29 @@ def _to_fetch(given: str, protocol: str | None, to: str | None) -> list[str | Pa
     if to is None:
         raise SpecError(f"{given}: a file of this machine; name the place where it is to be put with --to")
     return [Path(given)]
+
+
+def _of_sweep(file: str, to: str | None) -> list[str | Path]:
+    """What is fetched of a sweep's data sets; what is not, and why, is printed.
+
+    Raises:
+        SpecError: there is no such sweep.
+    """
+    from dmray.specs import load_sweep
+
+    wanted: list[str | Path] = []
+    for dataset in load_sweep(file).datasets:
+        if dataset.generate is not None:
+            _print_note(f"{dataset.name}: is recorded when the sweep starts")
+        elif dataset.path is None:
+            wanted.append(dataset.catalog_name)
+        elif dataset.path.startswith(MINARI_SCHEME) and to is None:
+            wanted.append(dataset.path)
+        elif "://" in dataset.path or to is None:
+            _print_note(f"{dataset.name}: is read from {dataset.path}, which the sweep file names")
+        else:
+            wanted.append(user_path(dataset.path))
+    return wanted
 
 
 def _to_verify(given: str, task: str | None) -> list[str]:

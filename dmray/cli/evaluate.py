@@ -115,8 +115,10 @@ def main(
     return_scale: Annotated[
         float | None, typer.Option(parser=finite_number, metavar="<float>", help="Default: the task's.")
     ] = None,
-    n_head: Annotated[int, typer.Option(min=1, help="Attention heads of --authors.")] = 1,
-    action_input: Annotated[str, typer.Option(help="Of --authors: paper, or dt for Chen et al.'s DT.")] = "paper",
+    n_head: Annotated[int | None, typer.Option(min=1, help="Attention heads of --authors. Default: 1.")] = None,
+    action_input: Annotated[
+        str | None, typer.Option(help="Of --authors: paper (default), or dt for Chen et al.'s DT.")
+    ] = None,
     mlflow_uri: Annotated[str | None, typer.Option(help="MLflow server. Default: $MLFLOW_TRACKING_URI.")] = None,
 ) -> None:
     """Evaluate a stored policy, or all stored policies of a sweep; without options, exactly as the sweep did it.
@@ -142,8 +144,8 @@ def main(
         "statistics": statistics,
         "context_length": context_length,
         "return_scale": return_scale,
-        "n_head": n_head if n_head != 1 else None,
-        "action_input": action_input if action_input != "paper" else None,
+        "n_head": n_head,
+        "action_input": action_input,
     }
     with report_errors():
         source = _one_source(source, authors)
@@ -159,6 +161,7 @@ def main(
             _refuse({"--checkpoint": checkpoint, "--mlflow-uri": mlflow_uri}, f"{source} has published weights only")
         if checkpoint == "all":
             _refuse(of_a_policy, "--checkpoint all evaluates several policies; name one of them")
+            _refuse({"--mlflow-uri": mlflow_uri}, "--checkpoint all reads a trial's folder; leave it out")
             _evaluate_all(source, settings, workers or 1, deterministic)
             return
         if records is not None:
@@ -288,8 +291,8 @@ def _evaluate_sweep(source: str, **settings: Any) -> None:
                 record.conditions.checkpoint,
                 f"{record.step:,}",
                 "-" if result.target_return is None else f"{result.target_return:g}",
-                f"{result.normalized_mean:.2f} ± {result.normalized_std:.2f}",
-                f"{result.return_mean:.2f} ± {result.return_std:.2f}",
+                f"{result.normalized_mean:z.2f} ± {result.normalized_std:z.2f}",
+                f"{result.return_mean:z.2f} ± {result.return_std:z.2f}",
             )
     out.print(table)
     out.print(f"{len(made.records)} evaluations ({made.kept} were there already); ± is over episodes.", highlight=False)
@@ -324,9 +327,9 @@ def _table(evaluations: Sequence[tuple[str, Evaluation]]) -> FittingTable:
             table.add_row(
                 *([name, f"{evaluation.step:,}"] if name else []),
                 "-" if result.target_return is None else f"{result.target_return:g}",
-                f"{result.normalized_mean:.2f} ± {result.normalized_std:.2f}",
-                f"{result.return_mean:.2f} ± {result.return_std:.2f}",
-                f"{result.length_mean:.0f}",
+                f"{result.normalized_mean:z.2f} ± {result.normalized_std:z.2f}",
+                f"{result.return_mean:z.2f} ± {result.return_std:z.2f}",
+                f"{result.length_mean:z.0f}",
             )
     return table
 
@@ -343,7 +346,7 @@ def _compare_with_record(policy: Policy, evaluation: Evaluation) -> str:
     if all(recorded.get(each.target_return) == each.returns for each in evaluation.scores):
         return f"{spread} The sweep recorded the same returns, to the last digit."
     if len(record.first_target.returns) == evaluation.request.episodes:
-        return f"{spread} The sweep recorded {record.first_target.normalized_mean:.2f} for the first target."
+        return f"{spread} The sweep recorded {record.first_target.normalized_mean:z.2f} for the first target."
     return spread
 
 

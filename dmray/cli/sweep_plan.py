@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dmray.cli.shared import err, out
 from dmray.driver.plan_view import Price, counted, render_changes, render_needed_files, render_plan, render_time
-from dmray.errors import ClusterError, SpecError, StorageError
+from dmray.errors import ClusterError, MissingPackageError, SpecError, StorageError, TrackingError
 from dmray.files import cache_folder, data_store_url, download_folders
 from dmray.planning.calibration import (
     Calibration,
@@ -33,6 +33,7 @@ from dmray.registry import short
 from dmray.specs import ResourcesSpec, TrialSpec
 from dmray.storage import SweepCopy, is_url, sweep_folder
 from dmray.terminal import FittingTable
+from dmray.trackers.table import check_trackers
 
 if TYPE_CHECKING:
     from dmray.on_ray.placement import Machines
@@ -163,6 +164,10 @@ def show_plan(planned: Plan, trial_filter: TrialFilter, where: PlanFor) -> None:
         _print(f"since the last start: {difference}")
     if left := in_other_shards(planned, statuses, trial_filter):
         _print(moved_text(left, trial_filter))
+    try:
+        check_trackers(planned.sweep.tracking)
+    except (MissingPackageError, TrackingError) as problem:
+        _print(f"trackers: the sweep does not start here: {problem}")
     todo = to_run(planned, statuses, resume=True, trial_filter=trial_filter)
     if not todo:
         _print("to run: nothing, every trial is done")

@@ -72,7 +72,7 @@ def champions(sweeps: _Sweeps, mlflow_uri: _MlflowUri = None) -> None:
     """
     replayed = [_replayed(place, ReplayChanges(mlflow_uri, champions=True)) for place in sweeps]
     for policy in (policy for each in replayed for policy in each.registered):
-        details = f"{policy.tags[TRIAL]}, mean of its seeds {policy.seed_group_score:.2f}"
+        details = f"{policy.tags[TRIAL]}, mean of its seeds {policy.seed_group_score:z.2f}"
         out.print(f"models:/{policy.model}@{policy.alias}  {details}", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if all(each.complete for each in replayed) else 1)
 

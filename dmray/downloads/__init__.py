@@ -1,6 +1,6 @@
 """Downloads: mirrors, resume, retries, and checksums that are pinned at the first download."""
 
-from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch, fetch_pinned
+from dmray.downloads.fetching import FetchSettings, RemoteFile, fetch, fetch_pinned, forbidden
 from dmray.downloads.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -28,6 +28,7 @@ __all__ = [
     "entry_in",
     "fetch",
     "fetch_pinned",
+    "forbidden",
     "now",
     "progress_bar",
     "sha256_of",

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from dmray.downloads.manifest import Manifest, ManifestEntry, now, sha256_of
 from dmray.downloads.progress import Progress, silent
 from dmray.downloads.remote import InterruptedDownloadError, Remote, RemoteFacts, UnavailableError, open_remote, shown
-from dmray.errors import DatasetError
+from dmray.errors import DatasetError, DatasetUnavailableError
 from dmray.file_lock import file_lock
 from dmray.files import as_storage_error, replace_durably
 from dmray.registry import short
@@ -86,6 +86,11 @@ class FetchSettings:
         return list(dict.fromkeys([*mirrored, remote.url]))
 
 
+def forbidden(folder: Path, url: str) -> str:
+    """Why a file that is not in `folder` is not downloaded with DMRAY_OFFLINE."""
+    return f"not in {folder}, and DMRAY_OFFLINE forbids a download of {url}"
+
+
 def fetch(
     remote: RemoteFile,
     folder: Path,
@@ -101,6 +106,7 @@ def fetch(
     Raises:
         DatasetError: no address has it (all are named, with what happened), its content is not the pinned one, or it is
             not in `folder` and `settings.offline`.
+        DatasetUnavailableError: no address has it, and one did not answer or broke off.
         StorageError: `folder` cannot be written or has no room, or another process does not finish its download.
     """
     path, manifest = folder / remote.name, Manifest(folder)
@@ -108,14 +114,14 @@ def fetch(
         _check_size(path, manifest)
         return path
     if settings.offline:
-        raise DatasetError(f"{remote.name}: not in {folder}, and DMRAY_OFFLINE forbids a download of {remote.url}")
+        raise DatasetError(f"{remote.name}: {forbidden(folder, remote.url)}")
     busy = "another process has been downloading this file for an hour: wait for it, or end it and try again"
     lock = file_lock(folder / f".{remote.name}.lock", _LOCK_TIMEOUT_S, busy, unwritable=_CURE)
     with as_storage_error(folder, _CURE), lock:
         if path.is_file():
             _check_size(path, manifest)
             return path
-        problems = []
+        problems, may_work_later = [], False
         for address in settings.addresses(remote):
             try:
                 with closing(open_remote(address)) as source:
@@ -123,11 +129,13 @@ def fetch(
                 _pin(part, path, shown(address), manifest, check)
             except (UnavailableError, InterruptedDownloadError, DatasetError) as problem:
                 problems.append(f"  {_shown(address)}: {problem}")
+                may_work_later |= isinstance(problem, InterruptedDownloadError)
             else:
                 replace_durably(part, path)
                 _part_facts(path).unlink(missing_ok=True)
                 return path
-    raise DatasetError(
+    kind = DatasetUnavailableError if may_work_later else DatasetError
+    raise kind(
         f"{remote.name}: cannot be downloaded:\n"
         + "\n".join(problems)
         + f"\nName an address that has it in DMRAY_MIRRORS, or put the file into {folder} by hand"
@@ -193,7 +201,7 @@ class _Pace:
             return
         rate = self._received / (now_s - self._window_s)
         if rate < self._settings.least_bytes_per_s:
-            raise UnavailableError(f"sends {rate:,.0f} bytes a second, less than {self._settings.least_bytes_per_s:,}")
+            raise UnavailableError(f"sends {rate:z,.0f} bytes a second, less than {self._settings.least_bytes_per_s:,}")
         self.restart()
 
 

@@ -60,7 +60,7 @@ def _machine(storage: Path) -> Iterator[Finding]:
         yield _gpu(hardware["gpu"])
     free = free_bytes(storage) / _GIB
     hint = "" if free >= _MIN_FREE_GIB else f", less than {_MIN_FREE_GIB:g}: choose another --storage"
-    yield Finding("disk", "missing" if hint else "ok", f"{free:.1f} GiB free at {storage}{hint}")
+    yield Finding("disk", "missing" if hint else "ok", f"{free:z.1f} GiB free at {storage}{hint}")
 
 
 def _gpu(name: str) -> Finding:

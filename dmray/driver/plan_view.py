@@ -124,7 +124,7 @@ def _cost_of_machines(estimate: TimeEstimate, price: Price) -> str:
 
 def _money(amount: float) -> str:
     """Two significant digits, as the time it is computed from."""
-    return f"{float(f'{amount:.2g}'):,.0f}" if amount >= 10 else f"{amount:.2f}"
+    return f"{float(f'{amount:.2g}'):z,.0f}" if amount >= 10 else f"{amount:z.2f}"
 
 
 def render_changes(changes: Sequence[Change]) -> str:

@@ -70,7 +70,11 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
         "datasets": [trial.dataset.name],
     }
     metrics = [  # of these weights: the Hub shows them as results of the model
-        {"type": "normalized_score", "name": f"normalized score, {score.name}", "value": round(value, 2)}
+        {  # + 0.0 makes 0.0 of -0.0
+            "type": "normalized_score",
+            "name": f"normalized score, {score.name}",
+            "value": round(value, 2) + 0.0,
+        }
         for score in facts.scores.of_trial
         if score.step == facts.policy.step and (value := score.normalized.value) == value
     ]

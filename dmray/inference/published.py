@@ -37,7 +37,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """What the files do not have. None: of the task (`return_scale`), of the model's config (`context_length`).
+    """What the files do not have. None: of the task (`return_scale`), of the model's config, else the published value.
 
     `data`: the name of a published data set, or a file in D4RL's layout, whose statistics the policy was trained with;
     `statistics` instead: a file with the arrays `mean` and `std` (.npz, or .json with two lists).
@@ -48,8 +48,8 @@ class PublishedSettings:
     statistics: str | None = None
     context_length: int | None = None
     return_scale: float | None = None
-    n_head: int = 1
-    action_input: str = "paper"
+    n_head: int | None = None
+    action_input: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ def load_authors(files: Mapping[str, str], method: str, settings: PublishedSetti
             loaded,
             n_head=settings.n_head,
             context_length=settings.context_length or 20,
-            action_input=cast(ActionInput, settings.action_input),  # checked there
+            action_input=cast(ActionInput, "paper" if settings.action_input is None else settings.action_input),
             action_limit=task.action_limit,
-            return_scale=_return_scale(settings, task),
+            return_scale=_return_scale(settings, task) if METHODS[method].takes_target else settings.return_scale,
         )
     except CheckpointError as problem:
         raise CheckpointError(f"{place}: {problem}") from None

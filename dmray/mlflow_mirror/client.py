@@ -84,7 +84,7 @@ class Deadlines:
         thread.join(limit_s)
         if not outcome:
             self._left_behind.append(thread)
-            raise StoreError(f"no complete answer within {limit_s:.0f} s")
+            raise StoreError(f"no complete answer within {limit_s:z.0f} s")
         result, cause = outcome[0]
         if cause is not None:
             raise cause

@@ -252,7 +252,8 @@ class MlflowMirror:
             for policy in chosen:
                 self._store.register(policy, self._sweep_id)
         except StoreError as cause:
-            raise TrackingError(f"MLflow's model registry does not take the best policies: {cause}") from cause
+            kind = TrackingError if cause.refused else TrackingUnavailableError
+            raise kind(f"MLflow's model registry does not take the best policies: {cause}") from cause
         return chosen
 
     def _read_all(self) -> str | None:

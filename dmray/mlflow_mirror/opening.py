@@ -141,7 +141,7 @@ def probe(uri: str) -> None:
     except (OSError, UnicodeError, StoreError) as cause:  # UnicodeError: a name that is no host's
         raise TrackingUnavailableError(
             f"tracking.mlflow_uri: no MLflow server answers at {shown} (tried to connect to "
-            f"{parts.hostname}:{port} for up to {_PROBE_TIMEOUT_S:.0f} s: {cause}); {CURE}"
+            f"{parts.hostname}:{port} for up to {_PROBE_TIMEOUT_S:z.0f} s: {cause}); {CURE}"
         ) from cause
 
 

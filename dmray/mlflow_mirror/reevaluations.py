@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dmray.coordination.sweep_lock import folder_lock, store_lock
-from dmray.errors import TrackingError
+from dmray.errors import TrackingError, TrackingUnavailableError
 from dmray.mlflow_mirror.layout import (
     COMMITTED,
     points_of,
@@ -60,7 +60,8 @@ def add_reevaluations(plan: Plan, folder: SweepFolder, uri: str | None) -> int:
             runs = SweepRuns(store, folder.sweep_id())
             return mirror_reevaluations(store, runs, folder, plan.sweep, plan.trials)
         except StoreError as cause:
-            raise TrackingError(f"MLflow does not take the evaluations: {cause}; run the command again") from cause
+            kind = TrackingError if cause.refused else TrackingUnavailableError
+            raise kind(f"MLflow does not take the evaluations: {cause}; run the command again") from cause
 
 
 def _mirror(

@@ -193,7 +193,7 @@ def _start(machines: Machines, folder: Path) -> None:
 def _why_not_started(cause: Exception, folder: Path) -> str:
     logs = (path for name in ("gcs_server", "raylet") for path in sorted(folder.glob(f"session_2*/logs/{name}.err")))
     facts = [line for path in logs for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]]
-    facts.append(f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free at {folder}")
+    facts.append(f"{shutil.disk_usage(folder).free / 2**30:z.1f} GiB free at {folder}")
     return (
         f"Ray does not start on this machine: {_first_line(cause)} ({'; '.join(facts)}); run it again if the machine "
         "is busy, set RAY_TMPDIR to another folder, or use --local, which needs no Ray"

@@ -208,7 +208,7 @@ class Dispatcher:
             rollout.cancel()
             raise _DeadlineMissedError(
                 f"an evaluation actor did not finish {len(work.cohort.rows)} episodes of {work.request.task.name} in "
-                f"{deadline_s:.0f} s"
+                f"{deadline_s:z.0f} s"
             )
         answer: tuple[EpisodeRecord, ...] = rollout.result()
         self._deadlines.measured(work.trial, answer, time.monotonic() - started)

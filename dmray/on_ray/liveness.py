@@ -187,7 +187,7 @@ class RayWatch:
         why = (
             f"process {lasting[0].pid} is stopped (SIGSTOP)"
             if lasting
-            else f"it takes longer than {_START_OR_END_S:.0f} s"
+            else f"it takes longer than {_START_OR_END_S:z.0f} s"
         )
         where = f"Ray on {socket.gethostname()}" if self._own_ray else "the Ray cluster"
         what = stage.what if self._own_ray else f"let this driver {'join' if stage.what == 'start' else 'leave'}"

@@ -31,7 +31,8 @@ from dmray.training.trainer import warm_up
 
 _START_S, _HELLO_S, _CONNECT_S = 300.0, 30.0, 10.0
 _ANSWER_S = 900.0  # the first steps of any pack of the process are compiled, and the others wait meanwhile
-_LOOK_EVERY_S = 60.0  # for whether the process is frozen; one that compiles still answers a greeting
+_LOOK_EVERY_S = 60.0  # for whether the process is frozen or hangs; one that compiles still answers a greeting
+_SILENT_S = 120.0  # of its main thread, while no pack is set up; as the dispatcher of evaluations may take
 _IN_FIRST = "import os, sys; os.fork() and os._exit(0); from dmray.packs.server import main; main()"
 _OF_A_STATE = {"RuntimeError", "TypeError", "ValueError", "KeyError"}
 _log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class ServerPlace:
             return channel
 
     def answers(self) -> bool:
-        """Whether the server answers a greeting; one that does not is killed."""
+        """Whether the server answers a greeting and does not hang; one that does not answer, or hangs, is killed."""
         if (channel := self._connected()) is not None:
             channel.close()
         return channel is not None
@@ -203,7 +204,8 @@ class ServerPlace:
             return None
         try:
             channel.send({"hello": None}, _HELLO_S)
-            channel.receive(_HELLO_S)
+            if channel.receive(_HELLO_S)["silent_s"] > _SILENT_S:
+                raise TimeoutError
         except OSError as problem:
             channel.close()
             if isinstance(problem, TimeoutError):

@@ -49,6 +49,7 @@ _SLICE_S = 1.0
 _POLL_S = 5e-4  # while a GPU works
 _SEND_S = 60.0
 _LAST_WORDS_S = 1.0
+_SLOW = 20.0  # times the usual, and a step is still not a hang: the machine is busy
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -108,7 +109,7 @@ class _Host:
     def __init__(self, pack: Pack) -> None:
         self.pack, self.asked, self.heard = pack, dict[int, _Asked](), time.monotonic()
         self.running: _Running | None = None
-        self._waiting_since, self._step_s = time.monotonic(), 0.0
+        self._waiting_since, self.step_s = time.monotonic(), 0.0
 
     def ask(self, seat: int, steps: int, answer: Future[Tensor]) -> None:
         self.heard = time.monotonic()
@@ -129,7 +130,7 @@ class _Host:
         now = time.monotonic()
         waited_s = _PATIENCE_S if now - self._waiting_since > _MOST_PATIENCE_S else now - self.heard
         left = {seat: asked.left for seat, asked in self.asked.items()}
-        step_s = self._step_s if self.pack.is_set_up else 0.0
+        step_s = self.step_s if self.pack.is_set_up else 0.0
         if (found := next_slice(self.pack.occupied, left, waited_s, step_s)) is not None:
             metrics = self.pack.advance(found.seats, found.steps)
             asked = {seat: self.asked[seat] for seat in found.seats}
@@ -138,7 +139,7 @@ class _Host:
     def _end(self, done: _Running) -> None:
         self.running, now = None, time.monotonic()
         self.heard = self._waiting_since = now
-        self._step_s = (now - done.begun) / done.steps
+        self.step_s = (now - done.begun) / done.steps
         for seat, asked in done.asked.items():
             asked.left -= done.steps
             asked.parts.append(done.metrics[:, seat])
@@ -157,6 +158,16 @@ class PackServer:
         self._hosts: dict[str, list[_Host]] = {}
         self._num_clients, self._left_alone = 0, time.monotonic()
         self._lock = threading.Lock()
+        self._round_at, self._opens_pack = time.monotonic(), False
+
+    def silent_s(self) -> float:
+        """For how long the main thread has been at something that takes less time; 0 while a pack is being set up."""
+        hosts = [host for same in list(self._hosts.values()) for host in list(same) if host.pack.occupied]
+        if self._opens_pack or not all(host.pack.is_set_up for host in hosts):
+            return 0.0
+        begun = [self._round_at, *(running.begun for host in hosts if (running := host.running) is not None)]
+        may_take_s = _SLOW * max((host.step_s for host in hosts), default=0.0)
+        return max(0.0, time.monotonic() - min(begun) - may_take_s)
 
     def run(self) -> None:
         """Serve until no client has been there for some time. Raises what a training step raised."""
@@ -164,6 +175,7 @@ class PackServer:
         hosts: list[_Host] = []
         try:
             while not self._may_end():
+                self._round_at = time.monotonic()
                 self._do_tasks(hosts)
                 hosts = [host for same in self._hosts.values() for host in same]
                 for host in hosts:
@@ -251,7 +263,11 @@ class PackServer:
         host = next((host for host in same if len(host.pack.occupied) < host.pack.seats), None)
         if host is None:
             self._forget_empty()
-            host = _Host(self._new_pack(trial, fingerprint, recordings))
+            self._opens_pack = True
+            try:
+                host = _Host(self._new_pack(trial, fingerprint, recordings))
+            finally:
+                self._opens_pack, self._round_at = False, time.monotonic()
             self._hosts.setdefault(key, []).append(host)
         host.heard = time.monotonic()
         return _Place(host, host.pack.join(trial.seed, trial.training.learning_rate, weights))
@@ -290,7 +306,7 @@ class _Client:
         """The answer to a request: a dictionary with one key, its kind."""
         ((kind, content),) = request.items()
         if kind == "hello":
-            return {"pid": os.getpid()}
+            return {"pid": os.getpid(), "silent_s": self._server.silent_s()}
         if kind == "join":
             return self._join(content)
         assert self._place is not None, "the first request is to join"

@@ -75,7 +75,7 @@ def busy_reason(load: float, cpus: int, cpu_share: float | None = None) -> str |
     wall time of the measured sections, if they have run: less than 1 where others had the CPU.
     """
     if load > _MOST_LOAD * cpus:
-        return f"other processes kept {load:.1f} of {cpus} CPUs busy before the measurement"
+        return f"other processes kept {load:z.1f} of {cpus} CPUs busy before the measurement"
     if cpu_share is not None and cpu_share < _LEAST_CPU_SHARE:
         return f"the measured process had a CPU for only {cpu_share:.0%} of the time"
     return None

@@ -23,7 +23,7 @@ def require_space(path: Path, min_free_gib: float) -> None:
     free = free_bytes(path) if min_free_gib else 0
     if free < min_free_gib * _GIB:
         raise StorageError(
-            f"{path}: {free / _GIB:.2f} GiB free, less than faults.min_free_gib ({min_free_gib:g}); the previous "
+            f"{path}: {free / _GIB:z.2f} GiB free, less than faults.min_free_gib ({min_free_gib:g}); the previous "
             "checkpoint is kept. Free some space and continue with --resume"
         )
 
@@ -40,7 +40,7 @@ def require_space_for(trials: Iterable[TrialSpec], sweep: SweepSpec, path: Path)
     needed, free = planned + sweep.faults.min_free_gib * _GIB, free_bytes(path)
     if needed > free:
         raise StorageError(
-            f"{path}: {free / _GIB:.1f} GiB free, but the trials to run need about {planned / _GIB:.1f} GiB, and "
+            f"{path}: {free / _GIB:z.1f} GiB free, but the trials to run need about {planned / _GIB:z.1f} GiB, and "
             f"faults.min_free_gib requires that {sweep.faults.min_free_gib:g} GiB stay free. Choose another --storage, "
             "run a part of the trials (--only, --shard), keep fewer checkpoints (faults.keep_checkpoints), or lower "
             "faults.min_free_gib (0: no check)"

@@ -146,7 +146,7 @@ class _Measure:
             with self._timed(device):
                 seconds = seconds_each(trainer.step, device, self._budget_s)
             what = f"{_name(trial)} batch {trial.training.batch_size} on {device}"
-            self._show(f"{what}: {1 / seconds:.1f} training steps/s")
+            self._show(f"{what}: {1 / seconds:z.1f} training steps/s")
             points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
         return tuple(points)
 
@@ -175,7 +175,7 @@ class _Measure:
                 step_s = min(step_s, (time.perf_counter() - started) / max(each.length for each in episodes))
         seconds = max(step_s - _ROWS * env_step_s, 1e-6)
         what = f"{_name(trial)} {decode}, {_ROWS} episodes on {device}"
-        self._show(f"{what}: {_ROWS / seconds:.0f} decisions/s")
+        self._show(f"{what}: {_ROWS / seconds:z.0f} decisions/s")
         work = decode_work(trial, _ROWS, decode_states(decode))
         return Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds)
 
@@ -192,7 +192,7 @@ class _Measure:
             except (EngineError, MissingPackageError, ImportError) as problem:
                 self._show(f"{engine}: not measured: {problem}")
             else:
-                self._show(f"{engine} ({task.name}): {1 / seconds[engine]:.0f} env steps/s on one CPU")
+                self._show(f"{engine} ({task.name}): {1 / seconds[engine]:z.0f} env steps/s on one CPU")
         return seconds
 
     def _timed(self, device: Device) -> AbstractContextManager[None]:

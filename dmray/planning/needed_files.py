@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from dmray.downloads import FetchSettings, forbidden
 from dmray.errors import DatasetError
 from dmray.files import download_folders, is_regular_file, user_path
 from dmray.specs import DatasetSpec
@@ -27,7 +28,8 @@ FileState = Literal["here", "download", "record", "missing"]
 class NeededFile:
     """The file of a data set. `size_bytes` None: not known. `source`: its address, path, or how it is recorded.
 
-    `state` "download", "record": that is done when the sweep starts. "missing": a file of the user's that is not there.
+    `state` "download", "record": that is done when the sweep starts. "missing": a file of the user's that is not there,
+    or one that DMRAY_OFFLINE does not let download.
     """
 
     dataset: str
@@ -40,12 +42,14 @@ def needed_files(datasets: Sequence[DatasetSpec], recordings: Path) -> tuple[Nee
     """The file of each data set. A data set of Minari counts as a download: only Minari knows whether it is here.
 
     Raises:
+        DatasetError: DMRAY_OFFLINE is neither yes nor no.
         StorageError: a folder cannot be searched, or an object store that has a file does not answer.
     """
-    return tuple(_needed(dataset, recordings) for dataset in datasets)
+    offline = FetchSettings.from_environment().offline
+    return tuple(_needed(dataset, recordings, offline) for dataset in datasets)
 
 
-def _needed(dataset: DatasetSpec, recordings: Path) -> NeededFile:
+def _needed(dataset: DatasetSpec, recordings: Path, offline: bool) -> NeededFile:
     name = dataset.name
     if dataset.generate is not None:
         made = dataset.generate
@@ -67,6 +71,9 @@ def _needed(dataset: DatasetSpec, recordings: Path) -> NeededFile:
     for folder in download_folders():
         if is_regular_file(folder / file_name):
             return _local(name, folder / file_name, "download", url)
+    if offline:
+        folder = next(iter(download_folders()), Path())
+        return NeededFile(name, "missing", None, forbidden(folder, url))
     return NeededFile(name, "download", _published_sizes().get(dataset.catalog_name), url)
 
 

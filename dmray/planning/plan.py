@@ -161,7 +161,7 @@ def _check_sizes(trials: Sequence[TrialSpec]) -> None:
         parameters = METHODS[method].num_parameters(model, policy_shape(task_of(trial.dataset)))
         if parameters > _MAX_PARAMETERS:
             raise SpecError(
-                f"grid: {size} has {parameters:,} parameters and needs {parameters * 16 / 2**30:,.0f} GiB to train; "
+                f"grid: {size} has {parameters:,} parameters and needs {parameters * 16 / 2**30:z,.0f} GiB to train; "
                 "give smaller sizes"
             )
 

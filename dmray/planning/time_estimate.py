@@ -33,7 +33,7 @@ def duration_text(seconds: float) -> str:
 def _two_digits(value: float) -> str:
     """5.6, 56, 560: never in powers of ten."""
     rounded = float(f"{value:.2g}")
-    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+    return f"{rounded:z,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 @dataclass(frozen=True)

@@ -92,25 +92,26 @@ def from_authors(
     method: str,
     networks: Mapping[str, StateDict],
     *,
-    n_head: int = 1,
+    n_head: int | None = None,
     context_length: int = 20,
     action_input: ActionInput = "paper",
     action_limit: float = 1.0,
-    return_scale: float = 1000.0,
-    activation: Activation = "relu",
+    return_scale: float | None = None,
+    activation: Activation | None = None,
 ) -> SequencePolicy:
     """Make a policy that computes what the authors' networks with these weights compute; float32, in evaluation mode.
 
     `networks` has a state dict for each of `SequencePolicy.stage_names`. Sizes are read from the weights. The keyword
-    arguments are settings that are not in the weights; their defaults are the published ones. Chen et al.'s network is
-    method "dt" with action_input "dt". The statistics of states are not in the weights either: call `set_statistics`
-    before acting on raw states. Does not change torch's global RNG.
+    arguments are settings that are not in the weights; their defaults are the published ones. None is that of settings
+    that not every method has: `n_head` 1 and `activation` "relu" of transformers, `return_scale` 1000 of methods with
+    returns. Chen et al.'s network is method "dt" with action_input "dt". The statistics of states are not in the
+    weights either: call `set_statistics` before acting on raw states. Does not change torch's global RNG.
 
     Raises:
         CheckpointError: the method is not a published one; a stage or weight is unknown or missing; a weight has the
             wrong shape, is no tensor of floating-point numbers, or is not finite; two stages differ in size (a policy
             has one config); or the sizes are not those of a config. The message has the most similar name.
-        SpecError: a setting is not a positive number.
+        SpecError: a setting is not a positive number, or one that the method does not have.
     """
     published = {name for name, _ in _NAMES}
     if not isinstance(method, str) or not isinstance(networks, Mapping):
@@ -119,12 +120,18 @@ def from_authors(
         raise CheckpointError(unknown("published method", method, published))
     stages = tuple(stage.target.value for stage in METHODS[method].stages)
     _check_names(method, networks, stages)
+    config, of_transformers = METHODS[method].config, {"n_head": n_head, "activation": activation}
+    has = {name: name in config.model_fields for name in of_transformers}
+    for name, value in {**of_transformers, "return_scale": return_scale}.items():
+        if value is not None and not has.get(name, METHODS[method].takes_target):
+            raise SpecError(f"{name} {short_repr(value)}: method '{method}' has no such setting; leave it out")
+    n_head, activation = 1 if n_head is None else n_head, "relu" if activation is None else activation
+    return_scale = 1000.0 if return_scale is None else return_scale
     _check_settings(n_head, context_length, action_input, action_limit, return_scale)
     for stage in stages:
         _check_tensors(f"{method}, {stage}", networks[stage], _NAMES[method, stage].ignored)
     found = [_Network(f"{method}, {stage}", networks[stage], _NAMES[method, stage]) for stage in stages]
     sizes = _shared_sizes(found)
-    config = METHODS[method].config
     given = {**sizes, "n_head": n_head, "context_length": context_length, "activation": activation}
     try:
         model = config.model_validate({name: size for name, size in given.items() if name in config.model_fields})

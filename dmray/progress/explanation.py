@@ -332,7 +332,7 @@ def _decisions(history: TrialHistory) -> Iterator[str]:
             yield f"{holds}: {why_stopped(decision)}"
         else:
             yield (
-                f"continued after the rung at step {step:,}: score {decision.score:.1f}, "
+                f"continued after the rung at step {step:,}: score {decision.score:z.1f}, "
                 f"{decision.num_better} of {decision.num_peers} other trials had a higher one"
             )
 

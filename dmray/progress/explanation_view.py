@@ -70,7 +70,7 @@ def _how_far(item: Explanation) -> dict[str, list[str]]:
     evaluations = [f"{item.evaluations}"]
     evaluations += [f"{item.pending_evaluations} pending"] if item.pending_evaluations else []
     for name, score in (("last", item.last_score), ("best", item.best_score)):
-        evaluations += [f"{name} score {score['normalized_score']:.1f} at step {score['step']:,}"] if score else []
+        evaluations += [f"{name} score {score['normalized_score']:z.1f} at step {score['step']:,}"] if score else []
     now = {"now": [str(item.phase)]} if item.phase is not None else {}
     return {**now, "steps": steps, "evaluations": evaluations}
 

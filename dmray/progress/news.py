@@ -72,8 +72,8 @@ def _evaluated(score: Score, before: Sequence[Score]) -> str:
     elif best is None or score.normalized > best.normalized:
         rank = "the best so far"
     else:
-        rank = f"best {best.normalized:.1f} at step {best.step:,}"
-    return f"evaluation at step {score.step:,}: normalized score {score.normalized:.1f} ({rank})"
+        rank = f"best {best.normalized:z.1f} at step {best.step:,}"
+    return f"evaluation at step {score.step:,}: normalized score {score.normalized:z.1f} ({rank})"
 
 
 def _end(history: TrialHistory) -> Iterator[str]:
@@ -90,9 +90,9 @@ def _end(history: TrialHistory) -> Iterator[str]:
 
 def why_stopped(decision: RungDecision) -> str:
     """Early stopping's decision against a trial, in words."""
-    needed = "" if decision.cutoff is None else f"; it needed {decision.cutoff:.1f}"
+    needed = "" if decision.cutoff is None else f"; it needed {decision.cutoff:z.1f}"
     return (
-        f"its score at step {decision.step:,} was {decision.score:.1f}{needed}, "
+        f"its score at step {decision.step:,} was {decision.score:z.1f}{needed}, "
         f"and {decision.num_better} of {decision.num_peers} other trials had a higher one"
     )
 
@@ -101,7 +101,7 @@ def _scores(history: TrialHistory) -> str:
     last, best = last_score(history.scores.values()), best_score(history.scores.values())
     if last is None or best is None:
         return ""
-    return f"; last score {last.normalized:.1f}, best {best.normalized:.1f} at step {best.step:,}"
+    return f"; last score {last.normalized:z.1f}, best {best.normalized:z.1f} at step {best.step:,}"
 
 
 class News:

@@ -59,7 +59,7 @@ def duration(seconds: float | None) -> str:
 
 def rate(per_s: float) -> str:
     """A speed with two digits at least."""
-    return f"{per_s:,.0f}" if per_s >= 10 or per_s == 0 else f"{per_s:.2g}"
+    return f"{per_s:z,.0f}" if per_s >= 10 or per_s == 0 else f"{per_s:.2g}"
 
 
 def _counts(summary: Summary) -> list[str]:

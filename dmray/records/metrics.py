@@ -57,7 +57,7 @@ _TRAINING: tuple[Metric[TrainProgress], ...] = (
     Metric("grad_norm", "train", "", None, "norm of the gradient before clipping", lambda record: record.grad_norm),
     Metric("learning_rate", "train", "", None, "learning rate", lambda record: record.learning_rate),
     Metric(
-        "steps_per_s", "time", "steps/s", "higher", "speed of training", lambda record: record.steps_per_s, "{:,.0f}"
+        "steps_per_s", "time", "steps/s", "higher", "speed of training", lambda record: record.steps_per_s, "{:z,.0f}"
     ),
     Metric("*", "system", "", None, "how busy the machine was (dmray.records.system_usage)", lambda r: r.system),
 )
@@ -69,7 +69,7 @@ _EVALUATION: tuple[Metric[EvaluationDone], ...] = (
         "higher",
         "D4RL-normalized score: 100 is the reference maximum",
         lambda record: record.first_target.normalized_mean,
-        "{:.1f}",
+        "{:z.1f}",
     ),
     Metric("return_mean", "eval", "", "higher", "mean return of an episode", lambda r: r.first_target.return_mean),
     Metric(

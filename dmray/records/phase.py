@@ -140,4 +140,4 @@ class PhaseWriter:
     def _say_end(self) -> None:
         took_s = time.monotonic() - self._began_s
         if self._phase is not None and self._phase.name not in _NEVER_SAID and took_s >= _WORTH_SAYING_S:
-            self._say(f"{self._phase.words}: took {took_s:.1f} s")
+            self._say(f"{self._phase.words}: took {took_s:z.1f} s")

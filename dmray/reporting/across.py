@@ -164,8 +164,8 @@ def improvement_table(group: ProtocolResults, pairs: Iterable[tuple[str, str]]) 
     rows = []
     for ours, theirs in pairs:
         found = probability_of_improvement(group.scores(ours), group.scores(theirs))
-        interval = "-" if found.interval is None else f"[{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
-        rows.append((TableCell(f"{ours} over {theirs}"), TableCell(f"{found.value:.2f}"), TableCell(interval)))
+        interval = "-" if found.interval is None else f"[{found.interval[0]:z.2f}, {found.interval[1]:z.2f}]"
+        rows.append((TableCell(f"{ours} over {theirs}"), TableCell(f"{found.value:z.2f}"), TableCell(interval)))
     return Table(
         f"Probability that a run has a higher score than one of the other method ({data_sets(group)})",
         ("methods", "probability", "bootstrap [95 %]"),
@@ -184,7 +184,7 @@ def cost_table(group: ProtocolResults) -> Table:
             rate = sum(trial.steps for trial in trials) / sum(seconds)
             evaluations = sum(len(trial.scores) for trial in trials)
             each = sum(trial.evaluation_s for trial in trials) / max(evaluations, 1)
-            numbers = (f"{len(trials)}", _duration(fmean(seconds)), f"{rate:,.1f}", f"{evaluations}", f"{each:,.1f}")
+            numbers = (f"{len(trials)}", _duration(fmean(seconds)), f"{rate:z,.1f}", f"{evaluations}", f"{each:z,.1f}")
             rows.append((TableCell(label), *map(TableCell, numbers)))
     columns = ("method", "trials", "time per trial", "steps per second", "evaluations", "seconds per evaluation")
     title = "Wall-clock time (means; evaluations run at the same time as training)"
@@ -212,5 +212,5 @@ def data_sets(group: ProtocolResults) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 600:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:z.0f} s"
+    return f"{seconds / 60:z.0f} min" if seconds < 36_000 else f"{seconds / 3600:z.1f} h"

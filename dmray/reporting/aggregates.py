@@ -62,6 +62,21 @@ def estimate(scores: Scores, statistic: Statistic) -> Estimate:
     return Estimate(float(statistic(runs[None])[0]), interval, len(runs))
 
 
+def interval_of_runs(runs: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over runs of the mean over each one's episodes; None for a single episode.
+
+    The runs are drawn with replacement, and in each one its episodes. A single run's interval is over its episodes.
+    """
+    if len(runs) == 1 and len(runs[0]) < 2:
+        return None
+    draw = np.random.default_rng(0)
+    means = np.zeros(_DRAWS)
+    for _ in runs:
+        of_each = [each[draw.integers(len(each), size=(_DRAWS, len(each)))].mean(axis=1) for each in runs]
+        means += np.stack(of_each)[draw.integers(len(runs), size=_DRAWS), np.arange(_DRAWS)] / len(runs)
+    return percentiles(means)
+
+
 def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
     """The probability that a run of `first` has a higher score than one of `second` on the same data set.
 
@@ -119,9 +134,9 @@ def performance_profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndar
 def estimate_text(found: Estimate) -> str:
     """The estimate as text for tables: "71.5" or "71.5 [70.0, 73.0]"."""
     if found.interval is None:
-        return f"{found.value:.1f}"
+        return f"{found.value:z.1f}"
     low, high = found.interval
-    return f"{found.value:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{found.value:z.1f} [{low:z.1f}, {high:z.1f}]"
 
 
 def _several_seeds(scores: Scores) -> bool:

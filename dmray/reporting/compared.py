@@ -86,7 +86,7 @@ class Compared:
                 f"points, the resolution of this report{interval}."
             )
         winner, loser = (self.first, self.second) if found.value > 0 else (self.second, self.first)
-        sentence = f"{winner} is ahead of {loser} by {abs(found.value):.1f} normalized points ({what}"
+        sentence = f"{winner} is ahead of {loser} by {abs(found.value):z.1f} normalized points ({what}"
         if found.interval is None or self.p_value is None:
             why = "with one seed there is no interval" if min(found.seeds) < 2 else "there is no spread over seeds"
             return f"{sentence}; {why}, so this is not settled)."
@@ -96,7 +96,9 @@ class Compared:
             return f"{sentence}: settled."
         if low <= 0:
             return f"{sentence}: not settled, because the interval contains 0."
-        return f"{sentence}: not settled after Holm's correction for {self.tests} comparisons (p = {self.p_value:.2f})."
+        return (
+            f"{sentence}: not settled after Holm's correction for {self.tests} comparisons (p = {self.p_value:z.2f})."
+        )
 
     def outlook(self) -> str:
         """Sentences that say which difference these seeds can show, and how many more would settle this one, or ""."""
@@ -105,7 +107,7 @@ class Compared:
             return ""
         over = f", corrected for {self.tests} comparisons" if self.tests > 1 else ""
         sentence = (
-            f"{self.first} and {self.second}: {self.difference.seeds_text} show a true difference of {smallest:.1f} "
+            f"{self.first} and {self.second}: {self.difference.seeds_text} show a true difference of {smallest:z.1f} "
             f"points with a probability of {100 * POWER:g} % (test at {100 * LEVEL:g} %{over})."
         )
         if self.difference.level:
@@ -142,8 +144,8 @@ def differences_table(comparisons: Sequence[Compared], data_sets: str, name: str
     for each in comparisons:
         found = each.difference
         interval, bootstrap = (_in_brackets(limits) for limits in (found.interval, found.bootstrap))
-        p_value = "-" if each.p_value is None else "<0.001" if each.p_value < 0.001 else f"{each.p_value:.3f}"
-        texts = (f"{found.value:+.1f} {interval}", bootstrap, found.seeds_text, p_value, each.conclusion)
+        p_value = "-" if each.p_value is None else "<0.001" if each.p_value < 0.001 else f"{each.p_value:z.3f}"
+        texts = (f"{found.value:+z.1f} {interval}", bootstrap, found.seeds_text, p_value, each.conclusion)
         rows.append((TableCell(f"{each.first} minus {each.second}"), *map(TableCell, texts)))
     tests = max((each.tests for each in comparisons), default=0)
     return Table(
@@ -227,8 +229,8 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any], free: frozenset[str
 
 
 def _from_to(limits: tuple[float, float]) -> str:
-    return f"{limits[0]:.1f} to {limits[1]:.1f}"
+    return f"{limits[0]:z.1f} to {limits[1]:z.1f}"
 
 
 def _in_brackets(limits: tuple[float, float] | None) -> str:
-    return "" if limits is None else f"[{limits[0]:.1f}, {limits[1]:.1f}]"
+    return "" if limits is None else f"[{limits[0]:z.1f}, {limits[1]:z.1f}]"

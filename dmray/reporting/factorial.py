@@ -376,7 +376,7 @@ def _mean_text(group: SeedGroup | None) -> str:
     if group is None or not group.scored:
         return "-"
     scores = _scores(group)
-    return f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else f"{scores.mean():.1f}"
+    return f"{scores.mean():z.1f} ± {scores.std(ddof=1):z.1f}" if len(scores) > 1 else f"{scores.mean():z.1f}"
 
 
 def _controls_table(table: Factorial, place: int) -> Table:
@@ -408,13 +408,13 @@ def _effects(name: str, cells: Sequence[Cells]) -> EffectsRow:
 
 def _effect_text(found: Estimate) -> str:
     if found.interval is None:
-        return f"{found.value:+.1f}"
+        return f"{found.value:+z.1f}"
     low, high = found.interval
-    return f"{found.value:+.1f} [{low:.1f}, {high:.1f}]"
+    return f"{found.value:+z.1f} [{low:z.1f}, {high:z.1f}]"
 
 
 def _sentence(found: Estimate, subject: str, above: str, below: str) -> str:
-    said = f"{subject} {abs(found.value):.1f} normalized points {above if found.value >= 0 else below}"
+    said = f"{subject} {abs(found.value):z.1f} normalized points {above if found.value >= 0 else below}"
     if found.interval is None:
         return (
             f"{said}. There is no interval, because a cell has fewer than {FEWEST_SEEDS} seeds or no spread over "
@@ -422,9 +422,9 @@ def _sentence(found: Estimate, subject: str, above: str, below: str) -> str:
         )
     low, high = found.interval
     if _excludes_zero(found):
-        return f"{said}; the 95 % interval, {low:.1f} to {high:.1f}, is {'above' if low > 0 else 'below'} 0."
+        return f"{said}; the 95 % interval, {low:z.1f} to {high:z.1f}, is {'above' if low > 0 else 'below'} 0."
     return (
-        f"{said}, but the 95 % interval, {low:.1f} to {high:.1f}, includes 0: these seeds do not show an effect, and "
+        f"{said}, but the 95 % interval, {low:z.1f} to {high:z.1f}, includes 0: these seeds do not show an effect, and "
         "do not show that there is none."
     )
 

@@ -299,7 +299,7 @@ def _draw_references(axes: Any, comparison: Comparison, low: float, high: float)
     raw = comparison.task.reference
     texts: dict[float, list[str]] = {}
     for score, name in _REFERENCES.items():
-        text = f"{name} = {score:g}\n(return {raw.minimum if score == 0 else raw.maximum:,.1f})"
+        text = f"{name} = {score:g}\n(return {raw.minimum if score == 0 else raw.maximum:z,.1f})"
         if low <= score <= high:
             axes.axhline(score, **_REFERENCE_LINE)
         else:

@@ -136,7 +136,7 @@ class Results:
         return render_results(self.collected)
 
     def _repr_html_(self) -> str:
-        html: str = self.scores.to_html(float_format="{:.1f}".format, na_rep="", index=False)
+        html: str = self.scores.to_html(float_format="{:z.1f}".format, na_rep="", index=False)
         return html
 
     def _tables(self, trial_id: str) -> list[Path]:

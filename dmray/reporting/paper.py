@@ -43,7 +43,7 @@ def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
                         TableCell(f"{theirs[seed_group.method]:g}"),
                         TableCell(spread_text(last) if last else NOTHING),
                         TableCell(spread_text(best) if best else NOTHING),
-                        TableCell(f"{normalized:.1f}"),
+                        TableCell(f"{normalized:z.1f}"),
                     )
                 )
     columns = ("data set", "method", "paper", "ours, last", "ours, best", "paper, normalized")

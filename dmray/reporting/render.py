@@ -77,7 +77,9 @@ class ReportPaths:
 
 
 @dataclass(frozen=True)
-class _Figures:
+class ReportFigures:
+    """The pictures of a report: the file of each one."""
+
     curves: dict[int, Path] = field(default_factory=dict)  # by the position of the comparison
     budgets: dict[int, Path] = field(default_factory=dict)  # the same
     profiles: dict[int, Path] = field(default_factory=dict)  # by the position of the group of comparisons
@@ -95,12 +97,12 @@ class _Figures:
         )
 
 
-class _Parts(NamedTuple):
+class ReportParts(NamedTuple):
     """What a report shows beside the results themselves."""
 
     groups: list[ProtocolResults]
     squares: list[FactorialResults]
-    figures: _Figures
+    figures: ReportFigures
     published: Sequence[PublishedResult]
 
 
@@ -141,7 +143,7 @@ def _write_files(
     groups = results_by_protocol(results.comparisons)
     squares = factorials(groups)
     figures = _draw(results, groups, squares, target / "figures")
-    blocks = list(report_blocks(results, _Parts(groups, squares, figures, published), baseline))
+    blocks = list(report_blocks(results, ReportParts(groups, squares, figures, published), baseline))
     paths = ReportPaths(
         folder=target,
         markdown=target / "report.md",
@@ -171,7 +173,7 @@ def _write_files(
 
 def _draw(
     results: SweepResults, groups: list[ProtocolResults], squares: list[FactorialResults], folder: Path
-) -> _Figures:
+) -> ReportFigures:
     budgets = {
         position: path
         for position, comparison in enumerate(results.comparisons)
@@ -194,10 +196,10 @@ def _draw(
         for place, table in enumerate(table for each in squares for table in each.factorials)
         if draw_effects(table, path := folder / f"effects{f'-{place + 1}' if place else ''}.png")
     }
-    return _Figures(curves, budgets, profiles, search_figures(results, folder), effects)
+    return ReportFigures(curves, budgets, profiles, search_figures(results, folder), effects)
 
 
-def report_blocks(results: SweepResults, parts: _Parts, baseline: str | None) -> Iterable[Block]:
+def report_blocks(results: SweepResults, parts: ReportParts, baseline: str | None) -> Iterable[Block]:
     """The report's content: results over all data sets, each data set, then explanations and versions."""
     groups, squares, figures, published = parts
     yield Heading(results.name if " + " in results.name else f"Sweep {results.name}", 1)

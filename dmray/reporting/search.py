@@ -125,7 +125,7 @@ def _table(where: str, groups: Iterable[GroupResult], by: str) -> Table:
                 TableCell(METHODS[group.group.method].label),
                 TableCell(str(len(group.tried))),
                 *(TableCell(str(counts[state])) for state in ("finished", "stopped", "failed")),
-                TableCell(_NOTHING if score is None else f"{score:.1f}"),
+                TableCell(_NOTHING if score is None else f"{score:z.1f}"),
                 TableCell(_NOTHING if chosen is None else _setting(chosen)),
             )
         )

@@ -129,7 +129,7 @@ def overview_table(group: ProtocolResults, baseline: str | None = None) -> Table
     if len(group.complete) > 1:
         over_all = candidates_over(group)
         best = marked(over_all, compare(over_all, baseline))
-        means = {each.label: TableCell(f"{each.mean:.1f}", each.label in best) for each in over_all}
+        means = {each.label: TableCell(f"{each.mean:z.1f}", each.label in best) for each in over_all}
         name = f"mean of the {len(group.complete)} data sets that all methods have"
         rows.append((TableCell(name), *(means.get(label, TableCell(NOTHING)) for label in labels)))
     return Table(
@@ -220,7 +220,7 @@ def spread_text(spread: Spread | None) -> str:
     """Mean ± standard deviation as text; `NOTHING` for None."""
     if spread is None:
         return NOTHING
-    return f"{spread.mean:.1f}" if spread.std is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
+    return f"{spread.mean:z.1f}" if spread.std is None else f"{spread.mean:z.1f} ± {spread.std:z.1f}"
 
 
 def spread_over(seed_group: SeedGroup, value: _Value) -> Spread | None:

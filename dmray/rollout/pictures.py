@@ -85,7 +85,7 @@ def _clip(task: Task, acting: Acting, episode: WatchedEpisode) -> Clip:
 
 def _result(task: Task, record: EpisodeRecord) -> str:
     score = task.reference.normalize(record.episode_return)
-    return f"episode {record.index}: return {record.episode_return:g}, score {score:.1f}, {record.length} steps"
+    return f"episode {record.index}: return {record.episode_return:g}, score {score:z.1f}, {record.length} steps"
 
 
 def _draw_overview(task: Task, acting: Acting, plan: FloorPlan, episodes: Sequence[WatchedEpisode], path: Path) -> None:
@@ -101,7 +101,7 @@ def _draw_overview(task: Task, acting: Acting, plan: FloorPlan, episodes: Sequen
     figure.suptitle(acting.caption(episodes[0].record), **_TITLE)
     mean, number = returns.mean(), "1 episode" if len(episodes) == 1 else f"{len(episodes)} episodes"
     axes.set_title(
-        f"{number}: mean return {mean:.1f}, score {task.reference.normalize(mean):.1f}", loc="left", fontsize=9
+        f"{number}: mean return {mean:z.1f}, score {task.reference.normalize(mean):z.1f}", loc="left", fontsize=9
     )
     _save(figure, path)
 

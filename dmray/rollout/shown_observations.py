@@ -40,7 +40,7 @@ class FurthestNumber:
     def __str__(self) -> str:
         return (
             f"observation number {self.index} (from 0) is {self.mean:.4g} ± {self.std:.1g} in the file, but "
-            f"{self.lowest:.4g} to {self.highest:.4g} in {self.env_id}: up to {self.deviations:,.0f} deviations away"
+            f"{self.lowest:.4g} to {self.highest:.4g} in {self.env_id}: up to {self.deviations:z,.0f} deviations away"
         )
 
 

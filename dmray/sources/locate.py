@@ -53,6 +53,8 @@ def phase_of_locating(dataset: DatasetSpec, task: Task, recordings: Path) -> Pha
 def fetch_published(name: str, progress: Progress = silent) -> str:
     """The file of a published data set, from one of the folders or by download; for Minari its address, after download.
 
+    `name`: that of the data set, or any address of Minari.
+
     If DMRAY_DATASETS is the URL of an object store, the file is fetched from there or not at all.
 
     Raises:
@@ -60,7 +62,7 @@ def fetch_published(name: str, progress: Progress = silent) -> str:
         SpecError: there is no such data set.
         StorageError: there is no folder to keep it in, or that cannot be written.
     """
-    url = entry_of(name).url
+    url = name if name.startswith(MINARI_SCHEME) else entry_of(name).url
     if url.startswith(MINARI_SCHEME):
         fetch_minari(url.removeprefix(MINARI_SCHEME))
         return url

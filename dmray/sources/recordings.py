@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dmray.datasets import RecordedTransitions, write_d4rl_hdf5
 from dmray.file_lock import file_lock
-from dmray.files import as_storage_error, remove_parts_of
+from dmray.files import as_storage_error, remove_ended_parts_of, remove_parts_of
 from dmray.rollout import record
 from dmray.space import require_disk, require_memory
 from dmray.specs import Generation
@@ -56,4 +56,5 @@ def write_recording(path: Path, recorded: RecordedTransitions, task: Task, recor
     """
     attributes = {"task": task.name, "recorded_by": recorded_by, "note": "recorded by dmray; not D4RL's data"}
     with as_storage_error(path, _CURE):
+        remove_ended_parts_of(path)
         write_d4rl_hdf5(path, recorded.as_arrays(), attributes)

@@ -6,6 +6,10 @@ Metrics are drawn by `optimizer_step`, so an evaluation that ends late is drawn 
 
 Offline, W&B does not read back what an earlier process wrote. So a run that was not ended is written again from its
 first record. When a run ends, its file is read with W&B's own reader: a full disk does not go unnoticed.
+
+After a failed `wandb.init`, W&B's service process keeps the run's id in use, and W&B the API key that was refused; a
+service process that ended is not started again. So a failed `init` ends W&B's session in this process, with all runs
+that are open in it, and the next try starts a new one.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +48,7 @@ STEP = "optimizer_step"
 _CURE = "or leave out tracking.wandb"
 _OFFLINE = "tracking.wandb.mode: offline writes files that `wandb sync` uploads later"
 _CONNECT_S, _CHECK_S, _INIT_S, _FINISH_S = 5.0, 30.0, 60.0, 120.0
+_LONGEST_SESSION_PAUSE_S = 3600.0  # between two ends of a session in which other runs are open
 _EXIT_CODES = {"FINISHED": 0, "FAILED": 1, "KILLED": 255}  # by MLflow's status; 255 is W&B's for Ctrl-C
 _LONGEST_ID, _LONGEST_TAG, _LARGEST_SEEN = 128, 64, 4096
 _ENVIRONMENT = {"WANDB_ERROR_REPORTING": "false"}  # else W&B sends its own errors to itself, also offline
@@ -137,6 +143,7 @@ class WandbRuns:
         self._place = "/".join([mode_of(spec), spec.entity or "", spec.project, self._group])
         self._deadlines = Deadlines(_FINISH_S + _INIT_S)
         self._open: dict[str, WandbRun] = {}
+        self._pause_s, self._next_end = _INIT_S, 0.0
 
     def seen(self, trial: TrialSpec) -> Seen:
         try:
@@ -151,7 +158,11 @@ class WandbRuns:
             abandoned.abandon()
         if self._offline:
             self._remove_files(run_id)
-        run = self._call(lambda: self._init(trial, run_id))
+        try:
+            run = self._call(lambda: self._init(trial, run_id))
+        except StoreError:
+            self._end_session()
+            raise
         opened = WandbRun(run, self, trial)
         self._open[trial.trial_id] = opened
         return opened
@@ -179,6 +190,28 @@ class WandbRuns:
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         return run
+
+    def is_open(self, run: WandbRun) -> bool:
+        return self._open.get(run.trial.trial_id) is run
+
+    def _end_session(self) -> None:
+        """End W&B's session in this process, so that the next `init` can succeed. The open runs are opened again.
+
+        While other runs are open, the pause between two such ends grows: one run that always fails should not stop
+        them. A session that has a run of the user's own program is left alone.
+        """
+        import wandb
+
+        now = time.monotonic()
+        if wandb.run is not None or (self._open and now < self._next_end):
+            return
+        if self._open:
+            self._next_end, self._pause_s = now + self._pause_s, min(2 * self._pause_s, _LONGEST_SESSION_PAUSE_S)
+        for run in self._open.values():
+            run.abandon()
+        self._open.clear()
+        with suppress(StoreError):  # as that of a service process that was killed
+            self._call(_tear_down)
 
     def _call(self, call: Callable[[], T], upload: bool = False) -> T:
         """The result of a call into W&B, whose failures become `StoreError`."""
@@ -231,6 +264,8 @@ class WandbRun:
         self._status = ""
 
     def write(self, rows: Sequence[Row], seen: Seen) -> None:
+        if not self._runs.is_open(self):
+            raise StoreError("the session of W&B ended after a failure; the run is opened again", refused=True)
         self._runs._call(lambda: self._write(rows, seen))
 
     def _write(self, rows: Sequence[Row], seen: Seen) -> None:
@@ -254,6 +289,13 @@ class WandbRun:
         """End the run in this process after a failure, well or not."""
         with suppress(StoreError):
             self._runs._call(lambda: self._run.finish(exit_code=_EXIT_CODES["KILLED"]), upload=True)
+
+
+def _tear_down() -> None:
+    import wandb
+
+    with suppress(SystemExit):  # W&B exits with its service process's status
+        wandb.teardown()
 
 
 def run_id_of(trial: TrialSpec, sweep_id: str) -> str:

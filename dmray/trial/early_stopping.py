@@ -80,7 +80,7 @@ class EarlyStopping:
         decision = self._decisions[step] = decide(rule, step, score, peers, time.time())
         self._ledger.append(decision)
         self._log.write(
-            f"early stopping at step {step:,}: {decision.action}; score {score:.2f}, "
+            f"early stopping at step {step:,}: {decision.action}; score {score:z.2f}, "
             f"{decision.num_better} of {decision.num_peers} others are better"
         )
 

@@ -189,7 +189,7 @@ class PendingEvaluations:
         elif step == self._unrecorded_best:  # on a GPU, whose repeated steps are not the same to the last bit
             self._job.folder.best_checkpoint.unlink(missing_ok=True)
             _log.warning("step %d is not the best when it is repeated; best.pt had its weights and is removed", step)
-        self._log.write(f"evaluation after step {step:,}: {score:.2f} normalized, {done.wall_s:.1f} s")
+        self._log.write(f"evaluation after step {step:,}: {score:z.2f} normalized, {done.wall_s:z.1f} s")
 
     def _save_best(self, step: int, score: float, weights: PolicySnapshot) -> None:
         self._ledger.sync()

@@ -68,7 +68,7 @@ class Watchdog:
 def mark_frozen(folder: TrialFolder, pid: int, stopped_for_s: float) -> None:
     """Leave the next attempt word that the worker `pid` is killed because it is stopped: it cannot say so itself."""
     folder.hang.write_text(
-        f"{_FROZEN}: process {pid} was stopped (SIGSTOP) for {stopped_for_s:.0f} s and was killed\n", encoding="utf-8"
+        f"{_FROZEN}: process {pid} was stopped (SIGSTOP) for {stopped_for_s:z.0f} s and was killed\n", encoding="utf-8"
     )
 
 

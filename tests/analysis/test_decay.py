@@ -14,13 +14,15 @@ import torch
 from typer.testing import CliRunner
 
 import dmray
-from dmray.analysis.decay import Measured, memory_lengths, settings_of, with_context
-from dmray.analysis.stored import find_policies, open_data
+from dmray.analysis.decay import memory_lengths, with_context
+from dmray.analysis.decay_files import Panel, panels_of
+from dmray.analysis.stored import MeasuredPolicy, find_policies, open_data, settings_of
 from dmray.cli.analyze import app
-from dmray.errors import SpecError
+from dmray.errors import CheckpointError, DatasetError, SpecError
 from dmray.inference import Policy
 from dmray.policies import SequencePolicy, initial_policy, make_decoder
 from dmray.records import SweepFolder
+from dmray.specs import DatasetSpec
 from dmray.trial.build import build_trainer
 from dmray.trial.checkpoints import rewrite_checkpoint
 from dmray.trial.job import TrialJob
@@ -144,7 +146,7 @@ def test_the_command_writes_tables_and_figures_and_says_what_it_left_out(ran: dm
     assert done.exit_code == 0, done.output
     names = {"lengths.csv", "lengths_by_setting.csv", "scores.csv", "scores_by_setting.csv"}
     figures = {f"{what}-open-expert.{kind}" for what in ("lengths", "scores") for kind in ("png", "svg")}
-    assert {path.name for path in into.iterdir()} == names | figures
+    assert {path.name for path in into.iterdir()} == names | figures | {"notes.txt"}
     lengths = pd.read_csv(into / "lengths.csv", keep_default_na=False)
     assert list(zip(lengths["stage"], lengths["layer"], lengths["weights"], strict=True)) == [
         ("action", 1, "start"),
@@ -204,5 +206,47 @@ def test_seeds_of_a_setting_share_a_mean_and_settings_and_steps_are_told_apart(
 
 def test_other_data_of_the_same_name_are_another_setting(dm: Policy) -> None:
     other = dm.trial.model_copy(update={"seed": 1})
-    settings = settings_of([Measured(dm.trial, 40, "0123456789"), Measured(other, 40, "abcdefghij")])
-    assert settings == {(dm.trial.trial_id, 40): "data 01234567", (other.trial_id, 40): "data abcdefgh"}
+    settings = settings_of([MeasuredPolicy(dm.trial, 40, "0123456789"), MeasuredPolicy(other, 40, "abcdefghij")])
+    assert settings == {
+        (dm.trial.trial_id, 40): ("open-expert (data 01234567)", ""),
+        (other.trial_id, 40): ("open-expert (data abcdefgh)", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
+        ("dm/a dm+r/a dm/b dm+r/b", {"dm/a": (0, 0), "dm+r/a": (0, 1), "dm/b": (1, 0), "dm+r/b": (1, 1)}),
+        ("dm/a dm/b dm+r/b", {"dm/a": (0, 0), "dm/b": (1, 0), "dm+r/b": (1, 1)}),  # one was left out
+        ("dm/a dm+r/b", {"dm/a": (0, 0), "dm+r/b": (0, 1)}),  # no setting in common
+        ("dm/a dm/b dm/c dm/d", {"dm/a": (0, 0), "dm/b": (0, 1), "dm/c": (0, 2), "dm/d": (1, 0)}),
+    ],
+)
+def test_panels_are_in_the_order_of_the_settings_with_a_column_for_each_method(
+    settings: str, places: dict[str, tuple[int, int]]
+) -> None:
+    given = [(each.partition("/")[0], each.partition("/")[2]) for each in settings.split()]
+    assert panels_of(given) == [Panel(*at, *name.split("/")) for name, at in sorted(places.items(), key=lambda i: i[1])]
+
+
+def test_what_cannot_be_read_is_named_at_the_end_and_the_others_are_analysed(
+    dm: Policy, trial_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    gone = DatasetSpec(name="gone", task="maze2d-open", path=str(tmp_path / "gone.hdf5"))
+    trial, into = dm.trial.model_copy(update={"dataset": gone}), tmp_path / "into"
+    rewrite_checkpoint(trial_folders["dm"] / "checkpoints/final.pt", tmp_path / "gone.pt", trial)
+    files = [str(tmp_path / "gone.pt"), str(trial_folders["dm"]), str(tmp_path / "torn.pt")]
+    Path(files[2]).write_bytes(Path(files[0]).read_bytes()[:100])
+    done = CliRunner().invoke(app, ["decay", *files, "--windows", "2", "--into", str(into)])
+    sentence = f"data set gone (1 policy) is not analysed: {tmp_path}/gone.hdf5"
+    torn, gone_data = done.output.splitlines()[-2:]
+    assert (done.exit_code, gone_data.startswith(f"error: {sentence}")) == (1, True), done.output
+    assert torn.startswith(f"error: {files[2]}: not a dmray checkpoint as it was written")
+    assert f"\n{sentence}" in (into / "notes.txt").read_text()
+    assert set(pd.read_csv(into / "lengths.csv")["dataset"]) == {"open-expert"}
+    with pytest.raises(DatasetError, match=r"data set gone \(1 policy\) is not analysed"):
+        dmray.analyze_decay(files[0])
+    with pytest.raises(CheckpointError, match=r"torn\.pt: not a dmray checkpoint"):
+        dmray.analyze_decay(files[2])
+    dmray.analyze_decay(files[1], windows=2, into=into)
+    assert not (into / "notes.txt").exists()

@@ -30,6 +30,16 @@ def test_a_sweep_its_trials_and_their_files_name_the_same_policies(
     assert len(find_policies([sweep, *folders]).policies) == 2, "each once"
 
 
+def test_policies_are_in_the_order_of_their_sweep_however_they_are_named(
+    ran: dmray.SweepRun, trial_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    first, second = (str(ran.trial_folder(trial_id)) for trial_id in ran.plan.trial_ids)
+    other = tmp_path / "other.pt"
+    shutil.copy(f"{first}/checkpoints/final.pt", other)
+    found = find_policies([f"{second}/checkpoints/final.pt", str(other), first])
+    assert [policy.source for policy in found.policies] == [first, f"{second}/checkpoints/final.pt", str(other)]
+
+
 def test_the_data_are_those_of_the_training(ran: dmray.SweepRun, trial_folders: dict[str, Path]) -> None:
     policy = find_policies([str(trial_folders["dm"])]).policies[0].load()
     opened = open_data(policy)
@@ -86,6 +96,11 @@ def test_the_commands_take_the_mlflow_server_that_the_message_asks_for(
         given = CliRunner().invoke(app, [question, "0" * 32, "--mlflow-uri", "nonsense://server"])
         assert given.exit_code == 1
         assert "nonsense" in given.output
+
+
+def test_a_server_without_an_mlflow_run_is_an_error(trial_folders: dict[str, Path]) -> None:
+    with pytest.raises(SpecError, match="mlflow_uri http://h: no run is the id of an MLflow run; leave it out"):
+        find_policies([str(trial_folders["dm"])], mlflow_uri="http://h")
 
 
 def test_what_is_not_there_is_said(ran: dmray.SweepRun, tmp_path: Path) -> None:

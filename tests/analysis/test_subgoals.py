@@ -20,22 +20,23 @@ from dmray.analysis.subgoal_measures import (
     SOURCES,
     Measured,
 )
-from dmray.analysis.subgoal_results import RunSubgoals, settings_of
+from dmray.analysis.subgoal_results import RunSubgoals, group_runs
 from dmray.analysis.subgoal_sources import (
     FED,
     NearestLabels,
     PresentStates,
     RandomStates,
     Remembered,
-    bootstrap_interval,
     remember,
 )
 from dmray.analysis.subgoals import nearer_sentence
 from dmray.cli.analyze import app
 from dmray.datasets import subgoal_rows
 from dmray.errors import SpecError
+from dmray.reporting.aggregates import interval_of_runs
 from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
 from dmray.terminal import SafeConsole
+from dmray.trial.checkpoints import rewrite_checkpoint
 from tests.analysis.examples import walk
 from tests.policies.windows import config_of
 from tests.sweeps import tiny_sweep
@@ -122,6 +123,21 @@ def test_the_command_writes_tables_figures_and_the_summary(hierarchical: dmray.S
     assert len(pd.read_csv(into / "runs.csv")) == 2 * len(SOURCES)
 
 
+def test_a_data_set_that_is_missing_does_not_end_the_analysis_of_the_others(
+    hierarchical: dmray.SweepRun, tmp_path: Path
+) -> None:
+    trial = next(trial for trial in hierarchical.plan.trials if trial.method == "hdm")
+    folder = hierarchical.trial_folder(trial.trial_id)
+    gone = DatasetSpec(name="gone", task="maze2d-open", path=str(tmp_path / "gone.hdf5"))
+    on_gone = trial.model_copy(update={"dataset": gone})
+    rewrite_checkpoint(folder / "checkpoints/final.pt", tmp_path / "gone.pt", on_gone)
+    made = dmray.analyze_subgoals([tmp_path / "gone.pt", folder], stretches=2, length=5)
+    assert set(made.tables["runs"]["dataset"]) == {"open-expert"}
+    assert [each.partition("gone.hdf5")[0] for each in made.failed] == [
+        f"data set gone (1 policy) is not analysed: {tmp_path}/"
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -154,12 +170,12 @@ def run_of(seed: int, to_label: float, step: int = 10, fingerprint: str = "a1b2c
 
 
 def test_the_sentence_follows_from_the_numbers() -> None:
-    (all_nearer,) = settings_of([run_of(0, 1.0), run_of(1, 1.5)])
+    (all_nearer,) = group_runs([run_of(0, 1.0), run_of(1, 1.5)])
     assert (
         nearer_sentence(all_nearer)
         == "HDM: its subgoals, fed back, are nearer to their labels than every baseline in all of 2 runs."
     )
-    (some,) = settings_of([run_of(0, 2.5), run_of(1, 1.5)])
+    (some,) = group_runs([run_of(0, 2.5), run_of(1, 1.5)])
     assert nearer_sentence(some) == (
         "HDM: of 2 runs, its subgoals, fed back, are nearer to their labels than the previous label in 1, "
         "the random later state in 2, the mean state in 2, the present state in 2."
@@ -167,11 +183,11 @@ def test_the_sentence_follows_from_the_numbers() -> None:
 
 
 def test_checkpoints_of_one_trial_and_other_data_are_settings_of_their_own() -> None:
-    steps = settings_of([run_of(0, 1.0, step=10), run_of(0, 1.0, step=20)])
+    steps = group_runs([run_of(0, 1.0, step=10), run_of(0, 1.0, step=20)])
     assert [setting.label for setting in steps] == ["HDM, step 10", "HDM, step 20"]
-    data = settings_of([run_of(0, 1.0), run_of(1, 1.0, fingerprint="ffff0000")])
-    assert [setting.dataset for setting in data] == ["maze2d-umaze-v1 (data a1b2c3)", "maze2d-umaze-v1 (data ffff00)"]
-    best = settings_of([run_of(0, 1.0, step=10), run_of(1, 1.0, step=20)])
+    data = group_runs([run_of(0, 1.0), run_of(1, 1.0, fingerprint="ffff0000")])
+    assert [each.dataset for each in data] == ["maze2d-umaze-v1 (data a1b2c3d4)", "maze2d-umaze-v1 (data ffff0000)"]
+    best = group_runs([run_of(0, 1.0, step=10), run_of(1, 1.0, step=20)])
     assert len(best) == 1, "the best steps of two seeds are one setting"
 
 
@@ -203,12 +219,12 @@ def test_random_states_are_held_and_do_not_depend_on_the_episodes_that_have_ende
 def test_an_interval_is_over_episodes_and_over_runs() -> None:
     draw = np.random.default_rng(0)
     same = [draw.normal(50, 1, 100) for _ in range(4)]
-    low, high = bootstrap_interval(same) or (0.0, 0.0)
+    low, high = interval_of_runs(same) or (0.0, 0.0)
     assert low < 50 < high
     assert high - low < 1.0
     apart = [scores + 20 * number for number, scores in enumerate(same)]
-    wide = bootstrap_interval(apart) or (0.0, 0.0)
+    wide = interval_of_runs(apart) or (0.0, 0.0)
     assert wide[1] - wide[0] > 20, "runs that differ make it wide"
-    one = bootstrap_interval(same[:1]) or (0.0, 0.0)
+    one = interval_of_runs(same[:1]) or (0.0, 0.0)
     assert abs((one[1] - one[0]) - 4 / 10) < 0.1, "four standard errors of 100 episodes"
-    assert bootstrap_interval([np.array([3.0])]) is None
+    assert interval_of_runs([np.array([3.0])]) is None

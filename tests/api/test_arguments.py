@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import dmray
 from dmray.arguments import finite_number, flag, whole_number
@@ -36,6 +37,7 @@ def act(observations: np.ndarray) -> np.ndarray:
         (lambda: dmray.run_sweep(SWEEP, storage=5), "storage"),  # type: ignore[arg-type]
         (lambda: dmray.run_sweep(SWEEP, storage=""), "storage"),
         (lambda: dmray.run_sweep(SWEEP, progress=5), "progress"),  # type: ignore[arg-type]
+        (lambda: dmray.run_sweep(SWEEP, progress=False, console=Console()), "console: only progress=True"),
         (lambda: dmray.load_results(5), "sweep"),  # type: ignore[arg-type]
         (lambda: dmray.load_results("runs", protocol=5), "protocol"),  # type: ignore[arg-type]
         (lambda: dmray.load_policy(None), "source"),  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from dmray.cli.data import app
 from dmray.cli.entry import run_command
 from dmray.errors import DatasetError
 from dmray.tasks import DATASETS, find_names, tasks_with_sizes
+from tests.sweeps import sweep_file
 
 
 def run(*arguments: str) -> Result:
@@ -218,6 +219,49 @@ def test_a_family_is_fetched_and_one_failure_does_not_stop_the_others(monkeypatc
     done = run("fetch", "maze2d", "maze2d-umaze-v1")
     assert (done.exit_code, done.output.count("error:")) == (1, 3)
     assert done.stdout == "maze2d-umaze-v1: /a/file\n"
+
+
+def test_what_a_sweep_file_names_is_fetched_or_said_to_be_made_or_read_elsewhere(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmray.sources.fetch_published", lambda name, *_: f"/a/{name}")
+    monkeypatch.setattr("dmray.sources.put_published", lambda name, to, *_: f"{to}/{name}")
+    datasets = [
+        {"name": "maze2d-umaze-v1"},
+        {"name": "half", "catalog": "maze2d-umaze-v1", "fraction": 0.5},
+        {"name": "own", "task": "maze2d-open", "path": str(made)},
+        {"name": "stored", "task": "maze2d-open", "path": "s3://b/stored.hdf5"},
+        {"name": "other", "task": "hopper", "path": "minari://mujoco/hopper/expert-v0"},
+        {"name": "random", "task": "hopper", "generate": {"behaviour": "random", "transitions": 100}},
+    ]
+    file = sweep_file(tmp_path, datasets=datasets)
+    stored, random = "stored: is read from s3://b/stored.hdf5, which", "random: is recorded when the sweep starts\n"
+    here = run("fetch", "--sweep", str(file))
+    assert here.exit_code == 0, here.output
+    assert [line.partition(" the sweep file")[0] for line in here.stdout.splitlines()] == [
+        f"own: is read from {made}, which",
+        stored,
+        random.strip(),
+        "maze2d-umaze-v1: /a/maze2d-umaze-v1",
+        "minari://mujoco/hopper/expert-v0: /a/minari://mujoco/hopper/expert-v0",
+    ]
+    put = run("fetch", "--sweep", str(file), "--to", f"{tmp_path}/shared")
+    assert (put.exit_code, stored in put.stdout, random in put.stdout) == (0, True, True), put.output
+    assert f"maze2d-umaze-v1: {tmp_path}/shared/maze2d-umaze-v1\n{made}: {tmp_path}/shared/made.hdf5\n" in put.stdout
+    assert (tmp_path / "shared" / "made.hdf5").read_bytes() == made.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing to fetch: give names of data sets, or a sweep file with --sweep"),
+        (("--sweep", "quickstat"), "no such sweep file"),
+        (("--sweep", "quickstart", "--protocol", "made"), "--protocol made: --sweep names data sets one by one"),
+    ],
+)
+def test_a_fetch_of_nothing_is_an_error(words: tuple[str, ...], message: str) -> None:
+    done = run("fetch", *words)
+    assert (done.exit_code, message in done.output.replace("\n", " ")) == (1, True), done.output
 
 
 def test_stats_are_of_the_episodes(made: Path) -> None:

@@ -107,6 +107,20 @@ def test_a_calibration_of_a_busy_machine_says_so(tmp_path: Path) -> None:
     assert "measured on a busy machine, so the time may be too long: other processes kept 3.0" in output
 
 
+def test_a_plan_says_the_same_as_the_run_about_a_variable_that_contradicts_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason='pip install "dmray[wandb]"')
+    changes = {"tracking": {"mlflow_uri": "off", "wandb": {"project": "p", "mode": "online"}}}
+    assert "trackers:" not in plan(tmp_path, "--local", **changes)[1]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    code, output = plan(tmp_path, "--local", **changes)
+    (told,) = [line for line in output.splitlines() if line.startswith("trackers: ")]
+    done = runner.invoke(sweep.app, [str(sweep_file(tmp_path, **changes)), "--local"])
+    assert (code, done.exit_code) == (0, 1)
+    assert f"error: {told.removeprefix('trackers: the sweep does not start here: ')}" in done.output
+
+
 def test_known_hardware_is_listed(tmp_path: Path) -> None:
     code, output = plan(tmp_path, "--on", "list")
     assert code == 0, output

@@ -17,7 +17,7 @@ import pytest
 from dmray.downloads import MANIFEST_NAME, FetchSettings, Manifest, RemoteFile, fetch, verify
 from dmray.downloads import fetching as fetching_module
 from dmray.downloads import remote as remote_module
-from dmray.errors import DatasetError, StorageError
+from dmray.errors import DatasetError, DatasetUnavailableError, StorageError
 from tests.downloads.server import Server, cut_after, properly, refused, serving, short_by
 
 NAME = "hopper_medium-v2.hdf5"
@@ -97,7 +97,7 @@ def test_progress_forgives_interruptions_and_silence_does_not(server: Server, tm
     server.script = [properly, refused(503)] * 8
     assert fetch(remote(server), tmp_path / "a", settings(attempts=2)).read_bytes() == CONTENT
     server.script = [properly, refused(503), refused(503)]
-    with pytest.raises(DatasetError, match="the server answers 503"):
+    with pytest.raises(DatasetUnavailableError, match="the server answers 503"):
         fetch(remote(server), tmp_path / "b", settings(attempts=2))
 
 
@@ -144,6 +144,7 @@ def test_what_is_not_there_is_not_asked_for_twice(server: Server, tmp_path: Path
     pauses: list[float] = []
     with pytest.raises(DatasetError) as error:
         fetch(remote(server), tmp_path, FetchSettings(sleep=pauses.append))
+    assert type(error.value) is DatasetError  # not a transient one
     assert f"{remote(server).url}: the server answers {status}" in str(error.value)
     assert "DMRAY_MIRRORS" in str(error.value)
     assert pauses == []

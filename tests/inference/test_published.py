@@ -201,6 +201,14 @@ def test_statistics_come_from_the_users_data_file(tmp_path: Path) -> None:
             "x: no such file",
         ),
         (
+            lambda f, s: dmray.load_published_policy(f, "maze2d-open", statistics=s, n_head=1),
+            "n_head, action_input: are in the folder's config.json",
+        ),
+        (
+            lambda f, s: dmray.load_policy(f, mlflow_uri="http://h"),
+            "mlflow_uri http://h: .* is no MLflow run",
+        ),
+        (
             lambda f, s: dmray.load_published_policy(f / "config.json", "maze2d-open", method="dt", statistics=s),
             "not a state dict that torch.save wrote",
         ),

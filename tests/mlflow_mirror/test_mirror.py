@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dmray.errors import TrackingError, TrackingUnavailableError
 from dmray.methods import METHODS
 from dmray.mlflow_mirror.mirror import MlflowMirror
-from dmray.mlflow_mirror.store import POINTS_PER_BATCH
+from dmray.mlflow_mirror.store import POINTS_PER_BATCH, StoreError
 from dmray.planning.plan import plan
 from dmray.records import LedgerRecord, StartedOver, SweepFolder, write_done_marker
 from dmray.reporting import write_report
@@ -364,3 +365,21 @@ def test_the_report_and_the_manifest_are_attached_to_the_sweep(folder: SweepFold
     mirror(store, folder).close(report=folder.report)
     sweep: FakeRun = store.level("sweep")[0]
     assert sweep.artifacts == {"": folder.manifest, "report": folder.report}
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_registry_that_does_not_answer_is_another_error_than_one_that_refuses(
+    folder: SweepFolder, refuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all(folder)
+    store = FakeStore()
+    filled = mirror(store, folder)
+    filled.close()
+
+    def fails(policy: object, sweep_id: str) -> None:
+        raise StoreError("no", refuses)
+
+    monkeypatch.setattr(store, "register", fails)
+    with pytest.raises(TrackingError, match="registry does not take the best policies: no") as raised:
+        filled.register()
+    assert isinstance(raised.value, TrackingUnavailableError) is not refuses

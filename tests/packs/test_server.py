@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -223,6 +224,48 @@ def test_a_server_that_does_not_answer_is_killed(world: World, monkeypatch: pyte
         release.set()
     assert killed == ["kill"]
     client.close()
+
+
+def test_a_server_whose_main_thread_hangs_is_killed_long_before_an_answer_is_due(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[str] = []
+    client = world.packed(1)
+    assert (client.is_set_up, world.server.silent_s()) == (False, 0.0), "compiling takes long"
+    all_steps(client, 1)
+    monkeypatch.setattr(packed_trainer, "_SILENT_S", 0.2)
+    monkeypatch.setattr(packed_trainer, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(server, "_SLOW", 0.0)
+    monkeypatch.setattr(ServerPlace, "kill", lambda place: killed.append("kill"))
+    release = threading.Event()
+    world.server._tasks.put((lambda: release.wait(20), Future()))
+    try:
+        with pytest.raises(PackServerError, match="did not answer in time and was killed"):
+            client.advance(1)
+        assert world.server.silent_s() > 0.2
+    finally:
+        release.set()
+    assert set(killed) == {"kill"}
+    client.close()
+
+
+def test_a_slice_that_runs_for_much_longer_than_usual_counts_as_a_hang_unless_a_pack_is_set_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pack = SimpleNamespace(occupied={0}, is_set_up=True)
+    host = SimpleNamespace(pack=pack, running=SimpleNamespace(begun=1000.0), step_s=2.0)
+    hung = PackServer(SETTINGS, Path(), None)  # type: ignore[arg-type]
+    hung._hosts["key"] = [host]  # type: ignore[list-item]
+    now[0] = hung._round_at = 1300.0  # the loop goes round and round, and the GPU does not finish
+    assert hung.silent_s() == 300 - 20 * 2.0
+    host.running = None
+    assert hung.silent_s() == 0.0
+    pack.is_set_up, hung._round_at = False, 1000.0
+    assert hung.silent_s() == 0.0
+    pack.is_set_up = True
+    assert hung.silent_s() == 300 - 20 * 2.0
 
 
 def test_a_message_that_never_ends_is_a_timeout(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dmray.tasks import DATASETS, recording_path, task_of
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DMRAY_DATASETS", str(tmp_path / "downloads"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DMRAY_OFFLINE", "0")
     (tmp_path / "downloads").mkdir()
     return tmp_path / "downloads"
 
@@ -78,3 +79,14 @@ def test_the_plan_lists_what_is_downloaded_from_where_and_how_much_in_80_columns
         "  1 MISSING: the sweep does not start",
         "    mine: mine.hdf5",
     ]
+
+
+def test_what_may_not_be_downloaded_is_missing(
+    downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMRAY_OFFLINE", "1")
+    (found,) = needed_files([DatasetSpec(name="hopper-medium-v2")], tmp_path)
+    assert (found.state, found.source.partition(" a download of ")[0]) == (
+        "missing",
+        f"not in {downloads}, and DMRAY_OFFLINE forbids",
+    )

@@ -41,7 +41,7 @@ def loaded(method: MethodName, weights: Networks, action_input: ActionInput = "p
     policy = from_authors(
         method,
         weights,
-        n_head=max(1, make_golden.CASES[method].heads),
+        n_head=make_golden.CASES[method].heads or None,
         action_input=action_input,
         action_limit=make_golden.ACTION_LIMIT,
     )
@@ -208,6 +208,15 @@ def test_layers_that_are_numbered_with_a_gap_are_refused_before_any_is_built() -
     more = {name.replace("layers.0.", "layers.99999."): value for name, value in weights.items()}
     with pytest.raises(CheckpointError, match=r"layers .*99999 are given"):
         from_authors("dm", {"action": {**weights, **more}})
+
+
+@pytest.mark.parametrize("name", ["n_head", "activation", "return_scale"])
+def test_a_setting_that_the_method_does_not_have_is_an_error(name: str) -> None:
+    value = {"n_head": 1, "activation": "relu", "return_scale": 1000.0}[name]
+    with pytest.raises(SpecError, match=f"^{name} .*: method 'dm' has no such setting; leave it out$"):
+        from_authors("dm", networks("dm"), **{name: value})  # type: ignore[arg-type]
+    with_returns = name == "return_scale"
+    from_authors("dm+r" if with_returns else "dt", networks("dm+r" if with_returns else "dt"), **{name: value})  # type: ignore[arg-type]
 
 
 def test_odd_arguments_are_errors_that_name_them() -> None:

@@ -44,6 +44,17 @@ def test_means_and_sample_deviations_over_seeds(folder: SweepFolder) -> None:
     assert table["DT"]["best, normalized"] == "30.0 ± 14.1"
 
 
+def test_a_mean_just_below_the_minimum_is_zero(folder: SweepFolder) -> None:
+    write(folder, {"dm 0": [-0.02, -0.02], "dm 1": [-0.02, -0.02], "dt 0": [0, 0], "dt 1": [0, 0]})
+    assert seed_groups(score_table(comparison(folder)))["DM"] == {
+        "method": "DM",
+        "seeds": "2 of 2",
+        **dict.fromkeys(("last, normalized", "best, normalized", "last 2, normalized"), "0.0 ± 0.0"),
+        "last, raw return": "-0.2 ± 0.0",
+        "last, IQM [95 %]": "0.0 [0.0, 0.0]",
+    }
+
+
 def test_the_highest_mean_of_each_column_and_all_that_may_equal_it_are_bold(folder: SweepFolder) -> None:
     scores: dict[str, list[Any]] = {
         **{f"dm {seed}": [90 + seed, 50 + seed] for seed in range(3)},

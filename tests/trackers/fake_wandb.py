@@ -22,6 +22,7 @@ class FakeWandb:
     """Answers the requests of a run: find it, make it, take its rows and its files."""
 
     def __init__(self) -> None:
+        self.refused = False  # whether to make or change runs is
         self.runs: dict[str, ServerRun] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -63,6 +64,8 @@ class FakeWandb:
             return {"data": {"viewer": viewer}}
         if name == "RunResumeStatus":
             return {"data": {"model": {**project, "bucket": self._resumed(asked["name"])}}}
+        if name == "UpsertBucket" and self.refused:
+            return {"errors": [{"message": "permission denied"}]}
         if name == "UpsertBucket":
             known = asked["name"] in self.runs
             self.runs.setdefault(asked["name"], ServerRun()).sent += json.dumps(asked)
