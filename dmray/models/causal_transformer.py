@@ -9,6 +9,11 @@ Deliberate differences from GPT-2: ReLU or the exact GELU instead of its approxi
 embedding, because the sequence model adds a timestep embedding to the tokens. The initial weights are those of the
 config; its defaults are GPT-2's.
 
+With gradients on a CPU, in float32, each block is one function whose loops between the matrix products are compiled
+(`dmray.models.transformer_numba`), and masks of dropout come from a faster generator. Plain PyTorch is used without
+gradients, with other dtypes and devices, under autocast, `torch.func`, `torch.compile` and export, and with
+`torch.use_deterministic_algorithms(True)`.
+
 The state for acting step by step is a cache of keys and values of all tokens since a group's start (`KeyValueCache`).
 Its shapes: B rows of one group, H heads, n tokens of a call, E numbers per head. Projections are computed for all
 groups at once. Each group attends to its own tokens only, so a group that was restarted recently costs little.
@@ -25,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.configs import INIT_STD, TransformerConfig
+from dmray.models.selective_scan import backend_of
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
@@ -40,11 +46,19 @@ class CausalTransformer(nn.Module):
         _initialise(self, spec)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.dropout(tokens)
+        hidden = self._dropped(tokens)
         for layer in self.layers:
             hidden = layer(hidden)
         normed: Tensor = self.ln_f(hidden)
         return normed
+
+    def _dropped(self, tokens: Tensor) -> Tensor:
+        if self.dropout.training and _is_compiled(tokens, self.ln_f.weight):
+            from dmray.models.dropout_numba import numba_dropout
+
+            return numba_dropout(tokens, self.dropout.p)
+        dropped: Tensor = self.dropout(tokens)
+        return dropped
 
     def last(self, tokens: Tensor) -> Tensor:
         """See `dmray.models.network.BackboneNetwork`."""
@@ -79,6 +93,8 @@ class _Block(nn.Module):
         self.mlp = _Mlp(spec)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if _is_compiled(hidden, self.ln_1.weight):
+            return self._compiled(hidden)
         return self._finish(hidden, self.attention(self.ln_1(hidden)))
 
     def last(self, hidden: Tensor) -> Tensor:
@@ -88,10 +104,33 @@ class _Block(nn.Module):
     def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
         return self._finish(hidden, self.attention.advance(self.ln_1(hidden), state, layer))
 
+    def _compiled(self, hidden: Tensor) -> Tensor:
+        from dmray.models.transformer_numba import BlockParameters, BlockSetting, numba_block
+
+        attention, mlp = self.attention, self.mlp
+        layers = (self.ln_1, attention.c_attn, attention.c_proj, self.ln_2, mlp.c_fc, mlp.c_proj)
+        parameters = BlockParameters(*(x for layer in layers for x in (layer.weight, layer.bias)))
+        attention_rate = attention.dropout if attention.training else 0.0
+        rates = attention_rate, _rate(attention.residual_dropout), _rate(mlp.residual_dropout)
+        setting = BlockSetting(attention.n_head, mlp.activation, self.ln_1.eps, rates)
+        return numba_block(hidden, parameters, setting)
+
     def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = hidden + attended
         out: Tensor = hidden + self.mlp(self.ln_2(hidden))
         return out
+
+
+def _is_compiled(x: Tensor, parameter: Tensor) -> bool:
+    """Whether a block uses the compiled loops. The rule of `backend_of`, and that gradients are recorded once."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return False
+    inside_func = torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[no-untyped-call]
+    return not inside_func and x.numel() > 0 and backend_of(parameter) == "numba"
+
+
+def _rate(dropout: nn.Dropout) -> float:
+    return dropout.p if dropout.training else 0.0
 
 
 class _Attention(nn.Module):
@@ -133,13 +172,13 @@ class _Attention(nn.Module):
 class _Mlp(nn.Module):
     def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
-        self._activation = _ACTIVATIONS[spec.activation]
+        self.activation = spec.activation
         self.c_fc = nn.Linear(spec.d_model, 4 * spec.d_model)
         self.c_proj = nn.Linear(4 * spec.d_model, spec.d_model)
         self.residual_dropout = nn.Dropout(spec.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.residual_dropout(self.c_proj(self._activation(self.c_fc(hidden))))
+        out: Tensor = self.residual_dropout(self.c_proj(_ACTIVATIONS[self.activation](self.c_fc(hidden))))
         return out
 
 
