@@ -10,9 +10,9 @@ embedding, because the sequence model adds a timestep embedding to the tokens. T
 config; its defaults are GPT-2's.
 
 With gradients on a CPU, in float32, each block is one function whose loops between the matrix products are compiled
-(`dmray.models.transformer_numba`), and masks of dropout come from a faster generator. Plain PyTorch is used without
-gradients, with other dtypes and devices, under autocast, `torch.func`, `torch.compile` and export, and with
-`torch.use_deterministic_algorithms(True)`.
+(`dmray.models.transformer_numba`), and dropout has a faster generator (`dmray.models.dropout_numba`). The rest is plain
+PyTorch: without gradients, other devices and dtypes, autocast, `torch.func`, `torch.compile` and export,
+`torch.use_deterministic_algorithms(True)`, and windows of more than 256 tokens without dropout of attention weights.
 
 The state for acting step by step is a cache of keys and values of all tokens since a group's start (`KeyValueCache`).
 Its shapes: B rows of one group, H heads, n tokens of a call, E numbers per head. Projections are computed for all
@@ -33,6 +33,7 @@ from dmray.models.configs import INIT_STD, TransformerConfig
 from dmray.models.selective_scan import backend_of
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+_FEW_TOKENS = 256
 
 
 class CausalTransformer(nn.Module):
@@ -93,7 +94,7 @@ class _Block(nn.Module):
         self.mlp = _Mlp(spec)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if _is_compiled(hidden, self.ln_1.weight):
+        if _is_compiled(hidden, self.ln_1.weight) and self.attention.keeps_weights(hidden.shape[1]):
             return self._compiled(hidden)
         return self._finish(hidden, self.attention(self.ln_1(hidden)))
 
@@ -110,8 +111,7 @@ class _Block(nn.Module):
         attention, mlp = self.attention, self.mlp
         layers = (self.ln_1, attention.c_attn, attention.c_proj, self.ln_2, mlp.c_fc, mlp.c_proj)
         parameters = BlockParameters(*(x for layer in layers for x in (layer.weight, layer.bias)))
-        attention_rate = attention.dropout if attention.training else 0.0
-        rates = attention_rate, _rate(attention.residual_dropout), _rate(mlp.residual_dropout)
+        rates = attention.rate, _rate(attention.residual_dropout), _rate(mlp.residual_dropout)
         setting = BlockSetting(attention.n_head, mlp.activation, self.ln_1.eps, rates)
         return numba_block(hidden, parameters, setting)
 
@@ -122,11 +122,11 @@ class _Block(nn.Module):
 
 
 def _is_compiled(x: Tensor, parameter: Tensor) -> bool:
-    """Whether a block uses the compiled loops. The rule of `backend_of`, and that gradients are recorded once."""
+    """Whether the compiled loops compute x: see the module's docstring."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
         return False
-    inside_func = torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[no-untyped-call]
-    return not inside_func and x.numel() > 0 and backend_of(parameter) == "numba"
+    inside_func = torch._C._functorch.peek_interpreter_stack() is not None
+    return not inside_func and x.numel() > 0 and x.dtype == parameter.dtype and backend_of(parameter) == "numba"
 
 
 def _rate(dropout: nn.Dropout) -> float:
@@ -141,10 +141,21 @@ class _Attention(nn.Module):
         self.c_proj = nn.Linear(spec.d_model, spec.d_model)
         self.residual_dropout = nn.Dropout(spec.dropout)
 
+    @property
+    def rate(self) -> float:
+        """The probability that an attention weight is dropped."""
+        return self.dropout if self.training else 0.0
+
+    def keeps_weights(self, length: int) -> bool:
+        """Whether all attention weights are kept for the backward pass anyway, or are few.
+
+        Without dropout PyTorch keeps none, which saves memory and, in long windows, time.
+        """
+        return self.rate > 0.0 or length <= _FEW_TOKENS
+
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = self._split(hidden)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.rate, is_causal=True)
         return self._joined(mixed)
 
     def last(self, hidden: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""Dropout whose masks are drawn in compiled loops: a counter-based generator, keyed by torch's global RNG.
+"""Dropout for one CPU core: compiled loops draw the masks, with a key from torch's global RNG.
 
 The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), which PyTorch
-uses on GPUs. A number depends on a key and on the number's place only, so the backward pass draws the same mask again
-and no mask is stored. Each call takes a new key from torch's global RNG: a seed gives the same masks, and a restored
-state of that RNG continues with them.
+uses on GPUs. A number depends only on the key and on its place, so the backward pass draws the same mask again and no
+mask is stored. Each call draws a new key: a seed gives the same masks, and a restored state of torch's RNG continues
+with them.
 
-Shapes: R rows, D numbers in a row. Each row begins at a new block of `BLOCK` numbers.
+Shapes: R rows, D numbers in a row. Each row begins with a new block of `BLOCK` numbers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dmray.models.compiled import compiled
-from dmray.models.lanes import FAST
+from dmray.models.lanes import FAST, INLINED
 
 _COUNTERS = 16  # a block's numbers: four from each counter; enough of them for two vectors of AVX-512
 BLOCK = 4 * _COUNTERS
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)  # added to the two halves of the key at each round
-_LOW, _HALF, _ROUNDS = np.uint64(0xFFFFFFFF), np.uint64(32), 10
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _ZERO = np.float32(0)
 
 
@@ -55,16 +55,22 @@ def new_masks(*rates: float) -> tuple[Mask, ...]:
     )
 
 
-@njit(**FAST)  # type: ignore[untyped-decorator]
+@njit(**INLINED)  # type: ignore[untyped-decorator]
+def _round(state: Any) -> Any:
+    """A round on (x0, x1, x2, x3, key_0, key_1). Only the low halves count: products take no notice of the others."""
+    x0, x1, x2, x3, key_0, key_1 = state
+    product_0, product_1 = (x0 & _LOW) * _MULTIPLIER_0, (x2 & _LOW) * _MULTIPLIER_1
+    x0, x2 = (product_1 >> _HALF) ^ x1 ^ key_0, (product_0 >> _HALF) ^ x3 ^ key_1
+    return x0, product_1, x2, product_0, key_0 + _WEYL_0, key_1 + _WEYL_1
+
+
+@njit(**INLINED)  # type: ignore[untyped-decorator]
 def philox(counter: Any, stream: Any, key_0: Any, key_1: Any) -> Any:
     """Four numbers of 32 bits (in 64) for a counter of 64 bits and a stream of 64 bits."""
-    x0, x1, x2, x3 = counter & _LOW, counter >> _HALF, stream & _LOW, stream >> _HALF
-    for _ in range(_ROUNDS):
-        product_0, product_1 = x0 * _MULTIPLIER_0, x2 * _MULTIPLIER_1
-        x0, x2 = (product_1 >> _HALF) ^ x1 ^ key_0, (product_0 >> _HALF) ^ x3 ^ key_1
-        x1, x3 = product_1 & _LOW, product_0 & _LOW
-        key_0, key_1 = (key_0 + _WEYL_0) & _LOW, (key_1 + _WEYL_1) & _LOW
-    return x0, x1, x2, x3
+    state = counter, counter >> _HALF, stream, stream >> _HALF, key_0, key_1
+    state = _round(_round(_round(_round(_round(state)))))  # LLVM does not vectorize a loop of ten
+    x0, x1, x2, x3, _, _ = _round(_round(_round(_round(_round(state)))))
+    return x0 & _LOW, x1 & _LOW, x2 & _LOW, x3 & _LOW
 
 
 @njit(**FAST)  # type: ignore[untyped-decorator]
@@ -88,21 +94,6 @@ def blocks_of(numbers: Any) -> Any:
     return (numbers - 1) // BLOCK + 1
 
 
-@compiled(**FAST, nogil=True)
-def drop(x: Any, mask: Any, out: Any, sums: Any) -> None:
-    """out (R, D) = x with the mask applied; adds its sums over the rows to `sums` (D,)."""
-    rows, width = x.shape
-    blocks = blocks_of(width)
-    factors = np.full(blocks * BLOCK, mask.scale)
-    for r in range(rows):
-        if mask.threshold > 0:
-            draw_factors(mask, r * blocks, factors)
-        for j in range(width):
-            dropped = x[r, j] * factors[j]
-            out[r, j] = dropped
-            sums[j] += dropped
-
-
 def numba_dropout(x: Tensor, rate: float) -> Tensor:
     """`torch.nn.functional.dropout` in training mode. CPU and float32 only; differentiable once; uses one thread."""
     (mask,) = new_masks(rate)
@@ -112,19 +103,34 @@ def numba_dropout(x: Tensor, rate: float) -> Tensor:
     return y
 
 
+def apply_mask(x: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+    """A copy of x (R, D) with the mask applied, and its sums over the rows (D,); without gradients."""
+    out, sums = torch.empty(x.shape), x.new_zeros(x.shape[1])
+    _drop(x.detach().contiguous().numpy(), mask, out.numpy(), sums.numpy())
+    return out, sums
+
+
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         x, ctx.mask = inputs
-        return _dropped(x, ctx.mask)
+        return apply_mask(x.flatten(0, -2), ctx.mask)[0].view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
-        return _dropped(grad_y, ctx.mask), None
+        return apply_mask(grad_y.flatten(0, -2), ctx.mask)[0].view(grad_y.shape), None
 
 
-def _dropped(x: Tensor, mask: Mask) -> Tensor:
-    rows, out = x.detach().reshape(-1, x.shape[-1]).contiguous(), torch.empty(x.shape)
-    drop(rows.numpy(), mask, out.view(rows.shape).numpy(), np.zeros(rows.shape[1], np.float32))
-    return out
+@compiled(**FAST, nogil=True)
+def _drop(x: Any, mask: Any, out: Any, sums: Any) -> None:
+    rows, width = x.shape
+    blocks = blocks_of(width)
+    factors = np.full(blocks * BLOCK, mask.scale)
+    for r in range(rows):
+        if mask.threshold > 0:
+            draw_factors(mask, r * blocks, factors)
+        for j in range(width):
+            kept = x[r, j] * factors[j]
+            out[r, j] = kept
+            sums[j] += kept

@@ -1,12 +1,12 @@
 """A block of the causal transformer, forward and backward pass, for one CPU core.
 
-The matrix products are PyTorch's. Everything between them is compiled loops that take one pass over the numbers:
-LayerNorm; bias and ReLU; bias, dropout and residual addition; scale, causal softmax and dropout of attention weights.
-They compute what `dmray.models.causal_transformer` does with PyTorch's operations, to rounding.
+The matrix products are PyTorch's. Between them are compiled loops, each of which goes over the numbers once: LayerNorm;
+bias and ReLU; bias, dropout and residual addition; scale, causal softmax and dropout of the attention weights. Results
+are those of `dmray.models.causal_transformer` in plain PyTorch, to rounding, with other masks of dropout.
 
-Shapes: B windows, L tokens, D width, H heads, E = D / H; R = B L rows. Attention weights are (H, B, L, L): for each
-head one batched product. Masks of dropout are drawn again in the backward pass (`dmray.models.dropout_numba`), except
-that of the attention weights, which are stored before and after dropout.
+Shapes: B windows, L tokens, D width, H heads, E = D / H, R = B L rows. Attention weights are (H, B, L, L), so that each
+head has one batched product. The backward pass draws masks again (`dmray.models.dropout_numba`); only the attention
+weights are kept, before and after dropout.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from torch.autograd.function import once_differentiable
 
 from dmray.models.compiled import compiled
 from dmray.models.configs import Activation
-from dmray.models.dropout_numba import BLOCK, blocks_of, draw_factors, drop, new_masks
+from dmray.models.dropout_numba import BLOCK, Mask, apply_mask, blocks_of, draw_factors, new_masks
 from dmray.models.lanes import FAST, LANES, LOG2_E, exp2, load, store
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 class BlockParameters(NamedTuple):
-    """The parameters of a block; weights (outputs, inputs) as in `nn.Linear`."""
+    """The parameters of a block, named as in `dmray.models.causal_transformer`; weights are (outputs, inputs)."""
 
-    norm_1: Tensor
-    norm_1_bias: Tensor
-    attention: Tensor  # into query, key, value
-    attention_bias: Tensor
-    joined: Tensor  # from the heads back onto the residual path
-    joined_bias: Tensor
-    norm_2: Tensor
-    norm_2_bias: Tensor
-    hidden: Tensor  # into the MLP
-    hidden_bias: Tensor
-    out: Tensor  # from the MLP back onto the residual path
-    out_bias: Tensor
+    ln_1: Tensor
+    ln_1_bias: Tensor
+    c_attn: Tensor
+    c_attn_bias: Tensor
+    attention_proj: Tensor  # attention's `c_proj`
+    attention_proj_bias: Tensor
+    ln_2: Tensor
+    ln_2_bias: Tensor
+    c_fc: Tensor
+    c_fc_bias: Tensor
+    mlp_proj: Tensor  # the MLP's `c_proj`
+    mlp_proj_bias: Tensor
 
 
 class BlockSetting(NamedTuple):
@@ -50,25 +50,25 @@ class BlockSetting(NamedTuple):
 
     n_head: int
     activation: Activation
-    epsilon: float  # of LayerNorm
+    epsilon: float  # of both LayerNorms
     rates: tuple[float, float, float]  # of dropout: attention weights, attention's branch, MLP's branch
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+    """Results of the forward pass that the backward pass needs; (R, D) if not said otherwise."""
 
-    x: Tensor  # (R, D), as all without a shape
-    statistics_1: Tensor  # (R, 2): mean and 1 / deviation
+    x: Tensor
+    statistics_1: Tensor  # (R, 2): mean and 1 / deviation, for ln_1
     normed_1: Tensor
     qkv: Tensor  # (B, L, 3, H, E)
     weights: Tensor  # (H, B, L, L)
     dropped: Tensor  # the weights after dropout
-    mixed: Tensor
+    mixed: Tensor  # the heads' outputs side by side
     middle: Tensor  # the residual path between attention and MLP
     statistics_2: Tensor
     normed_2: Tensor
-    hidden: Tensor  # (R, 4 D) before the activation; not kept for ReLU
-    active: Tensor  # (R, 4 D) after it
+    hidden: Tensor  # (R, 4 D), before GELU; for ReLU the same tensor as `active`
+    active: Tensor  # (R, 4 D)
 
 
 def numba_block(x: Tensor, parameters: BlockParameters, setting: BlockSetting) -> Tensor:
@@ -76,7 +76,8 @@ def numba_block(x: Tensor, parameters: BlockParameters, setting: BlockSetting) -
 
     Draws from torch's global RNG if any rate of dropout is above 0.
     """
-    assert all(given.dtype == torch.float32 for given in (x, *parameters)), "needs float32"
+    inputs = (x, *parameters)
+    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inputs), "needs float32 on a CPU"
     y: Tensor = _Block.apply(x, setting, *parameters)  # type: ignore[no-untyped-call]
     return y
 
@@ -85,37 +86,32 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         given, setting, *parameters = inputs
-        p = BlockParameters(*parameters)
-        ctx.setting, ctx.masks = setting, new_masks(*setting.rates)
-        to_weights, to_attended, to_out = ctx.masks
-        windows, length, width = given.shape
+        p, (windows, length, width) = BlockParameters(*parameters), given.shape
+        masks = new_masks(*setting.rates)
         x = given.contiguous().view(-1, width)
 
-        normed_1, statistics_1 = _normalised(x, p.norm_1, p.norm_1_bias, setting.epsilon)
-        qkv = torch.addmm(p.attention_bias, normed_1, p.attention.t()).view(windows, length, 3, setting.n_head, -1)
-        queries, keys, values = (_heads(part) for part in qkv.unbind(2))
-        weights = torch.empty(setting.n_head, windows, length, length)
-        for query, key, out in zip(queries, keys, weights, strict=True):
-            torch.bmm(query, key.mT, out=out)
-        dropped = torch.empty_like(weights) if to_weights.drops else weights
-        _attend(_matrices(weights), _scale(qkv) * LOG2_E, to_weights, _matrices(dropped))
-        mixed = _side_by_side([torch.bmm(left, right) for left, right in zip(dropped, values, strict=True)])
+        normed_1, statistics_1 = _normalised(x, p.ln_1, p.ln_1_bias, setting.epsilon)
+        qkv = torch.addmm(p.c_attn_bias, normed_1, p.c_attn.t()).view(windows, length, 3, setting.n_head, -1)
+        weights, dropped, mixed = _attention(qkv, masks[0])
+        middle = torch.mm(mixed, p.attention_proj.t())
+        _join(_array(middle), _array(x), _array(p.attention_proj_bias), masks[1])
 
-        middle = torch.mm(mixed, p.joined.t())
-        _join(_rows(x), _rows(middle), _rows(p.joined_bias), to_attended)
-        normed_2, statistics_2 = _normalised(middle, p.norm_2, p.norm_2_bias, setting.epsilon)
-        hidden = torch.mm(normed_2, p.hidden.t())
+        normed_2, statistics_2 = _normalised(middle, p.ln_2, p.ln_2_bias, setting.epsilon)
+        hidden = torch.mm(normed_2, p.c_fc.t())
         if setting.activation == "relu":
-            _add_bias_relu(_rows(hidden), _rows(p.hidden_bias))
+            _add_bias_relu(_array(hidden), _array(p.c_fc_bias))
             active = hidden
         else:
-            active = F.gelu(hidden.add_(p.hidden_bias))
-        out = torch.mm(active, p.out.t())
-        _join(_rows(middle), _rows(out), _rows(p.out_bias), to_out)
+            active = F.gelu(hidden.add_(p.c_fc_bias))
+        y = torch.mm(active, p.mlp_proj.t())
+        _join(_array(y), _array(middle), _array(p.mlp_proj_bias), masks[2])
 
-        kept = _Kept(x, statistics_1, normed_1, qkv, weights, dropped, mixed, middle, statistics_2, normed_2, hidden, active)
+        kept = _Kept(
+            x, statistics_1, normed_1, qkv, weights, dropped, mixed, middle, statistics_2, normed_2, hidden, active
+        )
+        ctx.setting, ctx.masks = setting, masks
         ctx.save_for_backward(*parameters, *kept)
-        return out.view(given.shape)
+        return y.view(given.shape)
 
     @staticmethod
     @once_differentiable
@@ -123,98 +119,101 @@ class _Block(torch.autograd.Function):
         count = len(BlockParameters._fields)
         p, kept = BlockParameters(*ctx.saved_tensors[:count]), _Kept(*ctx.saved_tensors[count:])
         needed = BlockParameters(*ctx.needs_input_grad[2:])
-        _, to_attended, to_out = ctx.masks
         above = grad_y.contiguous().view(kept.x.shape)
 
-        # from here on `grad` is the gradient of what the next line of the forward pass, read backwards, has computed
-        grad, out_bias = _dropped(above, to_out)
-        out = _of_weight(needed.out, grad, kept.active)
-        inner = torch.mm(grad, p.out)
+        # `grad` is the gradient of the MLP's branch, then of normed_2, then of middle, in the same memory
+        grad, grad_mlp_proj_bias = apply_mask(above, ctx.masks[2])
+        grad_mlp_proj = _of_weight(needed.mlp_proj, grad, kept.active)
+        grad_hidden = torch.mm(grad, p.mlp_proj)
         if ctx.setting.activation == "relu":
-            hidden_bias = torch.zeros_like(p.hidden_bias)
-            _relu_back(_rows(inner), _rows(kept.active), _rows(hidden_bias))
+            grad_c_fc_bias = torch.zeros_like(p.c_fc_bias)
+            _relu_back(_array(grad_hidden), _array(kept.active), _array(grad_c_fc_bias))
         else:
-            inner = torch.ops.aten.gelu_backward(inner, kept.hidden)
-            hidden_bias = inner.sum(0)
-        hidden = _of_weight(needed.hidden, inner, kept.normed_2)
-        torch.mm(inner, p.hidden, out=grad)
-        norm_2, norm_2_bias = _normalise_back(grad, above, kept.middle, kept.statistics_2, p.norm_2)
+            grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, kept.hidden)
+            grad_c_fc_bias = grad_hidden.sum(0)
+        grad_c_fc = _of_weight(needed.c_fc, grad_hidden, kept.normed_2)
+        torch.mm(grad_hidden, p.c_fc, out=grad)
+        grad_ln_2, grad_ln_2_bias = _normalised_back(grad, above, kept.middle, kept.statistics_2, p.ln_2)
 
-        attended, joined_bias = _dropped(grad, to_attended)
-        joined = _of_weight(needed.joined, attended, kept.mixed)
-        qkv = _attention_back(torch.mm(attended, p.joined), kept)
-        attention, attention_bias = _of_weight(needed.attention, qkv, kept.normed_1), qkv.sum(0)
-        torch.mm(qkv, p.attention, out=attended)
-        norm_1, norm_1_bias = _normalise_back(attended, grad, kept.x, kept.statistics_1, p.norm_1)
+        # and `grad_x` of attention's branch, then of normed_1, then of x
+        grad_x, grad_attention_proj_bias = apply_mask(grad, ctx.masks[1])
+        grad_attention_proj = _of_weight(needed.attention_proj, grad_x, kept.mixed)
+        grad_qkv = grad_hidden.view(-1)[: kept.qkv.numel()].view(len(grad), -1)  # memory that is free again
+        _attention_back(torch.mm(grad_x, p.attention_proj), kept, grad_qkv)
+        grad_c_attn = _of_weight(needed.c_attn, grad_qkv, kept.normed_1)
+        torch.mm(grad_qkv, p.c_attn, out=grad_x)
+        grad_ln_1, grad_ln_1_bias = _normalised_back(grad_x, grad, kept.x, kept.statistics_1, p.ln_1)
 
-        grads = BlockParameters(
-            norm_1, norm_1_bias, attention, attention_bias, joined, joined_bias,
-            norm_2, norm_2_bias, hidden, hidden_bias, out, out_bias,
-        )  # fmt: skip
-        return attended.view(grad_y.shape), None, *(x if used else None for x, used in zip(grads, needed, strict=True))
+        grads = (
+            *(grad_ln_1, grad_ln_1_bias, grad_c_attn, grad_qkv.sum(0), grad_attention_proj, grad_attention_proj_bias),
+            *(grad_ln_2, grad_ln_2_bias, grad_c_fc, grad_c_fc_bias, grad_mlp_proj, grad_mlp_proj_bias),
+        )
+        return grad_x.view(grad_y.shape), None, *(x if used else None for x, used in zip(grads, needed, strict=True))
 
 
-def _attention_back(grad: Tensor, kept: _Kept) -> Tensor:
-    """The gradient (R, 3 D) of query, key and value from that of `mixed`."""
-    grads, queries, keys, values = (_heads(x) for x in (grad.view_as(kept.qkv[:, :, 0]), *kept.qkv.unbind(2)))
+def _attention(qkv: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention weights (H, B, L, L) before and after dropout, and the heads' outputs (R, D)."""
+    windows, length, _, heads, _ = qkv.shape
+    weights = qkv.new_empty(heads, windows, length, length)
+    dropped = torch.empty_like(weights) if mask.drops else weights
+    for head, (query, key, _) in enumerate(_heads(qkv)):
+        torch.bmm(query, key.mT, out=weights[head])
+    _attend(_matrices(weights), _scale(qkv) * LOG2_E, mask, _matrices(dropped))
+    mixed = [torch.bmm(dropped[head], value).flatten(0, 1) for head, (_, _, value) in enumerate(_heads(qkv))]
+    return weights, dropped, torch.cat(mixed, dim=1) if heads > 1 else mixed[0]
+
+
+def _attention_back(grad: Tensor, kept: _Kept, grad_qkv: Tensor) -> None:
+    """Compute `grad_qkv` (R, 3 D) from the gradient of `kept.mixed`."""
+    grads, heads = grad.view_as(kept.qkv[:, :, 0]).unbind(2), _heads(kept.qkv)
     scores = torch.empty_like(kept.weights)
-    for above, value, out in zip(grads, values, scores, strict=True):
-        torch.bmm(above, value.mT, out=out)
+    for above, (_, _, value), score in zip(grads, heads, scores, strict=True):
+        torch.bmm(above, value.mT, out=score)
     _attend_back(_matrices(scores), _matrices(kept.weights), _matrices(kept.dropped), _scale(kept.qkv))
-    return _side_by_side(
-        [torch.bmm(score, key) for score, key in zip(scores, keys, strict=True)]
-        + [torch.bmm(score.mT, query) for score, query in zip(scores, queries, strict=True)]
-        + [torch.bmm(weight.mT, above) for weight, above in zip(kept.dropped, grads, strict=True)]
-    )
+    parts = [
+        *(torch.bmm(score, key) for score, (_, key, _) in zip(scores, heads, strict=True)),
+        *(torch.bmm(score.mT, query) for score, (query, _, _) in zip(scores, heads, strict=True)),
+        *(torch.bmm(weight.mT, above) for weight, above in zip(kept.dropped, grads, strict=True)),
+    ]
+    torch.cat([part.flatten(0, 1) for part in parts], dim=1, out=grad_qkv)
 
 
-def _heads(x: Tensor) -> tuple[Tensor, ...]:
-    """(B, L, H, E) as H times (B, L, E)."""
-    return x.unbind(2)
-
-
-def _side_by_side(parts: list[Tensor]) -> Tensor:
-    """Tensors (B, L, E) as one (R, E times their number)."""
-    return (torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]).flatten(0, 1)
+def _heads(qkv: Tensor) -> list[tuple[Tensor, ...]]:
+    """Query, key and value (B, L, E) of each head."""
+    return [head.unbind(2) for head in qkv.unbind(3)]
 
 
 def _scale(qkv: Tensor) -> np.float32:
     return np.float32(1 / math.sqrt(qkv.shape[-1]))
 
 
-def _of_weight(needed: bool, grad: Tensor, inputs: Tensor) -> Tensor | None:
+def _of_weight(needed: object, grad: Tensor, inputs: Tensor) -> Tensor | None:
+    """The gradient of a linear layer's weight from that of its outputs."""
     return torch.mm(grad.t(), inputs) if needed else None
 
 
-def _rows(x: Tensor) -> np.ndarray:
+def _array(x: Tensor) -> np.ndarray:
     numbers: np.ndarray = x.detach().contiguous().numpy()
     return numbers
 
 
 def _matrices(x: Tensor) -> np.ndarray:
-    return _rows(x.flatten(0, 1))
-
-
-def _dropped(x: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
-    """x with the mask applied, and its sums over the rows."""
-    out, sums = torch.empty_like(x), x.new_zeros(x.shape[1])
-    drop(_rows(x), mask, _rows(out), _rows(sums))
-    return out, sums
+    return _array(x.flatten(0, 1))
 
 
 def _normalised(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     normed, statistics = torch.empty_like(x), x.new_empty(len(x), 2)
-    _normalise(_rows(x), (_rows(weight), _rows(bias), np.float32(epsilon)), _rows(normed), _rows(statistics))
+    _normalise(_array(x), (_array(weight), _array(bias), np.float32(epsilon)), _array(normed), _array(statistics))
     return normed, statistics
 
 
-def _normalise_back(
+def _normalised_back(
     grad: Tensor, above: Tensor, x: Tensor, statistics: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Replace `grad`, of the normed x, by the gradient of x itself plus `above`. Returns those of weight and bias."""
+    """Replace `grad`, of the normed x, by the gradient of x plus `above`. Returns the gradients of weight and bias."""
     sums, bias_sums = torch.zeros_like(weight), torch.zeros_like(weight)
-    layer = (_rows(x), _rows(statistics), _rows(weight))
-    _normalise_backward(_rows(grad), _rows(above), layer, _rows(sums), _rows(bias_sums))
+    layer = (_array(x), _array(statistics), _array(weight))
+    _normalise_back(_array(grad), _array(above), layer, _array(sums), _array(bias_sums))
     return sums, bias_sums
 
 
@@ -237,7 +236,7 @@ def _normalise(x: Any, layer: Any, normed: Any, statistics: Any) -> None:
 
 
 @compiled(**FAST, nogil=True)
-def _normalise_backward(grad: Any, above: Any, layer: Any, sums: Any, bias_sums: Any) -> None:
+def _normalise_back(grad: Any, above: Any, layer: Any, sums: Any, bias_sums: Any) -> None:
     x, statistics, weight = layer
     rows, width = x.shape
     count = np.float32(width)
@@ -245,11 +244,12 @@ def _normalise_backward(grad: Any, above: Any, layer: Any, sums: Any, bias_sums:
         mean, inverse = statistics[r, 0], statistics[r, 1]
         total, along = _ZERO, _ZERO
         for j in range(width):
-            g, normed = grad[r, j], (x[r, j] - mean) * inverse
-            sums[j] += g * normed
-            bias_sums[j] += g
-            total += g * weight[j]
-            along += g * weight[j] * normed
+            g = grad[r, j] * weight[j]
+            total += g
+            along += g * (x[r, j] - mean) * inverse
+        for j in range(width):  # a loop of its own: LLVM vectorizes none that stores beside many arrays
+            sums[j] += grad[r, j] * (x[r, j] - mean) * inverse
+            bias_sums[j] += grad[r, j]
         total, along = total / count, along / count
         for j in range(width):
             normed = (x[r, j] - mean) * inverse
@@ -257,7 +257,7 @@ def _normalise_backward(grad: Any, above: Any, layer: Any, sums: Any, bias_sums:
 
 
 @compiled(**FAST, nogil=True)
-def _join(residual: Any, branch: Any, bias: Any, mask: Any) -> None:
+def _join(branch: Any, residual: Any, bias: Any, mask: Any) -> None:
     """branch = residual + dropout(branch + bias)."""
     rows, width = branch.shape
     blocks = blocks_of(width)
@@ -283,7 +283,8 @@ def _relu_back(grad: Any, active: Any, sums: Any) -> None:
     rows, width = grad.shape
     for r in range(rows):
         for j in range(width):
-            g = _ZERO if active[r, j] <= _ZERO else grad[r, j]
+            g = grad[r, j]
+            g = _ZERO if active[r, j] <= _ZERO else g
             grad[r, j] = g
             sums[j] += g
 
