@@ -30,7 +30,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.configs import INIT_STD, TransformerConfig
-from dmray.models.selective_scan import backend_of
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 _FEW_TOKENS = 256
@@ -123,10 +122,12 @@ class _Block(nn.Module):
 
 def _is_compiled(x: Tensor, parameter: Tensor) -> bool:
     """Whether the compiled loops compute x: see the module's docstring."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
         return False
-    inside_func = torch._C._functorch.peek_interpreter_stack() is not None
-    return not inside_func and x.numel() > 0 and x.dtype == parameter.dtype and backend_of(parameter) == "numba"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    takes_them = all(given.device.type == "cpu" and given.dtype == torch.float32 for given in (x, parameter))
+    return takes_them and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
 
 
 def _rate(dropout: nn.Dropout) -> float:

@@ -57,7 +57,7 @@ def new_masks(*rates: float) -> tuple[Mask, ...]:
 
 @njit(**INLINED)  # type: ignore[untyped-decorator]
 def _round(state: Any) -> Any:
-    """A round on (x0, x1, x2, x3, key_0, key_1). Only the low halves count: products take no notice of the others."""
+    """A round on (x0, x1, x2, x3, key_0, key_1). Only their low halves are used; the high halves may be anything."""
     x0, x1, x2, x3, key_0, key_1 = state
     product_0, product_1 = (x0 & _LOW) * _MULTIPLIER_0, (x2 & _LOW) * _MULTIPLIER_1
     x0, x2 = (product_1 >> _HALF) ^ x1 ^ key_0, (product_0 >> _HALF) ^ x3 ^ key_1

@@ -25,7 +25,7 @@ from dmray.models.configs import Activation
 from dmray.models.dropout_numba import BLOCK, Mask, apply_mask, blocks_of, draw_factors, new_masks
 from dmray.models.lanes import FAST, LANES, LOG2_E, exp2, load, store
 
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO, _ONE, _NO_BOUND = np.float32(0), np.float32(1), np.float32(-np.inf)
 
 
 class BlockParameters(NamedTuple):
@@ -91,18 +91,18 @@ class _Block(torch.autograd.Function):
         x = given.contiguous().view(-1, width)
 
         normed_1, statistics_1 = _normalised(x, p.ln_1, p.ln_1_bias, setting.epsilon)
-        qkv = torch.addmm(p.c_attn_bias, normed_1, p.c_attn.t()).view(windows, length, 3, setting.n_head, -1)
+        qkv = torch.mm(normed_1, p.c_attn.t())
+        _add_bias(_array(qkv), _array(p.c_attn_bias), _NO_BOUND)
+        qkv = qkv.view(windows, length, 3, setting.n_head, -1)
         weights, dropped, mixed = _attention(qkv, masks[0])
         middle = torch.mm(mixed, p.attention_proj.t())
         _join(_array(middle), _array(x), _array(p.attention_proj_bias), masks[1])
 
         normed_2, statistics_2 = _normalised(middle, p.ln_2, p.ln_2_bias, setting.epsilon)
         hidden = torch.mm(normed_2, p.c_fc.t())
-        if setting.activation == "relu":
-            _add_bias_relu(_array(hidden), _array(p.c_fc_bias))
-            active = hidden
-        else:
-            active = F.gelu(hidden.add_(p.c_fc_bias))
+        relu = setting.activation == "relu"
+        _add_bias(_array(hidden), _array(p.c_fc_bias), _ZERO if relu else _NO_BOUND)
+        active = hidden if relu else F.gelu(hidden)
         y = torch.mm(active, p.mlp_proj.t())
         _join(_array(y), _array(middle), _array(p.mlp_proj_bias), masks[2])
 
@@ -116,8 +116,8 @@ class _Block(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(BlockParameters._fields)
-        p, kept = BlockParameters(*ctx.saved_tensors[:count]), _Kept(*ctx.saved_tensors[count:])
+        saved, count = ctx.saved_tensors, len(BlockParameters._fields)
+        p, kept = BlockParameters(*saved[:count]), _Kept(*saved[count:])
         needed = BlockParameters(*ctx.needs_input_grad[2:])
         above = grad_y.contiguous().view(kept.x.shape)
 
@@ -270,12 +270,13 @@ def _join(branch: Any, residual: Any, bias: Any, mask: Any) -> None:
 
 
 @compiled(**FAST, nogil=True)
-def _add_bias_relu(x: Any, bias: Any) -> None:
+def _add_bias(x: Any, bias: Any, least: Any) -> None:
+    """x = the maximum of x + bias and `least`; NaN stays NaN."""
     rows, width = x.shape
     for r in range(rows):
         for j in range(width):
             y = x[r, j] + bias[j]
-            x[r, j] = _ZERO if y <= _ZERO else y  # NaN stays NaN
+            x[r, j] = least if y <= least else y
 
 
 @compiled(**FAST, nogil=True)
