@@ -253,6 +253,11 @@ def under_vmap(model: nn.Module, tokens: Tensor) -> Tensor:
     return y
 
 
+def under_compile(model: nn.Module, tokens: Tensor) -> Tensor:
+    y: Tensor = torch.compile(model, fullgraph=True, backend="eager")(tokens)
+    return y
+
+
 def under_grad(model: nn.Module, tokens: Tensor) -> Tensor:
     y: Tensor = torch.func.grad(lambda x: model(x).sum())(tokens)
     return y
@@ -271,6 +276,7 @@ def under_grad(model: nn.Module, tokens: Tensor) -> Tensor:
         ("deterministic", run, deterministic, {"dropout": 0.1}, 5, False),
         ("bfloat16", run, lambda: torch.autocast("cpu", dtype=torch.bfloat16), {"dropout": 0.1}, 5, False),
         ("a pack", under_vmap, nullcontext, {"dropout": 0.0}, 5, False),
+        ("torch.compile", under_compile, nullcontext, {"dropout": 0.1}, 5, False),
         ("torch.func.grad", under_grad, nullcontext, {"dropout": 0.0}, 5, False),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
