@@ -9,6 +9,11 @@ Deliberate differences from GPT-2: ReLU or the exact GELU instead of its approxi
 embedding, because the sequence model adds a timestep embedding to the tokens. The initial weights are those of the
 config; its defaults are GPT-2's.
 
+With gradients on a CPU, in float32, each block is one function whose loops between the matrix products are compiled
+(`dmray.models.transformer_numba`), and dropout has a faster generator (`dmray.models.dropout_numba`). The rest is plain
+PyTorch: without gradients, other devices and dtypes, autocast, `torch.func`, `torch.compile` and export,
+`torch.use_deterministic_algorithms(True)`, and windows of more than 256 tokens without dropout of attention weights.
+
 The state for acting step by step is a cache of keys and values of all tokens since a group's start (`KeyValueCache`).
 Its shapes: B rows of one group, H heads, n tokens of a call, E numbers per head. Projections are computed for all
 groups at once. Each group attends to its own tokens only, so a group that was restarted recently costs little.
@@ -27,6 +32,7 @@ from torch import Tensor, nn
 from dmray.models.configs import INIT_STD, TransformerConfig
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+_FEW_TOKENS = 256
 
 
 class CausalTransformer(nn.Module):
@@ -40,11 +46,19 @@ class CausalTransformer(nn.Module):
         _initialise(self, spec)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.dropout(tokens)
+        hidden = self._dropped(tokens)
         for layer in self.layers:
             hidden = layer(hidden)
         normed: Tensor = self.ln_f(hidden)
         return normed
+
+    def _dropped(self, tokens: Tensor) -> Tensor:
+        if self.dropout.training and _is_compiled(tokens, self.ln_f.weight):
+            from dmray.models.dropout_numba import numba_dropout
+
+            return numba_dropout(tokens, self.dropout.p)
+        dropped: Tensor = self.dropout(tokens)
+        return dropped
 
     def last(self, tokens: Tensor) -> Tensor:
         """See `dmray.models.network.BackboneNetwork`."""
@@ -79,6 +93,8 @@ class _Block(nn.Module):
         self.mlp = _Mlp(spec)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if _is_compiled(hidden, self.ln_1.weight) and self.attention.keeps_weights(hidden.shape[1]):
+            return self._compiled(hidden)
         return self._finish(hidden, self.attention(self.ln_1(hidden)))
 
     def last(self, hidden: Tensor) -> Tensor:
@@ -88,10 +104,34 @@ class _Block(nn.Module):
     def advance(self, hidden: Tensor, state: KeyValueCache, layer: int) -> Tensor:
         return self._finish(hidden, self.attention.advance(self.ln_1(hidden), state, layer))
 
+    def _compiled(self, hidden: Tensor) -> Tensor:
+        from dmray.models.transformer_numba import BlockParameters, BlockSetting, numba_block
+
+        attention, mlp = self.attention, self.mlp
+        layers = (self.ln_1, attention.c_attn, attention.c_proj, self.ln_2, mlp.c_fc, mlp.c_proj)
+        parameters = BlockParameters(*(x for layer in layers for x in (layer.weight, layer.bias)))
+        rates = attention.rate, _rate(attention.residual_dropout), _rate(mlp.residual_dropout)
+        setting = BlockSetting(attention.n_head, mlp.activation, self.ln_1.eps, rates)
+        return numba_block(hidden, parameters, setting)
+
     def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = hidden + attended
         out: Tensor = hidden + self.mlp(self.ln_2(hidden))
         return out
+
+
+def _is_compiled(x: Tensor, parameter: Tensor) -> bool:
+    """Whether the compiled loops compute x: see the module's docstring."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    takes_them = all(given.device.type == "cpu" and given.dtype == torch.float32 for given in (x, parameter))
+    return takes_them and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
+
+
+def _rate(dropout: nn.Dropout) -> float:
+    return dropout.p if dropout.training else 0.0
 
 
 class _Attention(nn.Module):
@@ -102,10 +142,21 @@ class _Attention(nn.Module):
         self.c_proj = nn.Linear(spec.d_model, spec.d_model)
         self.residual_dropout = nn.Dropout(spec.dropout)
 
+    @property
+    def rate(self) -> float:
+        """The probability that an attention weight is dropped."""
+        return self.dropout if self.training else 0.0
+
+    def keeps_weights(self, length: int) -> bool:
+        """Whether all attention weights are kept for the backward pass anyway, or are few.
+
+        Without dropout PyTorch keeps none, which saves memory and, in long windows, time.
+        """
+        return self.rate > 0.0 or length <= _FEW_TOKENS
+
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = self._split(hidden)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.rate, is_causal=True)
         return self._joined(mixed)
 
     def last(self, hidden: Tensor) -> Tensor:
@@ -133,13 +184,13 @@ class _Attention(nn.Module):
 class _Mlp(nn.Module):
     def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
-        self._activation = _ACTIVATIONS[spec.activation]
+        self.activation = spec.activation
         self.c_fc = nn.Linear(spec.d_model, 4 * spec.d_model)
         self.c_proj = nn.Linear(4 * spec.d_model, spec.d_model)
         self.residual_dropout = nn.Dropout(spec.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.residual_dropout(self.c_proj(self._activation(self.c_fc(hidden))))
+        out: Tensor = self.residual_dropout(self.c_proj(_ACTIVATIONS[self.activation](self.c_fc(hidden))))
         return out
 
 
