@@ -5,7 +5,8 @@
 DM and DT, width 128, 6 layers, hopper's sizes (11 and 3), one thread, random weights (time does not depend on them), in
 turns, medians over the rounds; the largest windows are left out (`MOST_TIMESTEPS`). Every decoder has acted for as many
 timesteps as the context is long before it is timed, so a window is full and a transformer's cache holds that many. This
-is the inference time that the paper compares in words.
+is the inference time that the paper compares in words. For DM the table has in brackets how many times its matrix
+products alone that is (`products.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from products import bare_products
 from rich.console import Console
 from rich.table import Table
 from timing import in_turns, medians_ms, write_record
@@ -62,7 +64,16 @@ def _fill(decoder: Any, context: int) -> None:
 
 def measure(context: int, episodes: int, rounds: int) -> dict[str, Any]:
     cases = {f"{method} {mode}": decision(method, mode, context, episodes) for method in METHODS for mode in MODES}
-    return {"context": context, "episodes": episodes, "ms": medians_ms(in_turns(cases, rounds, warm_up=1))}
+    products = {name: bare_products(case) for name, case in cases.items() if name.startswith("dm ")}
+    alone = {f"{name}, products": run for name, run in products.items()}
+    ms = medians_ms(in_turns(cases | alone, rounds, warm_up=1))
+    products_ms = {name: ms.pop(f"{name}, products") for name in products}
+    return {"context": context, "episodes": episodes, "ms": ms, "products_ms": products_ms}
+
+
+def _shown(name: str, ms: dict[str, float], products: dict[str, float]) -> str:
+    over = f" ({ms[name] / products[name]:.2f})" if name in products else ""
+    return f"{ms[name]:.2f}{over}"
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -112,11 +123,10 @@ def main() -> None:
     for episodes in EPISODES:
         for context in (each for each in contexts if episodes * each <= MOST_TIMESTEPS):
             results.append(measure(context, episodes, rounds))
-            ms = results[-1]["ms"]
+            ms, products = results[-1]["ms"], results[-1]["products_ms"]
             ratios = (ms["dm window"] / ms["dm stream:2"], ms["dm window"] / ms["dm recurrent"])
-            table.add_row(
-                str(episodes), str(context), *(f"{ms[name]:.2f}" for name in names), *(f"{r:.1f}" for r in ratios)
-            )
+            shown = [_shown(name, ms, products) for name in names]
+            table.add_row(str(episodes), str(context), *shown, *(f"{r:.1f}" for r in ratios))
     Console(width=150).print(table)
     settings = {"d_model": 128, "n_layer": 6, "observations": OBSERVATIONS, "actions": ACTIONS, "rounds": rounds}
     write_record(options.json, settings, results)

@@ -22,6 +22,10 @@ def training_step(record: dict[str, Any]) -> Iterator[str]:
     for name in names:
         ours = "DM" if "DM" in name or "Mamba" in name else "DT"
         rows.append([_with_ratio(result["step_ms"].get(name), result["step_ms"][ours]) for result in results])
+    for ours in ("DM", "DT"):
+        times = [(result["products_ms"].get(ours), result["step_ms"][ours]) for result in results]
+        rows.append([f"{step / alone:.2f}" if alone else "" for alone, step in times])
+        names.append(f"{ours} over its matrix products alone")
     yield "Milliseconds per optimizer step, width 128, 6 layers, batches of 16, one thread; in brackets: over ours."
     yield from _table(["", *rows[0]], [[name, *row] for name, row in zip(names, rows[1:], strict=True)])
 

@@ -3,7 +3,8 @@
     python benchmarks/training_step.py [--quick] [--ours] [--contexts 20,60] [--device cuda] [--json FILE]
 
 Width 128, 6 layers, batches of 16, hopper's sizes (11 and 3), one thread, in turns, medians over the rounds. Ours is
-the whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW; also on our reference scan (a step loop
+the whole step as a trial takes it: sampling, loss, gradients, clipping, AdamW; beside it how many times its matrix
+products alone that is (`products.py`); also on our reference scan (a step loop
 with little overhead) and on mamba-ssm's own (`other_scans`), which is what the authors' networks run by on a CPU.
 d3rlpy's is its sampling and `update`; transformers' networks get a fixed batch, embedded already for Mamba (2 tokens a
 timestep, as DM; its blocks have no MLP, ours do), with the same clipping and optimizer. What is not installed is left
@@ -27,6 +28,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from other_scans import mamba_ssm_reference_scan
+from products import bare_products
 from rich.console import Console
 from rich.table import Table
 from timing import in_turns, medians_ms, write_record
@@ -41,6 +43,7 @@ from dmray.training import Trainer, be_deterministic
 
 BATCH, OBSERVATIONS, ACTIONS, EPISODES, LENGTH = 16, 11, 3, 20, 1000
 METHODS: tuple[MethodName, ...] = ("dm", "dt")
+OURS = ("DM", "DT")
 LONGEST = {  # context lengths
     "DM, reference scan": 200,
     "DM, mamba-ssm's selective_scan_ref": 60,
@@ -67,21 +70,33 @@ def main() -> None:
     console, results = Console(), []
     model = BackboneConfig().model_dump(exclude={"context_length"})
     table = Table(title=f"one training step, {options.device}, 1 thread, ms, medians of {rounds}", box=None)
-    for heading in ("K", "network", "ms", "x ours", "sampling of ours"):
+    for heading in ("K", "network", "ms", "x ours", "x its products", "sampling of ours"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for context in contexts:
         console.print(f"context length {context}", markup=False)
         others = {} if options.ours else OTHERS
         gpu = options.device == "cuda"
         cases = on_a_gpu(context) if gpu else available(context, others, console)
-        seconds = in_turns(cases, rounds, warm_up=5 if gpu else 2)  # a graph is recorded at the fourth step
+        products = {} if gpu else {name: bare_products(cases[name]) for name in OURS}
+        alone = {f"{name}, products": run for name, run in products.items()}
+        seconds = in_turns(cases | alone, rounds, warm_up=5 if gpu else 2)  # a graph is recorded at the fourth step
         sampling = {name: _sampling_share(case, seconds[name]) for name, case in cases.items()}
         middle = medians_ms(seconds)
-        results.append({"context_length": context, "step_ms": middle, "sampling_share": sampling, "all_s": seconds})
+        products_ms = {name: middle.pop(f"{name}, products") for name in products}
+        results.append(
+            {
+                "context_length": context,
+                "step_ms": middle,
+                "products_ms": products_ms,
+                "sampling_share": sampling,
+                "all_s": seconds,
+            }
+        )
         for name, ms in middle.items():
             base = middle["DM"] if "DM" in name or "Mamba" in name else middle["DT"]
             share = f"{100 * sampling[name]:.1f} %" if sampling[name] is not None else ""
-            table.add_row(str(context), name, f"{ms:.1f}", f"{ms / base:.2f}", share)
+            over = f"{ms / products_ms[name]:.2f}" if name in products_ms else ""
+            table.add_row(str(context), name, f"{ms:.1f}", f"{ms / base:.2f}", over, share)
         write_record(
             options.json, {"model": model, "batch_size": BATCH, "rounds": rounds, "device": options.device}, results
         )
