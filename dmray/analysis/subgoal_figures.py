@@ -130,8 +130,11 @@ def draw_picture(picture: Picture, method: Method, title: str, path: Path) -> No
         end, look = project(subgoals[shown]), looks[name]
         panel.plot(*np.stack([start, end]).transpose(2, 0, 1), color=look["color"], linewidth=0.4, alpha=0.4, zorder=2)
         panel.scatter(*end.T, s=20, color=look["color"], marker=look["marker"], zorder=3, label=name, linewidth=0.5)
-        heading, (x_label, y_label) = (title, axis_labels) if panel is panels[0] else ("", (axis_labels[0], ""))
-        format_axes(panel, heading, x_label, y_label, legend=panel is panels[-1])
+        heading, y_label = ("labels", axis_labels[1]) if panel is panels[0] else ("predictions, fed back", "")
+        format_axes(panel, heading, axis_labels[0], y_label, legend=False)
+    figure.set_size_inches(8.0, 4.6)
+    figure.suptitle(title, fontsize=11)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
