@@ -12,7 +12,8 @@ config; its defaults are GPT-2's.
 With gradients on a CPU, in float32, each block is one function whose loops between the matrix products are compiled
 (`dmray.models.transformer_numba`), and dropout has a faster generator (`dmray.models.dropout_numba`). The rest is plain
 PyTorch: without gradients, other devices and dtypes, autocast, `torch.func`, `torch.compile` and export,
-`torch.use_deterministic_algorithms(True)`, and windows of more than 256 tokens without dropout of attention weights.
+`torch.use_deterministic_algorithms(True)`, hooks on the modules of a block, and windows of more than 256 tokens without
+dropout of attention weights.
 
 The state for acting step by step is a cache of keys and values of all tokens since a group's start (`KeyValueCache`).
 Its shapes: B rows of one group, H heads, n tokens of a call, E numbers per head. Projections are computed for all
@@ -30,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.configs import INIT_STD, TransformerConfig
+from dmray.models.network import has_inner_hooks
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 _FEW_TOKENS = 256
@@ -93,7 +95,8 @@ class _Block(nn.Module):
         self.mlp = _Mlp(spec)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if _is_compiled(hidden, self.ln_1.weight) and self.attention.keeps_weights(hidden.shape[1]):
+        compiled = _is_compiled(hidden, self.ln_1.weight) and not has_inner_hooks(self)
+        if compiled and self.attention.keeps_weights(hidden.shape[1]):
             return self._compiled(hidden)
         return self._finish(hidden, self.attention(self.ln_1(hidden)))
 

@@ -31,6 +31,7 @@ from dmray.models.causal_conv import causal_conv_silu
 from dmray.models.configs import MAMBA_MLP_MULTIPLE, Evolution, MambaConfig
 from dmray.models.group_rows import Absent
 from dmray.models.mamba_state import MixerState
+from dmray.models.network import has_inner_hooks
 from dmray.models.selective_scan import backend_of, memoryless_scan, selective_scan
 
 if TYPE_CHECKING:
@@ -71,11 +72,14 @@ class Block(nn.Module):
         return self._finish(residual, self.mixer.advance(self.norm(residual), state, absent))
 
     def is_compiled(self, residual: Tensor) -> bool:
-        """Whether the whole block runs in compiled loops: where the scan does, with whole vectors of inner channels."""
+        """Whether the whole block runs in compiled loops.
+
+        It does where the scan does, with whole vectors of inner channels, and if no inner module has a hook.
+        """
         mixer = self.mixer
         if mixer.memoryless or residual.dtype != torch.float32 or torch.is_autocast_enabled(residual.device.type):
             return False
-        if backend_of(mixer.D) != "numba":
+        if backend_of(mixer.D) != "numba" or has_inner_hooks(self):
             return False
         from dmray.models.block_numba import whole_vectors
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class BackboneState(Protocol):
@@ -40,3 +40,12 @@ class BackboneNetwork(Protocol):
 
     def advance(self, tokens: Tensor, state: Any) -> Tensor:
         """The outputs (G * B, n, D) for the next n tokens (G * B, n, D). Updates `state`. Without gradients."""
+
+
+def has_inner_hooks(module: nn.Module) -> bool:
+    """Whether a module inside of this one has a hook. Code that does not call the inner modules would not run it."""
+    inner = (each for each in module.modules() if each is not module)
+    return any(
+        each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks
+        for each in inner
+    )

@@ -113,6 +113,13 @@ def test_what_the_loops_cannot_compute_goes_through_pytorch(fields: dict[str, An
         torch.use_deterministic_algorithms(False)
 
 
+def test_hooks_on_inner_modules_run() -> None:
+    block, seen = block_of(), list[Tensor]()
+    block.mixer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    block(torch.randn(1, 2, LANES))
+    assert len(seen) == 1
+
+
 def test_the_last_norm_and_its_gradients_are_those_of_pytorch() -> None:
     torch.manual_seed(0)
     network = Mamba(MambaConfig(d_model=LANES, n_layer=1))
