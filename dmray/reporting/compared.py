@@ -57,13 +57,13 @@ class Compared:
     @property
     def settled(self) -> bool:
         """Whether the test finds the difference."""
-        return self.p_value is not None and self.p_value < LEVEL and not self.difference.level
+        return self.p_value is not None and self.p_value < LEVEL and not self.difference.tiny
 
     @property
     def indistinguishable(self) -> bool:
         """Whether there are enough seeds to find a difference, and none is found."""
         several = min(self.difference.seeds) > 1
-        return several and (self.difference.level or (self.p_value is not None and not self.settled))
+        return several and (self.difference.tiny or (self.p_value is not None and not self.settled))
 
     @property
     def conclusion(self) -> str:
@@ -79,12 +79,15 @@ class Compared:
     def lead(self, what: str = "last score") -> str:
         """A sentence that says which of the two is ahead, by how much, and whether that is settled."""
         found = self.difference
-        if found.level:
-            interval = f" (95 % interval {_from_to(found.interval)}, {found.seeds_text})" if found.interval else ""
-            return (
-                f"{self.first} and {self.second} are level: the {what}s differ by less than {RESOLUTION:g} normalized "
-                f"points, the resolution of this report{interval}."
-            )
+        if found.tiny:
+            both = f"{self.first} and {self.second}{' are level' if found.level else ''}: the {what}s"
+            sentence = f"{both} differ by less than {RESOLUTION:g} normalized points, the resolution of this report"
+            if found.interval is not None:
+                sentence = f"{sentence} (95 % interval {_from_to(found.interval)}, {found.seeds_text})"
+            if found.level:
+                return f"{sentence}."
+            why = "the interval contains larger differences" if found.interval else "with one seed there is no interval"
+            return f"{sentence}; {why}, so this is not settled."
         winner, loser = (self.first, self.second) if found.value > 0 else (self.second, self.first)
         sentence = f"{winner} is ahead of {loser} by {abs(found.value):z.1f} normalized points ({what}"
         if found.interval is None or self.p_value is None:
@@ -110,7 +113,7 @@ class Compared:
             f"{self.first} and {self.second}: {self.difference.seeds_text} show a true difference of {smallest:z.1f} "
             f"points with a probability of {100 * POWER:g} % (test at {100 * LEVEL:g} %{over})."
         )
-        if self.difference.level:
+        if self.difference.tiny:
             return sentence
         more = self.difference.more_seeds(level)
         count = "1 more seed" if more == 1 else f"{'More than 1,000' if more is None else f'{more:,}'} more seeds"
@@ -167,8 +170,8 @@ def _note(tests: int) -> str:
             "difference is not corrected."
         )
     return (
-        f"{p_value} Level: less than {RESOLUTION:g} apart. Bootstrap intervals of few seeds are too narrow, so they "
-        "decide nothing here."
+        f"{p_value} Level: less than {RESOLUTION:g} apart, and the interval contains no more. Bootstrap intervals of "
+        "few seeds are too narrow, so they decide nothing here."
     )
 
 

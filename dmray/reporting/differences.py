@@ -21,7 +21,7 @@ from scipy.stats import nct, t
 
 from dmray.reporting.aggregates import percentiles, resampled
 
-RESOLUTION = 0.1  # normalized points, the last digit of the tables; methods that differ by less are level
+RESOLUTION = 0.1  # normalized points, the last digit of the tables
 LEVEL = 0.05  # of the tests; intervals are of 95 %
 POWER = 0.8  # of a detectable difference
 _MOST_SEEDS = 1000
@@ -49,9 +49,16 @@ class Difference:
     samples: tuple[Sequence[np.ndarray], ...] = field(default=(), repr=False, compare=False)
 
     @property
-    def level(self) -> bool:
+    def tiny(self) -> bool:
         """Whether the difference is smaller than what the tables show."""
         return abs(self.value) < RESOLUTION
+
+    @property
+    def level(self) -> bool:
+        """Whether it is tiny and larger ones are excluded: by the interval, or because no seed differs from another."""
+        if self.interval is None:
+            return self.tiny and min(self.seeds) > 1
+        return self.tiny and max(map(abs, self.interval)) < RESOLUTION
 
     @property
     def interval(self) -> tuple[float, float] | None:

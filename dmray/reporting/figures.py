@@ -330,7 +330,7 @@ def format_axes(axes: Any, title: str, x_label: str, y_label: str, legend: bool 
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if legend:
-        axes.figure.legend(loc="outside right upper", frameon=False, fontsize=10)
+        axes.figure.legend(loc="outside right upper", frameon=False, fontsize=10, handlelength=3.2)
 
 
 def _thousands(value: float, _: int) -> str:

@@ -290,7 +290,8 @@ _EXPLANATIONS = (
     "A difference is settled if a t test over seeds finds it at 5 %, corrected by Holm for all comparisons of its "
     "table: each method with its baselines of the same size, and the highest mean with every other. If both methods "
     "have the same seeds, the seeds are paired; otherwise it is Welch's test. Scores that differ by less than "
-    f"{RESOLUTION:g} points are level. The tests assume that differences over seeds are about normally distributed.",
+    f"{RESOLUTION:g} points, with an interval that contains no larger difference, are level. The tests assume that "
+    "differences over seeds are about normally distributed.",
     "Not settled does not mean equal: below the table is the true difference that so few seeds would find, and how "
     "many more seeds would find the measured one.",
     "IQM is the interquartile mean: the mean of the middle half of all runs. Intervals contain 95 % of 2,000 "

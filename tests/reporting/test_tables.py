@@ -148,6 +148,17 @@ def test_the_title_names_the_protocol(folder: SweepFolder) -> None:
         ),
         (
             {"dm 0": [1, 50.04], "dt 0": [1, 50]},
+            "DM and DT: the last scores differ by less than 0.1 normalized points, the resolution of this report; "
+            "with one seed there is no interval, so this is not settled.",
+        ),
+        (
+            {"dm 0": [1, 60], "dm 1": [1, 40], "dt 0": [1, 50], "dt 1": [1, 50]},
+            "DM and DT: the last scores differ by less than 0.1 normalized points, the resolution of this report (95 % "
+            "interval -127.1 to 127.1, 2 paired seeds); the interval contains larger differences, so this is not "
+            "settled.",
+        ),
+        (
+            {"dm 0": [1, 60], "dm 1": [1, 40], "dt 0": [1, 60], "dt 1": [1, 40]},
             "DM and DT are level: the last scores differ by less than 0.1 normalized points, the resolution of this "
             "report.",
         ),
