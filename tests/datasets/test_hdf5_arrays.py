@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -291,7 +292,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe.hdf5")
     assert refused(tmp_path / "pipe.hdf5") == "is not a regular file; give an HDF5 file"
     assert refused(tmp_path) == "is a folder; give an HDF5 file"
-    assert refused(tmp_path / "x\0y") == "cannot be read: embedded null byte"
+    assert re.fullmatch("cannot be read: .*embedded null .*", refused(tmp_path / "x\0y"))  # each Python has its words
     (tmp_path / "page.hdf5").write_text("<html>404")
     assert refused(tmp_path / "page.hdf5").startswith("not a readable HDF5 file, perhaps truncated")
 
