@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from dmray.datasets import Episodes, WindowSampler
 from dmray.methods import METHODS as METHODS_BY_NAME
-from dmray.models import BackboneConfig, mamba
+from dmray.models import BackboneConfig, mamba_block
 from dmray.policies import PolicyRecipe, PolicyShape, SequencePolicy
 from dmray.specs import MethodName, TrainingSpec
 from dmray.training import Trainer, be_deterministic
@@ -179,11 +179,12 @@ def reference(step: Step) -> Step:
 
 
 def on_published_scan(context: int) -> Step:
-    """Our step with nothing but the scan replaced by the one in plain PyTorch that mamba-ssm has."""
+    """Our step with the scan of mamba-ssm in plain PyTorch, and the rest of a block as single operations."""
     ours, scan = Ours("dm", context), mamba_ssm_reference_scan()
 
     def step() -> None:
-        with patch.object(mamba, "selective_scan", scan):
+        plain = patch.object(mamba_block.Block, "is_compiled", lambda *_: False)
+        with plain, patch.object(mamba_block, "selective_scan", scan):
             ours()
 
     return step
