@@ -79,7 +79,7 @@ def main() -> None:
         cases = on_a_gpu(context) if gpu else available(context, others, console)
         products = {} if gpu else {name: bare_products(cases[name]) for name in OURS}
         alone = {f"{name}, products": run for name, run in products.items()}
-        # a graph is recorded at the fourth step; a turn of several steps finds its own data in the caches, as in training
+        # a graph is recorded at the fourth step; in a turn of several steps the caches are as in training
         seconds = in_turns(cases | alone, rounds, warm_up=5 if gpu else 2, turn_s=0.3)
         sampling = {name: _sampling_share(case, seconds[name]) for name, case in cases.items()}
         middle = medians_ms(seconds)
