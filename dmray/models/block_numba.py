@@ -123,6 +123,7 @@ def _mix(residual: Tensor, batch: torch.Size, weights: BlockWeights, epsilon: fl
 def _scan_inputs(
     batch: torch.Size, weights: BlockWeights, both: Tensor, x: Tensor, mixed: Tensor, delta: Tensor, rates: Tensor
 ) -> tuple[Tensor, ...]:
+    """`inputs` of `scan_forward`; views, so that gradients are written into the wholes."""
     x, delta, mixed, z = (tokens.view(*batch, -1) for tokens in (x, delta, mixed, both[:, x.shape[1] :]))
     size = weights.A.shape[1]
     B, C = mixed[..., -2 * size :].chunk(2, dim=-1)
@@ -159,11 +160,10 @@ def _mixer_backward(
     out_proj, y = torch.mm(grad.t(), results.y), torch.mm(grad, weights.out_proj)
     both, x, mixed, delta = (torch.empty_like(each) for each in (results.both, results.x, results.mixed, results.delta))
     rates, skip, dt_bias = (torch.zeros_like(each) for each in (results.rates, weights.skip, weights.dt_bias))
-    own = weights._replace(skip=skip, dt_bias=dt_bias)
-    inputs = _scan_inputs(batch, weights, *results[2:7])
-    scan_backward(
-        inputs, True, results.states, y.view(*batch, -1), _scan_inputs(batch, own, both, x, mixed, delta, rates)
-    )
+    read = results.both, results.x, results.mixed, results.delta, results.rates
+    inputs = _scan_inputs(batch, weights, *read)
+    into = _scan_inputs(batch, weights._replace(skip=skip, dt_bias=dt_bias), both, x, mixed, delta, rates)
+    scan_backward(inputs, True, results.states, y.view(*batch, -1), into)
     dt_proj = torch.mm(delta.t(), results.mixed[:, :rank])
     mixed[:, :rank] = torch.mm(delta, weights.dt_proj)
     x_proj = torch.mm(mixed.t(), results.x)

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.configs import INIT_STD, TransformerConfig
-from dmray.models.network import has_inner_hooks
+from dmray.models.network import has_hook, has_inner_hooks
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 _FEW_TOKENS = 256
@@ -55,7 +55,8 @@ class CausalTransformer(nn.Module):
         return normed
 
     def _dropped(self, tokens: Tensor) -> Tensor:
-        if self.dropout.training and _is_compiled(tokens, self.ln_f.weight):
+        compiled = _is_compiled(tokens, self.ln_f.weight) and not has_hook(self.dropout)
+        if self.dropout.training and compiled:
             from dmray.models.dropout_numba import numba_dropout
 
             return numba_dropout(tokens, self.dropout.p)

@@ -94,6 +94,19 @@ def blocks_of(numbers: Any) -> Any:
     return (numbers - 1) // BLOCK + 1
 
 
+@njit(**FAST)  # type: ignore[untyped-decorator]
+def factors_of_row(mask: Any, width: Any) -> Any:
+    """A buffer for `draw_row`, in which nothing is dropped."""
+    return np.full(blocks_of(width) * BLOCK, mask.scale)
+
+
+@njit(**FAST)  # type: ignore[untyped-decorator]
+def draw_row(mask: Any, row: Any, factors: Any) -> None:
+    """Fill `factors` for a row, with a width for which `factors_of_row` made them."""
+    if mask.threshold > 0:
+        draw_factors(mask, row * (len(factors) // BLOCK), factors)
+
+
 def numba_dropout(x: Tensor, rate: float) -> Tensor:
     """`torch.nn.functional.dropout` in training mode. CPU and float32 only; differentiable once; uses one thread."""
     (mask,) = new_masks(rate)
@@ -125,11 +138,9 @@ class _Dropout(torch.autograd.Function):
 @compiled(**FAST, nogil=True)
 def _drop(x: Any, mask: Any, out: Any, sums: Any) -> None:
     rows, width = x.shape
-    blocks = blocks_of(width)
-    factors = np.full(blocks * BLOCK, mask.scale)
+    factors = factors_of_row(mask, width)
     for r in range(rows):
-        if mask.threshold > 0:
-            draw_factors(mask, r * blocks, factors)
+        draw_row(mask, r, factors)
         for j in range(width):
             kept = x[r, j] * factors[j]
             out[r, j] = kept

@@ -142,7 +142,7 @@ def _rounded(typing_context: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _scaled(typing_context: Any, value: Any, exponent: Any) -> Any:
-    """value * 2^k for integer k; values near 1. 0 where k is below -126, infinite where it is above 127."""
+    """value * 2^k for integer k, for values about 1: 0 or almost 0 where k is below -126, infinite above 127."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return (_scaled_by_instruction if _AVX512 else _scaled_by_bits)(builder, *args)

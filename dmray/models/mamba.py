@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dmray.models.configs import MambaConfig
 from dmray.models.mamba_block import NORM_EPSILON, Block
 from dmray.models.mamba_state import MambaState
+from dmray.models.network import has_hook
 from dmray.models.selective_scan import scan_backend
 
 
@@ -63,7 +64,7 @@ class Mamba(nn.Module):
 
     def normed(self, residual: Tensor) -> Tensor:
         """The output for the last residual: the final norm."""
-        if cast(Block, self.layers[-1]).is_compiled(residual):
+        if cast(Block, self.layers[-1]).is_compiled(residual) and not has_hook(self.norm_f):
             from dmray.models.block_numba import numba_rms_norm
 
             return numba_rms_norm(residual, self.norm_f.weight, NORM_EPSILON)

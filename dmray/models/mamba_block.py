@@ -60,8 +60,8 @@ class Block(nn.Module):
         return self._finish(residual, self.mixer(self.norm(residual)))
 
     def last(self, residual: Tensor) -> Tensor:
-        """The output for the last token only, (B, D). Without gradients."""
-        if self.is_compiled(residual):
+        """The output for the last token only, (B, D)."""
+        if self.is_compiled(residual) and not torch.is_grad_enabled():
             from dmray.models.block_numba import numba_block_last
 
             return numba_block_last(residual, self._weights(), NORM_EPSILON)
@@ -77,7 +77,9 @@ class Block(nn.Module):
         It does where the scan does, with whole vectors of inner channels, and if no inner module has a hook.
         """
         mixer = self.mixer
-        if mixer.memoryless or residual.dtype != torch.float32 or torch.is_autocast_enabled(residual.device.type):
+        if mixer.memoryless or residual.dtype != torch.float32 or residual.numel() == 0:
+            return False
+        if torch.is_autocast_enabled(residual.device.type):
             return False
         if backend_of(mixer.D) != "numba" or has_inner_hooks(self):
             return False

@@ -42,10 +42,13 @@ class BackboneNetwork(Protocol):
         """The outputs (G * B, n, D) for the next n tokens (G * B, n, D). Updates `state`. Without gradients."""
 
 
-def has_inner_hooks(module: nn.Module) -> bool:
-    """Whether a module inside of this one has a hook. Code that does not call the inner modules would not run it."""
-    inner = (each for each in module.modules() if each is not module)
-    return any(
-        each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks
-        for each in inner
+def has_hook(module: nn.Module) -> bool:
+    """Whether this module has a hook. Code that computes the same without calling the module would not run it."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def has_inner_hooks(module: nn.Module) -> bool:
+    """Whether a module inside of this one has a hook."""
+    return any(has_hook(each) for each in module.modules() if each is not module)

@@ -22,7 +22,16 @@ from torch.autograd.function import once_differentiable
 
 from dmray.models.compiled import compiled
 from dmray.models.configs import Activation
-from dmray.models.dropout_numba import BLOCK, Mask, apply_mask, blocks_of, draw_factors, new_masks
+from dmray.models.dropout_numba import (
+    BLOCK,
+    Mask,
+    apply_mask,
+    blocks_of,
+    draw_factors,
+    draw_row,
+    factors_of_row,
+    new_masks,
+)
 from dmray.models.lanes import FAST, LANES, LOG2_E, exp2, load, store
 
 _ZERO, _ONE, _NO_BOUND = np.float32(0), np.float32(1), np.float32(-np.inf)
@@ -260,11 +269,9 @@ def _normalise_back(grad: Any, above: Any, layer: Any, sums: Any, bias_sums: Any
 def _join(branch: Any, residual: Any, bias: Any, mask: Any) -> None:
     """branch = residual + dropout(branch + bias)."""
     rows, width = branch.shape
-    blocks = blocks_of(width)
-    factors = np.full(blocks * BLOCK, mask.scale)
+    factors = factors_of_row(mask, width)
     for r in range(rows):
-        if mask.threshold > 0:
-            draw_factors(mask, r * blocks, factors)
+        draw_row(mask, r, factors)
         for j in range(width):
             branch[r, j] = residual[r, j] + (branch[r, j] + bias[j]) * factors[j]
 
@@ -295,7 +302,7 @@ def _attend(scores: Any, scale: Any, mask: Any, dropped: Any) -> None:
     """Replace scores (H B, L, L) by attention weights, 0 for later tokens. `scale` has a factor of log2(e)."""
     matrices, length, _ = scores.shape
     blocks = blocks_of(length)
-    row, factors = np.zeros(blocks * BLOCK, np.float32), np.full(blocks * BLOCK, mask.scale)
+    row, factors = np.zeros(blocks * BLOCK, np.float32), factors_of_row(mask, length)
     for m in range(matrices):
         for i in range(length):
             top, total = scores[m, i, 0], _ZERO

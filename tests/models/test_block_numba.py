@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dmray.models import MambaConfig
+from dmray.models import BACKBONES, MambaConfig
 from dmray.models.lanes import LANES
 from dmray.models.mamba import Mamba
 from dmray.models.mamba_block import Block
@@ -113,11 +113,32 @@ def test_what_the_loops_cannot_compute_goes_through_pytorch(fields: dict[str, An
         torch.use_deterministic_algorithms(False)
 
 
-def test_hooks_on_inner_modules_run() -> None:
-    block, seen = block_of(), list[Tensor]()
-    block.mixer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    block(torch.randn(1, 2, LANES))
-    assert len(seen) == 1
+@pytest.mark.parametrize("backbone", ["mamba", "transformer"])
+def test_a_hook_on_any_module_runs(backbone: str) -> None:
+    config = BACKBONES[backbone].config(d_model=LANES, n_layer=1)
+    tokens = torch.randn(1, 2, LANES)
+    names = [name for name, module in BACKBONES[backbone].build(config).named_modules() if is_called(name, module)]
+    for name in names:
+        network, seen = BACKBONES[backbone].build(config), list[str]()
+        network.get_submodule(name).register_forward_hook(lambda *_, name=name, seen=seen: seen.append(name))
+        network(tokens)
+        assert seen == [name]
+
+
+def is_called(name: str, module: torch.nn.Module) -> bool:
+    """Not a list of modules, nor one that only holds weights."""
+    return not isinstance(module, torch.nn.ModuleList) and not name.endswith(("conv1d", "dt_proj"))
+
+
+def test_the_last_output_has_gradients_where_they_are_wanted() -> None:
+    block = block_of()
+    block.last(torch.randn(1, 3, LANES)).sum().backward()
+    assert all(each.grad is not None for each in block.parameters())
+
+
+def test_no_tokens_are_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        block_of()(torch.randn(1, 0, LANES))
 
 
 def test_the_last_norm_and_its_gradients_are_those_of_pytorch() -> None:
