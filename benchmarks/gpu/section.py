@@ -120,9 +120,7 @@ def pack_of(
     compiled: bool | None = None,
     **training: Any,
 ) -> Pack:
-    """A pack whose seats are all taken, by trials of the seeds from `first` on; without dropout, which no pack has."""
-    if "dropout" in METHODS[method].config.model_fields:
-        sizes = sizes | {"dropout": 0.0}
+    """A pack whose seats are all taken, by trials of the seeds from `first` on."""
     policy, spec = policy_of(method, sizes), TrainingSpec(batch_size=16, **training)
     context = policy.recipe.model.context_length
     sampler = WindowSampler(random_episodes(), policy.tokens, context_length=context, batch_size=16, device=device)

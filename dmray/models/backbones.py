@@ -58,7 +58,8 @@ class Backbone:
     `timestep_embedding`: a learned embedding of the timestep is added to tokens. `token_init(config)`: the initial
     weights of embeddings and head. `uses_selective_scan`: the network runs the scan of `dmray.models.selective_scan`,
     so the name of the scan's implementation is recorded. `packable`: the network's training pass works under
-    `torch.func.vmap` over its parameters, so that several trials can share a pack (`resources.trials_per_pack`).
+    `torch.func.vmap` over its parameters, with dropout by `dmray.models.dropout.Dropout`, so that several trials can
+    share a pack (`resources.trials_per_pack`).
     `explicit(network)`: the network as a function with explicit state, for `dmray export`; None: its forward pass is
     exported as it is, for decode mode `window` only.
     """

@@ -12,8 +12,8 @@ config; its defaults are GPT-2's.
 With gradients on a CPU, in float32, each block is one function whose loops between the matrix products are compiled
 (`dmray.models.transformer_numba`), and dropout has a faster generator (`dmray.models.dropout_numba`). The rest is plain
 PyTorch: without gradients, other devices and dtypes, autocast, `torch.func`, `torch.compile` and export,
-`torch.use_deterministic_algorithms(True)`, hooks on the modules of a block, and windows of more than 256 tokens without
-dropout of attention weights.
+`torch.use_deterministic_algorithms(True)`, hooks on the modules of a block, masks of dropout that are given
+(`dmray.models.dropout`), and windows of more than 256 tokens without dropout of attention weights.
 
 The state for acting step by step is a cache of keys and values of all tokens since a group's start (`KeyValueCache`).
 Its shapes: B rows of one group, H heads, n tokens of a call, E numbers per head. Projections are computed for all
@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.configs import INIT_STD, TransformerConfig
+from dmray.models.dropout import Dropout, has_given_masks
 from dmray.models.network import has_hook, has_inner_hooks
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -38,11 +39,11 @@ _FEW_TOKENS = 256
 
 
 class CausalTransformer(nn.Module):
-    """GPT-2 blocks over `(B, L, d_model)`. Dropout draws from torch's global RNG, in training mode only."""
+    """GPT-2 blocks over `(B, L, d_model)`, with dropout in training mode only (`dmray.models.dropout`)."""
 
     def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         self.layers = nn.ModuleList(_Block(spec) for _ in range(spec.n_layer))
         self.ln_f = nn.LayerNorm(spec.d_model)
         _initialise(self, spec)
@@ -56,7 +57,7 @@ class CausalTransformer(nn.Module):
 
     def _dropped(self, tokens: Tensor) -> Tensor:
         compiled = _is_compiled(tokens, self.ln_f.weight) and not has_hook(self.dropout)
-        if self.dropout.training and compiled:
+        if self.dropout.draws and compiled:
             from dmray.models.dropout_numba import numba_dropout
 
             return numba_dropout(tokens, self.dropout.p)
@@ -96,7 +97,8 @@ class _Block(nn.Module):
         self.mlp = _Mlp(spec)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        compiled = _is_compiled(hidden, self.ln_1.weight) and not has_inner_hooks(self)
+        plain = has_inner_hooks(self) or has_given_masks(self)
+        compiled = _is_compiled(hidden, self.ln_1.weight) and not plain
         if compiled and self.attention.keeps_weights(hidden.shape[1]):
             return self._compiled(hidden)
         return self._finish(hidden, self.attention(self.ln_1(hidden)))
@@ -114,7 +116,7 @@ class _Block(nn.Module):
         attention, mlp = self.attention, self.mlp
         layers = (self.ln_1, attention.c_attn, attention.c_proj, self.ln_2, mlp.c_fc, mlp.c_proj)
         parameters = BlockParameters(*(x for layer in layers for x in (layer.weight, layer.bias)))
-        rates = attention.rate, _rate(attention.residual_dropout), _rate(mlp.residual_dropout)
+        rates = attention.weight_dropout.rate, attention.residual_dropout.rate, mlp.residual_dropout.rate
         setting = BlockSetting(attention.n_head, mlp.activation, self.ln_1.eps, rates)
         return numba_block(hidden, parameters, setting)
 
@@ -134,34 +136,29 @@ def _is_compiled(x: Tensor, parameter: Tensor) -> bool:
     return takes_them and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
 
 
-def _rate(dropout: nn.Dropout) -> float:
-    return dropout.p if dropout.training else 0.0
-
-
 class _Attention(nn.Module):
     def __init__(self, spec: TransformerConfig) -> None:
         super().__init__()
-        self.n_head, self.head_width, self.dropout = spec.n_head, spec.d_model // spec.n_head, spec.dropout
+        self.n_head, self.head_width = spec.n_head, spec.d_model // spec.n_head
         self.c_attn = nn.Linear(spec.d_model, 3 * spec.d_model)
         self.c_proj = nn.Linear(spec.d_model, spec.d_model)
-        self.residual_dropout = nn.Dropout(spec.dropout)
-
-    @property
-    def rate(self) -> float:
-        """The probability that an attention weight is dropped."""
-        return self.dropout if self.training else 0.0
+        self.weight_dropout, self.residual_dropout = Dropout(spec.dropout), Dropout(spec.dropout)
 
     def keeps_weights(self, length: int) -> bool:
         """Whether all attention weights are kept for the backward pass anyway, or are few.
 
         Without dropout PyTorch keeps none, which saves memory and, in long windows, time.
         """
-        return self.rate > 0.0 or length <= _FEW_TOKENS
+        return self.weight_dropout.rate > 0.0 or length <= _FEW_TOKENS
 
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = self._split(hidden)
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.rate, is_causal=True)
-        return self._joined(mixed)
+        if self.weight_dropout.given is None:
+            rate = self.weight_dropout.rate
+            return self._joined(F.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True))
+        scores = query @ key.transpose(-2, -1) / math.sqrt(self.head_width)
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        return self._joined(self.weight_dropout(scores.masked_fill(later, -math.inf).softmax(-1)) @ value)
 
     def last(self, hidden: Tensor) -> Tensor:
         """The attention output for the last token only, (B, D)."""
@@ -191,7 +188,7 @@ class _Mlp(nn.Module):
         self.activation = spec.activation
         self.c_fc = nn.Linear(spec.d_model, 4 * spec.d_model)
         self.c_proj = nn.Linear(4 * spec.d_model, spec.d_model)
-        self.residual_dropout = nn.Dropout(spec.dropout)
+        self.residual_dropout = Dropout(spec.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.residual_dropout(self.c_proj(_ACTIVATIONS[self.activation](self.c_fc(hidden))))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmray.models.configs import MLPConfig
+from dmray.models.dropout import Dropout
 
 
 class ResidualMLP(nn.Module):
@@ -47,7 +48,7 @@ class _Block(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.opening = nn.Linear(config.d_model, 4 * config.d_model)
         self.closing = nn.Linear(4 * config.d_model, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.dropout(self.closing(F.relu(self.opening(self.norm(hidden)))))

@@ -16,8 +16,6 @@ def why_unpacked(trial: TrialSpec) -> str | None:
         return f"has the backbone '{METHODS[trial.method].backbone.name}', which PyTorch cannot batch over trials"
     if trial.training.dtype == "bfloat16":
         return "trains in bfloat16, which PyTorch cannot batch over trials"
-    if dropout := getattr(trial.model, "dropout", 0.0):
-        return f"draws random numbers (dropout {dropout:g}; with dropout 0 it could be packed)"
     return None
 
 

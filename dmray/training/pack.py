@@ -31,6 +31,7 @@ from dmray.policies import SequencePolicy
 from dmray.specs import TrainingSpec
 from dmray.training.captured_step import CapturedStep
 from dmray.training.determinism import tf32_allowed
+from dmray.training.pack_masks import PackMasks
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -69,8 +70,9 @@ class Pack:
 
     The weights of `policy` are not used; its statistics are those of empty seats. The sampler draws the batch of one
     seat. On a GPU all work is on a stream of the pack's own, captured as a CUDA graph with `capture` "auto", and
-    compiled with `compiled` (None: where it pays and a C compiler is found). Not for networks that draw random numbers,
-    and not for bfloat16 (`dmray.planning.packing`).
+    compiled with `compiled` (None: where it pays and a C compiler is found). Not for bfloat16
+    (`dmray.planning.packing`), and not for networks that draw random numbers other than masks of dropout
+    (`dmray.models.dropout`). Each seat has its own masks: not those of a `Trainer` with its seed.
     """
 
     def __init__(
@@ -94,13 +96,16 @@ class Pack:
             if self._stream is not None:
                 self._stream.wait_stream(torch.cuda.default_stream(self._device))  # which has the sampler's data
             self._allocate(policy, seats)
+            self._masks = PackMasks(self._losses, self._run_on_cpu, seats, self._device)
+            self._buffers |= self._masks.buffers
         self._seeds: list[int | None] = [None] * seats
         self._rngs: list[tuple[Tensor, Tensor | None]] = [(torch.empty(0), None)] * seats
         self._active_seats: frozenset[int] = frozenset()
         self._packed_losses = self._maybe_compiled(_packed(self._losses))
         self._packed_update = self._maybe_compiled(self._update)
         self._packed_factors = self._maybe_compiled(self._factors)
-        self._advance = CapturedStep(self._step, *self._generators) if self.captured else self._step
+        generators = (*self._generators, *self._mask_generators)
+        self._advance = CapturedStep(self._step, *generators) if self.captured else self._step
 
     def _allocate(self, policy: SequencePolicy, seats: int) -> None:
         last = self._places[-1]
@@ -109,6 +114,7 @@ class Pack:
         self._steps, self._rates = (torch.zeros(seats, device=self._device, dtype=torch.float64) for _ in range(2))
         self._active = torch.zeros(seats, device=self._device, dtype=torch.bool)
         self._generators = [torch.Generator(self._device) for _ in range(seats)]
+        self._mask_generators = [torch.Generator(self._device) for _ in range(seats)]
         self._parameters = {
             f"policy.{place.name}": place.view(self._values).detach().requires_grad_() for place in self._places
         }
@@ -120,6 +126,13 @@ class Pack:
             size: torch.zeros(seats, size, device=self._device)
             for size in {place.padding for place in self._places} - {0}
         }
+
+    def _run_on_cpu(self) -> Tensor:
+        """A training pass of `policy` itself."""
+        windows = self._sampler.sample(torch.Generator(self._device))
+        tokens = {token: values.cpu() for token, values in windows.tokens.items()}
+        found: Tensor = self._losses(Windows(tokens, windows.timesteps.cpu(), windows.valid.cpu()))
+        return found
 
     @property
     def seats(self) -> int:
@@ -151,12 +164,10 @@ class Pack:
     def join(self, seed: int, learning_rate: float, weights: Mapping[str, Tensor]) -> int:
         """Give a trial with these initial weights (a policy's state_dict) the first free seat; returns the seat."""
         seat = min(set(range(self.seats)) - self.occupied)
-        on_gpu = self._device.type == "cuda"
-        # as `Trainer` leaves torch's own generators: nothing draws from them here
-        cuda_rng = torch.Generator(self._device).manual_seed(seed).get_state() if on_gpu else None
-        self._rngs[seat] = (torch.Generator().manual_seed(seed).get_state(), cuda_rng)
+        self._rngs[seat] = (torch.Generator().manual_seed(seed).get_state(), None)
         with self._on_stream():
             self._generators[seat].manual_seed(seed)
+            self._mask_generators[seat].manual_seed(seed)
             self._rates[seat] = learning_rate
             self._write(seat, weights, {}, 0)
         self._seeds[seat] = seed
@@ -175,10 +186,11 @@ class Pack:
             if (active := frozenset(seats)) != self._active_seats:
                 self._active_seats = active
                 self._active.copy_(torch.tensor([seat in active for seat in range(self.seats)]))
-            resting = {seat: self._generators[seat].get_state() for seat in self.occupied - active}
+            both = (self._generators, self._mask_generators)
+            resting = [(own[seat], own[seat].get_state()) for seat in self.occupied - active for own in both]
             metrics = torch.stack([self._advance() for _ in range(steps)])
-            for seat, state in resting.items():  # every seat draws in every step
-                self._generators[seat].set_state(state)
+            for generator, state in resting:  # every seat draws in every step
+                generator.set_state(state)
             return metrics if self._stream is None else _to_pinned(metrics)
 
     def event(self) -> torch.cuda.Event | None:
@@ -207,6 +219,8 @@ class Pack:
             for number, place in enumerate(self._places)
         }
         torch_rng, cuda_rng = self._rngs[seat]
+        drawn = self._mask_generators[seat].get_state()
+        torch_rng, cuda_rng = (torch_rng, drawn) if self._device.type == "cuda" else (drawn, cuda_rng)
         return {
             "policy": self.weights(seat),
             "optimizer": moments if step else {},
@@ -220,6 +234,8 @@ class Pack:
         """Continue the seat's trial from a `state_dict` of a pack or of a `Trainer`."""
         self._generators[seat].set_state(state["sampler_generator"].cpu())
         self._rngs[seat] = (state["torch_rng"], state["cuda_rng"])
+        if (drawn := state["cuda_rng" if self._device.type == "cuda" else "torch_rng"]) is not None:
+            self._mask_generators[seat].set_state(drawn.cpu())
         with self._on_stream():
             self._write(seat, state["policy"], state["optimizer"], state["step"])
 
@@ -236,6 +252,7 @@ class Pack:
 
     def _step(self) -> Tensor:
         """One step of the active seats: stage losses and gradient norms, (P, 2, S)."""
+        self._masks.draw(self._mask_generators)
         draws = [self._sampler.draw(generator) for generator in self._generators]
         windows = self._sampler.cut(Draw(*(torch.cat(parts) for parts in zip(*draws, strict=True))))
         leaves = list(self._parameters.values())

@@ -79,7 +79,9 @@ def test_dropout_follows_torchs_seed_in_training_and_is_off_in_evaluation() -> N
     assert torch.equal(model.eval()(tokens), model(tokens))
 
 
-@pytest.mark.parametrize("part", ["dropout", "attention", "attention.residual_dropout", "mlp.residual_dropout"])
+@pytest.mark.parametrize(
+    "part", ["dropout", "attention.weight_dropout", "attention.residual_dropout", "mlp.residual_dropout"]
+)
 def test_dropout_applies_to_embeddings_attention_and_both_residual_branches(part: str) -> None:
     torch.manual_seed(0)
     model, tokens = CausalTransformer(TransformerConfig(d_model=8, n_layer=1, dropout=0.5)).eval(), torch.randn(2, 5, 8)

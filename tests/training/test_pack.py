@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from math import prod
 from typing import Any
 
 import pytest
@@ -45,6 +47,9 @@ def trainer_of(method: MethodName = "dm", seed: int = 0, spec: TrainingSpec = SP
 
 def join(pack: Pack, seed: int, method: MethodName = "dm", **fields: Any) -> int:
     return pack.join(seed, SPEC.learning_rate, policy_of(method, seed, **fields).state_dict())
+
+
+WITH_AND_WITHOUT_DROPOUT = pytest.mark.parametrize(("method", "fields"), [("dm", {}), ("dt", {"dropout": 0.3})])
 
 
 def steps(trainer: Trainer, count: int) -> Tensor:
@@ -106,20 +111,22 @@ def test_adamw_and_clipping_are_those_of_torch_to_rounding() -> None:
         torch.testing.assert_close(ours[number], theirs[number], rtol=1e-3, atol=1e-7)
 
 
-def test_a_seats_numbers_do_not_depend_on_its_neighbours() -> None:
+@WITH_AND_WITHOUT_DROPOUT
+def test_a_seats_numbers_do_not_depend_on_its_neighbours(method: MethodName, fields: dict[str, Any]) -> None:
     """Alone, with one, with others that join late, leave, diverge and rest, and in another seat: equal bit for bit."""
-    alone, crowded = pack_of(), pack_of()
-    seat = join(alone, 1)
+    alone, crowded = pack_of(method, **fields), pack_of(method, **fields)
+    enter = partial(join, method=method, **fields)
+    seat = enter(alone, 1)
     expected = torch.cat([alone.advance([seat], 2), alone.advance([seat], 4)])[:, seat]
 
-    other = join(crowded, 2)
-    mine = join(crowded, 1)
+    other = enter(crowded, 2)
+    mine = enter(crowded, 1)
     assert mine != seat
     got = [crowded.advance([other, mine], 2)]
     crowded.leave(other)
-    broken = {name: torch.full_like(value, torch.nan) for name, value in policy_of().state_dict().items()}
+    broken = {name: torch.full_like(value, torch.nan) for name, value in alone.weights(seat).items()}
     diverged = crowded.join(9, 1e30, broken)
-    resting = join(crowded, 3)
+    resting = enter(crowded, 3)
     before = crowded.state_dict(resting)
     got += [crowded.advance([diverged, mine], 1), crowded.advance([mine], 3)]
     assert torch.equal(torch.cat(got)[:, mine], expected)
@@ -128,16 +135,18 @@ def test_a_seats_numbers_do_not_depend_on_its_neighbours() -> None:
     assert not torch.cat(got)[2, diverged].isfinite().all()
 
 
-def test_a_trial_that_leaves_and_joins_again_continues_bit_for_bit() -> None:
-    pack = pack_of()
-    seat = join(pack, 1)
+@WITH_AND_WITHOUT_DROPOUT
+def test_a_trial_that_leaves_and_joins_again_continues_bit_for_bit(method: MethodName, fields: dict[str, Any]) -> None:
+    pack = pack_of(method, **fields)
+    enter = partial(join, method=method, **fields)
+    seat = enter(pack, 1)
     pack.advance([seat], 2)
     state = pack.state_dict(seat)
     expected = pack.advance([seat], 3)[:, seat]
     pack.leave(seat)
-    assert join(pack, 8) == seat, "a free seat is given again"
+    assert enter(pack, 8) == seat, "a free seat is given again"
     pack.advance([seat], 1)
-    again = join(pack, 1)
+    again = enter(pack, 1)
     pack.load_state_dict(again, state)
     assert torch.equal(pack.advance([again], 3)[:, again], expected)
 
@@ -166,10 +175,37 @@ def test_each_seat_has_its_own_learning_rate() -> None:
     assert not all(torch.equal(value, start[name]) for name, value in pack.weights(fast).items())
 
 
-def test_a_network_that_draws_random_numbers_is_refused_by_vmap() -> None:
-    pack = pack_of("bc", dropout=0.1)
-    with pytest.raises(RuntimeError, match="random"):
-        pack.advance([join(pack, 0, "bc", dropout=0.1)], 1)
+@pytest.mark.parametrize("method", ["dt", "hdt", "bc"])
+def test_dropout_in_a_pack_is_that_of_a_trainer_with_the_masks_of_the_seat(method: MethodName) -> None:
+    pack = pack_of(method, dropout=0.3)
+    seats = {seed: join(pack, seed, method, dropout=0.3) for seed in (4, 5)}
+    metrics = pack.advance(seats.values(), 4)
+    shapes = {name.removesuffix(".kept").removeprefix("policy."): x[0].shape for name, x in pack._masks.buffers.items()}
+    for seed, seat in seats.items():
+        trainer, drawn = trainer_of(method, seed, dropout=0.3), torch.Generator().manual_seed(seed)
+        modules, taken = dict(trainer.policy.named_modules()), []
+        for _ in range(4):
+            kept = torch.ones(sum(map(prod, shapes.values())), dtype=torch.bool).bernoulli_(0.7, generator=drawn)
+            for (name, shape), part in zip(shapes.items(), kept.split([*map(prod, shapes.values())]), strict=True):
+                modules[name].kept = part.view(shape)
+            taken.append(steps(trainer, 1))
+        torch.testing.assert_close(metrics[:, seat], torch.cat(taken), rtol=1e-4, atol=1e-5)
+        state = pack.state_dict(seat)
+        assert torch.equal(state["torch_rng"], drawn.get_state())
+        assert torch.equal(state["sampler_generator"], trainer.state_dict()["sampler_generator"])
+        assert list(state["policy"]) == list(trainer.policy.state_dict())
+
+
+def test_a_step_drops_the_share_that_was_asked_for_and_each_step_and_seed_something_else() -> None:
+    pack = pack_of("dt", dropout=0.3, d_model=32)
+    seats = [join(pack, seed, "dt", dropout=0.3, d_model=32) for seed in (4, 5)]
+    drawn = []
+    for _ in range(2):
+        pack.advance(seats, 1)
+        drawn.append(pack._masks._kept[seats].clone())
+    kept = torch.cat(drawn)
+    assert len({tuple(row.tolist()) for row in kept}) == 4
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=4 * (0.3 * 0.7 / kept.numel()) ** 0.5)
 
 
 def test_a_step_that_cannot_be_compiled_is_taken_uncompiled_with_a_warning(
@@ -191,13 +227,20 @@ def test_a_step_that_cannot_be_compiled_is_taken_uncompiled_with_a_warning(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
-def test_the_whole_step_compiles_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None:
+@WITH_AND_WITHOUT_DROPOUT
+def test_the_whole_step_compiles_without_a_graph_break(
+    monkeypatch: pytest.MonkeyPatch, method: MethodName, fields: dict[str, Any]
+) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **kw: compile_(function, backend="eager", **kw))
-    policy = policy_of()
-    sampler = WindowSampler(EPISODES, policy.tokens, context_length=1, batch_size=3)  # fewer operations to trace
-    plain, pack = (Pack(policy, sampler, SPEC, 2, compiled=compiled) for compiled in (False, True))
-    assert torch.equal(pack.advance([join(pack, 1)], 2), plain.advance([join(plain, 1)], 2))
+    policies = [policy_of(method, **fields) for _ in range(2)]
+    sampler = WindowSampler(EPISODES, policies[0].tokens, context_length=1, batch_size=3)  # fewer operations to trace
+    plain, pack = (
+        Pack(policy, sampler, SPEC, 2, compiled=compiled)
+        for policy, compiled in zip(policies, (False, True), strict=True)
+    )
+    enter = partial(join, seed=1, method=method, **fields)
+    assert torch.equal(pack.advance([enter(pack)], 2), plain.advance([enter(plain)], 2))
     assert pack.compiled
 
 
