@@ -1,4 +1,4 @@
-"""Run dmray's GPU path on one card and measure it: five sections, each in a process of its own with a time limit.
+"""Run dmray's GPU path on one card and measure it: six sections, each in a process of its own with a time limit.
 
     python benchmarks/gpu/run.py [--seconds 470] [--only right,sharing] [--out FOLDER]
     python benchmarks/gpu/run.py --toy --device cpu          a rehearsal without a GPU; its figures mean nothing
@@ -8,6 +8,7 @@
     sharing    training steps a second of many trials on one card
     acting     100 evaluation episodes with the policy on the GPU
     product    a sweep through Ray, with kills and --resume
+    calibrate  what `--plan --on` needs to know of such a machine
 
 FOLDER/gpu.json has the machine and the results so far; it is written after each section. FOLDER/log.txt has what the
 sections printed. A section that fails, hangs or crashes does not affect the others: what it had measured is kept, and
@@ -45,7 +46,14 @@ class Part:
 
 PARTS = tuple(
     Part(name, (sys.executable, str(HERE / f"{name}.py")), share)
-    for name, share in (("right", 0.2), ("one_trial", 0.23), ("sharing", 0.25), ("acting", 0.15), ("product", 0.17))
+    for name, share in (
+        ("right", 0.16),
+        ("one_trial", 0.16),
+        ("sharing", 0.2),
+        ("acting", 0.13),
+        ("product", 0.15),
+        ("calibrate", 0.2),
+    )
 )
 
 

@@ -267,7 +267,7 @@ def _placement(
     def place(changed: ResourcesSpec) -> Capacity:
         machines = find(changed)
         placed = on_ray.place_trials(changed, machines, num_trials)
-        return Capacity(placed.concurrent_trials, machines.usable_cpus)
+        return Capacity(placed.concurrent_trials, machines.usable_cpus, machines.gpus)
 
     concurrent, machines, actors = place(resources).trials, find(resources), resources.evaluation_actors
     lines = [

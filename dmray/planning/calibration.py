@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from dmray.errors import SpecError, StorageError
@@ -48,13 +49,22 @@ class Point(Spec):
 Points = Annotated[tuple[Point, ...], Field(min_length=1)]
 
 
+class PackedPoint(Spec):
+    """A measurement of packed trials on one GPU: all `trials` together take `rate` times the steps of one alone."""
+
+    what: str
+    trials: int = Field(ge=2)
+    rate: Positive
+
+
 class Calibration(Spec):
     """The measured speed of one kind of machine, and its size.
 
     `cpus`, `gpus`: of one such machine. `training[device][backbone]`: optimizer steps.
     `decisions[device][decode mode][backbone]`: actions of a cohort, without the simulator, by one process.
-    `env_step_s[engine]`: seconds of one environment step of one episode on one CPU. `made`: date and time. `busy`: what
-    else the machine did meanwhile (`--force`); None: nothing.
+    `env_step_s[engine]`: seconds of one environment step of one episode on one CPU. `packed`: of one GPU; empty: not
+    measured. `made`: date and time. `busy`: what else the machine did meanwhile (`--force`); None: nothing. `stand_in`:
+    what was not measured on this hardware, and which other numbers stand in for it.
     """
 
     version: Literal[2] = 2
@@ -65,7 +75,9 @@ class Calibration(Spec):
     training: Mapping[Device, Mapping[str, Points]]
     decisions: Mapping[Device, Mapping[str, Mapping[str, Points]]]
     env_step_s: Mapping[str, Positive]
+    packed: tuple[PackedPoint, ...] = ()
     busy: str | None = None
+    stand_in: str | None = None
 
 
 def busy_reason(load: float, cpus: int, cpu_share: float | None = None) -> str | None:
@@ -102,6 +114,15 @@ def _rates(points: tuple[Point, ...]) -> tuple[float, float]:
     if per_layer < 0:
         return 0.0, large.seconds / large.flops
     return (per_layer, per_flop) if per_flop >= 0 else (large.seconds / large.layers, 0.0)
+
+
+def packed_rate(points: tuple[PackedPoint, ...], trials: int) -> float:
+    """How many trials alone take as many steps as `trials` packed ones on one GPU: between the measured numbers.
+
+    Without measurements 1.0: trials that share a GPU take turns.
+    """
+    known = {1: 1.0} | {point.trials: point.rate for point in sorted(points, key=lambda point: point.trials)}
+    return float(np.interp(np.log(trials), np.log(list(known)), list(known.values())))
 
 
 def hardware_name(hardware: Mapping[str, Any] | None = None) -> str:

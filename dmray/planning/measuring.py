@@ -18,7 +18,7 @@ import torch
 from dmray.datasets import Episodes, WindowSampler
 from dmray.errors import BusyMachineError, EngineError, MissingPackageError
 from dmray.methods import METHODS
-from dmray.planning.calibration import Calibration, Device, Point, busy_reason, hardware_name
+from dmray.planning.calibration import Calibration, Device, PackedPoint, Point, busy_reason, hardware_name
 from dmray.planning.cost import decode_states, decode_work, training_work
 from dmray.policies import PolicyShape, SequencePolicy, policy_recipe
 from dmray.processes import usable_cpus
@@ -26,12 +26,13 @@ from dmray.rollout import EvaluationRequest, cohorts, make_engine, run_cohort
 from dmray.specs import DatasetSpec, EvaluationSpec, TrainingSpec, TrialSpec
 from dmray.specs.decode import parse_decode
 from dmray.tasks import FAMILIES, TASKS, Task
-from dmray.training import Trainer
+from dmray.training import Pack, Trainer
 
 SIZES: tuple[dict[str, int], ...] = ({"d_model": 64, "n_layer": 2, "context_length": 5}, {})  # {}: the defaults
 DECODES = ("window", "stream:2", "recurrent")
 _TASK, _ROWS, _EPISODE_STEPS = "hopper", 20, 1000
 _ROLLOUTS = 3
+_SEATS = (4, 16)  # trials of a pack
 _STEADY_TASK = TASKS["maze2d-open"]  # its episodes never end before the horizon
 Print = Callable[[str], None]
 
@@ -55,6 +56,8 @@ def calibrate(show: Print, budget_s: float = 3.0, force: bool = False) -> Calibr
         training = {
             device: {backbone: measure.training(backbone, device) for backbone in backbones} for device in devices
         }
+        alone = training.get("cuda", {}).get("mamba")
+        packed = measure.packs(alone[-1].seconds) if alone else ()
         decisions = {device: measure.decisions(backbones, device) for device in devices}
         env_step_s = measure.engines()
     finally:
@@ -69,6 +72,7 @@ def calibrate(show: Print, budget_s: float = 3.0, force: bool = False) -> Calibr
         training=training,
         decisions=decisions,
         env_step_s=env_step_s,
+        packed=packed,
         busy=busy,
     )
 
@@ -150,6 +154,22 @@ class _Measure:
             points.append(Point(what=what, flops=work.flops, layers=work.layers, seconds=seconds))
         return tuple(points)
 
+    def packs(self, alone_s: float, device: Device = "cuda") -> tuple[PackedPoint, ...]:
+        """Trials of the largest size that train as one network. `alone_s`: seconds of a step of one of them alone."""
+        trial = reference_trial("mamba", SIZES[-1])
+        sampler, weights = _sampler(trial, device), _policy(trial, TASKS[_TASK]).state_dict()
+        points = []
+        for seats in _SEATS:
+            pack = Pack(_policy(trial, TASKS[_TASK]), sampler, trial.training, seats, device)
+            for seed in range(seats):
+                pack.join(seed, trial.training.learning_rate, weights)
+            seconds = seconds_each(lambda pack=pack: pack.advance(pack.occupied, 10), device, self._budget_s) / 10  # type: ignore[misc]
+            rate, compiled = alone_s * seats / seconds, "" if pack.compiled else ", not compiled"
+            what = f"{_name(trial)} batch {trial.training.batch_size}, a pack of {seats} on {device}{compiled}"
+            self._show(f"{what}: {seats / seconds:z.1f} training steps/s of all together, {rate:z.2g} times one alone")
+            points.append(PackedPoint(what=what, trials=seats, rate=rate))
+        return tuple(points)
+
     def decisions(self, backbones: Sequence[str], device: Device) -> dict[str, dict[str, tuple[Point, ...]]]:
         """The seconds of an action of a cohort, by decode mode and backbone."""
         env_step_s = _env_step_s(_STEADY_TASK, self._budget_s / 4)
@@ -173,7 +193,9 @@ class _Measure:
                 started = time.perf_counter()
                 episodes = run_cohort(policy, request, cohort)
                 step_s = min(step_s, (time.perf_counter() - started) / max(each.length for each in episodes))
-        seconds = max(step_s - _ROWS * env_step_s, 1e-6)
+        seconds = step_s - _ROWS * env_step_s
+        if seconds <= 0.0:  # others disturbed the simulators' measurement: rather too long than nothing
+            seconds = step_s
         what = f"{_name(trial)} {decode}, {_ROWS} episodes on {device}"
         self._show(f"{what}: {_ROWS / seconds:z.0f} decisions/s")
         work = decode_work(trial, _ROWS, decode_states(decode))
@@ -205,6 +227,12 @@ def _name(trial: TrialSpec) -> str:
 
 
 def _trainer(trial: TrialSpec, device: Device) -> Trainer:
+    policy = _policy(trial, TASKS[_TASK]).to(device)
+    return Trainer(policy, _sampler(trial, device), trial.training, trial.seed, device)
+
+
+def _sampler(trial: TrialSpec, device: Device) -> WindowSampler:
+    """Draws from random episodes of Hopper's dimensions."""
     draw, task = np.random.default_rng(0), TASKS[_TASK]
     episodes = Episodes(
         draw.normal(size=(10 * _EPISODE_STEPS, task.observation_dim)).astype(np.float32),
@@ -212,15 +240,13 @@ def _trainer(trial: TrialSpec, device: Device) -> Trainer:
         draw.normal(size=10 * _EPISODE_STEPS).astype(np.float32),
         np.arange(11) * _EPISODE_STEPS,
     )
-    policy = _policy(trial, task).to(device)
-    sampler = WindowSampler(
+    return WindowSampler(
         episodes,
-        policy.tokens,
+        _policy(trial, task).tokens,
         context_length=trial.model.context_length,
         batch_size=trial.training.batch_size,
         device=device,
     )
-    return Trainer(policy, sampler, trial.training, trial.seed, device)
 
 
 def _policy(trial: TrialSpec, task: Task) -> SequencePolicy:

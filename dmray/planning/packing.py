@@ -40,8 +40,7 @@ def packing_lines(trials: Sequence[TrialSpec], seats: int) -> list[str]:
     packed = sum(reason is None for reason in reasons.values())
     unpacked = Counter((trial.method, reason) for trial in trials if (reason := reasons[trial.trial_id]) is not None)
     return [
-        f"packed: {packed} of {len(trials)} trials, up to {seats} in one network; how much time that saves is not in",
-        "  the estimate below",
+        f"packed: {packed} of {len(trials)} trials, up to {seats} in one network",
         *(f"  not packed: {count} of {method}, which {reason}" for (method, reason), count in unpacked.items()),
     ]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
 from dmray.errors import ClusterError, SpecError
-from dmray.planning.calibration import Calibration, Points, backbone_of, seconds_of
+from dmray.planning.calibration import Calibration, Points, backbone_of, packed_rate, seconds_of
 from dmray.planning.cost import decode_states, decode_work, num_targets, training_work, trial_cost
+from dmray.planning.packing import why_unpacked
 from dmray.specs import ResourcesSpec, TrialSpec, parse_decode
 from dmray.tasks import task_of
 
@@ -40,11 +41,18 @@ def _two_digits(value: float) -> str:
 class Capacity:
     """What runs at the same time. `trials` 0: one process runs all trials and their evaluations, one after the other.
 
-    `cpus`: of all machines together, as many as there really are.
+    `cpus`: of all machines together, as many as there really are. `gpus`: of all machines together.
     """
 
     trials: int
     cpus: float
+    gpus: float = 0.0
+
+    def trials_on_a_gpu(self, resources: ResourcesSpec) -> int:
+        """How many trials train on one GPU at the same time; 1 without GPUs."""
+        if not self.gpus or not 0 < resources.gpus_per_trial < 1 or resources.trial_device == "cpu":
+            return 1
+        return max(1, min(int(1 / resources.gpus_per_trial + 1e-6), ceil(self.trials / self.gpus)))
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,19 @@ def estimate_time(
     """
     _check(trials, resources, calibration)
     training = [_training_s(trial, calibration, resources) for trial in trials]
+    shared = [
+        seconds * slowdown(trial, resources, calibration, capacity)
+        for trial, seconds in zip(trials, training, strict=True)
+    ]
     costs = [trial_cost(trial, 1) for trial in trials]
     step_s = [_evaluation_step_s(trial, calibration, resources) for trial in trials]
     evaluation = sum(cost.env_steps * each for cost, each in zip(costs, step_s, strict=True))
     least = sum(cost.least_env_steps * each for cost, each in zip(costs, step_s, strict=True))
-    by_limit = _by_limit(training, evaluation, resources, capacity)
-    least_by_limit = _by_limit(training, least, resources, capacity)
+    by_limit = _by_limit(training, shared, evaluation, resources, capacity)
+    least_by_limit = _by_limit(training, shared, least, resources, capacity)
     return TimeEstimate(
         training_s=sum(training),
-        gpu_s=sum(training) * resources.gpus_per_trial,
+        gpu_s=sum(shared) * resources.gpus_per_trial,
         evaluation_s=evaluation,
         least_evaluation_s=least,
         by_limit=by_limit,
@@ -109,15 +121,30 @@ def estimate_time(
     )
 
 
+def slowdown(trial: TrialSpec, resources: ResourcesSpec, calibration: Calibration, capacity: Capacity) -> float:
+    """How many times as long a trial trains beside the others on its GPU, if all of them are like it.
+
+    Packed trials take the steps that were measured. Processes take turns, since a captured step leaves a GPU no gaps.
+    """
+    together = capacity.trials_on_a_gpu(resources)
+    packed = resources.trials_per_pack > 1 and why_unpacked(trial) is None
+    return together / (packed_rate(calibration.packed, together) if packed else 1.0)
+
+
 def _by_limit(
-    training: Sequence[float], evaluation: float, resources: ResourcesSpec, capacity: Capacity
+    training: Sequence[float],
+    shared: Sequence[float],
+    evaluation: float,
+    resources: ResourcesSpec,
+    capacity: Capacity,
 ) -> dict[Limit, float]:
+    """`training`: seconds of each trial alone. `shared`: beside those on the same GPU."""
     total = sum(training)
     if not capacity.trials:
         return {"training": total, "evaluation": evaluation}
     return {
-        "training": total / capacity.trials,
-        "the longest trial": max(training),
+        "training": sum(shared) / capacity.trials,
+        "the longest trial": max(shared),
         "evaluation": evaluation / resources.evaluation_actors,
         "the CPUs": (total * resources.torch_threads + evaluation) / capacity.cpus,
     }
@@ -241,7 +268,7 @@ def _more_actors(
     more = resources.model_copy(update={"evaluation_actors": actors})
     cpus = capacity.trials * resources.cpus_per_trial + actors * resources.cpus_per_evaluation_actor
     needed = max(0, ceil(cpus - capacity.cpus))
-    estimate = estimate_time(trials, more, calibration, Capacity(capacity.trials, capacity.cpus + needed))
+    estimate = estimate_time(trials, more, calibration, replace(capacity, cpus=capacity.cpus + needed))
     return [Change(f"resources.evaluation_actors={actors}", estimate, needed)]
 
 

@@ -81,6 +81,31 @@ def test_the_size_of_a_machine_can_be_given(tmp_path: Path) -> None:
     assert "share 2 CPUs: while all of them work, everything takes about 2 times as long" in output
 
 
+@pytest.mark.parametrize(
+    ("seats", "packed", "time", "line"),
+    [
+        (1, (), "8 seconds", "4 trials on a GPU take turns: no more steps than one alone"),
+        (4, (), "8 seconds", "4 trials on a GPU: how fast packs are was not measured, so as if they took turns"),
+        (
+            4,
+            ({"what": "test", "trials": 4, "rate": 2.5},),
+            "3.2 seconds",
+            "4 packed trials on a GPU: 2.5 times the steps of one alone; others take turns",
+        ),
+    ],
+)
+def test_a_plan_says_what_trials_that_share_a_gpu_are_taken_for(
+    seats: int, packed: tuple[object, ...], time: str, line: str, tmp_path: Path
+) -> None:
+    training = {"cuda": dict.fromkeys(("mamba", "transformer"), points(0.05))}
+    resources = {"gpus_per_trial": 0.25, "trials_per_pack": seats, "cpus_per_trial": 0.25, "evaluation_actors": 4}
+    where = f"{on_file(tmp_path, gpus=1, training=training, packed=packed)}"
+    code, output = plan(tmp_path, "--on", where, seeds=[0, 1], resources=resources)
+    assert code == 0, output
+    assert f"               {time} with 4 at a time\n" in output
+    assert line in output
+
+
 def test_a_sweep_that_waits_for_its_evaluations_is_told_what_would_help(tmp_path: Path) -> None:
     evaluation = {"episodes": 40, "every_steps": 1, "cohort_size": 20, "target_returns": [50.0]}
     code, output = plan(tmp_path, "--on", on_file(tmp_path), evaluation=evaluation)

@@ -29,6 +29,7 @@ from dmray.planning.time_estimate import (
     duration_text,
     estimate_time,
     shorter_evaluation,
+    slowdown,
 )
 from dmray.specs import ResourcesSpec, TrialSpec
 from dmray.tasks import task_of
@@ -138,6 +139,42 @@ def test_gpu_time_is_the_trials_shares(tmp_path: Path) -> None:
     rates = calibration(training={"cuda": calibration().training["cpu"]})
     made = estimate_time(trials, ResourcesSpec(gpus_per_trial=0.25), rates, Capacity(4, 8))
     assert made.gpu_s == pytest.approx(made.training_s / 4)
+
+
+PACKED = ({"what": "four", "trials": 4, "rate": 2.0}, {"what": "sixteen", "trials": 16, "rate": 6.0})
+
+
+@pytest.mark.parametrize(
+    ("share", "seats", "packed", "gpus", "slower"),
+    [
+        (0.25, 1, PACKED, 1, 4.0),  # take turns
+        (0.25, 4, (), 1, 4.0),  # not measured
+        (0.25, 4, PACKED, 1, 4 / 2),
+        (0.125, 4, PACKED, 1, 8 / 4),  # between the measured numbers by the logarithm of the number of trials
+        (0.03125, 4, PACKED, 1, 32 / 6),  # never more than was measured
+        (0.03125, 4, PACKED, 8, 4 / 2),  # 32 at a time are 4 on each of 8 GPUs
+        (0.25, 4, PACKED, 0, 1.0),
+        (1.0, 1, PACKED, 1, 1.0),
+    ],
+)
+def test_trials_that_share_a_gpu_take_turns_or_the_steps_of_packs_that_were_measured(
+    share: float, seats: int, packed: tuple[dict[str, Any], ...], gpus: int, slower: float, tmp_path: Path
+) -> None:
+    trials = tiny_plan(tmp_path, seeds=list(range(16))).trials
+    rates = calibration(training={"cuda": calibration().training["cpu"]}, packed=packed)
+    resources = ResourcesSpec(gpus_per_trial=share, trials_per_pack=seats, evaluation_actors=1000)
+    alone = estimate_time(trials, resources, rates, Capacity(32, MANY_CPUS))
+    made = estimate_time(trials, resources, rates, Capacity(32, MANY_CPUS, gpus))
+    for limit in ("training", "the longest trial"):
+        assert made.by_limit[limit] == pytest.approx(slower * alone.by_limit[limit])
+    assert made.gpu_s == pytest.approx(slower * alone.gpu_s)
+    assert made.training_s == alone.training_s
+
+
+def test_a_trial_that_cannot_be_packed_takes_turns_beside_packs(tmp_path: Path) -> None:
+    (trial,) = tiny_plan(tmp_path, grid=[{"methods": ["dlstm"], "models": [{"d_model": 16}]}]).trials
+    resources = ResourcesSpec(gpus_per_trial=0.25, trials_per_pack=4)
+    assert slowdown(trial, resources, calibration(packed=PACKED), Capacity(4, 8, 1)) == 4
 
 
 def test_quick_evaluations_give_a_range(tmp_path: Path) -> None:
@@ -270,6 +307,21 @@ def test_a_busy_machine_is_measured_only_with_force_and_the_calibration_says_so(
     made = measuring.calibrate(print, force=True)
     assert made.busy is not None
     assert "1000000.0" in made.busy
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_packs_are_measured_against_one_trial_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dmray.planning import measuring
+
+    monkeypatch.setattr(measuring, "SIZES", ({"d_model": 16, "n_layer": 1, "context_length": 2},))
+    monkeypatch.setattr(measuring, "_SEATS", (2, 3))
+    monkeypatch.setattr(measuring, "seconds_each", lambda action, device, budget_s: action() is None or 10 * 0.25)
+    shown: list[str] = []
+    found = measuring._Measure(0.0, shown.append).packs(0.5, "cpu")
+    assert [(point.trials, point.rate) for point in found] == [(2, 4.0), (3, 6.0)]
+    assert shown[0].endswith(
+        "a pack of 2 on cpu, not compiled: 8.0 training steps/s of all together, 4 times one alone"
+    )
 
 
 def test_shipped_calibrations_are_valid_and_found_by_their_short_names() -> None:
