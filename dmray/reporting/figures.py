@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dmray.files import write_atomic
 from dmray.methods import METHODS
-from dmray.planning.settings import details_of
 from dmray.reporting.across import ProtocolResults
 from dmray.reporting.aggregates import performance_profile
+from dmray.reporting.curves import Axis, Curve, curve_of, setting_curves
 from dmray.reporting.factorial import EFFECTS, Factorial
-from dmray.reporting.results import Comparison, SeedGroup, TrialResult, label_of
+from dmray.reporting.results import Comparison, SeedGroup
 
 _LINES = ("-", "--", ":", "-.")  # for several models of one method
-_MOST_MARKERS, _MOST_POINTS = 12, 200
+_MOST_MARKERS = 12
+_MOST_SETTINGS = 20  # lines of a figure by a field
 _MARGIN = 0.08  # above and below the data, as a share of their range
 _TEXT_HEIGHT = 0.12  # of a label, as a share of the axes
 _REFERENCES: dict[float, str] = {0.0: "random", 100.0: "expert"}  # by normalized score
@@ -37,76 +36,15 @@ _REFERENCE_TEXT: dict[str, Any] = {
 _TITLE: dict[str, Any] = {"fontsize": 13, "fontweight": "bold"}
 
 
-class Curve(NamedTuple):
-    """A seed group's score by step: mean, lowest and highest over `seeds` trials. `end`: the end of its legend."""
+def draw_by_setting(comparison: Comparison, axis: Axis, path: Path) -> bool:
+    """Draw the last score against a field, for all settings that differ in nothing else.
 
-    steps: list[int]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-    seeds: int
-    end: str
-
-
-def curve_of(seed_group: SeedGroup) -> Curve | None:
-    """The learning curve of a seed group, at the steps that all of its trials have; None if no trial has a score.
-
-    Its trials are the finished ones. If none has finished, or seeds were stopped early, they are all that have a score.
-    Of many steps only every n-th is drawn, because the figure cannot show more.
+    Returns False and writes nothing if there are none, or more than a figure can show.
     """
-    finished = [trial for trial in seed_group.scored if len(trial.scores)]
-    trials = finished or [trial for trial in seed_group.trials if len(trial.scores)]
-    if not trials:
-        return None
-    values = [_by_step(trial) for trial in trials]
-    steps = sorted(set.intersection(*(set(each) for each in values)))
-    steps = steps[:: -max(1, len(steps) // _MOST_POINTS)][::-1]  # the last one stays
-    at = [[each[step] for each in values] for step in steps]
-    end = "" if finished else ", stopped early" if seed_group.stopped else ", unfinished"
-    return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], len(trials), end)
-
-
-def budget_curves(comparison: Comparison) -> list[tuple[SeedGroup, Curve]]:
-    """The last score by `training.steps` of each setting that was trained for several numbers of steps.
-
-    The seed group is that of the most steps, with the label of the setting.
-    """
-    members = {trial.trial.seed_group_id: trial.trial for trial in comparison.trials}
-    most = max(trial.training.steps for trial in members.values())
-    longest = {
-        group: trial.model_copy(update={"training": trial.training.model_copy(update={"steps": most})})
-        for group, trial in members.items()
-    }
-    details = details_of(list(longest.values()))
-    settings: dict[str, dict[int, SeedGroup]] = {}
-    for group in comparison.seed_groups:
-        first = group.trials[0].trial
-        alike = longest[first.seed_group_id]
-        if any(trial.last for trial in group.scored):
-            label = label_of(alike, details[alike.seed_group_id])
-            settings.setdefault(label, {})[first.training.steps] = group
-    return [
-        (replace(by_steps[max(by_steps)], label=label), _by_budget(by_steps))
-        for label, by_steps in settings.items()
-        if len(by_steps) > 1
-    ]
-
-
-def _by_budget(by_steps: Mapping[int, SeedGroup]) -> Curve:
-    steps = sorted(by_steps)
-    at = [[trial.last.normalized for trial in by_steps[step].scored if trial.last] for step in steps]
-    return Curve(steps, [fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at], min(map(len, at)), "")
-
-
-def draw_budgets(comparison: Comparison, path: Path) -> bool:
-    """Draw the last score against the number of training steps, if settings were trained for several numbers.
-
-    Returns False and writes nothing otherwise.
-    """
-    curves = budget_curves(comparison)
-    if not curves:
+    curves = setting_curves(comparison, axis)
+    if not 1 <= len(curves) <= _MOST_SETTINGS:
         return False
-    _draw_curves(comparison, curves, f"{comparison.name}: last score by training budget", path, log=True)
+    _draw_curves(comparison, curves, f"{comparison.name}: last score by {axis.text}", path, axis)
     return True
 
 
@@ -115,7 +53,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
     curves = [
         (seed_group, curve)
         for seed_group in comparison.seed_groups
-        if (curve := curve_of(seed_group)) is not None and curve.steps
+        if (curve := curve_of(seed_group)) is not None and curve.at
     ]
     if not curves:
         return False
@@ -124,8 +62,9 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
 
 
 def _draw_curves(
-    comparison: Comparison, curves: Sequence[tuple[SeedGroup, Curve]], title: str, path: Path, log: bool = False
+    comparison: Comparison, curves: Sequence[tuple[SeedGroup, Curve]], title: str, path: Path, axis: Axis | None = None
 ) -> None:
+    """`axis`: what the curves' `steps` are instead of training steps."""
     figure, axes = new_figure(len(curves))
     lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
     for seed_group, curve in curves:
@@ -136,10 +75,10 @@ def _draw_curves(
     )
     axes.set_ylim(low, high)
     _draw_references(axes, comparison, low, high)
-    format_axes(axes, title, "training steps", "normalized score")
-    if log:
+    format_axes(axes, title, "training steps" if axis is None else axis.text, "normalized score")
+    if axis is not None:
         axes.set_xscale("log")
-        axes.set_xticks(sorted({step for _, curve in curves for step in curve.steps}))
+        axes.set_xticks(sorted({value for _, curve in curves for value in curve.at}))
         axes.minorticks_off()
     axes.xaxis.set_major_formatter(_thousands)
     save_figure(figure, path)
@@ -263,26 +202,22 @@ def save_figure(figure: Any, path: Path) -> None:
         write_atomic(file, drawn.getvalue())
 
 
-def _by_step(trial: TrialResult) -> dict[int, float]:
-    return dict(zip(trial.scores.step.tolist(), trial.scores.normalized.tolist(), strict=True))
-
-
 def _draw_curve(axes: Any, seed_group: SeedGroup, curve: Curve, line: str) -> None:
     method = METHODS[seed_group.method]
     seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}{curve.end}"
     axes.plot(
-        curve.steps,
+        curve.at,
         curve.mean,
         color=method.colour,
         linestyle=line,
         marker=method.marker,
         markersize=5,
-        markevery=max(1, len(curve.steps) // _MOST_MARKERS),
+        markevery=max(1, len(curve.at) // _MOST_MARKERS),
         linewidth=2.0,
         label=f"{seed_group.label} ({seeds})",
     )
     if curve.seeds > 1:
-        axes.fill_between(curve.steps, curve.low, curve.high, color=method.colour, alpha=0.15, linewidth=0)
+        axes.fill_between(curve.at, curve.low, curve.high, color=method.colour, alpha=0.15, linewidth=0)
 
 
 def _zoomed(low: float, high: float) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from dmray.reporting.across import (
 )
 from dmray.reporting.columns import curve_columns, trial_columns, write_csv
 from dmray.reporting.compared import compare, differences_table
+from dmray.reporting.curves import AXES, Axis
 from dmray.reporting.differences import RESOLUTION
 from dmray.reporting.document import (
     Block,
@@ -38,7 +39,7 @@ from dmray.reporting.document import (
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
 from dmray.reporting.factorial import FactorialResults, factorial_blocks, factorial_columns, factorials
-from dmray.reporting.figures import draw_budgets, draw_effects, draw_learning_curves, draw_profiles
+from dmray.reporting.figures import draw_by_setting, draw_effects, draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table
 from dmray.reporting.reevaluations import reevaluation_blocks, reevaluation_columns
@@ -81,7 +82,7 @@ class ReportFigures:
     """The pictures of a report: the file of each one."""
 
     curves: dict[int, Path] = field(default_factory=dict)  # by the position of the comparison
-    budgets: dict[int, Path] = field(default_factory=dict)  # the same
+    settings: dict[int, dict[Axis, Path]] = field(default_factory=dict)  # the same, and by the field below
     profiles: dict[int, Path] = field(default_factory=dict)  # by the position of the group of comparisons
     searches: dict[tuple[str, str], Path] = field(default_factory=dict)  # by sweep and data sets
     effects: dict[int, Path] = field(default_factory=dict)  # by the position of the 2 x 2
@@ -90,7 +91,7 @@ class ReportFigures:
     def paths(self) -> tuple[Path, ...]:
         return (
             *self.profiles.values(),
-            *self.budgets.values(),
+            *(path for by_axis in self.settings.values() for path in by_axis.values()),
             *self.curves.values(),
             *self.searches.values(),
             *self.effects.values(),
@@ -174,15 +175,20 @@ def _write_files(
 def _draw(
     results: SweepResults, groups: list[ProtocolResults], squares: list[FactorialResults], folder: Path
 ) -> ReportFigures:
-    budgets = {
-        position: path
+    settings = {
+        position: {
+            axis: path
+            for axis in AXES
+            if draw_by_setting(
+                comparison, axis, path := folder / f"by-{axis.field}-{_file_name(results, position)}.png"
+            )
+        }
         for position, comparison in enumerate(results.comparisons)
-        if draw_budgets(comparison, path := folder / f"budgets-{_file_name(results, position)}.png")
     }
     curves = {
         position: path
         for position, comparison in enumerate(results.comparisons)
-        if not (position in budgets and all(len(trial.scores) < 2 for trial in comparison.trials))
+        if not (settings[position] and all(len(trial.scores) < 2 for trial in comparison.trials))
         and draw_learning_curves(comparison, path := folder / f"{_file_name(results, position)}.png")
     }
     profiles = {
@@ -196,7 +202,7 @@ def _draw(
         for place, table in enumerate(table for each in squares for table in each.factorials)
         if draw_effects(table, path := folder / f"effects{f'-{place + 1}' if place else ''}.png")
     }
-    return ReportFigures(curves, budgets, profiles, search_figures(results, folder), effects)
+    return ReportFigures(curves, settings, profiles, search_figures(results, folder), effects)
 
 
 def report_blocks(results: SweepResults, parts: ReportParts, baseline: str | None) -> Iterable[Block]:
@@ -218,8 +224,8 @@ def report_blocks(results: SweepResults, parts: ReportParts, baseline: str | Non
         yield Heading(_title(results, position), 2)
         yield Paragraph(leader_text(comparison, baseline))
         yield score_table(comparison, baseline)
-        if position in figures.budgets:
-            yield Image(figures.budgets[position], f"last score by training budget on {comparison.name}")
+        for axis, path in figures.settings.get(position, {}).items():
+            yield Image(path, f"last score by {axis.text} on {comparison.name}")
         if position in figures.curves:
             yield Image(figures.curves[position], f"learning curves of {comparison.name}")
         if id(comparison) in alone:

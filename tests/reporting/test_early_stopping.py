@@ -59,7 +59,7 @@ def test_its_curve_has_all_seeds_and_the_steps_that_all_have(folder: SweepFolder
     write(folder, LEDGERS, early_stopping=RULE)
     curve = curve_of(comparison(folder).seed_groups[0])
     assert curve is not None
-    assert (curve.steps, curve.mean, curve.seeds, curve.end) == ([20], [40.0], 2, ", stopped early")
+    assert (curve.at, curve.mean, curve.seeds, curve.end) == ([20], [40.0], 2, ", stopped early")
 
 
 def test_a_group_whose_seeds_may_still_be_stopped_has_no_mean(folder: SweepFolder) -> None:

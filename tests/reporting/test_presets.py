@@ -15,7 +15,7 @@ from dmray.planning.plan import plan
 from dmray.records import SweepFolder
 from dmray.reporting import collect, figures
 from dmray.reporting.compared import compare
-from dmray.reporting.figures import budget_curves
+from dmray.reporting.curves import AXES, setting_curves
 from dmray.reporting.render import write_results
 from dmray.reporting.tables import candidates_of, last_normalized
 from tests.mlflow_mirror.examples import example_sweep, whole_trial, write_ledger
@@ -59,7 +59,7 @@ def test_rows_are_named_after_presets_and_every_preset_is_compared_with_dm_of_it
     assert "DM (steps 40) is ahead of DT (corl, steps 40) by 2.0 normalized points" in text
     assert "Only rows of the same number of training steps are compared." in text
     assert "DT (corl, steps 40): preset corl, width 16" in text
-    assert "![last score by training budget on hopper-medium-v2](figures/budgets-hopper-medium-v2.png)" in text
+    assert "![last score by training steps on hopper-medium-v2](figures/by-steps-hopper-medium-v2.png)" in text
 
 
 def test_a_control_of_dt_is_compared_with_the_dt_of_its_preset(tmp_path: Path) -> None:
@@ -80,21 +80,44 @@ def test_a_control_of_dt_is_compared_with_the_dt_of_its_preset(tmp_path: Path) -
 
 def test_the_figure_of_budgets_has_a_line_for_each_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (comparison,) = collect(planted(tmp_path)).comparisons
-    curves = {
-        group.label: (curve.steps, curve.mean, curve.low, curve.seeds) for group, curve in budget_curves(comparison)
-    }
+    by_steps, *others = (setting_curves(comparison, axis) for axis in AXES)
+    assert others == [[], [], []]
+    curves = {group.label: (curve.at, curve.mean, curve.low, curve.seeds) for group, curve in by_steps}
     assert curves == {
         label: ([10, 40], [score + 1 for score in SCORES[preset]], list(SCORES[preset]), 3)
         for label, preset in (("DM", None), ("DT (paper)", "paper"), ("DT (corl)", "corl"))
     }
     drawn: list[Figure] = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
-    assert figures.draw_budgets(comparison, tmp_path / "x.png")
+    assert figures.draw_by_setting(comparison, AXES[0], tmp_path / "x.png")
     axes = drawn[0].axes[0]
     drawn[0].canvas.draw()
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "40"]
-    assert axes.get_title(loc="left") == "hopper-medium-v2: last score by training budget"
+    assert axes.get_title(loc="left") == "hopper-medium-v2: last score by training steps"
+
+
+def test_sizes_that_change_one_at_a_time_have_a_figure_for_each_field(tmp_path: Path) -> None:
+    """Three layers of 16 with context 4 in the middle; BC has no context length of its own, and one size."""
+    sizes = [(16, 3, 4), (16, 1, 4), (32, 3, 4), (16, 3, 2), (16, 3, 8)]
+    models = [dict(zip(("d_model", "n_layer", "context_length"), size, strict=True)) for size in sizes]
+    grid = [{"methods": ["dm"], "models": models}, {"methods": ["bc"], "models": [{"d_model": 16, "n_layer": 3}]}]
+    planned = plan(example_sweep(grid=grid, seeds=[0, 1]))
+    folder = SweepFolder(tmp_path, "example")
+    write_manifest(planned, folder)
+    for trial in planned.trials:
+        score = trial.model.d_model + 100.0 * trial.model.n_layer + 1000.0 * trial.model.context_length + trial.seed
+        write_ledger(folder, trial, whole_trial(score, score))
+    (comparison,) = collect(folder).comparisons
+    found = {axis.field: setting_curves(comparison, axis) for axis in AXES}
+    assert {field: [(group.method, curve.at) for group, curve in curves] for field, curves in found.items()} == {
+        "steps": [],
+        "context_length": [("dm", [2, 4, 8])],
+        "d_model": [("dm", [16, 32])],
+        "n_layer": [("dm", [1, 3])],
+    }
+    ((_, by_context),) = found["context_length"]
+    assert by_context.mean == [2316.5, 4316.5, 8316.5]
 
 
 @pytest.mark.figures
@@ -139,7 +162,7 @@ def test_the_fairness_sweep_runs_at_toy_size_to_its_figure_and_table(tmp_path: P
     results = collect(SweepFolder(tmp_path, "fairness"))
     assert [result.status.value for result in results.trials] == ["finished"] * 4
     report = tmp_path / "fairness" / "report"
-    assert (report / "figures" / "budgets-open.png").is_file()
+    assert (report / "figures" / "by-steps-open.png").is_file()
     assert not (report / "figures" / "open.png").exists(), "a learning curve of one evaluation is a point"
     rows = csv.DictReader((report / "differences.csv").read_text().splitlines())
     pairs = {(row["first"], row["second"]) for row in rows}

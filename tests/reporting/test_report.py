@@ -111,11 +111,11 @@ def test_a_curve_is_over_the_finished_seeds_with_their_range(folder: SweepFolder
     dm, dt = collect(folder).comparisons[0].seed_groups
     curve = curve_of(dm)
     assert curve is not None
-    assert (curve.steps, curve.mean, curve.low, curve.high) == ([20, 40], [60, 62], [50, 60], [70, 64])
+    assert (curve.at, curve.mean, curve.low, curve.high) == ([20, 40], [60, 62], [50, 60], [70, 64])
     assert (curve.seeds, curve.end) == (2, "")
     unfinished = curve_of(dt)
     assert unfinished is not None
-    assert (unfinished.steps, unfinished.seeds, unfinished.end) == ([20], 1, ", unfinished")
+    assert (unfinished.at, unfinished.seeds, unfinished.end) == ([20], 1, ", unfinished")
 
 
 def test_text_cannot_break_the_page_or_the_table() -> None:
