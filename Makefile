@@ -2,7 +2,7 @@
 # make test         set up, lint, type-check, test
 # make test-pythons install dmray for each Python from 3.11 to 3.13 that is here, and run the tests without Ray
 # make fuzz         give odd inputs to everything that reads files, options or answers, for ten minutes
-# make chaos        all tests on Ray: kills and freezes of every kind of process, three random orders
+# make chaos        all tests on Ray: kills and freezes, three random orders; also what make test leaves out
 # make soak         200 short trials on Ray under random faults for an hour
 # make bullet       install the packages of the bullet-* tasks (docs/bullet.md)
 # make lint         check style and types, and ask once a day for known vulnerabilities (requirements/audit.py)
@@ -22,7 +22,7 @@ test: setup
 	$(MAKE) --jobs 2 lint suite
 
 suite: setup
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 test-pythons:
 	$(PYTHON) requirements/test_pythons.py
@@ -31,7 +31,7 @@ fuzz: setup
 	$(BIN)/python -m tests.fuzz --minutes 10
 
 chaos: setup
-	DMRAY_CHAOS=3 $(BIN)/python -m pytest -m ray
+	DMRAY_CHAOS=3 $(BIN)/python -m pytest -m "ray or chaos"
 
 soak: setup
 	$(BIN)/python -m tests.on_ray.soak

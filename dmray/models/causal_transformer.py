@@ -153,7 +153,7 @@ class _Attention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = self._split(hidden)
-        if self.weight_dropout.given is None:
+        if self.weight_dropout.given is None and not has_hook(self.weight_dropout):
             rate = self.weight_dropout.rate
             return self._joined(F.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True))
         scores = query @ key.transpose(-2, -1) / math.sqrt(self.head_width)

@@ -73,9 +73,12 @@ def backend_of(parameter: Tensor) -> str:
     return scan_backend(parameter.device, parameter.dtype, torch._C._functorch.is_batchedtensor(parameter))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _selected(device: torch.device, dtype: torch.dtype, stacked: bool) -> str:
     return _select(device.type, dtype, torch.are_deterministic_algorithms_enabled(), stacked)
+
+
+# All that torch.compiler.assume_constant_result does, which imports torch's compiler: seconds in every process.
+_selected._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

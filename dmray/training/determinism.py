@@ -19,7 +19,8 @@ def be_deterministic(deterministic: bool) -> None:
     _allow_tf32(False)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic or torch.are_deterministic_algorithms_enabled():  # the call loads torch's compiler, for seconds
+        torch.use_deterministic_algorithms(deterministic)
 
 
 @contextmanager

@@ -103,6 +103,7 @@ def compare_seats(ours: Callable[..., Tensor], exact: Callable[..., Tensor], inp
             assert float((single[seat] - other).norm()) <= 1e-5 * float(other.norm()) + 1e-9
 
 
+@pytest.mark.chaos
 @pytest.mark.skipif(
     find_spec("triton") is None or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1",
     reason="needs Triton, and the tests above must not run here already",
