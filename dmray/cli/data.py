@@ -5,6 +5,7 @@ What reads, downloads and records data is imported where it is used, so that `li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -90,6 +91,9 @@ def fetch(
         str | None,
         typer.Option(metavar="FILE", help="All data sets of this sweep file, or shipped sweep."),
     ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("-o", help="KEY=VALUE replaces a value of the sweep file, as in dmray.sweep.")
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -107,9 +111,11 @@ def fetch(
             raise SpecError("nothing to fetch: give names of data sets, or a sweep file with --sweep")
         if sweep is not None and protocol is not None and not names:
             raise SpecError(f"--protocol {protocol}: --sweep names data sets one by one; leave out one of the two")
+        if override and sweep is None:
+            raise SpecError(f"-o {override[0]}: replaces a value of a sweep file; name it with --sweep")
         wanted = [each for given in names or () for each in _to_fetch(given, protocol, to)]
         if sweep is not None:
-            wanted += _of_sweep(sweep, to)
+            wanted += _of_sweep(sweep, override or (), to)
     place, failed = None if to is None else to.rstrip("/") or "/", 0
     for name in dict.fromkeys(wanted):
         try:
@@ -258,16 +264,16 @@ def _to_fetch(given: str, protocol: str | None, to: str | None) -> list[str | Pa
     return [Path(given)]
 
 
-def _of_sweep(file: str, to: str | None) -> list[str | Path]:
+def _of_sweep(file: str, overrides: Sequence[str], to: str | None) -> list[str | Path]:
     """What is fetched of a sweep's data sets; what is not, and why, is printed.
 
     Raises:
-        SpecError: there is no such sweep.
+        SpecError: there is no such sweep, or an override does not fit it.
     """
     from dmray.specs import load_sweep
 
     wanted: list[str | Path] = []
-    for dataset in load_sweep(file).datasets:
+    for dataset in load_sweep(file, overrides).datasets:
         if dataset.generate is not None:
             _print_note(f"{dataset.name}: is recorded when the sweep starts")
         elif dataset.path is None:

@@ -249,6 +249,8 @@ def test_what_a_sweep_file_names_is_fetched_or_said_to_be_made_or_read_elsewhere
     assert (put.exit_code, stored in put.stdout, random in put.stdout) == (0, True, True), put.output
     assert f"maze2d-umaze-v1: {tmp_path}/shared/maze2d-umaze-v1\n{made}: {tmp_path}/shared/made.hdf5\n" in put.stdout
     assert (tmp_path / "shared" / "made.hdf5").read_bytes() == made.read_bytes()
+    changed = run("fetch", "--sweep", str(file), "-o", "datasets=[hopper-medium-v2]")
+    assert changed.stdout == "hopper-medium-v2: /a/hopper-medium-v2\n"
 
 
 @pytest.mark.parametrize(
@@ -257,6 +259,11 @@ def test_what_a_sweep_file_names_is_fetched_or_said_to_be_made_or_read_elsewhere
         ((), "nothing to fetch: give names of data sets, or a sweep file with --sweep"),
         (("--sweep", "quickstat"), "no such sweep file"),
         (("--sweep", "quickstart", "--protocol", "made"), "--protocol made: --sweep names data sets one by one"),
+        (
+            ("maze2d-umaze-v1", "-o", "seeds=[1]"),
+            "-o seeds=[1]: replaces a value of a sweep file",
+        ),
+        (("--sweep", "quickstart", "-o", "stoarge=a"), "stoarge"),
     ],
 )
 def test_a_fetch_of_nothing_is_an_error(words: tuple[str, ...], message: str) -> None:
