@@ -51,12 +51,13 @@ def test_the_api_page_and_the_docstrings_run(workplace: Path) -> None:
         exec(compile(block, "docs/api.md", "exec"), names)
     assert (workplace / "report" / "report.html").is_file()
     assert len(list((workplace / "drawn" / "pictures").iterdir())) == 2
-    examples = docstring_examples(ROOT / "dmray" / "api.py")
+    files = [ROOT / "dmray" / "api" / f"{name}.py" for name in ("sweeps", "results", "policies", "analyses")]
+    examples = [example for file in files for example in docstring_examples(file)]
     assert len(examples) == 12
     names |= {"observations": names["observations"][:2, 0], "sweep": dmray.plan_sweep("sweeps/quickstart.yaml")}
     for example in examples:
         if not any(name in example for name in _NOT_RUN):
-            exec(compile(example, "dmray/api.py", "exec"), names)
+            exec(compile(example, "dmray/api", "exec"), names)
 
 
 def test_every_function_is_on_the_page() -> None:
