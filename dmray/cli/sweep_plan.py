@@ -22,7 +22,7 @@ from dmray.planning.calibration import (
 from dmray.planning.needed_files import needed_files
 from dmray.planning.packing import packing_lines, require_processes
 from dmray.planning.plan import Plan
-from dmray.planning.time_estimate import Capacity, estimate_time, shorter_evaluation
+from dmray.planning.time_estimate import Capacity, estimate_time, shorter_sweep
 from dmray.planning.trial_filter import TrialFilter, select_trials
 from dmray.progress.changes import changes
 from dmray.progress.extensions import find_extensions
@@ -241,11 +241,16 @@ def _time(planned: Plan, todo: Sequence[TrialSpec], where: PlanFor, calibration:
     try:
         capacity = place(resources)
         made = estimate_time(todo, resources, calibration, capacity)
-        ways = shorter_evaluation(todo, resources, calibration, place)
+        ways = shorter_sweep(todo, resources, calibration, place)
     except SpecError as lacking:
         return [*placement, *packing, f"time: unknown; {lacking}"]
     price = None if where.price is None else Price(where.price, num_machines)
-    return [*placement, *packing, render_time(made, planned.sweep, capacity, calibration, price), render_changes(ways)]
+    return [
+        *placement,
+        *packing,
+        render_time(made, planned.sweep, capacity, calibration, price),
+        render_changes(made, ways),
+    ]
 
 
 def _placement(

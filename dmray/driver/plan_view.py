@@ -147,14 +147,16 @@ def _money(amount: float) -> str:
     return f"{float(f'{amount:.2g}'):z,.0f}" if amount >= 10 else f"{amount:z.2f}"
 
 
-def render_changes(changes: Sequence[Change]) -> str:
+def render_changes(now: TimeEstimate, changes: Sequence[Change]) -> str:
     """What would shorten the sweep, one change a line; empty if there is nothing."""
     if not changes:
         return ""
-    lines = ["evaluation takes longest; the whole sweep would take, with one of:"]
+    longest = "evaluation" if now.waits_for_evaluation else "training"
+    lines = [f"{longest} takes longest; the whole sweep would take, with {'one of' if len(changes) > 1 else 'this'}:"]
     for change in changes:
         at_least = "at least " if change.estimate.least_wall_s < change.estimate.wall_s else ""
-        lines.append(f"  {at_least + duration_text(change.estimate.least_wall_s):<22} -o {change.what}")
+        options = f" \\\n  {'':<22} -o ".join(change.what.split(" -o "))
+        lines.append(f"  {at_least + duration_text(change.estimate.least_wall_s):<22} -o {options}")
         if change.more_cpus:
             lines.append(f"  {'':<22} (needs {change.more_cpus:,} CPUs more)")
         if change.other_protocol:

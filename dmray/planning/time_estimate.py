@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor
 from typing import Literal
 
 from dmray.errors import ClusterError, SpecError
 from dmray.planning.calibration import Calibration, Points, backbone_of, packed_rate, seconds_of
 from dmray.planning.cost import decode_states, decode_work, num_targets, training_work, trial_cost
-from dmray.planning.packing import why_unpacked
-from dmray.specs import ResourcesSpec, TrialSpec, parse_decode
+from dmray.planning.packing import pack_key, why_unpacked
+from dmray.specs import MAX_SEATS, ResourcesSpec, TrialSpec, parse_decode
 from dmray.tasks import task_of
 
 Limit = Literal["training", "the longest trial", "evaluation", "the CPUs"]
 _WORTH_SAYING = 0.9  # of the time before: a change that saves less is not shown
 _OTHER_DECODES = ("stream:2", "recurrent")
 _EVALUATE_LESS = 10
+_PACKED_CPUS = 0.25  # a packed trial does not train itself
 _UNITS = (("years", 365.25 * 86_400), ("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
@@ -201,23 +203,47 @@ class Change:
 Place = Callable[[ResourcesSpec], Capacity]  # what runs at the same time; raises ClusterError if not one trial fits
 
 
-def shorter_evaluation(
+def shorter_sweep(
     trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Calibration, place: Place
 ) -> tuple[Change, ...]:
-    """What would shorten a sweep that waits for its evaluations, the most effective first; each change alone."""
+    """What would shorten a sweep that waits for its evaluations or for a GPU, the most effective first; each alone."""
     capacity = place(resources)
     now = estimate_time(trials, resources, calibration, capacity)
-    if not now.waits_for_evaluation:
-        return ()
-    changes = [
-        Change(what, estimate_time(_evaluated(trials, update), resources, calibration, capacity), other_protocol=other)
-        for what, update, other in _less_evaluation(trials, resources, calibration)
-    ]
-    if capacity.trials:
-        changes += _more_actors(trials, resources, calibration, place)
-        changes += _actors_on_gpus(trials, resources, calibration, place)
+    if now.waits_for_evaluation:
+        changes = [
+            Change(what, estimate_time(_evaluated(trials, update), resources, calibration, capacity), 0, other)
+            for what, update, other in _less_evaluation(trials, resources, calibration)
+        ]
+        if capacity.trials:
+            changes += _more_actors(trials, resources, calibration, place)
+            changes += _actors_on_gpus(trials, resources, calibration, place)
+    else:
+        changes = _packs(trials, resources, calibration, place) if capacity.trials else []
     helping = [each for each in changes if each.estimate.least_wall_s < _WORTH_SAYING * now.wall_s]
     return tuple(sorted(helping, key=lambda each: each.estimate.least_wall_s))
+
+
+def _packs(
+    trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Calibration, place: Place
+) -> list[Change]:
+    """Packs of as many trials as can share one, in the best number on a GPU that was measured and fits."""
+    alike = Counter(pack_key(trial) for trial in trials if why_unpacked(trial) is None)
+    seats = min(max(alike.values(), default=1), MAX_SEATS)
+    on_gpus = resources.trial_device == "cuda" and resources.gpus_per_trial <= 1
+    if not on_gpus or resources.trials_per_pack > 1 or seats == 1:
+        return []
+    changes = []
+    for together in sorted({max(point.trials, seats) for point in calibration.packed}):
+        share = floor(1e6 / together) / 1e6
+        fields: dict[str, object] = {"gpus_per_trial": share, "trials_per_pack": seats}
+        fields |= {"executor": "tune", "cpus_per_trial": min(resources.cpus_per_trial, _PACKED_CPUS)}
+        packed = resources.model_copy(update=fields)
+        try:
+            estimate = estimate_time(trials, packed, calibration, place(packed))
+        except ClusterError:
+            continue
+        changes.append(Change(" -o ".join(f"resources.{name}={value}" for name, value in fields.items()), estimate))
+    return sorted(changes, key=lambda change: change.estimate.wall_s)[:1]
 
 
 def _less_evaluation(

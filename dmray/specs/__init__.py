@@ -7,6 +7,7 @@ from dmray.specs.early_stopping import EarlyStoppingSpec, Within
 from dmray.specs.loading import load_sweep
 from dmray.specs.search import SearchSpec
 from dmray.specs.sweep import (
+    MAX_SEATS,
     MAX_TRIALS,
     NO_MLFLOW,
     FaultSpec,
@@ -36,6 +37,7 @@ from dmray.specs.trial import (
 __all__ = [
     "DECODE_MODES",
     "IDENTITY_VERSION",
+    "MAX_SEATS",
     "MAX_TRIALS",
     "NO_MLFLOW",
     "DatasetSpec",

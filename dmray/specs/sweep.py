@@ -32,6 +32,7 @@ from dmray.specs.varied_datasets import expanded_datasets
 NO_MLFLOW = "off"
 _EVERY = re.compile(r"every:[1-9][0-9]{0,14}")
 MAX_TRIALS = 100_000
+MAX_SEATS = 64  # of a pack
 _RESERVED = ("datasets", "mlartifacts", "mlflow.db", "mlruns")  # beside the sweeps' folders in a storage
 
 
@@ -247,7 +248,7 @@ class ResourcesSpec(Spec):
     gpus_per_trial: Annotated[float, Field(ge=0, le=1e5)] = 0.0
     device: Literal["auto", "cpu"] = "auto"
     capture: Literal["auto", "off"] = "auto"
-    trials_per_pack: Annotated[int, Field(ge=1, le=64)] = 1
+    trials_per_pack: Annotated[int, Field(ge=1, le=MAX_SEATS)] = 1
     max_concurrent_trials: Count | None = None
     torch_threads: Annotated[int, Field(gt=0, le=10_000)] = 1
     deterministic: bool = False

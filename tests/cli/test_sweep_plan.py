@@ -99,11 +99,26 @@ def test_a_plan_says_what_trials_that_share_a_gpu_are_taken_for(
 ) -> None:
     training = {"cuda": dict.fromkeys(("mamba", "transformer"), points(0.05))}
     resources = {"gpus_per_trial": 0.25, "trials_per_pack": seats, "cpus_per_trial": 0.25, "evaluation_actors": 4}
-    where = f"{on_file(tmp_path, gpus=1, training=training, packed=packed)}"
+    where = on_file(tmp_path, gpus=1, training=training, packed=packed)
     code, output = plan(tmp_path, "--on", where, seeds=[0, 1], resources=resources)
     assert code == 0, output
     assert f"               {time} with 4 at a time\n" in output
     assert line in output
+
+
+def test_packs_are_offered_where_training_on_a_gpu_takes_longest(tmp_path: Path) -> None:
+    training = {"cuda": dict.fromkeys(("mamba", "transformer"), points(5.0))}
+    where = on_file(tmp_path, gpus=1, training=training, packed=({"what": "test", "trials": 2, "rate": 1.9},))
+    code, output = plan(tmp_path, "--on", where, seeds=[0, 1], resources={"gpus_per_trial": 0.5, "evaluation_actors": 4})
+    assert code == 0, output
+    lines = output.splitlines()
+    at = lines.index("training takes longest; the whole sweep would take, with this:")
+    assert [line.strip() for line in lines[at + 1 : at + 5]] == [
+        "7 minutes              -o resources.gpus_per_trial=0.5 \\",
+        "-o resources.trials_per_pack=2 \\",
+        "-o resources.executor=tune \\",
+        "-o resources.cpus_per_trial=0.25",
+    ]
 
 
 def test_a_sweep_that_waits_for_its_evaluations_is_told_what_would_help(tmp_path: Path) -> None:

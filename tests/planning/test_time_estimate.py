@@ -28,7 +28,7 @@ from dmray.planning.time_estimate import (
     TimeEstimate,
     duration_text,
     estimate_time,
-    shorter_evaluation,
+    shorter_sweep,
     slowdown,
 )
 from dmray.specs import ResourcesSpec, TrialSpec
@@ -228,9 +228,44 @@ def changes_of(tmp_path: Path, cpus: int, gpus: int = 0, steps: int = 1000, **ev
         machines = machines_like(changed, 1, cpus, gpus)
         return Capacity(place_trials(changed, machines, 8).concurrent_trials, machines.usable_cpus)
 
-    found = shorter_evaluation(planned.trials, planned.sweep.resources, rates, place)
+    found = shorter_sweep(planned.trials, planned.sweep.resources, rates, place)
     assert [each.estimate.least_wall_s for each in found] == sorted(each.estimate.least_wall_s for each in found)
     return {each.what: each for each in found}
+
+
+@pytest.mark.parametrize(
+    ("methods", "resources", "packed", "offered"),
+    [
+        (["dm"], {}, PACKED, "resources.gpus_per_trial=0.125 -o resources.trials_per_pack=8 -o "),
+        (["dm"], {}, PACKED[:1], "resources.gpus_per_trial=0.125 -o resources.trials_per_pack=8 -o "),
+        (["dm"], {}, (), None),  # not measured
+        (["dm"], {"trials_per_pack": 4}, PACKED, None),  # packed already
+        (["dm"], {"device": "cpu"}, PACKED, None),
+        (["dlstm"], {}, PACKED, None),  # cannot be packed
+    ],
+)
+def test_a_sweep_that_waits_for_a_gpu_is_told_of_packs(
+    methods: list[str],
+    resources: dict[str, Any],
+    packed: tuple[dict[str, Any], ...],
+    offered: str | None,
+    tmp_path: Path,
+) -> None:
+    given = {"gpus_per_trial": 0.25, "evaluation_actors": 4} | resources
+    grid = [{"methods": methods, "models": [{"d_model": 16}]}]
+    planned = tiny_plan(tmp_path, grid=grid, seeds=list(range(8)), training=TRAINING, resources=given)
+    costly = (point(1, 1e30, 10.0), point(1, 1.0, 10.0))
+    training = dict.fromkeys(("mamba", "lstm"), costly)
+    decisions = {"cpu": {"window": dict.fromkeys(("mamba", "lstm"), (point(1, 1e30, 1e-3),))}}
+    rates = calibration(training={"cuda": training, "cpu": training}, decisions=decisions, packed=packed)
+
+    def place(changed: ResourcesSpec) -> Capacity:
+        machines = machines_like(changed, 1, 32, 1)
+        return Capacity(place_trials(changed, machines, 8).concurrent_trials, 32, 1)
+
+    found = [each.what for each in shorter_sweep(planned.trials, planned.sweep.resources, rates, place)]
+    assert len(found) == (offered is not None)
+    assert all(offered is not None and what.startswith(offered) for what in found)
 
 
 EVALUATION = {"episodes": 40, "every_steps": 10, "cohort_size": 20, "target_returns": [50.0]}
