@@ -104,8 +104,8 @@ class Pack:
         self._packed_losses = self._maybe_compiled(_packed(self._losses))
         self._packed_update = self._maybe_compiled(self._update)
         self._packed_factors = self._maybe_compiled(self._factors)
-        generators = (*self._generators, *self._mask_generators)
-        self._advance = CapturedStep(self._step, *generators) if self.captured else self._step
+        drawn_from = [*self._generators, *(self._mask_generators if self._masks.buffers else ())]
+        self._advance = CapturedStep(self._step, *drawn_from) if self.captured else self._step
 
     def _allocate(self, policy: SequencePolicy, seats: int) -> None:
         last = self._places[-1]

@@ -109,7 +109,9 @@ def test_a_plan_says_what_trials_that_share_a_gpu_are_taken_for(
 def test_packs_are_offered_where_training_on_a_gpu_takes_longest(tmp_path: Path) -> None:
     training = {"cuda": dict.fromkeys(("mamba", "transformer"), points(5.0))}
     where = on_file(tmp_path, gpus=1, training=training, packed=({"what": "test", "trials": 2, "rate": 1.9},))
-    code, output = plan(tmp_path, "--on", where, seeds=[0, 1], resources={"gpus_per_trial": 0.5, "evaluation_actors": 4})
+    code, output = plan(
+        tmp_path, "--on", where, seeds=[0, 1], resources={"gpus_per_trial": 0.5, "evaluation_actors": 4}
+    )
     assert code == 0, output
     lines = output.splitlines()
     at = lines.index("training takes longest; the whole sweep would take, with this:")
