@@ -14,7 +14,7 @@ from dmray.planning import measuring
 
 def main() -> None:
     section = section_from_options(__doc__)
-    section.measure("calibration", lambda: calibrate(section), needs_s=1 if section.toy else 90)
+    section.measure("calibration", lambda: calibrate(section), needs_s=1 if section.toy else 140)
 
 
 def calibrate(section: Section) -> dict[str, Any]:

@@ -47,12 +47,12 @@ class Part:
 PARTS = tuple(
     Part(name, (sys.executable, str(HERE / f"{name}.py")), share)
     for name, share in (
-        ("right", 0.16),
-        ("one_trial", 0.16),
-        ("sharing", 0.2),
-        ("acting", 0.13),
-        ("product", 0.15),
-        ("calibrate", 0.2),
+        ("right", 0.14),
+        ("one_trial", 0.13),
+        ("sharing", 0.17),
+        ("acting", 0.11),
+        ("product", 0.13),
+        ("calibrate", 0.32),
     )
 )
 

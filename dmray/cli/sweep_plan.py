@@ -272,7 +272,7 @@ def _placement(
     def place(changed: ResourcesSpec) -> Capacity:
         machines = find(changed)
         placed = on_ray.place_trials(changed, machines, num_trials)
-        return Capacity(placed.concurrent_trials, machines.usable_cpus, machines.gpus)
+        return Capacity(placed.concurrent_trials, machines.usable_cpus, placed.trials_on_a_gpu, placed.gpus)
 
     concurrent, machines, actors = place(resources).trials, find(resources), resources.evaluation_actors
     lines = [

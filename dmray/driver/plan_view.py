@@ -10,7 +10,7 @@ from rich.console import Group
 
 from dmray.methods import METHODS
 from dmray.models import BackboneConfig
-from dmray.planning.calibration import Calibration, packed_rate
+from dmray.planning.calibration import Calibration
 from dmray.planning.cost import Cost, total_cost
 from dmray.planning.needed_files import NeededFile
 from dmray.planning.plan import Plan
@@ -83,7 +83,7 @@ def render_time(
         f"time: {at_most} {duration_text(estimate.wall_s)}, limited by {limit}",
         f"  training     {duration_text(estimate.training_s)} of one trial after the other{gpus}",
         *_at_once(estimate, capacity),
-        *_on_a_gpu(sweep.resources, capacity, calibration),
+        *_on_a_gpu(estimate, sweep.resources, capacity, calibration),
         f"  evaluation   at most {duration_text(estimate.evaluation_s)} of one process",
         *_by_actors(estimate, sweep.resources),
     ]
@@ -100,7 +100,7 @@ def render_time(
     if calibration.busy is not None:
         lines.append(f"  measured on a busy machine, so the time may be too long: {calibration.busy}")
     if calibration.stand_in is not None:
-        lines.append(f"  not all of it was measured: {calibration.stand_in}")
+        lines.append(f"  what was measured there: {calibration.stand_in}")
     return "\n".join(lines)
 
 
@@ -111,21 +111,25 @@ def _at_once(estimate: TimeEstimate, capacity: Capacity) -> list[str]:
     return [f"               {duration_text(together)} with {capacity.trials} at a time"]
 
 
-def _on_a_gpu(resources: ResourcesSpec, capacity: Capacity, calibration: Calibration) -> list[str]:
-    """What is assumed of trials that share a GPU."""
-    trials = capacity.trials_on_a_gpu(resources)
+def _on_a_gpu(
+    estimate: TimeEstimate, resources: ResourcesSpec, capacity: Capacity, calibration: Calibration
+) -> list[str]:
+    """What is assumed of trials that share a GPU, and whether GPUs stay idle."""
+    trials = capacity.trials_on_a_gpu
     if trials == 1:
         return []
-    if resources.trials_per_pack == 1:
-        return [f"               {trials} trials on a GPU take turns: no more steps than one alone"]
-    if not calibration.packed:
-        return [
-            f"               {trials} trials on a GPU: how fast packs are was not measured, so as if they took turns"
-        ]
-    rate = packed_rate(calibration.packed, trials)
-    return [
-        f"               {trials} packed trials on a GPU: {rate:.2g} times the steps of one alone; others take turns"
-    ]
+    if resources.trials_per_pack > 1 and not calibration.packed:
+        text = f"{trials} trials on a GPU: how fast packs are was not measured, so as if they took turns"
+    elif estimate.gpu_speed == 1.0:
+        text = f"{trials} trials on a GPU take turns: no more steps than one alone"
+    else:
+        text = f"{trials} trials on a GPU: packed ones {estimate.gpu_speed:.2g} times the steps of one alone, others 1"
+    lines = [f"               {text}"]
+    if capacity.at_work < capacity.gpus:
+        lines.append(
+            f"               they fill {capacity.at_work} of {capacity.gpus} GPUs: more with a larger gpus_per_trial"
+        )
+    return lines
 
 
 def _by_actors(estimate: TimeEstimate, resources: ResourcesSpec) -> list[str]:

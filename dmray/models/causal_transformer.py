@@ -97,9 +97,8 @@ class _Block(nn.Module):
         self.mlp = _Mlp(spec)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        plain = has_inner_hooks(self) or has_given_masks(self)
-        compiled = _is_compiled(hidden, self.ln_1.weight) and not plain
-        if compiled and self.attention.keeps_weights(hidden.shape[1]):
+        compiled = _is_compiled(hidden, self.ln_1.weight) and self.attention.keeps_weights(hidden.shape[1])
+        if compiled and not (has_inner_hooks(self) or has_given_masks(self)):
             return self._compiled(hidden)
         return self._finish(hidden, self.attention(self.ln_1(hidden)))
 

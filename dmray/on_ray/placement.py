@@ -46,10 +46,13 @@ class Placement:
     """How many trials run at once, and the bundles of resources that each Tune trial takes.
 
     A Tune trial is a driver without work of its own beside a worker, or the whole trial if the executor is "tune".
+    `trials_on_a_gpu`: how many of them share a GPU; 1 without GPUs. `gpus`: those with room for a trial.
     """
 
     concurrent_trials: int
     bundles: tuple[dict[str, float], ...]
+    trials_on_a_gpu: int = 1
+    gpus: int = 0
 
 
 def machine_here(resources: ResourcesSpec) -> Machines:
@@ -105,13 +108,25 @@ def place_trials(resources: ResourcesSpec, machines: Machines, num_trials: int) 
     if slots < 1:
         raise ClusterError(_refusal(resources, machines))
     limits = [limit for limit in (resources.max_concurrent_trials, num_trials) if limit is not None]
-    concurrent = min(slots, *limits)
-    if resources.executor == "tune":
-        return Placement(concurrent, (trial_bundle(resources),))
-    if machines.drivers >= 1:
-        driver = {DRIVER_RESOURCE: 1.0}
-        return Placement(min(concurrent, floor(machines.drivers)), (driver, trial_bundle(resources)))
-    return Placement(concurrent, ({"CPU": _DRIVER_CPU}, trial_bundle(resources)))
+    concurrent, bundles = min(slots, *limits), [trial_bundle(resources)]
+    if resources.executor == "train":
+        if machines.drivers >= 1:
+            concurrent = min(concurrent, floor(machines.drivers))
+        bundles.insert(0, {DRIVER_RESOURCE: 1.0} if machines.drivers >= 1 else {"CPU": _DRIVER_CPU})
+    return Placement(concurrent, tuple(bundles), *_sharing(resources, machines, concurrent))
+
+
+def _sharing(resources: ResourcesSpec, machines: Machines, concurrent: int) -> tuple[int, int]:
+    """How many of the trials share a GPU, and how many GPUs have room for one.
+
+    Ray spreads trials over machines, and on a machine fills one GPU before the next.
+    """
+    share = resources.gpus_per_trial
+    if resources.trial_device == "cpu" or not 0.0 < share < 1.0:
+        return 1, 0
+    slots = [floor(free / share + _ROUNDING) for free in _free_gpu_shares(resources, machines.gpus) or ()]
+    with_gpus = sum(gpus >= 1 for _, gpus in machines.each)
+    return min(max(slots), ceil(concurrent / with_gpus)), sum(slot > 0 for slot in slots)
 
 
 def trial_bundle(resources: ResourcesSpec) -> dict[str, float]:

@@ -4,7 +4,7 @@
 
 The time of small networks depends on their layers (calls, kernel launches), that of large ones on their FLOPs. `a` and
 `b` (not negative) are computed from two measured sizes of the same backbone. An estimate is right to about a factor of
-two: it does not consider other load on the machine, several trials on one GPU, and different efficiency of kernels.
+two: it does not consider other load on the machine, and different efficiency of kernels.
 
 Calibrations of this machine are in the cache folder; those of other machines, for plans, are shipped in `hardware`.
 """
@@ -53,7 +53,7 @@ class PackedPoint(Spec):
     """A measurement of packed trials on one GPU: all `trials` together take `rate` times the steps of one alone."""
 
     what: str
-    trials: int = Field(ge=2)
+    trials: int = Field(ge=2, le=10_000)
     rate: Positive
 
 
@@ -107,7 +107,7 @@ def seconds_of(points: tuple[Point, ...], work: Work) -> float:
 def _rates(points: tuple[Point, ...]) -> tuple[float, float]:
     small, large = min(points, key=lambda p: p.flops), max(points, key=lambda p: p.flops)
     determinant = small.layers * large.flops - large.layers * small.flops
-    if determinant <= 0:
+    if determinant == 0:
         return 0.0, large.seconds / large.flops
     per_layer = (small.seconds * large.flops - large.seconds * small.flops) / determinant
     per_flop = (small.layers * large.seconds - large.layers * small.seconds) / determinant

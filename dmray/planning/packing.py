@@ -37,10 +37,16 @@ def packing_lines(trials: Sequence[TrialSpec], seats: int) -> list[str]:
     if seats == 1:
         return []
     reasons = {trial.trial_id: why_unpacked(trial) for trial in trials}
-    packed = sum(reason is None for reason in reasons.values())
     unpacked = Counter((trial.method, reason) for trial in trials if (reason := reasons[trial.trial_id]) is not None)
+    alike = Counter(pack_key(trial) for trial in trials if reasons[trial.trial_id] is None)
+    packed, most = sum(count for count in alike.values() if count > 1), max(alike.values(), default=0)
+    few = [
+        f"  at most {most} of them can share a pack (seed, learning rate, steps and evaluation may differ), and empty",
+        f"  seats take as much time as others: -o resources.trials_per_pack={most}",
+    ]
     return [
-        f"packed: {packed} of {len(trials)} trials, up to {seats} in one network",
+        f"packed: {packed} of {len(trials)} trials, up to {min(most, seats)} in one network",
+        *(few if 0 < most < seats else []),
         *(f"  not packed: {count} of {method}, which {reason}" for (method, reason), count in unpacked.items()),
     ]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dmray.errors import ClusterError, SpecError
 from dmray.planning.calibration import Calibration, Points, backbone_of, packed_rate, seconds_of
@@ -43,18 +43,19 @@ def _two_digits(value: float) -> str:
 class Capacity:
     """What runs at the same time. `trials` 0: one process runs all trials and their evaluations, one after the other.
 
-    `cpus`: of all machines together, as many as there really are. `gpus`: of all machines together.
+    `cpus`: of all machines together, as many as there really are. `trials_on_a_gpu`: how many of the trials share a
+    GPU. `gpus`: that have room for a trial.
     """
 
     trials: int
     cpus: float
-    gpus: float = 0.0
+    trials_on_a_gpu: int = 1
+    gpus: int = 0
 
-    def trials_on_a_gpu(self, resources: ResourcesSpec) -> int:
-        """How many trials train on one GPU at the same time; 1 without GPUs."""
-        if not self.gpus or not 0 < resources.gpus_per_trial < 1 or resources.trial_device == "cpu":
-            return 1
-        return max(1, min(int(1 / resources.gpus_per_trial + 1e-6), ceil(self.trials / self.gpus)))
+    @property
+    def at_work(self) -> int:
+        """How many trials, or GPUs that trials share, train at the same time."""
+        return ceil(self.trials / self.trials_on_a_gpu)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class TimeEstimate:
     `training_s`: of all trials, one after the other. `evaluation_s`: of all evaluations in one process, if every
     episode runs to its horizon and every quick evaluation is repeated; `least_evaluation_s`: if none is. `by_limit`:
     for each thing that the sweep may have to wait for, how long it would take if it waited for nothing else.
+    `gpu_speed`: of trials that share a GPU, the largest `Speed.together`.
     """
 
     training_s: float
@@ -72,6 +74,7 @@ class TimeEstimate:
     least_evaluation_s: float
     by_limit: Mapping[Limit, float]
     least_wall_s: float
+    gpu_speed: float = 1.0
 
     @property
     def wall_s(self) -> float:
@@ -103,52 +106,68 @@ def estimate_time(
     """
     _check(trials, resources, calibration)
     training = [_training_s(trial, calibration, resources) for trial in trials]
-    shared = [
-        seconds * slowdown(trial, resources, calibration, capacity)
-        for trial, seconds in zip(trials, training, strict=True)
-    ]
+    speeds = speeds_of(trials, resources, calibration, capacity)
+    of_a_gpu = [seconds / speed.together for seconds, speed in zip(training, speeds, strict=True)]
+    longest = max(seconds / speed.own for seconds, speed in zip(training, speeds, strict=True))
     costs = [trial_cost(trial, 1) for trial in trials]
     step_s = [_evaluation_step_s(trial, calibration, resources) for trial in trials]
     evaluation = sum(cost.env_steps * each for cost, each in zip(costs, step_s, strict=True))
     least = sum(cost.least_env_steps * each for cost, each in zip(costs, step_s, strict=True))
-    by_limit = _by_limit(training, shared, evaluation, resources, capacity)
-    least_by_limit = _by_limit(training, shared, least, resources, capacity)
+    by_limit, least_by_limit = (
+        _by_limit(sum(training), sum(of_a_gpu), longest, each, resources, capacity) for each in (evaluation, least)
+    )
     return TimeEstimate(
         training_s=sum(training),
-        gpu_s=sum(shared) * resources.gpus_per_trial,
+        gpu_s=sum(of_a_gpu) * ceil(resources.gpus_per_trial),
         evaluation_s=evaluation,
         least_evaluation_s=least,
         by_limit=by_limit,
         least_wall_s=max(least_by_limit.values()) if capacity.trials else sum(least_by_limit.values()),
+        gpu_speed=max(speed.together for speed in speeds),
     )
 
 
-def slowdown(trial: TrialSpec, resources: ResourcesSpec, calibration: Calibration, capacity: Capacity) -> float:
-    """How many times as long a trial trains beside the others on its GPU, if all of them are like it.
+class Speed(NamedTuple):
+    """How fast a trial trains on a GPU that it shares, beside trials like it.
 
-    Packed trials take the steps that were measured. Processes take turns, since a captured step leaves a GPU no gaps.
+    `own`: times as fast as alone, at most: while the others wait. `together`: times the steps of one trial alone that
+    all on the GPU take.
     """
-    together = capacity.trials_on_a_gpu(resources)
-    packed = resources.trials_per_pack > 1 and why_unpacked(trial) is None
-    return together / (packed_rate(calibration.packed, together) if packed else 1.0)
+
+    own: float
+    together: float
+
+
+def speeds_of(
+    trials: Sequence[TrialSpec], resources: ResourcesSpec, calibration: Calibration, capacity: Capacity
+) -> list[Speed]:
+    """Processes take turns, since captured steps leave a GPU no gaps. Packs are as fast as measured.
+
+    Seats of a pack that stay empty cost as much as the others.
+    """
+    points, seats, at_once = calibration.packed, resources.trials_per_pack, capacity.trials_on_a_gpu
+    if seats == 1 or not points:
+        return [Speed(1.0, 1.0)] * len(trials)
+    keys = [None if why_unpacked(trial) else pack_key(trial) for trial in trials]
+    speeds: dict[str | None, Speed] = {None: Speed(1.0, 1.0)}
+    for key, alike in Counter(key for key in keys if key is not None).items():
+        sharing = min(alike, at_once)
+        filled = sharing / (seats * ceil(sharing / seats))
+        speeds[key] = Speed(packed_rate(points, seats) / seats, packed_rate(points, ceil(at_once / filled)) * filled)
+    return [speeds[key] for key in keys]
 
 
 def _by_limit(
-    training: Sequence[float],
-    shared: Sequence[float],
-    evaluation: float,
-    resources: ResourcesSpec,
-    capacity: Capacity,
+    training: float, of_gpus: float, longest: float, evaluation: float, resources: ResourcesSpec, capacity: Capacity
 ) -> dict[Limit, float]:
-    """`training`: seconds of each trial alone. `shared`: beside those on the same GPU."""
-    total = sum(training)
+    """`training`: seconds of all trials alone. `of_gpus`: that they keep a GPU busy. `longest`: of one trial."""
     if not capacity.trials:
-        return {"training": total, "evaluation": evaluation}
+        return {"training": training, "evaluation": evaluation}
     return {
-        "training": sum(shared) / capacity.trials,
-        "the longest trial": max(shared),
+        "training": of_gpus / capacity.at_work,
+        "the longest trial": longest,
         "evaluation": evaluation / resources.evaluation_actors,
-        "the CPUs": (total * resources.torch_threads + evaluation) / capacity.cpus,
+        "the CPUs": (training * resources.torch_threads + evaluation) / capacity.cpus,
     }
 
 

@@ -79,30 +79,35 @@ def _by_step(trial: TrialResult) -> dict[int, float]:
 def setting_curves(comparison: Comparison, axis: Axis) -> list[tuple[SeedGroup, Curve]]:
     """The last score by the values of a field, for each setting that has several of them and differs in nothing else.
 
-    The seed group is that of the largest value, with the label of the setting.
+    The mean is over the seeds that all values have. The seed group is that of the largest value, with the label of the
+    setting. A setting whose values were run by two releases of its method's package has no curve.
     """
     members = {each.trial.seed_group_id: each.trial for each in comparison.trials if axis.value(each.trial) is not None}
     largest = max((value for trial in members.values() if (value := axis.value(trial)) is not None), default=0)
     alike = {group: axis.changed(trial, largest) for group, trial in members.items()}
     details = details_of(list(alike.values()))
-    settings: dict[str, dict[int, SeedGroup]] = {}
+    settings: dict[str, list[tuple[int, SeedGroup]]] = {}
     for group in comparison.seed_groups:
         first = group.trials[0].trial
         value = axis.value(first)
         if value is not None and any(trial.last for trial in group.scored):
             setting = alike[first.seed_group_id]
-            settings.setdefault(label_of(setting, details[setting.seed_group_id]), {})[value] = group
+            settings.setdefault(label_of(setting, details[setting.seed_group_id]), []).append((value, group))
+    several = {label: dict(groups) for label, groups in settings.items() if 1 < len(groups) == len(dict(groups))}
     return [
-        (replace(by_value[max(by_value)], label=label), _by_value(by_value))
-        for label, by_value in settings.items()
-        if len(by_value) > 1
+        (replace(by_value[max(by_value)], label=label), curve)
+        for label, by_value in several.items()
+        if (curve := _by_value(by_value)) is not None
     ]
 
 
-def _by_value(groups: Mapping[int, SeedGroup]) -> Curve:
+def _by_value(groups: Mapping[int, SeedGroup]) -> Curve | None:
     values = sorted(groups)
-    scores = [[trial.last.normalized for trial in groups[value].scored if trial.last] for value in values]
-    return _curve(values, scores, min(map(len, scores)), "")
+    by_seed = [
+        {trial.trial.seed: trial.last.normalized for trial in groups[value].scored if trial.last} for value in values
+    ]
+    seeds = sorted(set.intersection(*(set(each) for each in by_seed)))
+    return _curve(values, [[each[seed] for seed in seeds] for each in by_seed], len(seeds), "") if seeds else None
 
 
 def _curve(at: list[int], scores: list[list[float]], seeds: int, end: str) -> Curve:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -18,9 +19,10 @@ from dmray.reporting.curves import Axis, Curve, curve_of, setting_curves
 from dmray.reporting.factorial import EFFECTS, Factorial
 from dmray.reporting.results import Comparison, SeedGroup
 
-_LINES = ("-", "--", ":", "-.")  # for several models of one method
+# for several models of one method
+_LINES = ("-", "--", ":", "-.", (0, (8, 2, 2, 2)), (0, (1, 3)), (0, (6, 4, 1, 4, 1, 4)), (0, (3, 1, 1, 1)))
 _MOST_MARKERS = 12
-_MOST_SETTINGS = 20  # lines of a figure by a field
+_MOST_SETTINGS, _MOST_BANDS = 20, 8  # of a figure by a field
 _MARGIN = 0.08  # above and below the data, as a share of their range
 _TEXT_HEIGHT = 0.12  # of a label, as a share of the axes
 _REFERENCES: dict[float, str] = {0.0: "random", 100.0: "expert"}  # by normalized score
@@ -42,7 +44,8 @@ def draw_by_setting(comparison: Comparison, axis: Axis, path: Path) -> bool:
     Returns False and writes nothing if there are none, or more than a figure can show.
     """
     curves = setting_curves(comparison, axis)
-    if not 1 <= len(curves) <= _MOST_SETTINGS:
+    of_one_method = max(Counter(group.method for group, _ in curves).values(), default=0)
+    if not curves or len(curves) > _MOST_SETTINGS or of_one_method > len(_LINES):
         return False
     _draw_curves(comparison, curves, f"{comparison.name}: last score by {axis.text}", path, axis)
     return True
@@ -64,11 +67,11 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> bool:
 def _draw_curves(
     comparison: Comparison, curves: Sequence[tuple[SeedGroup, Curve]], title: str, path: Path, axis: Axis | None = None
 ) -> None:
-    """`axis`: what the curves' `steps` are instead of training steps."""
+    """`axis`: the field below; None: training steps."""
     figure, axes = new_figure(len(curves))
     lines = {seed_group.method: cycle(_LINES) for seed_group, _ in curves}
     for seed_group, curve in curves:
-        _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]))
+        _draw_curve(axes, seed_group, curve, next(lines[seed_group.method]), band=len(curves) <= _MOST_BANDS)
     low, high = _zoomed(
         min(min(curve.low) for _, curve in curves),
         max(max(curve.high) for _, curve in curves),
@@ -202,7 +205,7 @@ def save_figure(figure: Any, path: Path) -> None:
         write_atomic(file, drawn.getvalue())
 
 
-def _draw_curve(axes: Any, seed_group: SeedGroup, curve: Curve, line: str) -> None:
+def _draw_curve(axes: Any, seed_group: SeedGroup, curve: Curve, line: Any, band: bool) -> None:
     method = METHODS[seed_group.method]
     seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}{curve.end}"
     axes.plot(
@@ -216,7 +219,7 @@ def _draw_curve(axes: Any, seed_group: SeedGroup, curve: Curve, line: str) -> No
         linewidth=2.0,
         label=f"{seed_group.label} ({seeds})",
     )
-    if curve.seeds > 1:
+    if band and curve.seeds > 1:
         axes.fill_between(curve.at, curve.low, curve.high, color=method.colour, alpha=0.15, linewidth=0)
 
 

@@ -68,11 +68,11 @@ class _Place(NamedTuple):
 class Pack:
     """`seats` networks of the shape of `policy`, each trained as a `Trainer` with its own seed would.
 
-    The weights of `policy` are not used; its statistics are those of empty seats. The sampler draws the batch of one
-    seat. On a GPU all work is on a stream of the pack's own, captured as a CUDA graph with `capture` "auto", and
-    compiled with `compiled` (None: where it pays and a C compiler is found). Not for bfloat16
-    (`dmray.planning.packing`), and not for networks that draw random numbers other than masks of dropout
-    (`dmray.models.dropout`). Each seat has its own masks: not those of a `Trainer` with its seed.
+    The weights of `policy` are not used; its statistics are those of empty seats. It belongs to the pack: its dropout
+    takes masks. The sampler draws the batch of one seat. On a GPU all work is on a stream of the pack's own, captured
+    as a CUDA graph with `capture` "auto", and compiled with `compiled` (None: where it pays and a C compiler is found).
+    Not for bfloat16 (`dmray.planning.packing`), and not for networks that draw random numbers other than masks of
+    dropout (`dmray.models.dropout`). Each seat has its own masks: not those of a `Trainer` with its seed.
     """
 
     def __init__(
@@ -200,10 +200,14 @@ class Pack:
     def weights(self, seat: int) -> dict[str, Tensor]:
         """The policy's state_dict, on the CPU. Waits for the device."""
         with self._on_stream():
-            row = self._values[seat].cpu()
-            found = {name.removeprefix("policy."): buffer[seat].cpu().clone() for name, buffer in self._buffers.items()}
+            row, saved = self._values[seat].cpu(), self._losses.policy.state_dict()
+            found = {
+                name: buffer[seat].cpu().clone()
+                for full_name, buffer in self._buffers.items()
+                if (name := full_name.removeprefix("policy.")) in saved
+            }
         found |= {place.name: _copy(place.view(row)) for place in self._places}
-        return {name: found[name] for name in self._losses.policy.state_dict()}
+        return {name: found[name] for name in saved}
 
     def state_dict(self, seat: int) -> dict[str, Any]:
         """The content of `Trainer.state_dict` for the seat's trial, on the CPU. Waits for the device."""

@@ -85,12 +85,12 @@ def test_the_size_of_a_machine_can_be_given(tmp_path: Path) -> None:
     ("seats", "packed", "time", "line"),
     [
         (1, (), "8 seconds", "4 trials on a GPU take turns: no more steps than one alone"),
-        (4, (), "8 seconds", "4 trials on a GPU: how fast packs are was not measured, so as if they took turns"),
+        (2, (), "8 seconds", "4 trials on a GPU: how fast packs are was not measured, so as if they took turns"),
         (
-            4,
+            2,
             ({"what": "test", "trials": 4, "rate": 2.5},),
             "3.2 seconds",
-            "4 packed trials on a GPU: 2.5 times the steps of one alone; others take turns",
+            "4 trials on a GPU: packed ones 2.5 times the steps of one alone, others 1",
         ),
     ],
 )

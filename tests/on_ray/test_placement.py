@@ -140,6 +140,28 @@ def test_other_machines_are_planned_as_if_they_were_there() -> None:
     assert machines_like(ResourcesSpec(evaluation_actors=4), 1, cpus=2, gpus=0).usable_cpus == 2
 
 
+@pytest.mark.parametrize(
+    ("share", "actors_share", "machines", "trials", "sharing"),
+    [
+        (0.25, 0.0, (1, 1), 99, (4, 1)),
+        (0.25, 0.0, (1, 8), 99, (4, 8)),
+        (0.25, 0.0, (1, 8), 8, (4, 8)),  # Ray fills one GPU of a machine before the next
+        (0.25, 0.0, (8, 1), 8, (1, 8)),  # and spreads trials over machines
+        (0.25, 1.0, (1, 8), 99, (4, 4)),  # four GPUs are the actors'
+        (0.5, 0.25, (1, 4), 99, (1, 4)),  # an actor on each GPU leaves room for one trial
+        (1.0, 0.0, (1, 8), 99, (1, 0)),
+        (2.0, 0.0, (1, 8), 99, (1, 0)),
+        (0.0, 0.0, (1, 8), 99, (1, 0)),
+    ],
+)
+def test_how_many_trials_share_a_gpu_and_how_many_gpus_have_room(
+    share: float, actors_share: float, machines: tuple[int, int], trials: int, sharing: tuple[int, int]
+) -> None:
+    resources = ResourcesSpec(gpus_per_trial=share, evaluation_actors=4, gpus_per_evaluation_actor=actors_share)
+    placed = place_trials(resources, machines_like(resources, machines[0], 128, machines[1]), trials)
+    assert (placed.trials_on_a_gpu, placed.gpus) == sharing
+
+
 def test_a_rehearsal_needs_no_gpu() -> None:
     resources = ResourcesSpec(gpus_per_trial=0.25, device="cpu")
     assert resources.trial_device == "cpu"

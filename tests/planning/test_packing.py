@@ -84,10 +84,17 @@ def test_the_trials_of_a_pack_start_together_and_the_others_stay_in_order(tmp_pa
 
 def test_the_plan_says_which_trials_are_not_packed_and_why(tmp_path: Path) -> None:
     trials = trials_of(tmp_path, "dm", "dlstm", seeds=[0, 1])
-    first, unpacked = packing_lines(trials, 4)
-    assert first == "packed: 2 of 4 trials, up to 4 in one network"
+    first, unpacked = packing_lines(trials, 2)
+    assert first == "packed: 2 of 4 trials, up to 2 in one network"
     assert unpacked.startswith("  not packed: 2 of dlstm, which has the backbone 'lstm'")
     assert packing_lines(trials, 1) == []
+    alone = trials_of(tmp_path, "dm", "hdm", seeds=[0])
+    for given, counts in ((trials, "2 of 4 trials, up to 2"), (alone, "0 of 2 trials, up to 1")):
+        first, few, empty, *_ = packing_lines(given, 4)
+        most = counts[-1]
+        assert first == f"packed: {counts} in one network"
+        assert few.startswith(f"  at most {most} of them can share a pack")
+        assert empty.endswith(f": -o resources.trials_per_pack={most}")
 
 
 def test_a_local_run_refuses_packs() -> None:

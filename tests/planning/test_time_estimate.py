@@ -25,11 +25,12 @@ from dmray.planning.cost import Work, forward_work, num_parameters, training_wor
 from dmray.planning.time_estimate import (
     Capacity,
     Change,
+    Speed,
     TimeEstimate,
     duration_text,
     estimate_time,
     shorter_sweep,
-    slowdown,
+    speeds_of,
 )
 from dmray.specs import ResourcesSpec, TrialSpec
 from dmray.tasks import task_of
@@ -51,6 +52,8 @@ def point(layers: int, flops: float, seconds: float) -> Point:
         # FLOPs cost nothing: by layers alone
         ((point(2, 1e6, 4e-3), point(6, 1e9, 6e-3)), Work(1e12, 6), 6e-3),
         ((point(6, 1e9, 1.0),), Work(5e8, 1), 0.5),
+        # twice the layers with less than twice the FLOPs: 1 ms a layer and 1 ns a FLOP too
+        ((point(6, 1e9, 1.006), point(12, 1.5e9, 1.512)), Work(5e8, 4), 0.504),
     ],
 )
 def test_times_of_other_sizes_follow_from_layers_and_flops(
@@ -134,47 +137,71 @@ def test_the_wall_time_is_that_of_what_takes_longest(
         assert made.limit == limit
 
 
-def test_gpu_time_is_the_trials_shares(tmp_path: Path) -> None:
+def test_gpu_time_is_that_of_the_gpus_that_are_busy(tmp_path: Path) -> None:
     trials = tiny_plan(tmp_path).trials
     rates = calibration(training={"cuda": calibration().training["cpu"]})
-    made = estimate_time(trials, ResourcesSpec(gpus_per_trial=0.25), rates, Capacity(4, 8))
-    assert made.gpu_s == pytest.approx(made.training_s / 4)
+    for gpus, times in ((0.25, 1), (1, 1), (2, 2)):
+        made = estimate_time(trials, ResourcesSpec(gpus_per_trial=gpus), rates, Capacity(4, 8))
+        assert made.gpu_s == pytest.approx(made.training_s * times)
 
 
 PACKED = ({"what": "four", "trials": 4, "rate": 2.0}, {"what": "sixteen", "trials": 16, "rate": 6.0})
 
 
 @pytest.mark.parametrize(
-    ("share", "seats", "packed", "gpus", "slower"),
+    ("seats", "packed", "at_once", "of_a_gpu", "longest"),
     [
-        (0.25, 1, PACKED, 1, 4.0),  # take turns
-        (0.25, 4, (), 1, 4.0),  # not measured
-        (0.25, 4, PACKED, 1, 4 / 2),
-        (0.125, 4, PACKED, 1, 8 / 4),  # between the measured numbers by the logarithm of the number of trials
-        (0.03125, 4, PACKED, 1, 32 / 6),  # never more than was measured
-        (0.03125, 4, PACKED, 8, 4 / 2),  # 32 at a time are 4 on each of 8 GPUs
-        (0.25, 4, PACKED, 0, 1.0),
-        (1.0, 1, PACKED, 1, 1.0),
+        (1, PACKED, 1, 1.0, 1.0),
+        (1, PACKED, 4, 1.0, 1.0),  # they take turns; the last one has the GPU for itself
+        (4, (), 4, 1.0, 1.0),  # not measured
+        (4, PACKED, 4, 1 / 2, 4 / 2),
+        (4, PACKED, 8, 1 / 4, 4 / 2),  # between the measured numbers by the logarithm of the number of trials
+        (4, PACKED, 32, 1 / 6, 4 / 2),  # never more than was measured
+        (16, PACKED, 16, 1 / 6, 16 / 6),
+        (16, PACKED, 8, 1 / (6 * 8 / 16), 16 / 6),  # half of the seats are empty
+        (64, PACKED, 64, 1 / (6 * 16 / 64), 64 / 6),  # of 16 trials that can share a pack
     ],
 )
 def test_trials_that_share_a_gpu_take_turns_or_the_steps_of_packs_that_were_measured(
-    share: float, seats: int, packed: tuple[dict[str, Any], ...], gpus: int, slower: float, tmp_path: Path
+    seats: int, packed: tuple[dict[str, Any], ...], at_once: int, of_a_gpu: float, longest: float, tmp_path: Path
 ) -> None:
-    trials = tiny_plan(tmp_path, seeds=list(range(16))).trials
+    trials = tiny_plan(tmp_path, seeds=list(range(16))).trials  # 16 of DM and of DT
     rates = calibration(training={"cuda": calibration().training["cpu"]}, packed=packed)
-    resources = ResourcesSpec(gpus_per_trial=share, trials_per_pack=seats, evaluation_actors=1000)
-    alone = estimate_time(trials, resources, rates, Capacity(32, MANY_CPUS))
-    made = estimate_time(trials, resources, rates, Capacity(32, MANY_CPUS, gpus))
-    for limit in ("training", "the longest trial"):
-        assert made.by_limit[limit] == pytest.approx(slower * alone.by_limit[limit])
-    assert made.gpu_s == pytest.approx(slower * alone.gpu_s)
-    assert made.training_s == alone.training_s
+    resources = ResourcesSpec(gpus_per_trial=1 / 64, trials_per_pack=seats, evaluation_actors=1000)
+    alone_s = 40 * 1e-3
+    made = estimate_time(trials, resources, rates, Capacity(at_once, MANY_CPUS, at_once, 1))
+    assert made.by_limit["training"] == pytest.approx(32 * alone_s * of_a_gpu)
+    assert made.by_limit["the longest trial"] == pytest.approx(alone_s * longest)
+    assert made.gpu_s == made.by_limit["training"]
+    on_two = estimate_time(trials, resources, rates, Capacity(2 * at_once, MANY_CPUS, at_once, 2))
+    assert on_two.by_limit["training"] == pytest.approx(made.by_limit["training"] / 2)
 
 
-def test_a_trial_that_cannot_be_packed_takes_turns_beside_packs(tmp_path: Path) -> None:
-    (trial,) = tiny_plan(tmp_path, grid=[{"methods": ["dlstm"], "models": [{"d_model": 16}]}]).trials
+def test_one_long_trial_among_short_ones_takes_no_longer_than_alone(tmp_path: Path) -> None:
+    grid = [{"methods": ["dm"], "models": [{"d_model": 16, "n_layer": 1}]}]
+    trials = [
+        trial
+        for steps, seeds in ((10_000, [0]), (10, range(7)))
+        for trial in tiny_plan(tmp_path, grid=grid, seeds=list(seeds), training={"steps": steps}).trials
+    ]
+    rates = calibration(training={"cuda": calibration().training["cpu"]})
+    resources = ResourcesSpec(gpus_per_trial=0.125, evaluation_actors=10**4)
+    made = estimate_time(trials, resources, rates, Capacity(8, MANY_CPUS, 8, 1))
+    assert made.by_limit["training"] == pytest.approx((10_000 + 70) * 1e-3)
+    assert made.by_limit["the longest trial"] == pytest.approx(10_000 * 1e-3)
+
+
+def test_trials_that_cannot_be_packed_take_turns_and_those_without_others_like_them_fill_one_seat(
+    tmp_path: Path,
+) -> None:
+    models = [{"d_model": 16, "context_length": length} for length in (2, 3, 4)]
+    trials = tiny_plan(tmp_path, grid=[{"methods": ["dm", "dlstm"], "models": models}]).trials
     resources = ResourcesSpec(gpus_per_trial=0.25, trials_per_pack=4)
-    assert slowdown(trial, resources, calibration(packed=PACKED), Capacity(4, 8, 1)) == 4
+    rates = calibration(packed=PACKED)
+    found = dict(
+        zip((trial.method for trial in trials), speeds_of(trials, resources, rates, Capacity(4, 8, 4)), strict=False)
+    )
+    assert found == {"dm": Speed(2 / 4, 6 / 4), "dlstm": Speed(1.0, 1.0)}
 
 
 def test_quick_evaluations_give_a_range(tmp_path: Path) -> None:
@@ -261,7 +288,8 @@ def test_a_sweep_that_waits_for_a_gpu_is_told_of_packs(
 
     def place(changed: ResourcesSpec) -> Capacity:
         machines = machines_like(changed, 1, 32, 1)
-        return Capacity(place_trials(changed, machines, 8).concurrent_trials, 32, 1)
+        placed = place_trials(changed, machines, 8)
+        return Capacity(placed.concurrent_trials, 32, placed.trials_on_a_gpu, placed.gpus)
 
     found = [each.what for each in shorter_sweep(planned.trials, planned.sweep.resources, rates, place)]
     assert len(found) == (offered is not None)

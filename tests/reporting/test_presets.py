@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def test_the_figure_of_budgets_has_a_line_for_each_setting(tmp_path: Path, monke
     assert axes.get_title(loc="left") == "hopper-medium-v2: last score by training steps"
 
 
-def test_sizes_that_change_one_at_a_time_have_a_figure_for_each_field(tmp_path: Path) -> None:
+def test_sizes_that_change_one_at_a_time_have_a_figure_for_each_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three layers of 16 with context 4 in the middle; BC has no context length of its own, and one size."""
     sizes = [(16, 3, 4), (16, 1, 4), (32, 3, 4), (16, 3, 2), (16, 3, 8)]
     models = [dict(zip(("d_model", "n_layer", "context_length"), size, strict=True)) for size in sizes]
@@ -118,6 +121,12 @@ def test_sizes_that_change_one_at_a_time_have_a_figure_for_each_field(tmp_path: 
     }
     ((_, by_context),) = found["context_length"]
     assert by_context.mean == [2316.5, 4316.5, 8316.5]
+    longest = next(trial for trial in planned.trials if trial.model.context_length == 8 and trial.seed == 0)
+    shutil.rmtree(folder.trial(longest.trial_id).path)
+    ((_, paired),) = setting_curves(collect(folder).comparisons[0], AXES[1])
+    assert (paired.mean, paired.seeds) == ([2317.0, 4317.0, 8317.0], 1), "only of the seed that all contexts have"
+    monkeypatch.setattr(figures, "_LINES", ())
+    assert not figures.draw_by_setting(comparison, AXES[1], tmp_path / "x.png"), "lines that look alike"
 
 
 @pytest.mark.figures
