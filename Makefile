@@ -22,6 +22,7 @@ test: setup
 	$(MAKE) --jobs 2 lint suite
 
 suite: setup
+	$(BIN)/python -m tests.compile_loops
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 test-pythons:
