@@ -64,7 +64,7 @@ class Calibration(Spec):
     `decisions[device][decode mode][backbone]`: actions of a cohort, without the simulator, by one process.
     `env_step_s[engine]`: seconds of one environment step of one episode on one CPU. `packed`: of one GPU; empty: not
     measured. `made`: date and time. `busy`: what else the machine did meanwhile (`--force`); None: nothing. `stand_in`:
-    what was not measured on this hardware, and which other numbers stand in for it.
+    if not all of it was measured on this hardware: what was, and what stands in for the rest.
     """
 
     version: Literal[2] = 2
