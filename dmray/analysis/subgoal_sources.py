@@ -6,7 +6,9 @@ Shapes: E live episodes, M remembered states, S observation_dim.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from dmray.analysis.subgoal_measures import LABEL, PREDICTED, PRESENT
 from dmray.datasets import Episodes
 from dmray.inference import Policy, evaluation_request
+from dmray.inference.evaluation import computing_as_an_actor
 from dmray.policies import SubgoalSource, make_decoder
 from dmray.rollout import cohorts, make_engine, roll_out
 
@@ -95,33 +98,39 @@ class PresentStates:
 
 
 def scores_by_source(
-    policy: Policy, remembered: Remembered, episodes: int, held: int, seed: int
+    policy: Policy, remembered: Remembered, episodes: int, held: int, seed: int, pool: Executor | None = None
 ) -> dict[str, np.ndarray]:
     """The normalized score of each episode (episodes,) when the low network is fed by each of `FED`.
 
     The episodes are the first ones of the policy's evaluation; with its own predictions they are exactly those. `held`:
-    for how many timesteps a random state is held.
+    for how many timesteps a random state is held. `pool`: each source is the work of one of its processes.
 
     Raises:
         EngineError: the task has no simulator here. FloatingPointError: an action is not finite.
     """
-    nearest = NearestLabels(remembered)
-    sources: dict[str, Callable[[int], SubgoalSource | None]] = {
-        PREDICTED: lambda rows: None,
-        LABEL: lambda rows: nearest,
-        RANDOM: lambda rows: RandomStates(remembered, rows, held, seed),
-        PRESENT: lambda rows: PresentStates(),
-    }
-    return {name: _scores(policy, episodes, sources[name]) for name in FED}
+    scores_of = partial(_scores, policy, remembered, episodes, held, seed)
+    return dict(zip(FED, (map if pool is None else pool.map)(scores_of, FED), strict=True))
 
 
-def _scores(policy: Policy, episodes: int, source_for: Callable[[int], SubgoalSource | None]) -> np.ndarray:
+def _scores(policy: Policy, remembered: Remembered, episodes: int, held: int, seed: int, fed: str) -> np.ndarray:
     targets = policy.target_returns[:1] or None
     request = evaluation_request(policy, episodes=episodes, target_returns=targets)
     returns = []
-    for cohort in cohorts(request):
-        rows = len(cohort.rows)
-        decoder = make_decoder(policy.network, request.decode, rows, source=source_for(rows))
-        with closing(make_engine(request.task, rows)) as engine:
-            returns += [each.episode_return for each in roll_out(decoder, engine, request, cohort)]
+    with computing_as_an_actor(deterministic=False):
+        for cohort in cohorts(request):
+            source = _source(fed, remembered, len(cohort.rows), held, seed)
+            decoder = make_decoder(policy.network, request.decode, len(cohort.rows), source=source)
+            with closing(make_engine(request.task, len(cohort.rows))) as engine:
+                returns += [each.episode_return for each in roll_out(decoder, engine, request, cohort)]
     return np.array([request.task.reference.normalize(each) for each in returns])
+
+
+def _source(fed: str, remembered: Remembered, rows: int, held: int, seed: int) -> SubgoalSource | None:
+    """None: the high network."""
+    made: dict[str, Callable[[], SubgoalSource | None]] = {
+        PREDICTED: lambda: None,
+        LABEL: lambda: NearestLabels(remembered),
+        RANDOM: lambda: RandomStates(remembered, rows, held, seed),
+        PRESENT: PresentStates,
+    }
+    return made[fed]()

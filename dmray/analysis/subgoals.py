@@ -6,7 +6,10 @@ On windows of the data set: `dmray.analysis.subgoal_measures`. In the simulator,
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,9 +110,12 @@ class SubgoalAnalysis:
 
 
 def analyze_subgoals(
-    stored: StoredPolicies, options: SubgoalOptions, on_policy: OnPolicy = lambda done, total: None
+    stored: StoredPolicies,
+    options: SubgoalOptions,
+    on_policy: OnPolicy = lambda done, total: None,
+    workers: int = 1,
 ) -> SubgoalAnalysis:
-    """Analyse the stored policies whose method predicts subgoals.
+    """Analyse the stored policies whose method predicts subgoals. `workers`: processes for the episodes.
 
     A policy or a data set that is missing, damaged or another one by now is in `failed`; the others are analysed.
 
@@ -122,24 +128,32 @@ def analyze_subgoals(
     left_out, without, unread = list(stored.left_out), list[str](), list[str]()
     data = DataSets(lambda policy: _Data.of(policy, options))
     pictures: dict[tuple[str, int], Picture] = {}
-    for number, (_, policy) in enumerate(stored.load_each(), start=1):
-        if isinstance(policy, LeftOut):
-            (unread if policy.failed else left_out).append(policy.sentence)
-        elif policy.predicts_subgoals:
-            of_data = data.of(policy)
-            if of_data is not None:
-                with computing_as_an_actor(deterministic=False):  # one thread: the batches are too small for more
-                    run, picture = _analyse(policy, of_data, options)
-                runs.append(run)
-                pictures[run.trial.trial_id, run.step] = picture
-        else:
-            without.append(f"{policy}: {METHODS[policy.method].label} predicts no subgoals")
-        on_policy(number, len(stored.policies))
+    with _processes(workers if options.episodes else 1) as pool:
+        for number, (_, policy) in enumerate(stored.load_each(), start=1):
+            if isinstance(policy, LeftOut):
+                (unread if policy.failed else left_out).append(policy.sentence)
+            elif policy.predicts_subgoals:
+                of_data = data.of(policy)
+                if of_data is not None:
+                    with computing_as_an_actor(deterministic=False):  # one thread: the batches are too small for more
+                        run, picture = _analyse(policy, of_data, options, pool)
+                    runs.append(run)
+                    pictures[run.trial.trial_id, run.step] = picture
+            else:
+                without.append(f"{policy}: {METHODS[policy.method].label} predicts no subgoals")
+            on_policy(number, len(stored.policies))
     failed = data.failed_with(unread, runs)
     if not runs:
         known = ", ".join(name for name in METHODS if METHODS[name].predicts_subgoals)
         raise SpecError(f"{without[0]}; give runs of a method that does: {known}")
     return SubgoalAnalysis(options, tuple(group_runs(runs)), (*left_out, *without), pictures, failed)
+
+
+def _processes(workers: int) -> AbstractContextManager[Executor | None]:
+    """None: this process alone."""
+    if workers == 1:
+        return nullcontext()
+    return ProcessPoolExecutor(min(workers, len(FED)), mp_context=multiprocessing.get_context("spawn"))
 
 
 def write_subgoals(analysis: SubgoalAnalysis, into: Path) -> list[Path]:
@@ -207,7 +221,9 @@ class _Data:
         return cls(episodes, states, label_rows, points, radius, remembered, present, labels)
 
 
-def _analyse(policy: Policy, data: _Data, options: SubgoalOptions) -> tuple[RunSubgoals, Picture]:
+def _analyse(
+    policy: Policy, data: _Data, options: SubgoalOptions, pool: Executor | None
+) -> tuple[RunSubgoals, Picture]:
     points, states = data.points, data.states
     raw = predicted_states(policy.network, data.episodes, points)
     fed_back = fed_back_states(policy.network, policy.decode, data.episodes, points)
@@ -223,7 +239,7 @@ def _analyse(policy: Policy, data: _Data, options: SubgoalOptions) -> tuple[RunS
     scores: Mapping[str, np.ndarray] = {}
     if options.episodes:
         held = max(1, round(measured[LABEL].held))
-        scores = scores_by_source(policy, data.remembered, options.episodes, held, options.seed)
+        scores = scores_by_source(policy, data.remembered, options.episodes, held, options.seed, pool)
     run = RunSubgoals(
         policy.trial,
         policy.step,

@@ -92,6 +92,7 @@ def analyze_subgoals(
     stretches: int = 20,
     length: int = 100,
     episodes: int = 0,
+    workers: int | None = None,
     seed: int = 0,
     into: str | Path | None = None,
     mlflow_uri: str | None = None,
@@ -103,9 +104,10 @@ def analyze_subgoals(
     `checkpoint`: "final", "best" or for example "step:10000". Subgoals are predicted in `stretches` stretches of up to
     `length` timesteps of the data set, and are compared with the states of the next `within` timesteps. `radius`: the
     z-scored distance at which one is reached; None: half of the median distance of two states of an episode that are
-    `within` timesteps apart. `episodes`: also evaluate each policy in so many episodes for each source of subgoals.
-    `seed`: of what is drawn. `into`: a folder for tables (CSV) and figures. `progress`: if True, show a bar; a function
-    is called with the numbers of finished and of all policies. The result's `tables` are pandas tables.
+    `within` timesteps apart. `episodes`: also evaluate each policy in so many episodes for each source of subgoals, in
+    so many processes (`workers`; one for each of the four sources at most). `seed`: of what is drawn. `into`: a folder
+    for tables (CSV) and figures. `progress`: if True, show a bar; a function is called with the numbers of finished and
+    of all policies. The result's `tables` are pandas tables.
 
     Raises:
         SpecError: no policy predicts subgoals, or an argument is wrong.
@@ -121,6 +123,9 @@ def analyze_subgoals(
     counts = {"within": within, "stretches": stretches, "length": length}
     whole = {name: whole_number(name, value, 1, _MOST_STEPS) for name, value in counts.items()}
     whole |= {"episodes": whole_number("episodes", episodes, 0, MAX_EPISODES)}
+    if workers is not None and not episodes:
+        raise SpecError("workers: only with episodes, for example episodes=20")
+    at_once = whole_number("workers", 1 if workers is None else workers, 1, MAX_WORKERS)
     whole |= {"seed": whole_number("seed", seed, 0, MAX_SEED)}
     folder = None if into is None else writable_folder("into", into)
     from dmray.analysis import stored, subgoals  # loads torch
@@ -128,7 +133,7 @@ def analyze_subgoals(
     found = stored.find_policies(sources, line("checkpoint", checkpoint), mlflow_uri)
     options = subgoals.SubgoalOptions(radius=radius, **whole)
     with episode_bar(progress, "the runs", "policies") as on_policy:
-        made = subgoals.analyze_subgoals(found, options, on_policy or (lambda done, total: None))
+        made = subgoals.analyze_subgoals(found, options, on_policy or (lambda done, total: None), at_once)
     if folder is not None:
         subgoals.write_subgoals(made, folder)
     return made

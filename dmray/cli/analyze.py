@@ -154,6 +154,10 @@ def subgoals(
         int,
         typer.Option(min=0, max=MAX_EPISODES, help="Episodes in the simulator for each source of subgoals; 0: none."),
     ] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_WORKERS, help="Processes for the episodes; one for each source, up to 4."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of what is drawn.")] = 0,
     into: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("analysis/subgoals"),
     mlflow_uri: MLflowServer = None,
@@ -168,6 +172,7 @@ def subgoals(
             stretches=stretches,
             length=length,
             episodes=episodes,
+            workers=workers,
             seed=seed,
             into=into,
             mlflow_uri=mlflow_uri,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ from dmray.analysis.subgoal_sources import (
     RandomStates,
     Remembered,
     remember,
+    scores_by_source,
 )
 from dmray.analysis.subgoals import nearer_sentence
 from dmray.cli.analyze import app
@@ -189,6 +192,25 @@ def test_checkpoints_of_one_trial_and_other_data_are_settings_of_their_own() -> 
     assert [each.dataset for each in data] == ["maze2d-umaze-v1 (data a1b2c3d4)", "maze2d-umaze-v1 (data ffff0000)"]
     best = group_runs([run_of(0, 1.0, step=10), run_of(1, 1.0, step=20)])
     assert len(best) == 1, "the best steps of two seeds are one setting"
+
+
+class PicklingPool:
+    """What a pool of processes needs of the work, in this process."""
+
+    def map(self, work: Any, items: Any) -> Any:
+        return map(pickle.loads(pickle.dumps(work)), pickle.loads(pickle.dumps(items)))
+
+
+def test_processes_share_the_sources_and_change_no_score(hierarchical: dmray.SweepRun) -> None:
+    trials = hierarchical.trials
+    policy = dmray.load_policy(hierarchical.trial_folder(trials[trials.method == "hdm"].trial_id.iloc[0]))
+    states = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    given = (policy, Remembered(states, states[::-1], np.ones(4)), 2, 1, 0)
+    alone, shared = scores_by_source(*given), scores_by_source(*given, PicklingPool())  # type: ignore[arg-type]
+    assert list(alone) == list(shared) == list(FED)
+    assert all(np.array_equal(alone[fed], shared[fed]) for fed in FED)
+    with pytest.raises(SpecError, match="workers: only with episodes"):
+        dmray.analyze_subgoals(hierarchical.folders[0].path, workers=2)
 
 
 def test_labels_come_from_the_nearest_state_of_the_data() -> None:
