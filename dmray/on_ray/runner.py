@@ -23,7 +23,7 @@ from dmray.on_ray.liveness import RayWatch
 from dmray.on_ray.placement import Machines, Placement, overload, place_trials
 from dmray.on_ray.trainable import TUNE_TRAINABLES
 from dmray.on_ray.trainable_config import TrainableConfig
-from dmray.planning.packing import packs_together
+from dmray.planning.packing import packing_lines, packs_together
 from dmray.planning.plan import Plan
 from dmray.progress.extensions import find_extensions
 from dmray.records import AttemptFailed, SweepFolder, TrialFolder, TrialStopped, read_ledger
@@ -72,6 +72,8 @@ class RayRunner:
             )
             if too_much := overload(plan.sweep.resources, placement.concurrent_trials, machines):
                 _log.warning("%s", too_much)
+            for line in packing_lines(todo, plan.sweep.resources.trials_per_pack):
+                _log.info("%s", line.strip())
             phases.enter("starting_actors", f"{plan.sweep.resources.evaluation_actors}")
             pool = EvaluationPool.start(plan.sweep.resources, attempt, faults=plan.sweep.faults)
             phases.enter("starting_trials")  # shown until the first trial says what it does
