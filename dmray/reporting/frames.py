@@ -18,7 +18,8 @@ from dmray.records.scores import Score
 from dmray.registry import unknown
 from dmray.reporting.across import results_by_protocol
 from dmray.reporting.columns import curve_columns, trial_columns
-from dmray.reporting.factorial import factorial_columns, factorials
+from dmray.reporting.factorial import factorials
+from dmray.reporting.factorial_view import factorial_columns
 from dmray.reporting.reevaluations import reevaluation_columns
 from dmray.reporting.render import ReportPaths, write_results
 from dmray.reporting.results import Comparison, SeedGroup, SweepResults, TrialResult

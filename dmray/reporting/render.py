@@ -38,7 +38,8 @@ from dmray.reporting.document import (
     to_markdown,
 )
 from dmray.reporting.early_stopping import early_stopping_blocks
-from dmray.reporting.factorial import FactorialResults, factorial_blocks, factorial_columns, factorials
+from dmray.reporting.factorial import FactorialResults, factorials
+from dmray.reporting.factorial_view import factorial_blocks, factorial_columns
 from dmray.reporting.figures import draw_by_setting, draw_effects, draw_learning_curves, draw_profiles
 from dmray.reporting.notes import note_blocks, warnings_of
 from dmray.reporting.paper import DIFFERENCES, paper_table

@@ -13,7 +13,8 @@ from dmray.escaping import one_line
 from dmray.records import SweepFolder
 from dmray.reporting.across import results_by_protocol
 from dmray.reporting.document import Table
-from dmray.reporting.factorial import effects_list, factorials, sentences
+from dmray.reporting.factorial import factorials
+from dmray.reporting.factorial_view import effects_list, sentences
 from dmray.reporting.notes import notes_on_data, warnings_of
 from dmray.reporting.reevaluations import reevaluation_table
 from dmray.reporting.results import SweepResults, collect

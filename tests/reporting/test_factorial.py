@@ -20,7 +20,8 @@ from dmray.reporting import collect, render_results, write_report
 from dmray.reporting.across import results_by_protocol
 from dmray.reporting.aggregates import contrast
 from dmray.reporting.document import to_markdown
-from dmray.reporting.factorial import Factorial, effects_table, factorial_blocks, factorials, sentences, squares
+from dmray.reporting.factorial import Factorial, factorials, squares
+from dmray.reporting.factorial_view import effects_table, factorial_blocks, sentences
 from tests.mlflow_mirror.examples import done, evaluated, example_sweep, started, whole_trial, write_ledger
 from tests.reporting.examples import seed_groups, write
 
