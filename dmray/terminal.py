@@ -85,7 +85,7 @@ def safe_console(*, stderr: bool = False) -> SafeConsole:
     """A console on standard output or error; wide if the output is a file or a pipe, unless $COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
     wide = not stderr and not stream.isatty() and "COLUMNS" not in os.environ
-    return SafeConsole(stderr=stderr, width=_PIPE_COLUMNS if wide else None)
+    return SafeConsole(stderr=stderr, emoji=False, width=_PIPE_COLUMNS if wide else None)
 
 
 def accept_all_text(*streams: IO[str]) -> None:

@@ -21,7 +21,7 @@ from rich.text import Text
 from dmray import escaping
 from dmray.reporting.columns import write_csv
 from dmray.reporting.document import Bullets, Heading, Paragraph, Table, TableCell, to_html, to_latex, to_markdown
-from dmray.terminal import FittingTable, PlainFormatter, SafeConsole
+from dmray.terminal import FittingTable, PlainFormatter, SafeConsole, safe_console
 
 NASTY = (
     *("\x1b[31m", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x9b2J", "\x1bc", "\r", "\x08", "\x00"),
@@ -144,6 +144,11 @@ def test_a_console_of_any_width_and_encoding_shows_every_column(text: str, width
     for word in ("first", "third", "one", "three"):
         assert word in shown
     assert max(map(cell_len, shown.splitlines())) <= width  # an emoji and its skin tone share a place
+
+
+def test_a_word_between_colons_stays_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    safe_console().print("--on h200:x: trial=:x:")
+    assert capsys.readouterr().out == "--on h200:x: trial=:x:\n"
 
 
 def test_a_log_line_has_no_escape_codes() -> None:

@@ -67,7 +67,7 @@ class SweepPlan(Plan):
         return render_plan(self)
 
     def __str__(self) -> str:
-        console = Console(file=StringIO(), width=_PLAN_COLUMNS)
+        console = Console(file=StringIO(), emoji=False, width=_PLAN_COLUMNS)
         with console.capture() as shown:
             console.print(render_plan(self))
         return shown.get().rstrip()

@@ -50,6 +50,8 @@ def main(
             command = found.driver_and_command()[1]
             if command and command.resume_command:
                 typer.echo(f"continue with:\n  {one_line(command.resume_command)}")
+                if "--only" in command.resume_command:
+                    typer.echo("(it runs the trials that --only selects; without --only, all that are not done)")
     raise typer.Exit(_exit_status(summary))
 
 

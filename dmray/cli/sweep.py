@@ -19,7 +19,7 @@ from dmray.cli.sweep_plan import PlanFor, show_plan
 from dmray.errors import ClusterLostError, SpecError
 from dmray.interruption import SweepInterrupted, interruptible
 from dmray.planning.trial_filter import TrialFilter
-from dmray.progress.trial_status import ENDED
+from dmray.progress.trial_status import ENDED, TrialStatus
 from dmray.redaction import HIDDEN, refuse_placeholders, without_secrets
 from dmray.specs.loading import read_values
 from dmray.specs.showing import show_sweep
@@ -169,7 +169,9 @@ def _print_end(run: SweepRun) -> None:
         return
     for trial_id, status in run.statuses.items():
         if status not in ENDED:
-            why = run.errors.get(trial_id, "its workers died more often than 'faults' allows; --resume continues it")
+            waits = status is TrialStatus.WAITING
+            died = "its workers died more often than 'faults' allows; --resume continues it"
+            why = run.errors.get(trial_id, "it was not begun; --resume begins it" if waits else died)
             err.print(f"{status.label}: {trial_id}: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 

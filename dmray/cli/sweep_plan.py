@@ -128,7 +128,7 @@ class PlanFor:
 
     def named(self, machines: Machines) -> str:
         """The machines for a sentence, for example "this machine (2 CPUs, 0 GPUs)"."""
-        size = f"({machines.usable_cpus:g} CPUs, {machines.gpus:g} GPUs)"
+        size = f"({_amount(machines.usable_cpus, 'CPU')}, {_amount(machines.gpus, 'GPU')})"
         if self.address:
             return f"the cluster at {self.address} {size}"
         if self.on is not None:
@@ -136,6 +136,10 @@ class PlanFor:
             return f"{count} machine{'' if count == 1 else 's'} like {name} {size}"
         changed = self.cpus is not None or self.gpus is not None
         return f"{'a machine as fast as this one' if changed else 'this machine'} {size}"
+
+
+def _amount(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def show_plan(planned: Plan, trial_filter: TrialFilter, where: PlanFor) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from dmray.coordination.commands import listen_for_commands, read_command, send_command, wait_for_resume
 from dmray.driver import preflight
 from dmray.driver.store_session import Refresh, sweep_lock
+from dmray.errors import SpecError
 from dmray.files import remove_stale_parts
 from dmray.interruption import interruptible
 from dmray.periodic_thread import PeriodicThread
@@ -28,6 +29,7 @@ from dmray.progress.search_progress import check_filter, grown
 from dmray.progress.summary import Summary, summarize
 from dmray.progress.summary_view import ProgressView
 from dmray.progress.trial_status import (
+    DONE,
     TrialStatus,
     in_other_shards,
     moved_text,
@@ -132,9 +134,21 @@ def _checked_todo(
     restore_done_markers(plan, folder)
     extended = find_extensions(plan, folder, states)
     todo = _todo(plan, states, resume, trial_filter, extended)
-    if left := in_other_shards(plan, states, trial_filter):
-        _log.warning("%s", moved_text(left, trial_filter))
-    later = select_trials(plan, trial_filter) if plan.search is not None and todo else ()  # rounds use their data sets
+    if elsewhere := in_other_shards(plan, states, trial_filter):
+        _log.warning("%s", moved_text(elsewhere, trial_filter))
+    selected = select_trials(plan, trial_filter)
+    if not todo and plan.search is None:
+        left = sum(states[trial.trial_id] not in DONE for trial in selected)
+        if left and trial_filter.retry_failed:
+            raise SpecError(
+                f"retry_failed: no selected trial of {folder.path} has failed; resume, without retry_failed, runs the "
+                f"{left} that have not ended"
+            )
+        failed = f"; {left} failed, and are run again with retry_failed" if left else ""
+        _log.info("nothing to run: %d of %d trials are done%s", len(selected) - left, len(selected), failed)
+    elif resume and not folder.manifest.exists():
+        _log.info("%s: no sweep was started there before; it starts now", folder.path)
+    later = selected if plan.search is not None and todo else ()  # rounds use their data sets
     with phases.within("checking"):
         checked = preflight.check((*todo, *later), folder.datasets, phases)
     require_space_for(todo, plan.sweep, folder.path)

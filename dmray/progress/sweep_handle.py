@@ -16,6 +16,7 @@ from dmray.errors import StorageError
 from dmray.files import real_path, user_path
 from dmray.progress.progress import done_long_ago
 from dmray.records import SweepFolder, TrialFolder
+from dmray.registry import nearest
 from dmray.shipped import shipped_sweeps
 from dmray.specs import load_sweep
 from dmray.storage import ReadOnlyView, Store, existing_sweep_store, is_url, split_url
@@ -150,17 +151,28 @@ def locate(source: str, storage: str | None = None) -> tuple[str, str]:
         folder = real_path(path)
         return str(folder.parent), folder.name
     if not exists and source not in shipped_sweeps():
+        near = _nearest_beside(path)
         raise StorageError(
-            f"{source}: no such file or folder; name a sweep's file, its folder <storage>/<sweep>, or its address "
-            "s3://bucket/prefix/<sweep>"
+            f"{source}: no such file or folder; "
+            + (f"did you mean {near}? Else name " if near else "name ")
+            + "a sweep's file, its folder <storage>/<sweep>, or its address s3://bucket/prefix/<sweep>"
         )
     sweep = load_sweep(path)  # by its name, if it is one of dmray's
     place = storage or sweep.storage
     return place if is_url(place) else str(real_path(user_path(place))), sweep.name
 
 
+def _nearest_beside(path: Path) -> Path | None:
+    """The file or folder with the most similar name in the same folder."""
+    try:
+        name = nearest(path.name, [each.name for each in path.parent.iterdir()])
+    except OSError:
+        return None
+    return path.with_name(name) if name else None
+
+
 def find_trial(sweep: SweepHandle, key: str, planned: Iterable[str] = ()) -> TrialFolder:
-    """The trial of that id, or the only one whose id begins so, or ends so (its hash).
+    """The trial of that id, or the only one whose id begins so, ends so (its hash), or has it inside.
 
     Trials that were begun are found, and those of `planned`.
 
@@ -169,11 +181,11 @@ def find_trial(sweep: SweepHandle, key: str, planned: Iterable[str] = ()) -> Tri
     """
     names = tuple(dict.fromkeys([*planned, *sweep.trial_ids()]))
     found = [name for name in names if name == key] or [name for name in names if name.startswith(key)]
-    found = found or [name for name in names if name.endswith(key)]
+    found = found or [name for name in names if name.endswith(key)] or [name for name in names if key and key in name]
     if len(found) == 1:
         return sweep.folder.trial(found[0])
     if found:
-        raise StorageError(f"'{key}' is the beginning or the end of {len(found)} trials:{listed(found)}")
+        raise StorageError(f"'{key}' is in the ids of {len(found)} trials; give more of one:{listed(found)}")
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.3)
     cure = f"the nearest are:{listed(near)}" if near else f"there are {len(names)}:{listed(names)}"
     missing = f"there is no trial '{key}'" if planned else f"no trial '{key}' was begun"

@@ -14,15 +14,17 @@ The roles do not share a folder, so each file has one writer.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Literal
 
-from dmray.errors import StorageError
+from dmray.errors import SpecError, StorageError
 from dmray.files import cache_folder, real_path, user_path
 from dmray.records.folders import SweepFolder
 from dmray.storage.store import Store
 
 Role = Literal["worker", "driver", "reader"]
+_SHORT_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 
 
 def is_url(storage: str) -> bool:
@@ -31,7 +33,13 @@ def is_url(storage: str) -> bool:
 
 
 def sweep_folder(storage: str, name: str, role: Role) -> SweepFolder:
-    """The sweep's folder on this machine: in the storage itself if that is a folder, else the role's working folder."""
+    """The sweep's folder on this machine: in the storage itself if that is a folder, else the role's working folder.
+
+    Raises:
+        SpecError: the storage is neither: "s3:/bucket/x", as `Path` shortens an address.
+    """
+    if short := _SHORT_ADDRESS.match(storage):
+        raise SpecError(f"storage {storage}: did you mean {short[0]}/{storage[short.end() :]}? (A folder: ./{storage})")
     if not is_url(storage):
         return SweepFolder(real_path(user_path(storage)), name)
     digest = hashlib.sha256(storage.rstrip("/").encode()).hexdigest()[:12]

@@ -62,6 +62,13 @@ def test_an_error_in_a_mapping_names_the_field(tmp_path: Path) -> None:
         dmray.plan_sweep(tiny_sweep(tmp_path), ["seeds=[0]"])
 
 
+def test_an_address_that_path_has_shortened_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match="storage s3:/bucket/x: did you mean s3://bucket/x\\?"):
+        dmray.run_sweep(tiny_sweep(tmp_path), storage=Path("s3://bucket/x"), local=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plan_prints_as_a_table(tmp_path: Path) -> None:
     plan = dmray.plan_sweep(tiny_sweep(tmp_path))
     assert "sweep 'tiny': 2 trials" in str(plan)

@@ -167,7 +167,9 @@ def test_exit_statuses_of_status(tmp_path: Path) -> None:
     assert runner.invoke(status.app, [str(good.path)]).exit_code == 0
     assert runner.invoke(status.app, [str(tmp_path)]).exit_code == 1
     nothing = runner.invoke(stop_app, [str(tmp_path / "misspelt")])
-    assert (nothing.exit_code, "no such file or folder" in nothing.output) == (1, True)
+    assert (nothing.exit_code, "no such file or folder; name a sweep's file" in nothing.output) == (1, True)
+    near = runner.invoke(status.app, [str(tmp_path / "faled")])
+    assert (near.exit_code, f"did you mean {tmp_path / 'failed'}?" in near.output) == (1, True)
 
 
 def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
@@ -182,10 +184,13 @@ def test_watching_ends_with_the_driver(folder: SweepFolder) -> None:
 
 
 def test_without_a_driver_each_command_says_so_and_how_to_continue(folder: SweepFolder) -> None:
+    send_command(folder, "run", "python -m dmray.sweep some.yaml --only method=dm --resume")
+    assert "without --only, all that are not done" in runner.invoke(status.app, [str(folder.path)]).output
     send_command(folder, "run", "python -m dmray.sweep some.yaml -o a=1 --resume")
     before = read_command(folder)
     seen = runner.invoke(status.app, [str(folder.path)])
     assert "continue with:\n  python -m dmray.sweep some.yaml -o a=1 --resume\n" in seen.output
+    assert "without --only" not in seen.output
     assert "continue with" not in runner.invoke(status.app, [str(folder.path), "--json"]).output
     stopped, paused, resumed = (runner.invoke(app, [str(folder.path)]) for app in (stop_app, pause_app, resume_app))
     assert (stopped.exit_code, paused.exit_code, resumed.exit_code) == (0, 1, 1)
