@@ -223,7 +223,8 @@ def page() -> str:
     lines = [
         "# Results",
         "",
-        "Made by `python benchmarks/results.py` from the JSON files in this folder; each section is one script.",
+        "Made by `python benchmarks/results.py` from the JSON files in this folder; each section is one script. "
+        "Sections are of different days, machines and commits: compare times within one section only.",
         "",
     ]
     for name, part in PARTS.items():

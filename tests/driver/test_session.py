@@ -56,7 +56,7 @@ def test_a_start_without_anything_to_run_says_why(tmp_path: Path, caplog: pytest
         run_sweep(plan, folder, NoRunner(), lambda sweep: sweep.report, resume=True, trial_filter=trial_filter)
         return [record.message for record in caplog.records if "run" in record.message]
 
-    with pytest.raises(SpecError, match="retry_failed: no selected trial of .*tiny has failed; .* the 4 that have"):
+    with pytest.raises(SpecError, match=r"retry_failed: no selected trial of .*tiny has failed; .* the 4 that have"):
         start(TrialFilter(retry_failed=True))
     assert not folder.manifest.exists()
     ended = [trial for trial in plan.trials if trial.method == "dt"]
