@@ -108,16 +108,16 @@ class Compared:
         level = LEVEL / max(self.tests, 1)
         if self.settled or (smallest := self.difference.detectable(level)) is None:
             return ""
-        over = f", corrected for {self.tests} comparisons" if self.tests > 1 else ""
+        over = f" (corrected for {self.tests} comparisons)" if self.tests > 1 else ""
         sentence = (
-            f"{self.first} and {self.second}: {self.difference.seeds_text} show a true difference of {smallest:z.1f} "
-            f"points with a probability of {100 * POWER:g} % (test at {100 * LEVEL:g} %{over})."
+            f"{self.first} and {self.second}: with {self.difference.seeds_text} a t test at {100 * LEVEL:g} %{over} "
+            f"detects a true difference of {smallest:z.1f} points with a power of {100 * POWER:g} %."
         )
         if self.difference.tiny:
             return sentence
         more = self.difference.more_seeds(level)
         count = "1 more seed" if more == 1 else f"{'More than 1,000' if more is None else f'{more:,}'} more seeds"
-        return f"{sentence} {count} of each would show the measured one, if it is true and the spread stays."
+        return f"{sentence} {count} of each would detect the measured one, if it is true and the spread stays."
 
 
 def compare(candidates: Sequence[Candidate], baseline: str | None = None) -> tuple[Compared, ...]:
