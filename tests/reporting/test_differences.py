@@ -137,6 +137,6 @@ def test_the_outlook_says_what_these_seeds_can_show_and_how_many_more_would_do()
     (found,) = compare([Candidate(name, name, {}, {}, (by_seed(np.array(each)),)) for name, each in scores.items()])
     assert found.conclusion == "not settled"
     assert found.outlook() == (
-        "dm and dt: with 3 paired seeds a t test at 5 % detects a true difference of 24.6 points with a power of 80 %. 12 "
-        "more seeds of each would detect the measured one, if it is true and the spread stays."
+        "dm and dt: with 3 paired seeds a t test at 5 % detects a true difference of 24.6 points with a power of 80 %. "
+        "12 more seeds of each would detect the measured one, if it is true and the spread stays."
     )
