@@ -297,6 +297,7 @@ def test_messages_hold_plain_values_and_tensors_only() -> None:
         theirs.close()
 
 
+@pytest.mark.chaos
 def test_a_packed_trial_survives_the_death_of_its_server_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """With a real server: started by the trial, killed with SIGKILL, started again by the next attempt."""
     whole = job(tmp_path / "whole")
