@@ -104,6 +104,9 @@ def test_a_plan_says_what_trials_that_share_a_gpu_are_taken_for(
     assert code == 0, output
     assert f"               {time} with 4 at a time\n" in output
     assert line in output
+    assert "GPUs:" not in output
+    _, two = plan(tmp_path, "--on", where, "--gpus", "2", seeds=[0, 1], resources=resources)
+    assert "they fill 1 of 2 GPUs: more with a larger gpus_per_trial" in two
 
 
 def test_packs_are_offered_where_training_on_a_gpu_takes_longest(tmp_path: Path) -> None:

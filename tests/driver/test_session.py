@@ -28,7 +28,10 @@ with partial(Path(sys.argv[1])) as part:
 """
 
 
-def test_what_killed_writers_left_is_removed_when_the_sweep_starts(tmp_path: Path) -> None:
+def test_what_killed_writers_left_is_removed_when_the_sweep_starts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="dmray")
     plan, folder = tiny_plan(tmp_path, training={"steps": 10, "batch_size": 4}), SweepFolder(tmp_path, "tiny")
     trial = folder.trial(plan.trial_ids[0])
     for place in (folder.manifest, folder.datasets / "data.hdf5", trial.last_checkpoint, trial.episode_table(5)):
@@ -38,6 +41,7 @@ def test_what_killed_writers_left_is_removed_when_the_sweep_starts(tmp_path: Pat
     states = run_sweep(plan, folder, LocalRunner(), lambda sweep: sweep.report, resume=True)
     assert set(states.values()) == {TrialStatus.FINISHED}
     assert list(tmp_path.rglob("*.part")) == []
+    assert f"{folder.path}: no sweep was started there before; it starts now" in caplog.messages
 
 
 class NoRunner:

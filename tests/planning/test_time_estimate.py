@@ -53,7 +53,7 @@ def point(layers: int, flops: float, seconds: float) -> Point:
         ((point(2, 1e6, 4e-3), point(6, 1e9, 6e-3)), Work(1e12, 6), 6e-3),
         ((point(6, 1e9, 1.0),), Work(5e8, 1), 0.5),
         # twice the layers with less than twice the FLOPs: 1 ms a layer and 1 ns a FLOP too
-        ((point(6, 1e9, 1.006), point(12, 1.5e9, 1.512)), Work(5e8, 4), 0.504),
+        ((point(6, 1e9, 1.006), point(12, 1.5e9, 1.512)), Work(1e6, 2), 3e-3),
     ],
 )
 def test_times_of_other_sizes_follow_from_layers_and_flops(

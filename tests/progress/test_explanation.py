@@ -215,8 +215,11 @@ def test_a_trial_that_left_the_sweep_file_is_explained_by_its_ledger(tmp_path: P
     plan, folder = begun(tmp_path, [started().model_copy(update={"spec": _spec(tmp_path)})])
     write_manifest(tiny_plan(tmp_path, seeds=[7]), folder)
     assert look(folder, plan.trial_ids[0]).method == "dm"
+    assert look(folder, plan.trial_ids[0][3:-3]).method == "dm"
     with pytest.raises(StorageError, match="there is no trial 'nothing'"):
         look(folder, "nothing")
+    with pytest.raises(StorageError, match=r"'-s' is in the ids of [0-9]+ trials; give more of one:"):
+        look(folder, "-s")
 
 
 def _spec(storage: Path) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,8 @@ def test_sizes_that_change_one_at_a_time_have_a_figure_for_each_field(
     }
     ((_, by_context),) = found["context_length"]
     assert by_context.mean == [2316.5, 4316.5, 8316.5]
+    twice = replace(comparison, seed_groups=(*comparison.seed_groups, comparison.seed_groups[0]))
+    assert setting_curves(twice, AXES[1]) == [], "one context twice, as of two releases of a package"
     longest = next(trial for trial in planned.trials if trial.model.context_length == 8 and trial.seed == 0)
     shutil.rmtree(folder.trial(longest.trial_id).path)
     ((_, paired),) = setting_curves(collect(folder).comparisons[0], AXES[1])

@@ -65,7 +65,7 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
         for name, value in values.items()
     )
     weights = all(torch.equal(left["policy"][name], value) for name, value in right["policy"].items())
-    draws = torch.equal(left["sampler_generator"], right["sampler_generator"])
+    draws = all(torch.equal(left[name], right[name]) for name in ("sampler_generator", "torch_rng"))
     return moments and weights and draws and left["step"] == right["step"]
 
 
